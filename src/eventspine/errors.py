@@ -1,0 +1,135 @@
+"""Every error that eventspine raises on purpose, as one tree.
+
+    SpineError
+    ├── DeclarationError          a class, handler or service is declared wrongly (found when it is made)
+    │   └── UnknownPublisher      no service was named that may publish this context's events
+    ├── EventRefused              this event can't be published as it is; nothing was stored
+    │   ├── EventTooLarge
+    │   └── KeyRefused
+    ├── Undecodable               these bytes are not an event of this class
+    ├── Conflict                  a stream is not at the version that was expected; nothing was stored
+    ├── Fenced                    someone else owns this work now; nothing was stored
+    ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
+    ├── UnitFailed                one statement or expectation of a unit failed; nothing of the unit was stored
+    │   └── RowsUnexpected
+    ├── StatementRefused          SQL that a unit may not contain
+    ├── WouldDeadlock             waiting here would wait for ourselves; pass within=, or leave the delivery first
+    ├── JournalError              the journal itself
+    │   ├── JournalBusy           somebody else holds the write lock
+    │   ├── JournalFull           no space
+    │   ├── JournalCorrupt
+    │   └── JournalVersion        written by a release that this one can't share the file with
+    ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
+    ├── SettingsError             a URL, option or file that can't be used
+    └── MissingExtra              an optional dependency is not installed; names the pip line
+    Reject, RetryAfter            raised by handlers to say what should happen; not errors of ours
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+
+class SpineError(Exception):
+    """The root. `details` holds the data that the message was made from."""
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details = details
+
+
+class DeclarationError(SpineError):
+    pass
+
+
+class UnknownPublisher(DeclarationError):
+    pass
+
+
+class EventRefused(SpineError):
+    pass
+
+
+class EventTooLarge(EventRefused):
+    pass
+
+
+class KeyRefused(EventRefused):
+    pass
+
+
+class Undecodable(SpineError):
+    pass
+
+
+class Conflict(SpineError):
+    pass
+
+
+class Fenced(SpineError):
+    pass
+
+
+class OutcomeUnknown(SpineError):
+    pass
+
+
+class UnitFailed(SpineError):
+    pass
+
+
+class RowsUnexpected(UnitFailed):
+    pass
+
+
+class StatementRefused(SpineError):
+    pass
+
+
+class WouldDeadlock(SpineError):
+    pass
+
+
+class JournalError(SpineError):
+    pass
+
+
+class JournalBusy(JournalError):
+    pass
+
+
+class JournalFull(JournalError):
+    pass
+
+
+class JournalCorrupt(JournalError):
+    pass
+
+
+class JournalVersion(JournalError):
+    pass
+
+
+class RegistrationRefused(SpineError):
+    pass
+
+
+class SettingsError(SpineError):
+    pass
+
+
+class MissingExtra(SpineError):
+    pass
+
+
+class Reject(Exception):
+    """Raised by a handler: this event will never be handled; it dies at once, with this reason."""
+
+
+class RetryAfter(Exception):
+    """Raised by a handler: try again after this long (or at this aware time). Counts as an attempt."""
+
+    def __init__(self, after: float | timedelta | datetime, reason: str = "") -> None:
+        super().__init__(reason or f"the handler asked to be tried again after {after}")
+        self.after = after

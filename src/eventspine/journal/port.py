@@ -1,0 +1,462 @@
+"""The journal port: what the engine needs from a store, and nothing more.
+
+A journal remembers for services: their events (one feed, some of them in streams), how far each subscription has
+come, deliveries that wait or have died, timers, leases. What it promises, whatever is behind it:
+
+* Everything that changes is a `Unit`: plain data, committed as one or not at all. Many units share one commit
+  (one fsync) and each gets a verdict of its own; one unit's failure never harms another's (R5).
+* The feed has no gaps to a reader: once position n is visible, nothing below n will ever appear, and no position is
+  used twice.
+* A unit never says where a cursor goes. It says what it finished; the journal folds that into the cursor, in the same
+  commit, after it knows which units were accepted (R3).
+* A unit that was already committed is not committed again: events are known by id, finished deliveries by range.
+  `commit` may therefore be asked again after `unknown`.
+* A fence that no longer holds (lease epoch, cursor generation) fails the unit with `fenced`, and nothing else.
+
+Times are microseconds since 1970 UTC (`_us`). A position is an integer > 0; 0 stands before the first event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
+
+from .cursors import Range
+
+SLOTS = 960  # a constant of the format on disk and on the wire (R22); never change it
+PARTITIONS = 16  # of our own feed: partition = slot % 16
+WHOLE_FEED = -1  # the only partition of a subscription with order="feed"
+OWN_FEED = ""  # the feed identity of this journal's own feed, as stored in cursors and deliveries
+
+
+class Record(NamedTuple):
+    """One event as the feed stores it. On our own feed `id` is 16 bytes of UUIDv7."""
+
+    position: int
+    id: bytes
+    channel: str | None  # None: private to the service that appended it
+    slot: int
+    key: str | None
+    type: str
+    version: int
+    time_us: int  # when it happened
+    recorded_us: int  # when it was appended
+    source: str  # the service that published it
+    correlation: str | None  # None: it began its correlation, whose id is its own
+    causation: str | None  # the id of the event whose handling published it
+    hops: int  # how many events caused one another up to this one
+    meta: bytes | None  # a JSON object of strings: further CloudEvents attributes (traceparent, tenant, ...)
+    data: bytes
+
+
+# --- what a unit is made of -------------------------------------------------------------------------------------
+
+
+class Append(NamedTuple):
+    """Records to append, in order; `position` and `recorded_us` of each are set by the journal.
+
+    With `stream`, they become versions of that stream of `service`; `expected` is the version the stream must be at
+    (0: it must not exist yet; None: any). The check happens inside the transaction. A record whose id is already in
+    the feed is not appended again: the verdict gives the position that it has.
+    """
+
+    records: Sequence[Record]
+    service: str = ""
+    stream: str | None = None
+    expected: int | None = None
+
+
+class Fence(NamedTuple):
+    """The unit counts only while this lease has this epoch."""
+
+    lease: str
+    epoch: int
+
+
+class Done(NamedTuple):
+    """Ranges finished for one subscription in one partition, while its cursor has this generation.
+
+    If a unit carries statements, appends or delivery changes and all its ranges are finished already, the unit is a
+    repetition: nothing of it is applied, and its verdict is `repeated`.
+    """
+
+    subscription: int
+    partition: int
+    ranges: Sequence[Range]
+    generation: int
+    feed: str = OWN_FEED
+
+
+State = Literal["parked", "dead", "held", "settled"]
+
+
+class Put(NamedTuple):
+    """Store a delivery that left the lanes: parked, dead or held. One row per (subscription, feed, partition,
+    position): a second Put for the same one updates the first."""
+
+    subscription: int
+    partition: int
+    record: Record
+    state: State
+    attempts: int
+    due_us: int | None  # of a parked delivery; None: when the one before it in its key is finished
+    reason: str  # one word or class name: "behind", "undecodable", "rejected", "SmtpDown"
+    error: str = ""
+    traceback: str = ""
+    late: bool = False
+    feed: str = OWN_FEED
+
+
+class Change(NamedTuple):
+    """Change a stored delivery by number; a field left None stays. The state must be one of `while_state`, else the
+    unit is fenced (somebody replayed, dropped or settled it meanwhile)."""
+
+    number: int
+    state: State | Literal["gone"] | None = None  # "gone": the row is removed
+    attempts: int | None = None
+    deaths: int | None = None
+    due_us: int | None = None
+    reason: str | None = None
+    error: str | None = None
+    traceback: str | None = None
+    late: bool | None = None
+    while_state: Sequence[State] = ("parked",)
+
+
+class StartMark(NamedTuple):
+    """Careful mode (R16): this delivery is about to run in a process that took over from one that died.
+
+    `alone`: it runs with nothing beside it, so that a death now is its own doing. `clear`: it has finished."""
+
+    subscription: int
+    partition: int
+    position: int
+    alone: bool = False
+    clear: bool = False
+    feed: str = OWN_FEED
+
+
+class Timer(NamedTuple):
+    """A record to append to the feed when it is due, once, under the id that it has already (R11)."""
+
+    due_us: int
+    record: Record
+
+
+class Statement(NamedTuple):
+    """SQL of the handler, to run inside the unit. Parameters are by name and already plain values."""
+
+    sql: str
+    parameters: Mapping[str, Any]
+    expect_rows: int | None = None  # another count fails the unit with RowsUnexpected
+
+
+@dataclass(slots=True)
+class Unit:
+    """Everything that changes together."""
+
+    appends: list[Append] = field(default_factory=list)
+    fences: list[Fence] = field(default_factory=list)
+    done: list[Done] = field(default_factory=list)
+    puts: list[Put] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    starts: list[StartMark] = field(default_factory=list)
+    timers: list[Timer] = field(default_factory=list)
+    cancels: list[bytes] = field(default_factory=list)  # ids of timers; the verdict's `cancelled` says how many were there
+    statements: list[Statement] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What became of a unit. `done` and `repeated` are success: the unit's effects are durable, exactly once."""
+
+    kind: Literal["done", "repeated", "conflict", "fenced", "failed", "unknown"]
+    positions: list[int] = field(default_factory=list)  # of all appended records, in order of the unit's appends
+    versions: list[int] = field(default_factory=list)  # per append with a stream: its version after the append
+    cancelled: int = 0
+    error: Exception | None = None  # Conflict, Fenced, UnitFailed (with __cause__), OutcomeUnknown, JournalError
+
+    @property
+    def ok(self) -> bool:
+        return self.kind in ("done", "repeated")
+
+
+# --- declarations, processes, leases ----------------------------------------------------------------------------
+
+
+class SubscriptionDeclaration(NamedTuple):
+    name: str  # "service.function" unless declared otherwise
+    channels: tuple[str, ...]  # sorted
+    types: tuple[tuple[str, int | None], ...]  # sorted (type, newest version known or None for any)
+    order: Literal["key", "none", "feed"]
+    on_dead: Literal["goes_on", "waits"]
+    start: Literal["earliest", "now"] | int | None  # int: a position; None: by the rule of R8
+    renamed_from: str | None = None
+    extra: str = ""  # whatever else makes this declaration differ from another generation's
+
+
+class Registration(NamedTuple):
+    """What a process says when it starts. See `Journal.register`."""
+
+    service: str
+    publishes: tuple[str, ...]
+    subscriptions: tuple[SubscriptionDeclaration, ...]
+    roll_back: bool = False
+    retire: tuple[str, ...] = ()  # names of stored subscriptions that this start gives up
+
+
+class Registered(NamedTuple):
+    generation: int  # of the service's declarations; the newest live one leads (R8)
+    subscriptions: tuple["Subscription", ...]  # in the order of the registration
+
+
+class Subscription(NamedTuple):
+    number: int  # short name inside this journal; never re-used
+    uid: bytes  # 16 bytes; from the first registration on, through renames; ids derive from it
+    service: str
+    name: str
+    state: Literal["active", "paused", "suspended", "retired"]
+    generation: int  # the cursor's, raised by rewind, pause, rename, retire
+    channels: tuple[str, ...]
+    types: tuple[tuple[str, int | None], ...]
+    order: Literal["key", "none", "feed"]
+    on_dead: Literal["goes_on", "waits"]
+    republish: str = ""  # set by a rewind with publish_again: part of derived ids from then on (R19)
+
+
+class Process(NamedTuple):
+    id: str  # unique for ever
+    service: str
+    generation: int
+    pid: int
+    host: str  # identity of the machine, boot and pid namespace: pids compare only where it is equal
+    started_us: int
+    window: int  # how many deliveries it may have handed out per subscription and partition (R16)
+    release: str  # of eventspine
+    until_us: int = 0  # alive until then, as far as it has said
+    pid_started: str = ""  # start time of the pid as the system tells it; a pid may be re-used
+
+
+class Lease(NamedTuple):
+    name: str
+    epoch: int  # raised whenever the lease changes hands
+    owner: str  # process id; "" when free
+    until_us: int
+    unclean: bool  # the owner before did not release it
+
+
+class LeaseView(NamedTuple):
+    held: Mapping[str, Lease]  # those that the asking process holds now
+    processes: Sequence[Process]  # the live ones of its service, itself included
+    control: int  # raised by every control operation: reload what you keep in memory when it differs
+
+
+class Cursor(NamedTuple):
+    subscription: int
+    partition: int
+    position: int
+    beyond: Sequence[Range]
+    feed: str = OWN_FEED
+
+
+class Delivery(NamedTuple):
+    """A stored delivery: parked, dead, held or settled (settled after a failure; kept for `trace`)."""
+
+    number: int
+    subscription: int
+    partition: int
+    position: int
+    slot: int
+    key: str | None
+    state: State
+    attempts: int
+    deaths: int
+    due_us: int | None
+    reason: str
+    error: str
+    traceback: str
+    late: bool
+    first_us: int
+    last_us: int
+    record: Record | None  # None when asked for without records
+    feed: str = OWN_FEED
+
+
+class Page(NamedTuple):
+    records: Sequence[Record]
+    scanned: int  # every wanted record up to and including here is in `records` or was returned before
+
+
+# --- control: what operators do -----------------------------------------------------------------------------------
+
+
+class Rewind(NamedTuple):
+    """Set cursors of every partition to `position` (exclusive), discard what is parked, dead and beyond from there on."""
+
+    subscription: int
+    position: int
+    republish: str = ""  # a fresh token when events published by handlers are to be published again
+
+
+class SetState(NamedTuple):
+    subscription: int
+    state: Literal["active", "paused", "suspended", "retired"]
+
+
+class Rename(NamedTuple):
+    subscription: int
+    name: str
+
+
+class Replay(NamedTuple):
+    """Dead deliveries become parked, due now, late. Numbers that are not dead are left alone."""
+
+    numbers: Sequence[int]
+
+
+class Drop(NamedTuple):
+    """Dead or parked deliveries are given up for good; what waits behind them goes on."""
+
+    numbers: Sequence[int]
+
+
+class Retry(NamedTuple):
+    """Parked deliveries are due now."""
+
+    numbers: Sequence[int]
+
+
+Control = Rewind | SetState | Rename | Replay | Drop | Retry
+
+
+# --- the port -----------------------------------------------------------------------------------------------------
+
+
+class Transaction(Protocol):
+    """The journal's write lock, held for one handler that reads its own writes (R4). Limited in time: past `limit_s`
+    the journal rolls back, and everything after, commit included, fails with UnitFailed."""
+
+    async def execute(self, sql: str, parameters: Mapping[str, Any], expect_rows: int | None = None) -> int: ...
+    async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+    async def commit(self, unit: Unit) -> Verdict: ...
+    async def rollback(self) -> None: ...
+
+
+class Journal(Protocol):
+    """See the module's docstring for the promises. All methods may raise JournalError."""
+
+    id: str  # identity, made with the journal; with the incarnation it is the origin of what leaves it
+    url: str
+    sql: bool  # whether handlers may use SQL on it
+
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+
+    # writing
+    async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
+        """One verdict per unit, in order. Never raises for a unit; raises JournalError only when closed."""
+        ...
+
+    async def begin(self, limit_s: float) -> Transaction: ...
+
+    def write_within(self, connection: Any, unit: Unit) -> Verdict:
+        """Write the unit on a connection that the caller owns; begin and commit nothing (R21). Its first statement is a
+        write. Raises SettingsError when the connection is not on this journal. Never `unknown`; a conflict or a lost
+        fence is raised (Conflict, Fenced) so that the caller's transaction can't go on by mistake."""
+        ...
+
+    async def fire(self, now_us: int, limit: int) -> int:
+        """Append the records of due timers, in order of (due, id); the number fired."""
+        ...
+
+    async def control(self, operations: Sequence[Control]) -> int:
+        """Carry them out as one; how many rows they changed. Raises `control` and the generation of the subscriptions
+        concerned where a cursor moves or a subscription changes state, so that running owners are fenced (R13)."""
+        ...
+
+    # who does the work
+    async def register(self, registration: Registration, now_us: int) -> Registered:
+        """Store what a service declares (R8); raises RegistrationRefused, naming the ways on."""
+        ...
+
+    async def lease(
+        self, process: Process, take: Sequence[str], release: Sequence[str], now_us: int, until_us: int
+    ) -> LeaseView:
+        """Say that `process` lives until `until_us`, renew what it holds, give back `release`, and take those of `take`
+        that are free or whose owner is no longer alive. Taking raises the epoch; so does nothing else."""
+        ...
+
+    async def leave(self, process: Process) -> None:
+        """The process ends cleanly: its leases are free, and it is forgotten."""
+        ...
+
+    # reading
+    async def head(self) -> int: ...
+    async def feed(
+        self,
+        after: int,
+        *,
+        limit: int,
+        upto: int | None = None,
+        channels: Sequence[str] | None = None,
+        partitions: Sequence[int] | None = None,
+        types: Sequence[str] | None = None,
+        private: bool = False,
+    ) -> Page:
+        """Public records after `after` in order of position; at most `limit`, and at most some megabytes of data.
+        `scanned` also passes what the filters left out. A page may be empty while `scanned` has moved on."""
+        ...
+
+    async def position_at(self, time_us: int) -> int:
+        """The last position recorded before this time."""
+        ...
+
+    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]: ...
+    async def stream_version(self, service: str, stream: str) -> int: ...
+    async def event(self, id: bytes) -> Record | None: ...
+    async def correlated(self, correlation: str, limit: int = 10_000) -> list[Record]:
+        """The event whose id it is, if any, and all whose correlation it is, in order of position."""
+        ...
+
+    async def subscriptions(self, service: str | None = None) -> list[Subscription]: ...
+    async def cursors(self, subscriptions: Sequence[int]) -> list[Cursor]: ...
+    async def deliveries(
+        self,
+        *,
+        subscriptions: Sequence[int] | None = None,
+        states: Sequence[State] | None = None,
+        partitions: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
+        events: Sequence[bytes] | None = None,
+        after: int = 0,
+        limit: int = 1000,
+        records: bool = True,
+    ) -> list[Delivery]:
+        """In order of number."""
+        ...
+
+    async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
+        """Start marks by position: (times started, times started alone) without a finish."""
+        ...
+
+    async def next_due(self) -> int | None:
+        """When the next timer is due."""
+        ...
+
+    async def timers(self, limit: int = 1000) -> list[Timer]: ...
+    async def processes(self) -> list[Process]: ...
+    async def leases(self) -> list[Lease]: ...
+    async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Read committed business tables, without the write lock. Refuses anything that writes."""
+        ...
+
+    async def run_tables(self, service: str, version: str, script: str | Callable[[Any], None]) -> bool:
+        """Run a service's schema once per version, as one transaction; whether it ran now."""
+        ...
+
+    # waking up
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Have `changed` called on this event loop when there may be more to read: after commits here that appended,
+        set timers or changed control, and soon after such commits by other processes. Returns the way to stop."""
+        ...
