@@ -1,0 +1,60 @@
+"""What is being handled right now, for whatever is published or logged meanwhile.
+
+One context variable, `current`, holds the `Cause`: set by the engine around each handler, and by `correlate` in web
+requests and scripts. Tasks inherit it, threads started with `asyncio.to_thread` too. Publishing reads it for
+correlation, causation, hops and trace; logging reads it for every record (`observe.logs`). Imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+
+class Cause:
+    """Why something happens: the delivery being handled, or a request that began outside.
+
+    `causation` and `event_id` are "" or None where no event is the cause; `handler` is then "" too. `causation` is what
+    the event being handled was itself caused by; events published now are caused by `event_id`."""
+
+    __slots__ = ("attempt", "causation", "correlation", "event_id", "handler", "hops", "key", "traceparent")
+
+    def __init__(
+        self,
+        correlation: str,
+        causation: str | None = None,
+        event_id: str = "",
+        hops: int = 0,
+        traceparent: str | None = None,
+        handler: str = "",
+        key: str | None = None,
+        attempt: int = 0,
+    ) -> None:
+        self.correlation = correlation
+        self.causation = causation
+        self.event_id = event_id
+        self.hops = hops
+        self.traceparent = traceparent
+        self.handler = handler
+        self.key = key
+        self.attempt = attempt
+
+    def __repr__(self) -> str:
+        return f"Cause({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+
+
+current: ContextVar[Cause | None] = ContextVar("eventspine_cause", default=None)
+
+
+@contextmanager
+def correlate(correlation_id: str, traceparent: str | None = None) -> Iterator[Cause]:
+    """Have everything published and logged inside belong to this correlation: a web request, a job, a script."""
+    if not correlation_id:
+        raise ValueError("A correlation needs an id: pass the request's own, or make one.")
+    cause = Cause(correlation_id, traceparent=traceparent)
+    token = current.set(cause)
+    try:
+        yield cause
+    finally:
+        current.reset(token)
