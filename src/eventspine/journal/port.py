@@ -174,6 +174,7 @@ class Verdict:
     kind: Literal["done", "repeated", "conflict", "fenced", "failed", "unknown"]
     positions: list[int] = field(default_factory=list)  # of all appended records, in order of the unit's appends
     versions: list[int] = field(default_factory=list)  # per append with a stream: its version after the append
+    numbers: list[int] = field(default_factory=list)  # of the delivery rows that the unit's puts wrote, in order
     cancelled: int = 0
     error: Exception | None = None  # Conflict, Fenced, UnitFailed (with __cause__), OutcomeUnknown, JournalError
 
@@ -209,6 +210,7 @@ class Registration(NamedTuple):
 class Registered(NamedTuple):
     generation: int  # of the service's declarations; the newest live one leads (R8)
     subscriptions: tuple["Subscription", ...]  # in the order of the registration
+    newest: int = 0  # the newest generation ever seen of this service; above `generation`: this code is older (R8)
 
 
 class Subscription(NamedTuple):
