@@ -1,0 +1,69 @@
+# The one door. `make help` lists what it opens; every target sets up what it needs by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup set-up-test test check lint types docs docs-serve snippets bench demo coverage lock format clean
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+TESTS ?= tests --ignore=tests/docs
+PYTEST_ARGS ?=
+export PYTHON
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+setup: ## Make .venv with everything that is pinned (PYTHON=… names the interpreter); quick when done already
+	@scripts/setup check
+
+set-up-test:
+	@scripts/setup test
+
+test: set-up-test ## Run the tests (TESTS=tests/journal PYTEST_ARGS=-x narrow them)
+	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)
+
+check: lint types docs snippets ## Lint, formatting, types, the docs' build and every snippet in them
+
+lint: setup
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+
+types: setup
+	@$(PY) -m mypy
+	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing && $(PY) -m pyright; fi
+
+docs: setup ## Build the documentation into site/, strictly
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+docs-serve: setup
+	@$(PY) -m mkdocs serve
+
+snippets: set-up-test ## Run every snippet of README.md and docs/
+	@$(PY) -m pytest tests/docs -q
+
+bench: set-up-test ## Measure, each figure beside its raw twin
+	@$(PY) -m bench $(BENCH)
+
+demo: set-up-test ## A shop of four services on real orders, some of them killed (ORDERS=orders.csv REPORT=report.json)
+	@$(PY) -m examples.shop $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")
+
+coverage: set-up-test ## Run the tests and say which lines and branches they never take
+	@$(PY) -m coverage erase
+	@$(PY) -m coverage run -m pytest $(TESTS) $(PYTEST_ARGS)
+	@$(PY) -m coverage combine --quiet
+	@$(PY) -m coverage report
+
+format: setup ## Let ruff format the code and mend what it can
+	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
+
+lock: setup ## Compile requirements/*.txt anew from pyproject.toml
+	@for set in test check; do \
+	  $(PY) -m uv pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --generate-hashes \
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
+	    --extra pydantic --group $$set pyproject.toml -o requirements/$$set.txt || exit 1; \
+	done
+	@if grep -nE '://|^-|(^|[^\\])/[a-z]' requirements/*.txt; then \
+	  echo "lock: the lines above carry a host or a path of this machine; take them out" >&2; exit 1; fi
+
+clean: ## Remove .venv and all that is built or cached
+	rm -rf .venv site build dist htmlcov .coverage .coverage.* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
