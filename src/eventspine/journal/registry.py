@@ -38,6 +38,7 @@ class Plan(NamedTuple):
     """What to store. Execute `updates` before `members`, since a retired name may be taken again at once."""
 
     generation: int
+    newest: int  # the newest generation of this service, this one included
     declaration: str  # canonical JSON
     first_seen: bool  # store (service, generation, declaration)
     updates: Sequence[Subscription]  # stored rows to overwrite, by number
@@ -66,14 +67,15 @@ def plan(
     later = [stored for number, stored in service.generations if known and number > known]
     found = _find(registration, subscriptions, later)
     if generation < service.newest_live:
-        return Plan(generation, declaration, False, (), _join(registration, found, subscriptions, later))
+        return Plan(generation, newest, declaration, False, (), _join(registration, found, subscriptions, later))
     _refuse_possible_rename(registration, found, subscriptions, backlog)
     first_of_service = not subscriptions
     members: list[int | Create] = [
         stored.number if (stored := found.get(declared.name)) else _create(declared, first_of_service, head)
         for declared in registration.subscriptions
     ]
-    return Plan(generation, declaration, first_seen, _updates(registration, found, subscriptions), members)
+    updates = _updates(registration, found, subscriptions)
+    return Plan(generation, max(newest, generation), declaration, first_seen, updates, members)
 
 
 def canonical(registration: Registration) -> str:
@@ -215,9 +217,11 @@ def _updates(
     ]
     retired = {row.number for row in rows if row.state == "retired"}
     taken = {row.name for row in subscriptions if row.state != "retired" and row.number not in retired}
-    for declared in registration.subscriptions:
-        if row := found.get(declared.name):
-            rows.append(_redeclared(row, declared, row.name if declared.name in taken else declared.name))
+    rows += [
+        _redeclared(row, declared, row.name if declared.name in taken else declared.name)
+        for declared in registration.subscriptions
+        if (row := found.get(declared.name))
+    ]
     stored = {row.number: row for row in subscriptions}
     return [row for row in rows if row != stored[row.number]]
 
