@@ -1,0 +1,227 @@
+"""What operators, registrations and leases do to the tables. Everything that can be refused is asked first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from ..errors import SettingsError
+from ._memory_tables import Tables
+from .port import (
+    OWN_FEED,
+    Control,
+    Delivery,
+    Drop,
+    Lease,
+    Process,
+    Registered,
+    Registration,
+    Rename,
+    Replay,
+    Retry,
+    Rewind,
+    SetState,
+    Subscription,
+)
+from .registry import Create, StoredService, partitions_of, plan
+
+FORGET_AFTER_US = 3_600_000_000  # a process that died without a word is listed this long
+
+
+def carry_out(tables: Tables, operations: Sequence[Control], now_us: int) -> int:
+    _check_names(tables, operations)
+    changed = sum(_operate(tables, operation, now_us) for operation in operations)
+    tables.control += changed > 0
+    return changed
+
+
+def register(tables: Tables, registration: Registration, now_us: int, entropy: Callable[[int], bytes]) -> Registered:
+    service = registration.service
+    live = [row.generation for row in tables.processes.values() if row.service == service and row.until_us > now_us]
+    planned = plan(
+        registration,
+        StoredService(tables.generations.get(service, ()), max(live, default=0)),
+        _of_service(tables, service),
+        len(tables.feed),
+        lambda subscription: backlog(tables, subscription),
+    )
+    if planned.first_seen:
+        tables.generations.setdefault(service, []).append((planned.generation, planned.declaration))
+    for row in planned.updates:
+        tables.subscriptions[row.number] = row
+    numbers = [
+        _create(tables, service, member, entropy) if isinstance(member, Create) else member
+        for member in planned.members
+    ]
+    tables.control += planned.changes
+    return Registered(planned.generation, tuple(tables.subscriptions[number] for number in numbers), planned.newest)
+
+
+def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequence[str], now_us: int) -> None:
+    """`process` says with its own `until_us` how long it lives."""
+    tables.processes[process.id] = process
+    for name in release:
+        if (held := tables.leases.get(name)) and held.owner == process.id:
+            tables.leases[name] = held._replace(owner="", until_us=0, unclean=False)
+    for name, held in tables.leases.items():
+        if held.owner == process.id:
+            tables.leases[name] = held._replace(until_us=process.until_us)
+    for name in take:
+        _take(tables, process, name, now_us)
+    _forget(tables, now_us)
+
+
+def leave(tables: Tables, process: Process) -> None:
+    for name, held in tables.leases.items():
+        if held.owner == process.id:
+            tables.leases[name] = held._replace(owner="", until_us=0, unclean=False)
+    tables.processes.pop(process.id, None)
+
+
+def backlog(tables: Tables, subscription: Subscription) -> int:
+    """Wanted events that it has not finished, and deliveries that it still owes."""
+    channels, types = set(subscription.channels), {type for type, _ in subscription.types}
+    whole = subscription.order == "feed"
+    cursors = {
+        partition: tables.cursor(subscription.number, OWN_FEED, partition)
+        for partition in partitions_of(subscription.order)
+    }
+    waiting = sum(
+        row.subscription == subscription.number and row.state != "settled" for row in tables.deliveries.values()
+    )
+    for record in tables.feed[min(position for position, _ in cursors.values()) :]:
+        if record.channel in channels and (not types or record.type in types):
+            position, beyond = cursors[-1 if whole else record.slot % len(cursors)]
+            waiting += record.position > position and not any(a < record.position <= b for a, b in beyond)
+    return waiting
+
+
+# --- operations -----------------------------------------------------------------------------------------------------
+
+
+def _check_names(tables: Tables, operations: Sequence[Control]) -> None:
+    for operation in operations:
+        row = tables.subscriptions.get(operation.subscription) if isinstance(operation, Rename | SetState) else None
+        if row is None:
+            continue
+        name = operation.name if isinstance(operation, Rename) else row.name
+        alive = not isinstance(operation, SetState) or operation.state != "retired"
+        others = [other for other in _of_service(tables, row.service) if other.number != row.number]
+        if alive and any(other.name == name and other.state != "retired" for other in others):
+            raise SettingsError(
+                f"{row.service} has a subscription named {name!r} already. Choose another name, or retire that one first.",
+                service=row.service,
+                name=name,
+            )
+
+
+def _operate(tables: Tables, operation: Control, now_us: int) -> int:
+    match operation:
+        case Rewind():
+            return _rewind(tables, operation)
+        case SetState(number, state):
+            return _change_subscription(tables, number, state=state)
+        case Rename(number, name):
+            return _change_subscription(tables, number, name=name)
+        case Replay(numbers):
+            return _change_deliveries(tables, numbers, ("dead",), now_us, state="parked", due_us=now_us, late=True)
+        case Drop(numbers):
+            return _change_deliveries(
+                tables, numbers, ("dead", "parked"), now_us, state="settled", due_us=None, reason="dropped"
+            )
+        case Retry(numbers):
+            return _change_deliveries(tables, numbers, ("parked",), now_us, due_us=now_us)
+
+
+def _rewind(tables: Tables, rewind: Rewind) -> int:
+    row = tables.subscriptions.get(rewind.subscription)
+    if row is None:
+        return 0
+    discarded = [
+        delivery.number
+        for delivery in tables.deliveries.values()
+        if delivery.subscription == row.number
+        and delivery.position > rewind.position
+        and delivery.feed == OWN_FEED
+        and delivery.state != "settled"
+    ]
+    for number in discarded:
+        tables.remove_delivery(number)
+    partitions = partitions_of(row.order)
+    tables.cursors[row.number].update({(OWN_FEED, partition): (rewind.position, []) for partition in partitions})
+    for partition in partitions:
+        starts = tables.starts.get((row.number, OWN_FEED, partition), {})
+        for position in [position for position in starts if position > rewind.position]:
+            del starts[position]
+    tables.subscriptions[row.number] = row._replace(
+        generation=row.generation + 1, republish=rewind.republish or row.republish
+    )
+    return len(partitions) + len(discarded)
+
+
+def _change_subscription(tables: Tables, number: int, **changes: str) -> int:
+    row = tables.subscriptions.get(number)
+    if row is None or row._replace(**changes) == row:  # type: ignore[arg-type]
+        return 0
+    tables.subscriptions[number] = row._replace(generation=row.generation + 1, **changes)  # type: ignore[arg-type]
+    return 1
+
+
+def _change_deliveries(
+    tables: Tables, numbers: Sequence[int], states: Sequence[str], now_us: int, **changes: object
+) -> int:
+    rows: list[Delivery] = [
+        tables.deliveries[number] for number in dict.fromkeys(numbers) if number in tables.deliveries
+    ]
+    rows = [row for row in rows if row.state in states]
+    for row in rows:
+        tables.deliveries[row.number] = row._replace(last_us=now_us, **changes)  # type: ignore[arg-type]
+    return len(rows)
+
+
+# --- registration and leases ----------------------------------------------------------------------------------------
+
+
+def _of_service(tables: Tables, service: str) -> list[Subscription]:
+    return [row for row in tables.subscriptions.values() if row.service == service]
+
+
+def _create(tables: Tables, service: str, create: Create, entropy: Callable[[int], bytes]) -> int:
+    number = len(tables.subscriptions) + 1
+    declared = create.declaration
+    tables.subscriptions[number] = Subscription(
+        number,
+        entropy(16),
+        service,
+        declared.name,
+        "active",
+        1,
+        declared.channels,
+        declared.types,
+        declared.order,
+        declared.on_dead,
+    )
+    tables.cursors[number] = {(OWN_FEED, partition): (create.position, []) for partition in create.partitions}
+    return number
+
+
+def _take(tables: Tables, process: Process, name: str, now_us: int) -> None:
+    held = tables.leases.get(name)
+    if held is None:
+        tables.leases[name] = Lease(name, 1, process.id, process.until_us, False)
+        return
+    if held.owner == process.id:
+        return
+    owner = tables.processes.get(held.owner)
+    if held.owner and owner and owner.until_us > now_us:
+        return
+    tables.leases[name] = Lease(name, held.epoch + 1, process.id, process.until_us, bool(held.owner))
+
+
+def _forget(tables: Tables, now_us: int) -> None:
+    """Processes that are long dead and hold nothing."""
+    dead = [row.id for row in tables.processes.values() if row.until_us + FORGET_AFTER_US < now_us]
+    if dead:
+        owners = {held.owner for held in tables.leases.values()}
+        for id in dead:
+            if id not in owners:
+                del tables.processes[id]

@@ -1,0 +1,233 @@
+"""One unit against the tables: everything that can refuse it is asked first, then all of it happens.
+
+Fences come first, whoever asks: a repetition by an owner that was fenced meanwhile is `fenced`. Then repetition, then
+what a unit expects of streams and stored deliveries.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import Conflict, Fenced, UnitFailed
+from ._memory_tables import Tables
+from .cursors import fold
+from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
+
+NO_SQL = (
+    "The memory journal keeps no tables, so a handler can't use SQL on it. "
+    'Use a SQLite journal: Spine("sqlite:///spine.db"), or "sqlite:///:memory:" in a test.'
+)
+
+
+def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
+    if unit.fences or unit.done or unit.changes:
+        fenced = _fenced(tables, unit)
+        if fenced:
+            return Verdict("fenced", error=fenced)
+        if _is_repetition(tables, unit):
+            return _first_result(tables, unit)
+        fenced = _changed_meanwhile(tables, unit)
+        if fenced:
+            return Verdict("fenced", error=fenced)
+    elif unit.appends and _is_published(tables, unit):
+        return _first_result(tables, unit)
+    if unit.statements:
+        return Verdict("failed", error=UnitFailed(NO_SQL))
+    conflict = _conflict(tables, unit.appends)
+    if conflict:
+        return Verdict("conflict", error=conflict)
+    return _apply(tables, unit, now_us)
+
+
+def rings(unit: Unit) -> bool:
+    """Whether others may have more to read after it."""
+    return bool(unit.appends or unit.timers)
+
+
+# --- what can refuse a unit ---------------------------------------------------------------------------------------
+
+
+def _fenced(tables: Tables, unit: Unit) -> Fenced | None:
+    for fence in unit.fences:
+        lease = tables.leases.get(fence.lease)
+        if lease is None or lease.epoch != fence.epoch:
+            return Fenced(
+                f"The lease {fence.lease!r} is no longer held with epoch {fence.epoch}: another process has taken over.",
+                lease=fence.lease,
+                epoch=fence.epoch,
+                current=lease and lease.epoch,
+            )
+    for done in unit.done:
+        subscription = tables.subscriptions.get(done.subscription)
+        if subscription is None or subscription.generation != done.generation:
+            return Fenced(
+                f"The cursor of subscription {done.subscription} is no longer at generation {done.generation}: "
+                "it was rewound, paused, renamed or retired. Load the subscription again.",
+                subscription=done.subscription,
+                generation=done.generation,
+                current=subscription and subscription.generation,
+            )
+    return None
+
+
+def _is_repetition(tables: Tables, unit: Unit) -> bool:
+    """All its ranges are finished already: folding them changes nothing."""
+    finished = False
+    for done in unit.done:
+        if not done.ranges:
+            continue
+        position, beyond = tables.cursor(done.subscription, done.feed, done.partition)
+        if fold(position, beyond, done.ranges) != (position, beyond):
+            return False
+        finished = True
+    return finished and bool(unit.statements or unit.appends or unit.puts or unit.changes or unit.timers)
+
+
+def _is_published(tables: Tables, unit: Unit) -> bool:
+    """A unit that finishes nothing is known by its events."""
+    records = [record for append in unit.appends for record in append.records]
+    return bool(records) and not tables.unknown(records)
+
+
+def _changed_meanwhile(tables: Tables, unit: Unit) -> Fenced | None:
+    for change in unit.changes:
+        row = tables.deliveries.get(change.number)
+        if row is None or row.state not in change.while_state:
+            return Fenced(
+                f"Delivery {change.number} is {row.state if row else 'gone'}: somebody replayed, dropped or settled it meanwhile.",
+                delivery=change.number,
+                state=row and row.state,
+            )
+    return None
+
+
+def _conflict(tables: Tables, appends: Sequence[Append]) -> Conflict | None:
+    versions: dict[tuple[str, str], int] = {}
+    for append in appends:
+        if append.stream is None:
+            continue
+        name = (append.service, append.stream)
+        version = versions.get(name, len(tables.streams.get(name, ())))
+        new = {record.id for record in append.records if record.id not in tables.by_id}
+        if append.expected not in (None, version) and (new or not append.records):
+            return Conflict(
+                f"The stream {append.stream!r} is at version {version}, not {append.expected}. "
+                "Load it again and decide again.",
+                stream=append.stream,
+                expected=append.expected,
+                version=version,
+            )
+        versions[name] = version + len(new)
+    return None
+
+
+# --- what a unit does ---------------------------------------------------------------------------------------------
+
+
+def _first_result(tables: Tables, unit: Unit) -> Verdict:
+    """The answer that the first, identical unit got."""
+    verdict = Verdict("repeated")
+    for append in unit.appends:
+        positions = [tables.by_id[record.id] for record in append.records if record.id in tables.by_id]
+        verdict.positions += positions
+        if append.stream is not None:
+            verdict.versions.append(_version(tables.streams.get((append.service, append.stream), []), positions))
+    keys = [(put.subscription, put.feed, put.partition, put.record.position) for put in unit.puts]
+    verdict.numbers = [tables.delivery_at[key] for key in keys if key in tables.delivery_at]
+    return verdict
+
+
+def _apply(tables: Tables, unit: Unit, now_us: int) -> Verdict:
+    verdict = Verdict("done")
+    for append in unit.appends:
+        _append(tables, append, now_us, verdict)
+    for done in unit.done:
+        tables.fold(done.subscription, done.feed, done.partition, done.ranges)
+    for put in unit.puts:
+        verdict.numbers.append(_put(tables, put, now_us))
+    for change in unit.changes:
+        _change(tables, change, now_us)
+    for mark in unit.starts:
+        _mark(tables, mark)
+    for id in unit.cancels:
+        verdict.cancelled += tables.timers.pop(id, None) is not None
+    for timer in unit.timers:
+        tables.set_timer(timer)
+    return verdict
+
+
+def _append(tables: Tables, append: Append, now_us: int, verdict: Verdict) -> None:
+    head = len(tables.feed)
+    positions = tables.append(append.records, now_us)
+    verdict.positions += positions
+    if append.stream is not None:
+        stream = tables.streams.setdefault((append.service, append.stream), [])
+        stream += range(head + 1, len(tables.feed) + 1)
+        verdict.versions.append(_version(stream, positions))
+
+
+def _version(stream: list[int], positions: Sequence[int]) -> int:
+    """The version of the last of these events in the stream, else the stream's own."""
+    if positions:
+        index = bisect_left(stream, positions[-1])
+        if index < len(stream) and stream[index] == positions[-1]:
+            return index + 1
+    return len(stream)
+
+
+def _put(tables: Tables, put: Put, now_us: int) -> int:
+    record = put.record
+    at = (put.subscription, put.feed, put.partition, record.position)
+    number = tables.delivery_at.get(at)
+    if number is None:
+        number = tables.delivery_last = tables.delivery_last + 1
+        tables.delivery_at[at] = number
+        before = None
+    else:
+        before = tables.deliveries[number]
+    tables.deliveries[number] = Delivery(
+        number,
+        put.subscription,
+        put.partition,
+        record.position,
+        record.slot,
+        record.key,
+        put.state,
+        put.attempts,
+        before.deaths if before else 0,
+        put.due_us,
+        put.reason,
+        put.error,
+        put.traceback,
+        put.late,
+        before.first_us if before else now_us,
+        now_us,
+        record,
+        put.feed,
+    )
+    return number
+
+
+def _change(tables: Tables, change: Change, now_us: int) -> None:
+    if change.state == "gone":
+        if change.number in tables.deliveries:
+            tables.remove_delivery(change.number)
+        return
+    given: dict[str, Any] = {
+        name: value for name, value in zip(_CHANGED, change[1:9], strict=True) if value is not None
+    }
+    tables.deliveries[change.number] = tables.deliveries[change.number]._replace(last_us=now_us, **given)
+
+
+_CHANGED = Change._fields[1:9]  # state to late
+
+
+def _mark(tables: Tables, mark: StartMark) -> None:
+    starts = tables.starts.setdefault((mark.subscription, mark.feed, mark.partition), {})
+    if mark.clear:
+        starts.pop(mark.position, None)
+        return
+    times, alone = starts.get(mark.position, (0, 0))
+    starts[mark.position] = (times + 1, alone + mark.alone)
