@@ -1,0 +1,205 @@
+"""The envelope: what travels with an event, as CloudEvents 1.0 attributes, read from the journal's record of it.
+
+It is a view: nothing is stored twice, and nothing is computed until it is asked for.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import Any
+
+import msgspec
+
+from .errors import EventTooLarge
+from .events.types import EventType
+from .ids import id_text
+from .journal.port import Record
+from .keys import slot_of_id, slot_of_key
+
+DATA_BYTES_MAX = 1_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_JSON = "application/json"
+
+
+class Envelope:
+    """The attributes of one event. `extensions` are those that its producer added."""
+
+    __slots__ = ("_extensions", "record")
+
+    def __init__(self, record: Record) -> None:
+        self.record = record
+        self._extensions: dict[str, str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Envelope {self.type} {self.id}>"
+
+    @property
+    def id(self) -> str:
+        return id_text(self.record.id)
+
+    @property
+    def source(self) -> str:
+        """The service that published it."""
+        return self.record.source
+
+    @property
+    def type(self) -> str:
+        return self.record.type
+
+    @property
+    def time(self) -> datetime:
+        """When it happened."""
+        return _EPOCH + timedelta(microseconds=self.record.time_us)
+
+    @property
+    def key(self) -> str | None:
+        return self.record.key
+
+    subject = key
+    partitionkey = key
+
+    @property
+    def datacontenttype(self) -> str:
+        return _JSON
+
+    @property
+    def dataschema(self) -> str:
+        return f"urn:eventspine:{self.record.type}:{self.record.version}"
+
+    @property
+    def sequence(self) -> str | None:
+        """Its position in the feed, as text that sorts; None until it has one."""
+        return f"{self.record.position:020d}" if self.record.position else None
+
+    @property
+    def correlationid(self) -> str:
+        """The event that everything began with; that is this event where nothing came before it."""
+        return self.record.correlation or self.id
+
+    @property
+    def causationid(self) -> str | None:
+        """The event whose handling published this one."""
+        return self.record.causation
+
+    @property
+    def hops(self) -> int:
+        """How many events caused one another up to this one."""
+        return self.record.hops
+
+    @property
+    def slot(self) -> int:
+        return self.record.slot
+
+    @property
+    def extensions(self) -> dict[str, str]:
+        if self._extensions is None:
+            self._extensions = _read_meta(self.record.meta)
+        return self._extensions
+
+    @property
+    def traceparent(self) -> str:
+        """W3C trace context: as it was given, else derived, so that one correlation is one trace."""
+        return self.extensions.get("traceparent") or f"00-{_trace_id(self.correlationid)}-{_span_id(self.record.id)}-01"
+
+    def attributes(self) -> dict[str, str | int]:
+        """CloudEvents 1.0 attributes by their names on the wire."""
+        found: dict[str, str | int | None] = {
+            "specversion": "1.0",
+            "id": self.id,
+            "source": self.source,
+            "type": self.type,
+            "time": self.time.isoformat().replace("+00:00", "Z"),
+            "subject": self.key,
+            "partitionkey": self.key,
+            "datacontenttype": self.datacontenttype,
+            "dataschema": self.dataschema,
+            "sequence": self.sequence,
+            "correlationid": self.correlationid,
+            "causationid": self.causationid,
+            "traceparent": self.traceparent,
+            "spinehops": self.hops,
+            "spineslot": self.slot,
+        }
+        return {**self.extensions, **{name: value for name, value in found.items() if value is not None}}
+
+    def to_json(self) -> bytes:
+        """The event in CloudEvents' structured JSON."""
+        return msgspec.json.encode({**self.attributes(), **_data_member(self.record.data)})
+
+
+def make_record(
+    *,
+    event_type: EventType,
+    event: Any,
+    id: bytes,
+    source: str,
+    now_us: int,
+    time_us: int | None = None,
+    correlation: str | None = None,
+    causation: str | None = None,
+    hops: int = 0,
+    meta: bytes | None = None,
+    data_bytes_max: int = DATA_BYTES_MAX,
+) -> Record:
+    """The record of an event about to be published. Raises EventRefused, KeyRefused or EventTooLarge."""
+    data = event_type.encode(event)
+    if len(data) > data_bytes_max:
+        raise _too_large(event_type, len(data), data_bytes_max)
+    key = event_type.key_of(event)
+    return Record(
+        0,
+        id,
+        event_type.context,
+        slot_of_id(id) if key is None else slot_of_key(key),
+        key,
+        event_type.name,
+        event_type.version,
+        now_us if time_us is None else time_us,
+        0,
+        source,
+        correlation,
+        causation,
+        hops,
+        meta,
+        data,
+    )
+
+
+def _too_large(event_type: EventType, size: int, limit: int) -> EventTooLarge:
+    return EventTooLarge(
+        f"{event_type.name} is {size:,} bytes; an event has at most {limit:,}. "
+        "Store the large part elsewhere and publish where it is, or publish several smaller events.",
+        type=event_type.name,
+        size_bytes=size,
+        limit_bytes=limit,
+    )
+
+
+def _read_meta(meta: bytes | None) -> dict[str, str]:
+    if not meta:
+        return {}
+    try:
+        return msgspec.json.decode(meta, type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return {}  # a foreign producer's; an envelope can always be read
+
+
+def _trace_id(correlation: str) -> str:
+    text = correlation.replace("-", "").lower()
+    if len(text) == 32 and text.strip("0") and not text.strip("0123456789abcdef"):
+        return text
+    return blake2b(correlation.encode(), digest_size=16).hexdigest()
+
+
+def _span_id(id: bytes) -> str:
+    return id[8:].hex() if len(id) == 16 and any(id[8:]) else blake2b(id, digest_size=8).hexdigest()
+
+
+def _data_member(data: bytes) -> dict[str, Any]:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return {"data_base64": data}  # as CloudEvents says for data that isn't JSON
+    return {"data": msgspec.Raw(data)}

@@ -1,0 +1,127 @@
+"""Events to JSON and back.
+
+Encoding refuses (EventRefused) what a reader could not read. Decoding is tolerant towards producers (R23): fields that
+the class doesn't have are ignored, the last of two equal names counts; and it is strict towards the class: anything
+that is not one of its events raises Undecodable, and nothing else, whatever the bytes are. What was decoded passes the
+same checks as what is published, so it can always be published again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..errors import EventRefused, Undecodable
+from .checks import Check, Unfit, search, unencodable
+
+DEPTH_MAX = 64
+
+Encode = Callable[[Any], bytes]
+Decode = Callable[[bytes], Any]
+
+
+def _encode_foreign(value: Any) -> Any:
+    """What msgspec doesn't know: pydantic models, by their own serializer."""
+    serializer = getattr(type(value), "__pydantic_serializer__", None)
+    if serializer is None:
+        raise NotImplementedError(f"a {type(value).__name__} can't be encoded as JSON")
+    return msgspec.Raw(serializer.to_json(value, by_alias=True, round_trip=True))
+
+
+def _decode_foreign(cls: Any, value: Any) -> Any:
+    # By way of JSON, since pydantic's strict types mean something else for Python's values than for JSON's.
+    return cls.__pydantic_validator__.validate_json(msgspec.json.encode(value))
+
+
+_encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
+
+
+def raw_codec(cls: Any) -> tuple[Encode, Decode]:
+    """The fastest way to bytes and back for this class; they raise what they like."""
+    if hasattr(cls, "__pydantic_validator__"):
+        to_json, validate_json = cls.__pydantic_serializer__.to_json, cls.__pydantic_validator__.validate_json
+        return lambda event: to_json(event, by_alias=True, round_trip=True), validate_json
+    return _encode, msgspec.json.Decoder(cls, dec_hook=_decode_foreign).decode
+
+
+def encoder(name: str, raw: Encode, check: Check | None, bounded: bool) -> Encode:
+    def encode(event: Any) -> bytes:
+        try:
+            if check is not None:
+                check(event)
+            data = raw(event)
+        except Exception as error:
+            raise _refusal(name, event, error) from error
+        if not bounded and too_deep(data):
+            raise EventRefused(f"{name} is nested deeper than {DEPTH_MAX}, which no reader accepts", type=name)
+        return data
+
+    return encode
+
+
+def decoder(name: str, raw: Decode, check: Check | None) -> Decode:
+    def decode(data: bytes) -> Any:
+        if data.count(b"[") + data.count(b"{") > DEPTH_MAX and too_deep(data):
+            raise Undecodable(f"{name}: nested deeper than {DEPTH_MAX}", type=name, path="", reason="too deep")
+        try:
+            event = raw(data)
+            if check is not None:
+                check(event)
+        except MemoryError:
+            raise
+        except Exception as error:
+            raise _undecodable(name, error) from error
+        return event
+
+    return decode
+
+
+def _refusal(name: str, event: object, error: Exception) -> Exception:
+    """Find out, now that it has failed, which value it was."""
+    if isinstance(error, MemoryError):
+        return error
+    try:
+        if not isinstance(error, Unfit):
+            search(event, unencodable)
+    except Unfit as found:
+        error = found
+    except RecursionError:
+        pass
+    if isinstance(error, Unfit):
+        return EventRefused(f"{name}: {error.path} {error.reason}", type=name, path=error.path, reason=error.reason)
+    if isinstance(error, RecursionError):
+        return EventRefused(f"{name} is nested too deeply, or contains itself", type=name)
+    return EventRefused(f"{name} can't be encoded: {error}", type=name)
+
+
+def _undecodable(name: str, error: Exception) -> Undecodable:
+    if isinstance(error, Unfit):
+        path, reason = error.path, error.reason
+    else:
+        # msgspec says "Expected `int`, got `str` - at `$.lines[0].units`"
+        reason, _, path = str(error).partition(" - at `")
+        path = path.removesuffix("`").removeprefix("$").removeprefix(".")
+    reason = reason or type(error).__name__
+    return Undecodable(f"{name}: {path + ': ' if path else ''}{reason}", type=name, path=path, reason=reason)
+
+
+# Every part is possessive, and an unfinished string runs to the end: hostile bytes cost linear time.
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.?[^"\\]*+)*+"?', re.DOTALL)
+_BRACKETS = bytes.maketrans(b"{}", b"[]")
+_OTHERS = bytes(byte for byte in range(256) if byte not in b"[]{}")
+
+
+def too_deep(data: bytes) -> bool:
+    """Whether JSON is nested deeper than DEPTH_MAX. Takes off one level at a time, in C; says no of malformed JSON."""
+    if data.count(b"[") + data.count(b"{") <= DEPTH_MAX:
+        return False
+    left = _STRINGS.sub(b"", data).translate(_BRACKETS, _OTHERS)
+    for _ in range(DEPTH_MAX):
+        shorter = left.replace(b"[]", b"")
+        if len(shorter) == len(left):
+            return False
+        left = shorter
+    return b"[]" in left

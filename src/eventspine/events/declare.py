@@ -1,0 +1,163 @@
+"""Event classes: how they are declared, and how the rest of the spine asks what was declared.
+
+Nothing is registered anywhere: what is known about a class is stored on that class alone, so two classes of one type
+may live in one process, each with the fields that its reader needs.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+import msgspec
+
+from ..errors import DeclarationError
+from .types import EventType, Options
+
+_STORED = "__spine_event__"
+_INHERIT: Any = object()  # "not said", where None means "no key"
+
+C = TypeVar("C")
+Key = str | tuple[str, ...] | None
+
+
+def _register(cls: Any, options: Options) -> None:
+    known = EventType(cls, options)
+    with suppress(NameError):  # a field's type is defined further down: `describe` tries again
+        known.complete()
+    setattr(cls, _STORED, known)
+
+
+def _inherited(cls: type) -> EventType | None:
+    found = (base.__dict__.get(_STORED) for base in cls.__mro__[1:])
+    return next((known for known in found if known is not None), None)
+
+
+def _names(key: Key) -> tuple[str, ...]:
+    if key is _INHERIT or key is None:
+        return ()
+    return (key,) if isinstance(key, str) else tuple(key)
+
+
+def _resolve_local(namespace: dict[str, Any], frame: Any) -> None:
+    """Under `from __future__ import annotations`, find types that were defined inside the function around the class.
+
+    msgspec looks only in the module, and a test likes to define its events where it uses them.
+    """
+    if frame.f_locals is frame.f_globals:
+        return
+    annotations = namespace.get("__annotations__", {})
+    for name, annotation in annotations.items():
+        if isinstance(annotation, str):
+            with suppress(NameError):  # the text is the program's own annotation
+                annotations[name] = eval(annotation, frame.f_globals, dict(frame.f_locals))  # noqa: S307
+
+
+class EventMeta(msgspec.StructMeta):
+    """Takes the class keywords that msgspec doesn't know."""
+
+    def __new__(  # noqa: PYI034 - a metaclass can't say Self
+        mcls,
+        class_name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        context: str = _INHERIT,
+        key: Key = _INHERIT,
+        type: str | None = None,
+        version: int | None = None,
+        tenant: str | None = _INHERIT,
+        **options: Any,
+    ) -> EventMeta:
+        _resolve_local(namespace, sys._getframe(1))  # noqa: SLF001 - there is no other way
+        cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, **options)
+        parent = _inherited(cls)
+        if parent is not None:
+            context = parent.context if context is _INHERIT else context
+            key = parent.key if key is _INHERIT else key
+            tenant = parent.tenant if tenant is _INHERIT else tenant
+        if context is not _INHERIT:
+            declared = Options(context, _names(key), type, version, None if tenant is _INHERIT else tenant)
+            _register(cls, declared)
+        elif key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None:
+            raise DeclarationError(
+                f"{class_name} says what kind of event it is, but not whose: add context=, the name of its context"
+            )
+        return cls
+
+
+if TYPE_CHECKING:
+
+    @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+    class Event:
+        """A fact of one context: `class OrderPlaced(Event, context="orders", key="customer_id"): ...`.
+
+        Fields are keyword-only, and an event can't be changed. `key` names the field, or the tuple of fields, that the
+        event is about: events with one key are handled in order. `tenant` names the field that comes first in every
+        key. `type` is the name on the wire where it isn't context and class name; `version` is raised with each
+        change of the fields. A class without a context is a base for others.
+        """
+
+        def __init_subclass__(
+            cls,
+            *,
+            context: str = ...,
+            key: str | tuple[str, ...] | None = ...,
+            type: str | None = None,
+            version: int | None = None,
+            tenant: str | None = ...,
+        ) -> None: ...
+
+else:
+
+    class Event(msgspec.Struct, metaclass=EventMeta):
+        """A fact of one context: `class OrderPlaced(Event, context="orders", key="customer_id"): ...`."""
+
+
+def event(
+    *, context: str, key: Key = None, type: str | None = None, version: int | None = None, tenant: str | None = None
+) -> Callable[[type[C]], type[C]]:
+    """Make events of a dataclass or a pydantic model; the class is given back as it is."""
+
+    def declare(cls: Any) -> Any:
+        if isinstance(cls, EventMeta):
+            raise DeclarationError(f"{cls.__name__} is an Event; say context= and key= in its class line instead")
+        if not is_dataclass(cls) and not hasattr(cls, "__pydantic_fields__"):
+            raise DeclarationError(
+                f"{getattr(cls, '__name__', cls)!r} is neither a dataclass nor a pydantic model. "
+                "Put @event above @dataclass, or derive the class from Event."
+            )
+        _register(cls, Options(context, _names(key), type, version, tenant))
+        return cls
+
+    return declare
+
+
+def describe(cls: type) -> EventType:
+    """What is known about an event class."""
+    found: EventType | None = getattr(cls, "__dict__", {}).get(_STORED)
+    if found is None:
+        raise _undescribed(cls)
+    if not found.ready:
+        try:
+            found.complete()
+        except NameError as error:
+            raise DeclarationError(
+                f"{cls.__name__} has a field whose type can't be found: {error}. "
+                "Define that type in the module of the event, outside of functions and of `if TYPE_CHECKING`."
+            ) from error
+    return found
+
+
+def _undescribed(cls: Any) -> DeclarationError:
+    if not isinstance(cls, type):
+        return DeclarationError(f"{cls!r} is not a class; describe takes the class of an event")
+    if issubclass(cls, msgspec.Struct) and isinstance(cls, EventMeta):
+        return DeclarationError(f"{cls.__name__} has no context and is only a base; add context= to its class line")
+    return DeclarationError(
+        f"{cls.__name__} is not an event. Derive it from Event (class {cls.__name__}(Event, context=..., key=...)), "
+        "or put @event(context=..., key=...) above a dataclass or pydantic model."
+    )

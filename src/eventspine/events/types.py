@@ -1,0 +1,165 @@
+"""What is known about an event class: its context, name, version, key, and how it becomes bytes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import fields as dataclass_fields, is_dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import inspect
+
+from ..errors import DeclarationError, KeyRefused
+from ..keys import KeyOf, key_reader
+from .checks import Walk, pydantic_types
+from .codec import decoder, encoder, raw_codec
+
+_CONTEXT = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
+_TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
+_KEY_TYPES = (inspect.StrType, inspect.IntType, inspect.UUIDType, inspect.DateType, inspect.EnumType)
+
+
+class Options(NamedTuple):
+    """What a class was declared with."""
+
+    context: Any  # what callers wrote, until EventType has looked at it
+    key: tuple[Any, ...]
+    type: Any
+    version: Any
+    tenant: Any
+
+
+class EventType:
+    """An event class as the rest of the spine uses it; `describe(cls)` gives it.
+
+    `key_of(event)` is the event's key or None; `encode(event)` its JSON, or EventRefused; `decode(data)` an event, or
+    Undecodable with the path and the reason.
+    """
+
+    __slots__ = ("cls", "context", "decode", "encode", "key", "key_of", "name", "ready", "tenant", "version",
+                 "version_declared")  # fmt: skip
+
+    context: str
+    name: str
+    version: int
+    key_of: KeyOf
+    encode: Callable[[Any], bytes]
+    decode: Callable[[bytes], Any]
+
+    def __init__(self, cls: type, options: Options) -> None:
+        self.cls = cls
+        self._check_options(options)
+        self.context = options.context
+        self.name = _name(cls, options)
+        self.version = 1 if options.version is None else options.version
+        self.version_declared = options.version is not None
+        self.tenant: str | None = options.tenant
+        self.key: tuple[str, ...] = options.key
+        self.ready = False
+        self._check_names()
+
+    def __repr__(self) -> str:
+        return f"<EventType {self.name} version {self.version}>"
+
+    def complete(self) -> None:
+        """Resolve the types of the fields and build the codec. Raises NameError while a type isn't defined yet."""
+        if self.ready:
+            return
+        types = self._field_types()
+        for name in self._key_fields():
+            self._check_key_type(name, types[name])
+        walk = Walk(self.cls.__name__)
+        check = walk.fields(self.cls, types)
+        try:
+            raw_encode, raw_decode = raw_codec(self.cls)
+        except TypeError as error:
+            raise self._wrong(f"can't be encoded: {error}") from error
+        self.encode = encoder(self.name, raw_encode, check, walk.bounded)
+        self.decode = decoder(self.name, raw_decode, check)
+        self.key_of = self._key_reader()
+        self.ready = True
+
+    def _key_fields(self) -> tuple[str, ...]:
+        return (self.tenant, *self.key) if self.tenant and self.key else self.key
+
+    def _key_reader(self) -> KeyOf:
+        read = key_reader(self._key_fields())
+
+        def key_of(event: Any) -> str | None:
+            try:
+                return read(event)
+            except KeyRefused as refused:
+                raise KeyRefused(f"{self.name}: {refused}", type=self.name, **refused.details) from None
+
+        return key_of
+
+    def _field_types(self) -> dict[str, inspect.Type]:
+        cls: Any = self.cls
+        if hasattr(cls, "__pydantic_fields__"):
+            if not getattr(cls, "__pydantic_complete__", True):
+                cls.model_rebuild()
+            return pydantic_types(cls)
+        try:
+            info = inspect.type_info(cls)
+        except TypeError as error:
+            raise self._wrong(f"has a field that can't be encoded: {error}") from error
+        assert isinstance(info, inspect.StructType | inspect.DataclassType)
+        return {field.name: field.type for field in info.fields}
+
+    def _check_options(self, options: Options) -> None:
+        context, name, version = options.context, _name(self.cls, options), options.version
+        if not isinstance(context, str) or not _CONTEXT.fullmatch(context) or len(context) > 100:
+            raise self._wrong(
+                f"has context={context!r}; a context is lower-case words such as 'orders' or 'shop.orders' "
+                "(letters, digits, '_', '-', at most 100 characters)"
+            )
+        if not isinstance(name, str) or not _TYPE.fullmatch(name) or len(name) > 200:
+            raise self._wrong(
+                f"has type={name!r}; a type is a name such as 'orders.OrderPlaced' "
+                "(ASCII letters, digits, '_', '-', '.', at most 200 characters)"
+            )
+        if version is not None and (type(version) is not int or version < 1):
+            raise self._wrong(f"has version={version!r}; a version is a whole number from 1 on")
+
+    def _check_names(self) -> None:
+        names = field_names(self.cls)
+        for word, fields in (("key", self.key), ("tenant", (self.tenant,) if self.tenant is not None else ())):
+            for field in fields:
+                if field not in names:
+                    raise self._wrong(f"has {word}={field!r}, but no such field; its fields are {', '.join(names)}")
+        if len(set(self._key_fields())) != len(self._key_fields()):
+            raise self._wrong(f"names a field twice in its key: {', '.join(self._key_fields())}")
+
+    def _check_key_type(self, name: str, node: inspect.Type) -> None:
+        while isinstance(node, inspect.Metadata):
+            node = node.type
+        if not isinstance(node, _KEY_TYPES):
+            raise self._wrong(
+                f"has {name!r} in its key, which is of type {_type_word(node)}; "
+                "a key is made of str, int, UUID, date and enum, and is never optional"
+            )
+        if isinstance(node, inspect.EnumType) and len({type(member.value) for member in node.cls} - {str, int}) > 0:
+            raise self._wrong(f"has {name!r} in its key, an enum whose values are not all str or all int")
+
+    def _wrong(self, what: str) -> DeclarationError:
+        return DeclarationError(f"{self.cls.__name__} {what}", event=self.cls.__qualname__)
+
+
+def _name(cls: type, options: Options) -> Any:
+    return f"{options.context}.{cls.__name__}" if options.type is None else options.type
+
+
+def _type_word(node: inspect.Type) -> str:
+    if isinstance(node, inspect.UnionType):
+        return " | ".join(_type_word(inner) for inner in node.types)
+    return type(node).__name__.removesuffix("Type").lower()
+
+
+def field_names(cls: Any) -> tuple[str, ...]:
+    if issubclass(cls, msgspec.Struct):
+        return tuple(cls.__struct_fields__)
+    if hasattr(cls, "__pydantic_fields__"):
+        return tuple(cls.__pydantic_fields__)
+    assert is_dataclass(cls)
+    return tuple(field.name for field in dataclass_fields(cls))
