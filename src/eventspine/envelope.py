@@ -5,6 +5,7 @@ It is a view: nothing is stored twice, and nothing is computed until it is asked
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
@@ -21,6 +22,7 @@ DATA_BYTES_MAX = 1_000_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _JSON = "application/json"
+_NAME = re.compile("(?!data$)[a-z0-9]+")  # what CloudEvents allows as the name of an attribute
 
 
 class Envelope:
@@ -122,7 +124,8 @@ class Envelope:
             "spinehops": self.hops,
             "spineslot": self.slot,
         }
-        return {**self.extensions, **{name: value for name, value in found.items() if value is not None}}
+        own = {name: value for name, value in found.items() if value is not None}
+        return {**{name: value for name, value in self.extensions.items() if _NAME.fullmatch(name)}, **own}
 
     def to_json(self) -> bytes:
         """The event in CloudEvents' structured JSON."""

@@ -85,32 +85,39 @@ def parse_key(text: str) -> tuple[str, ...]:
     return parts
 
 
-def key_reader(fields: Sequence[str]) -> KeyOf:
+def key_reader(fields: Sequence[str], event_name: str) -> KeyOf:
     """A function that gives the key of an event which has it in these attributes."""
     if not fields:
         return _no_key
     if len(fields) == 1:
-        return _reader_of_one(fields[0])
+        return _reader_of_one(fields[0], event_name)
     get = attrgetter(*fields)
-    return lambda event: key_text(get(event))
+    return lambda event: _key_text_of(event_name, get(event))
 
 
 def _no_key(_event: Any) -> None:
     return None
 
 
-def _reader_of_one(field: str) -> KeyOf:
+def _reader_of_one(field: str, event_name: str) -> KeyOf:
     get = attrgetter(field)
 
     def key_of(event: Any) -> str:
         value = get(event)
-        # Most keys are short ASCII, which is settled by four checks in C. Never ask isprintable() about anything but
+        # Most keys are short ASCII, which is settled by a few checks in C. Never ask isprintable() about anything but
         # ASCII: its answers differ between releases of Python.
         if value.__class__ is str and value.isascii() and value.isprintable() and 0 < len(value) <= KEY_BYTES_MAX:
-            return value if ":" not in value and "%" not in value else key_text((value,))
-        return key_text((value,))
+            return value if ":" not in value and "%" not in value else _key_text_of(event_name, (value,))
+        return _key_text_of(event_name, (value,))
 
     return key_of
+
+
+def _key_text_of(event_name: str, components: Sequence[object]) -> str:
+    try:
+        return key_text(components)
+    except KeyRefused as refused:
+        raise KeyRefused(f"{event_name}: {refused}", type=event_name, **refused.details) from None
 
 
 def _component(value: object) -> str:

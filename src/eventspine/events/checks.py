@@ -25,6 +25,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import DeclarationError
+from .pydantic_models import fields_of, is_pydantic, keeps_unknown_fields, loses, types_of
 
 Check = Callable[[Any], None]
 Reason = Callable[[object], "str | None"]
@@ -122,7 +123,7 @@ def search(value: object, reason_of: Reason) -> None:
 def _is_container(value: object) -> bool:
     if isinstance(value, dict | list | tuple | set | frozenset | msgspec.Struct):
         return True
-    return (is_dataclass(value) and not isinstance(value, type)) or hasattr(type(value), "__pydantic_fields__")
+    return (is_dataclass(value) and not isinstance(value, type)) or is_pydantic(type(value))
 
 
 def _inside(value: Any) -> Iterator[tuple[str, object]]:
@@ -136,8 +137,8 @@ def _inside(value: Any) -> Iterator[tuple[str, object]]:
     elif isinstance(value, msgspec.Struct):
         for name in value.__struct_fields__:
             yield f".{name}", getattr(value, name)
-    elif hasattr(type(value), "__pydantic_fields__"):
-        for name in (*type(value).__pydantic_fields__, *(getattr(value, "__pydantic_extra__", None) or ())):
+    elif is_pydantic(type(value)):
+        for name in (*fields_of(type(value)), *(getattr(value, "__pydantic_extra__", None) or ())):
             yield f".{name}", getattr(value, name)
     elif is_dataclass(value) and not isinstance(value, type):
         for field in dataclass_fields(value):
@@ -219,6 +220,7 @@ class Walk:
         self._event_name = event_name
         self._classes: dict[type, Check | None] = {}
         self._open: set[type] = set()
+        self._model: Any = None  # the pydantic model that is being walked
 
     def fields(self, cls: type, types: dict[str, inspect.Type], path: str = "") -> Check | None:
         """The check of a class with these fields."""
@@ -259,7 +261,8 @@ class Walk:
             case inspect.CustomType(cls=cls):
                 return self._custom(cls, path)
             case inspect.RawType() | inspect.ExtType() | inspect.MemoryViewType():
-                raise self._refused(type(node).__name__.removesuffix("Type"), path)
+                what = type(node).__name__.removesuffix("Type")
+                raise self._refused(f"a {what}, which can't be encoded", path)
         return _LEAVES.get(type(node))
 
     def _union(self, types: tuple[inspect.Type, ...], path: str) -> Check | None:
@@ -284,9 +287,25 @@ class Walk:
         return _values(check) if check is not None else None
 
     def _custom(self, cls: Any, path: str) -> Check | None:
-        if "__pydantic_fields__" not in dir(cls):
-            raise self._refused(getattr(cls, "__name__", str(cls)), path)
-        return self.fields(cls, pydantic_types(cls), path)
+        if is_pydantic(cls):
+            return self.model(cls, path)
+        reason = (
+            loses(self._model, cls) if self._model else f"a {getattr(cls, '__name__', cls)}, which can't be encoded"
+        )
+        if reason is not None:
+            raise self._refused(reason, path)
+        self.bounded = False
+        return check_any
+
+    def model(self, cls: Any, path: str = "") -> Check | None:
+        """The check of a pydantic model, which may hold types that only pydantic knows."""
+        outer, self._model = self._model, cls
+        check = self.fields(cls, types_of(cls), path)
+        self._model = outer
+        if keeps_unknown_fields(cls):
+            self.bounded = False
+            return check_any
+        return check
 
     def _hashable(self, node: inspect.Type, path: str) -> None:
         mutable = isinstance(node, inspect.StructType) and not node.cls.__struct_config__.frozen
@@ -300,24 +319,7 @@ class Walk:
 
     def _refused(self, what: str, path: str) -> DeclarationError:
         return DeclarationError(
-            f"{self._event_name}{path} is a {what}, which can't be encoded. An event may hold {_SUPPORTED}.",
+            f"{self._event_name}{path} is {what}. An event may hold {_SUPPORTED}.",
             event=self._event_name,
             path=path,
         )
-
-
-def pydantic_types(cls: Any) -> dict[str, inspect.Type]:
-    """The fields of a pydantic model, as msgspec sees types; what only pydantic understands is left to it (str)."""
-    return {name: _pydantic_type(field) for name, field in cls.__pydantic_fields__.items()}
-
-
-def _pydantic_type(field: Any) -> inspect.Type:
-    try:
-        node = inspect.type_info(field.annotation)
-    except TypeError:
-        return inspect.AnyType()
-    return inspect.AnyType() if _foreign(node) else node
-
-
-def _foreign(node: inspect.Type) -> bool:
-    return isinstance(node, inspect.CustomType) and "__pydantic_fields__" not in dir(node.cls)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from ..errors import EventRefused, Undecodable
 from .checks import Check, Unfit, search, unencodable
+from .pydantic_models import is_pydantic, to_json
 
 DEPTH_MAX = 64
 
@@ -25,10 +27,9 @@ Decode = Callable[[bytes], Any]
 
 def _encode_foreign(value: Any) -> Any:
     """What msgspec doesn't know: pydantic models, by their own serializer."""
-    serializer = getattr(type(value), "__pydantic_serializer__", None)
-    if serializer is None:
+    if not is_pydantic(type(value)):
         raise NotImplementedError(f"a {type(value).__name__} can't be encoded as JSON")
-    return msgspec.Raw(serializer.to_json(value, by_alias=True, round_trip=True))
+    return msgspec.Raw(to_json(type(value), value))
 
 
 def _decode_foreign(cls: Any, value: Any) -> Any:
@@ -41,9 +42,8 @@ _encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
 
 def raw_codec(cls: Any) -> tuple[Encode, Decode]:
     """The fastest way to bytes and back for this class; they raise what they like."""
-    if hasattr(cls, "__pydantic_validator__"):
-        to_json, validate_json = cls.__pydantic_serializer__.to_json, cls.__pydantic_validator__.validate_json
-        return lambda event: to_json(event, by_alias=True, round_trip=True), validate_json
+    if is_pydantic(cls):
+        return partial(to_json, cls), cls.__pydantic_validator__.validate_json
     return _encode, msgspec.json.Decoder(cls, dec_hook=_decode_foreign).decode
 
 

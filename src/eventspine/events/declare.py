@@ -7,14 +7,15 @@ may live in one process, each with the fields that its reader needs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
 
 import msgspec
 
 from ..errors import DeclarationError
+from .pydantic_models import is_pydantic
 from .types import EventType, Options
 
 _STORED = "__spine_event__"
@@ -22,6 +23,7 @@ _INHERIT: Any = object()  # "not said", where None means "no key"
 
 C = TypeVar("C")
 Key = str | tuple[str, ...] | None
+Rename = Literal["lower", "upper", "camel", "pascal", "kebab"] | Callable[[str], str | None] | Mapping[str, str] | None
 
 
 def _register(cls: Any, options: Options) -> None:
@@ -52,7 +54,7 @@ def _resolve_local(namespace: dict[str, Any], frame: Any) -> None:
     annotations = namespace.get("__annotations__", {})
     for name, annotation in annotations.items():
         if isinstance(annotation, str):
-            with suppress(NameError):  # the text is the program's own annotation
+            with suppress(Exception):  # what can't be resolved yet, or is wrong, is for msgspec to judge
                 annotations[name] = eval(annotation, frame.f_globals, dict(frame.f_locals))  # noqa: S307
 
 
@@ -70,10 +72,10 @@ class EventMeta(msgspec.StructMeta):
         type: str | None = None,
         version: int | None = None,
         tenant: str | None = _INHERIT,
-        **options: Any,
+        rename: Rename = None,
     ) -> EventMeta:
         _resolve_local(namespace, sys._getframe(1))  # noqa: SLF001 - there is no other way
-        cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, **options)
+        cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
         parent = _inherited(cls)
         if parent is not None:
             context = parent.context if context is _INHERIT else context
@@ -98,7 +100,7 @@ if TYPE_CHECKING:
         Fields are keyword-only, and an event can't be changed. `key` names the field, or the tuple of fields, that the
         event is about: events with one key are handled in order. `tenant` names the field that comes first in every
         key. `type` is the name on the wire where it isn't context and class name; `version` is raised with each
-        change of the fields. A class without a context is a base for others.
+        change of the fields; `rename` gives fields other names on the wire ("camel", or a mapping). A class without a context is a base for others.
         """
 
         def __init_subclass__(
@@ -109,6 +111,7 @@ if TYPE_CHECKING:
             type: str | None = None,
             version: int | None = None,
             tenant: str | None = ...,
+            rename: Rename = None,
         ) -> None: ...
 
 else:
@@ -125,7 +128,7 @@ def event(
     def declare(cls: Any) -> Any:
         if isinstance(cls, EventMeta):
             raise DeclarationError(f"{cls.__name__} is an Event; say context= and key= in its class line instead")
-        if not is_dataclass(cls) and not hasattr(cls, "__pydantic_fields__"):
+        if not is_dataclass(cls) and not is_pydantic(cls):
             raise DeclarationError(
                 f"{getattr(cls, '__name__', cls)!r} is neither a dataclass nor a pydantic model. "
                 "Put @event above @dataclass, or derive the class from Event."
@@ -138,8 +141,8 @@ def event(
 
 def describe(cls: type) -> EventType:
     """What is known about an event class."""
-    found: EventType | None = getattr(cls, "__dict__", {}).get(_STORED)
-    if found is None:
+    found: EventType | None = getattr(cls, _STORED, None)
+    if found is None or found.cls is not cls:  # a subclass must not pass for its parent
         raise _undescribed(cls)
     if not found.ready:
         try:

@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import inspect
 
-from ..errors import DeclarationError, KeyRefused
+from ..errors import DeclarationError
 from ..keys import KeyOf, key_reader
-from .checks import Walk, pydantic_types
+from .checks import Walk
 from .codec import decoder, encoder, raw_codec
+from .pydantic_models import fields_of, is_pydantic, types_of
 
 _CONTEXT = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
 _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
@@ -70,36 +71,23 @@ class EventType:
         for name in self._key_fields():
             self._check_key_type(name, types[name])
         walk = Walk(self.cls.__name__)
-        check = walk.fields(self.cls, types)
+        check = walk.model(self.cls) if is_pydantic(self.cls) else walk.fields(self.cls, types)
         try:
             raw_encode, raw_decode = raw_codec(self.cls)
         except TypeError as error:
             raise self._wrong(f"can't be encoded: {error}") from error
         self.encode = encoder(self.name, raw_encode, check, walk.bounded)
         self.decode = decoder(self.name, raw_decode, check)
-        self.key_of = self._key_reader()
+        self.key_of = key_reader(self._key_fields(), self.name)
         self.ready = True
 
     def _key_fields(self) -> tuple[str, ...]:
         return (self.tenant, *self.key) if self.tenant and self.key else self.key
 
-    def _key_reader(self) -> KeyOf:
-        read = key_reader(self._key_fields())
-
-        def key_of(event: Any) -> str | None:
-            try:
-                return read(event)
-            except KeyRefused as refused:
-                raise KeyRefused(f"{self.name}: {refused}", type=self.name, **refused.details) from None
-
-        return key_of
-
     def _field_types(self) -> dict[str, inspect.Type]:
         cls: Any = self.cls
-        if hasattr(cls, "__pydantic_fields__"):
-            if not getattr(cls, "__pydantic_complete__", True):
-                cls.model_rebuild()
-            return pydantic_types(cls)
+        if is_pydantic(cls):
+            return types_of(cls)
         try:
             info = inspect.type_info(cls)
         except TypeError as error:
@@ -117,7 +105,7 @@ class EventType:
         if not isinstance(name, str) or not _TYPE.fullmatch(name) or len(name) > 200:
             raise self._wrong(
                 f"has type={name!r}; a type is a name such as 'orders.OrderPlaced' "
-                "(ASCII letters, digits, '_', '-', '.', at most 200 characters)"
+                "(ASCII letters, digits, '_', '-', '.', at most 200 characters); say type= to give it one"
             )
         if version is not None and (type(version) is not int or version < 1):
             raise self._wrong(f"has version={version!r}; a version is a whole number from 1 on")
@@ -139,7 +127,7 @@ class EventType:
                 f"has {name!r} in its key, which is of type {_type_word(node)}; "
                 "a key is made of str, int, UUID, date and enum, and is never optional"
             )
-        if isinstance(node, inspect.EnumType) and len({type(member.value) for member in node.cls} - {str, int}) > 0:
+        if isinstance(node, inspect.EnumType) and {type(member.value) for member in node.cls} not in ({str}, {int}):
             raise self._wrong(f"has {name!r} in its key, an enum whose values are not all str or all int")
 
     def _wrong(self, what: str) -> DeclarationError:
@@ -159,7 +147,7 @@ def _type_word(node: inspect.Type) -> str:
 def field_names(cls: Any) -> tuple[str, ...]:
     if issubclass(cls, msgspec.Struct):
         return tuple(cls.__struct_fields__)
-    if hasattr(cls, "__pydantic_fields__"):
-        return tuple(cls.__pydantic_fields__)
+    if is_pydantic(cls):
+        return tuple(fields_of(cls))
     assert is_dataclass(cls)
     return tuple(field.name for field in dataclass_fields(cls))
