@@ -84,9 +84,21 @@ class Tables:
     def cursor(self, subscription: int, feed: str, partition: int) -> tuple[int, list[Range]]:
         return self.cursors.get(subscription, {}).get((feed, partition)) or (0, [])
 
+    def is_finished(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> bool:
+        """Whether folding these ranges would change nothing."""
+        position, beyond = self.cursor(subscription, feed, partition)
+        return all(
+            upto <= position or any(left <= max(after, position) and upto <= right for left, right in beyond)
+            for after, upto in ranges
+        )
+
     def fold(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> None:
         position, beyond = self.cursor(subscription, feed, partition)
-        self.cursors.setdefault(subscription, {})[feed, partition] = fold(position, beyond, ranges)
+        if not beyond and len(ranges) == 1 and ranges[0][0] <= position:  # nearly always, and then far cheaper
+            cursor = (max(position, ranges[0][1]), beyond)
+        else:
+            cursor = fold(position, beyond, ranges)
+        self.cursors.setdefault(subscription, {})[feed, partition] = cursor
 
     # --- timers -----------------------------------------------------------------------------------------------------
 

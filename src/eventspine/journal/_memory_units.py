@@ -12,7 +12,6 @@ from typing import Any
 
 from ..errors import Conflict, Fenced, UnitFailed
 from ._memory_tables import Tables
-from .cursors import fold
 from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
 
 NO_SQL = (
@@ -73,16 +72,14 @@ def _fenced(tables: Tables, unit: Unit) -> Fenced | None:
 
 
 def _is_repetition(tables: Tables, unit: Unit) -> bool:
-    """All its ranges are finished already: folding them changes nothing."""
-    finished = False
-    for done in unit.done:
-        if not done.ranges:
-            continue
-        position, beyond = tables.cursor(done.subscription, done.feed, done.partition)
-        if fold(position, beyond, done.ranges) != (position, beyond):
-            return False
-        finished = True
-    return finished and bool(unit.statements or unit.appends or unit.puts or unit.changes or unit.timers)
+    """It does more than finish ranges, and all its ranges are finished already."""
+    if not (unit.appends or unit.statements or unit.puts or unit.changes or unit.timers or unit.cancels):
+        return False
+    done = [done for done in unit.done if done.ranges]
+    return bool(done) and all(
+        tables.is_finished(finished.subscription, finished.feed, finished.partition, finished.ranges)
+        for finished in done
+    )
 
 
 def _is_published(tables: Tables, unit: Unit) -> bool:
