@@ -231,6 +231,17 @@ class MemoryJournal:
     async def leases(self) -> list[Lease]:
         return list(self._live().leases.values())
 
+    async def declarations(self, service: str) -> list[tuple[int, str]]:
+        return list(self._live().generations.get(service, ()))
+
+    async def describe(self) -> dict[str, str | int | None]:
+        return {
+            "kind": "memory",
+            "id": self.id,
+            "durability": "nothing: it ends with its process",
+            "data_bytes": self._live().feed_bytes[-1],
+        }
+
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         _refuse_sql()
 
