@@ -32,7 +32,7 @@ types: setup
 	@if [ -d tests/typing ]; then $(PY) -m mypy tests/typing && $(PY) -m pyright; fi
 
 docs: setup ## Build the documentation into site/, strictly
-	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict
 
 docs-serve: setup
 	@$(PY) -m mkdocs serve
