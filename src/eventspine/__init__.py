@@ -1,0 +1,38 @@
+"""Event-driven services in Python: publish a fact once; every subscriber handles it, in order per key, exactly once in
+effect. The names users import, and nothing else."""
+
+from ._version import RELEASE as __version__
+from .delivery import BatchDelivery, Delivery
+from .engine.calls import HandlerTimeout
+from .envelope import Envelope
+from .errors import Reject, RetryAfter, SpineError
+from .events import Event, OpenEnum, event
+from .observe.correlation import correlate
+from .policies import Batch, Dead, Drop, Retry
+from .publishing import Receipt
+from .service import Middleware, Service
+from .spine import Running, Spine
+
+__all__ = [
+    "Batch",
+    "BatchDelivery",
+    "Dead",
+    "Delivery",
+    "Drop",
+    "Envelope",
+    "Event",
+    "HandlerTimeout",
+    "Middleware",
+    "OpenEnum",
+    "Receipt",
+    "Reject",
+    "Retry",
+    "RetryAfter",
+    "Running",
+    "Service",
+    "Spine",
+    "SpineError",
+    "__version__",
+    "correlate",
+    "event",
+]

@@ -1,0 +1,270 @@
+"""The delivery: one attempt to hand one event to one handler, and the unit that the attempt may change.
+
+`execute` and `publish` only add to the unit; nothing of it is stored before the handler returns, and nothing if it
+raises. `query` reads committed state, which holds all that earlier events of this key did."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from .envelope import Envelope
+from .errors import SpineError, UnitFailed, WouldDeadlock
+from .ids import derived_id, id_text
+from .journal.port import Append, Record, Statement, Timer, Transaction, Unit
+from .observe.correlation import Cause
+from .publishing import Receipt, due_us, receipts
+
+if TYPE_CHECKING:
+    from .engine.subscription import Subscription
+
+R = TypeVar("R")
+TRANSACTION_LIMIT_S = 1.0
+
+
+class Delivery(Cause, Generic[R]):
+    """What a handler may take as its second argument. `R` is the type of the service's resources."""
+
+    __slots__ = ("_item", "_joined", "_open", "_ordinal", "_subscription", "_transaction", "_unit", "record")
+
+    def __init__(self, subscription: Subscription, item: Any, record: Record) -> None:  # no super: see the properties
+        self._subscription = subscription
+        self._item = item
+        self.record = record
+        self._unit: Unit | None = None
+        self._ordinal = 0
+        self._open = True
+        self._joined: Any = None
+        self._transaction: Transaction | None = None
+
+    # --- what is being handled ----------------------------------------------------------------------------------
+
+    @property
+    def event_id(self) -> str:  # type: ignore[override]  # read-only here: made when asked for
+        return id_text(self.record.id)
+
+    @property
+    def key(self) -> str | None:  # type: ignore[override]
+        return self.record.key
+
+    @property
+    def correlation(self) -> str:  # type: ignore[override]
+        return self.record.correlation or id_text(self.record.id)
+
+    @property
+    def causation(self) -> str | None:  # type: ignore[override]
+        return self.record.causation
+
+    @property
+    def hops(self) -> int:  # type: ignore[override]
+        return self.record.hops
+
+    @property
+    def traceparent(self) -> str | None:  # type: ignore[override]
+        return Envelope(self.record).traceparent if self.record.meta else None
+
+    @property
+    def handler(self) -> str:  # type: ignore[override]
+        return self._subscription.name
+
+    @property
+    def attempt(self) -> int:  # type: ignore[override]
+        """1 for the first; counted across restarts."""
+        return int(self._item.attempts) + 1
+
+    @property
+    def late(self) -> bool:
+        """A replayed dead delivery, which has left the order of its key."""
+        return bool(self._item.late)
+
+    @property
+    def envelope(self) -> Envelope:
+        return Envelope(self.record)
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt, and every replay, of this event at this handler; unlike any other's. For effects
+        outside the unit: a message id, an `Idempotency-Key` header, a file name."""
+        identity = self._subscription.uid + self.record.source.encode() + b"\0" + self.record.id
+        return blake2b(identity, digest_size=16).hexdigest()
+
+    @property
+    def resources(self) -> R:
+        """What the service's `lifespan` yielded."""
+        resources: R = self._subscription.resources
+        return resources
+
+    # --- what it changes ----------------------------------------------------------------------------------------
+
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+        """Run this SQL in the unit, with `:name` parameters. With `expect_rows`, another number of rows fails the
+        unit, and with it this attempt."""
+        self._changeable().statements.append(Statement(sql, parameters, expect_rows))
+
+    def publish(
+        self,
+        *events: Any,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+    ) -> list[Receipt]:
+        """Publish in the unit: durable when the handler's other effects are."""
+        return self._publish(events, self, time, due_us(self._subscription.clock, at, after))
+
+    def _publish(self, events: Iterable[Any], cause: Cause, time: datetime | None, due: int | None) -> list[Receipt]:
+        unit = self._changeable()
+        record_of = self._subscription.record_of
+        records = [record_of(event, self._next_id(), time, cause) for event in events]
+        if due is None:
+            unit.appends.append(Append(records))
+        else:
+            unit.timers.extend(Timer(due, record) for record in records)
+        return receipts(records, None, due)
+
+    def _next_id(self) -> bytes:
+        ordinal, self._ordinal = self._ordinal, self._ordinal + 1
+        subscription = self._subscription
+        return derived_id(subscription.uid, subscription.republish, self.record.source, self.record.id, ordinal)
+
+    def _changeable(self) -> Unit:
+        if not self._open:
+            raise SpineError(
+                f"{self.handler} has returned (or run out of time); its unit is closed. Finish all work, and await all "
+                f"tasks that publish or execute, before returning."
+            )
+        if self._joined is not None:
+            raise SpineError(
+                "This delivery has joined a connection, so its unit is written. Publish and execute before join()."
+            )
+        if self._unit is None:
+            self._unit = Unit()
+        return self._unit
+
+    def join(self, connection: Any) -> None:
+        """Write this delivery's cursor and events on a connection of the caller's, to commit with its transaction
+        or not at all. Call it last; then commit, and return."""
+        unit = self._changeable()
+        self._subscription.complete(self._item, unit)
+        self._subscription.journal.write_within(connection, unit)
+        self._joined = connection
+
+    # --- what it reads ------------------------------------------------------------------------------------------
+
+    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Rows of committed state. Inside `transaction()` ask that transaction instead: it sees its own writes."""
+        if self._transaction is not None:
+            return await self._transaction.query(sql, parameters)
+        return await self._subscription.journal.query(sql, parameters)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Writing]:
+        """Take the journal's write lock until the handler returns, to read one's own writes; so it comes last.
+        Leaving the block closes it to further SQL and commits nothing: the handler's return does."""
+        self._changeable()
+        if self._transaction is not None:
+            raise WouldDeadlock("This delivery has a transaction already; a second one would wait for the first.")
+        transaction = await self._subscription.journal.begin(TRANSACTION_LIMIT_S)
+        self._transaction = transaction
+        if self._unit is not None:
+            for statement in self._unit.statements:
+                await transaction.execute(statement.sql, statement.parameters, statement.expect_rows)
+            self._unit.statements.clear()
+        writing = Writing(transaction)
+        try:
+            yield writing
+        finally:
+            writing.closed = True
+
+    # --- for the engine -----------------------------------------------------------------------------------------
+
+    def _close(self) -> Unit | None:
+        self._open = False
+        return self._unit
+
+    async def _abandon(self) -> None:
+        self._open = False
+        if self._transaction is not None:
+            await asyncio.shield(self._transaction.rollback())
+
+
+class Writing:
+    """A handler's own transaction. See `Delivery.transaction`."""
+
+    def __init__(self, transaction: Transaction) -> None:
+        self._transaction = transaction
+        self.closed = False
+
+    async def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> int:
+        """How many rows it changed."""
+        return await self._now().execute(sql, parameters, expect_rows)
+
+    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return await self._now().query(sql, parameters)
+
+    def _now(self) -> Transaction:
+        if self.closed:
+            raise UnitFailed("The block of this transaction has been left; nothing can be added to it any more.")
+        return self._transaction
+
+
+class BatchDelivery(Generic[R]):
+    """What a batch handler may take as its second argument: one unit for the run, an outcome per event.
+
+    Without a word every event is done. `retry` and `dead` say otherwise for one event; those after it in its key
+    are then handled again."""
+
+    def __init__(self, deliveries: dict[int, Delivery[R]], first: Delivery[R]) -> None:
+        self._by_event = deliveries
+        self._first = first
+        self._outcomes: dict[int, BaseException] = {}
+
+    def of(self, event: Any) -> Delivery[R]:
+        """The delivery of one event of this run: its key, id, attempt, idempotency key."""
+        try:
+            return self._by_event[id(event)]
+        except KeyError:
+            raise SpineError("This object is not an event of this run; pass the very object from the list.") from None
+
+    @property
+    def resources(self) -> R:
+        return self._first.resources
+
+    def retry(self, event: Any, error: BaseException) -> None:
+        """This event failed with `error`; the rest of the run did not."""
+        self.of(event)
+        self._outcomes[id(event)] = error
+
+    def dead(self, event: Any, reason: str) -> None:
+        """This event will never be handled."""
+        from .errors import Reject
+
+        self.retry(event, Reject(reason))
+
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+        self._first.execute(sql, expect_rows=expect_rows, **parameters)
+
+    def publish(self, *events: Any, cause: Any, time: datetime | None = None) -> list[Receipt]:
+        """Publish in the run's unit; `cause` is the event of this run that it answers."""
+        causing = self.of(cause)
+        unit = self._first._changeable()
+        produced = causing._publish(events, causing, time, None)
+        if causing._unit is not unit and causing._unit is not None:
+            unit.appends.extend(causing._unit.appends)
+            causing._unit = None
+        return produced
+
+    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return await self._first.query(sql, **parameters)
+
+
+def as_events(result: object) -> Iterable[Any]:
+    """What a handler returned, as events: one, several or nothing."""
+    if isinstance(result, (list, tuple)):
+        return result
+    if isinstance(result, (str, bytes, Mapping)):
+        raise SpineError(f"A handler returned {type(result).__name__}; handlers return events, lists of events or None.")
+    return (result,)

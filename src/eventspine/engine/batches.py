@@ -1,0 +1,194 @@
+"""Runs: a batch handler takes many events at once; what the run changes is one unit (one commit, or nothing).
+
+Each event still has its own outcome: done, retry or dead. If one fails, those after it in its key are handled again,
+behind it. If the run fails as a whole, its events run one by one, so that only the culprit fails."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..delivery import BatchDelivery, Delivery
+from ..errors import DeclarationError
+from ..journal.port import Unit, Verdict
+from .calls import HandlerTimeout, invoker
+from .lanes import Item
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+
+class BatchWorkers(Workers):
+    async def _work(self) -> None:
+        subscription = self.subscription
+        host, batch = subscription.host, subscription.handler.batch
+        assert batch is not None
+        me = asyncio.current_task()
+        assert me is not None
+        while True:
+            if not subscription.lanes.ready or self.halted or host.closed:
+                await self._rest()
+                continue
+            items = await self._gather(batch.size, batch.within_ms / 1000)
+            if items:
+                self.wake()
+                self.items[me] = items[0]
+                if items[0].suspect:
+                    await subscription.handle(items[0])
+                else:
+                    await run(subscription, items)
+                del self.items[me]
+                await asyncio.sleep(0)
+
+    async def _gather(self, size: int, within_s: float) -> list[Item]:
+        """A run: what is ready now, and what comes within the time from its first event."""
+        loop = asyncio.get_running_loop()
+        items: list[Item] = []
+        until = loop.time() + within_s
+        while len(items) < size:
+            self._collect(items, size)
+            if not items or items[-1].single or items[-1].suspect or loop.time() >= until or self.halted:
+                break
+            if len(items) < size:
+                await asyncio.sleep(min(0.005, within_s))
+        for item in items:
+            if item.record is None:
+                await self.subscription.load(item)
+        lost = [item for item in items if item.record is None]
+        for item in lost:
+            self.subscription.gone(item)
+        return [item for item in items if item.record is not None]
+
+    def _collect(self, items: list[Item], size: int) -> None:
+        lanes = self.subscription.lanes
+        while lanes.ready and len(items) < size:
+            item = lanes.take()
+            while item is not None:
+                if (item.single or item.suspect) and items:
+                    lanes.back([item])
+                    return
+                items.append(item)
+                if item.single or item.suspect or len(items) == size:
+                    return
+                item = lanes.more(item.lane)
+
+
+async def run_one(subscription: Subscription, item: Item) -> None:
+    await run(subscription, [item])
+
+
+async def run(subscription: Subscription, items: list[Item]) -> None:
+    events, kept, broken = _decoded(subscription, items)
+    for item, error in broken:
+        followers = [other for other in kept if other.lane is item.lane and _position(other) > _position(item)]
+        events = [event for event, other in zip(events, kept, strict=True) if other not in followers]
+        kept = [other for other in kept if other not in followers]
+        subscription.lanes.back(followers)
+        subscription.failed(item, error)
+    if kept:
+        await _attempt(subscription, kept, events)
+
+
+async def _attempt(subscription: Subscription, items: list[Item], events: list[Any]) -> None:
+    deliveries: dict[int, Delivery[Any]] = {
+        id(event): Delivery(subscription, item, item.record)  # type: ignore[arg-type]  # loaded by _gather
+        for event, item in zip(events, items, strict=True)
+    }
+    first = deliveries[id(events[0])]
+    delivery = BatchDelivery(deliveries, first)
+    items[0].timed_out = False
+    items[0].started = subscription.clock.monotonic()
+    try:
+        result = await invoker(subscription)(events, delivery)
+        if items[0].timed_out:
+            raise HandlerTimeout(f"{subscription.name} did not return within {subscription.handler.timeout_s:g} s.")
+        if result is not None:
+            raise DeclarationError(
+                f"{subscription.name} is a batch handler and returned {type(result).__name__}. A published event must "
+                f"name its cause: delivery.publish(event, cause=...)."
+            )
+    except asyncio.CancelledError:
+        if not items[0].timed_out:
+            raise
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        _failed(subscription, items, HandlerTimeout(f"{subscription.name} ran out of time."))
+    except Exception as error:
+        _failed(subscription, items, error)
+    else:
+        _commit(subscription, items, events, delivery, first)
+    finally:
+        items[0].started = 0.0
+        for each in deliveries.values():
+            each._open = False
+
+
+def _commit(
+    subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any], first: Delivery[Any]
+) -> None:
+    unit = first._close() or Unit()
+    done: list[Item] = []
+    failed: list[tuple[Item, BaseException, list[Item]]] = []
+    stopped: dict[Any, list[Item]] = {}
+    for event, item in zip(events, items, strict=True):
+        error = delivery._outcomes.get(id(event))
+        if item.lane in stopped:
+            stopped[item.lane].append(item)
+        elif error is None:
+            done.append(item)
+            subscription.complete(item, unit)
+        else:
+            stopped[item.lane] = []
+            failed.append((item, error, stopped[item.lane]))
+    subscription.committer.submit(unit, partial(_verdict, subscription, done, failed))
+
+
+def _verdict(
+    subscription: Subscription,
+    done: list[Item],
+    failed: list[tuple[Item, BaseException, list[Item]]],
+    verdict: Verdict,
+) -> None:
+    if not verdict.ok and verdict.kind != "fenced":
+        everything = done + [item for item, _, _ in failed] + [one for _, _, after in failed for one in after]
+        everything.sort(key=_position)
+        _failed(subscription, everything, verdict.error or RuntimeError("the unit failed"))
+        return
+    for item in done:
+        subscription.verdict(item, verdict)
+    for item, error, followers in failed:
+        subscription.lanes.back(followers)
+        item.lane.taken = True  # `back` gave the lane free; its first item is still ours until its outcome is stored
+        subscription.failed(item, error)
+
+
+def _failed(subscription: Subscription, items: list[Item], error: BaseException) -> None:
+    """The run as a whole failed: one by one from here, so that only the culprit does."""
+    if len(items) == 1:
+        cause = error.__cause__
+        subscription.failed(items[0], cause if isinstance(cause, Exception) else error)
+        return
+    for item in items:
+        item.single = True
+    subscription.lanes.back(items)
+    subscription.workers.wake()
+
+
+def _decoded(
+    subscription: Subscription, items: list[Item]
+) -> tuple[list[Any], list[Item], list[tuple[Item, BaseException]]]:
+    events, kept, broken = [], [], []
+    for item in items:
+        try:
+            events.append(subscription.decode(item.record))  # type: ignore[arg-type]  # loaded by _gather
+            kept.append(item)
+        except Exception as error:
+            broken.append((item, error))
+    return events, kept, broken
+
+
+def _position(item: Item) -> int:
+    return item.record.position if item.record is not None else 0

@@ -1,0 +1,49 @@
+"""Careful mode: an event that kills its process must not kill the next one for ever, nor take innocents along (R16).
+
+After an unclean take-over, what the dead process may have had in hand is suspect. A suspect gets a start mark,
+committed before it runs. If the process dies again, those that carry a mark run alone, and only a death alone counts:
+at `DEATHS_MAX` the delivery is dead. Random kills never make an innocent event dead, since one that runs alone and
+returns is cleared."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ..journal.port import Fence, StartMark, Unit, Verdict
+
+if TYPE_CHECKING:
+    from .lanes import Item
+    from .subscription import Subscription
+
+DEATHS_MAX = 3
+
+
+async def run_marked(subscription: Subscription, item: Item) -> None:
+    position = item.record.position if item.record is not None else 0
+    times, alone = subscription.marks.get((item.part.number, position), (0, 0))
+    if alone >= DEATHS_MAX:
+        item.deaths = alone
+        subscription.die(item, "killed-its-process", f"the process died {alone} times while this ran alone")
+    elif times == 0:
+        await _run(subscription, item, position, alone=False)
+    else:
+        async with subscription.host.alone(subscription.workers):
+            item.deaths = alone
+            await _run(subscription, item, position, alone=True)
+
+
+async def _run(subscription: Subscription, item: Item, position: int, *, alone: bool) -> None:
+    mark = StartMark(subscription.number, item.part.number, position, alone=alone)
+    verdict = await _committed(subscription, Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark]))
+    if verdict.ok:
+        subscription.marks.pop((item.part.number, position), None)
+        await subscription.call(item)
+    else:
+        subscription.fenced(item)
+
+
+async def _committed(subscription: Subscription, unit: Unit) -> Verdict:
+    told: asyncio.Future[Verdict] = asyncio.get_running_loop().create_future()
+    subscription.committer.submit(unit, lambda verdict: None if told.done() else told.set_result(verdict))
+    return await told

@@ -1,0 +1,114 @@
+"""The committer: what handlers finished becomes units, many to a commit, and every verdict finds its way back.
+
+One commit is under way at a time; what finishes meanwhile goes with the next. Deliveries without effects need no
+verdict each: those of one subscription and partition share a unit that only finishes ranges. Trouble of the journal
+itself (no space, lock held by another, outcome unknown) is nobody's failed attempt: the same units are asked again,
+with the same ids, until the journal answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..errors import JournalError
+from ..journal.port import Done, Fence, Journal, Unit, Verdict
+
+if TYPE_CHECKING:
+    from .lanes import Item, Part
+    from .subscription import Subscription
+
+log = logging.getLogger("eventspine.engine")
+
+Then = Callable[[Verdict], None]
+PAUSE_MOST_S = 5.0
+
+
+class Committer:
+    def __init__(self, journal: Journal) -> None:
+        self.journal = journal
+        self.trouble: str | None = None  # why commits don't get through just now; health shows it
+        self.units_done = 0
+        self._plain: dict[tuple[Subscription, Part], list[Item]] = {}
+        self._units: list[tuple[Unit, Then]] = []
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._busy = False
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="spine-committer")
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    @property
+    def idle(self) -> bool:
+        return not (self._plain or self._units or self._busy)
+
+    def finish(self, subscription: Subscription, item: Item) -> None:
+        """An item handled without effects."""
+        group = self._plain.get((subscription, item.part))
+        if group is None:
+            group = self._plain[subscription, item.part] = []
+            self._wake.set()
+        group.append(item)
+
+    def submit(self, unit: Unit, then: Then) -> None:
+        self._units.append((unit, then))
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            plain, self._plain = self._plain, {}
+            asked, self._units = self._units, []
+            for (subscription, part), items in plain.items():
+                asked.append(_ranges(subscription, part, items))
+            if asked:
+                self._busy = True
+                await self._commit(asked)
+                self._busy = False
+
+    async def _commit(self, asked: list[tuple[Unit, Then]]) -> None:
+        pause_s = 0.05
+        while asked:
+            verdicts = await self._ask([unit for unit, _ in asked])
+            again = []
+            for one, verdict in zip(asked, verdicts, strict=True):
+                if verdict.kind == "unknown" or isinstance(verdict.error, JournalError):
+                    self._note(verdict.error)
+                    again.append(one)
+                else:
+                    one[1](verdict)
+            self.units_done += len(asked) - len(again)
+            asked = again
+            if asked:
+                await asyncio.sleep(pause_s)
+                pause_s = min(pause_s * 2, PAUSE_MOST_S)
+        self.trouble = None
+
+    async def _ask(self, units: Sequence[Unit]) -> list[Verdict]:
+        try:
+            return await self.journal.commit(units)
+        except JournalError as error:
+            return [Verdict("failed", error=error) for _ in units]
+
+    def _note(self, error: Exception | None) -> None:
+        reason = str(error or "the outcome of a commit is unknown")
+        if self.trouble != reason:
+            log.error("commits do not get through, trying again: %s", reason)
+        self.trouble = reason
+
+
+def _ranges(subscription: Subscription, part: Part, items: list[Item]) -> tuple[Unit, Then]:
+    ranges = [(item.after, item.record.position) for item in items if item.record is not None]
+    unit = Unit(
+        fences=[Fence(part.lease, part.epoch)],
+        done=[Done(subscription.number, part.number, ranges, subscription.generation)],
+    )
+    return unit, lambda verdict: subscription.finished(items, verdict)

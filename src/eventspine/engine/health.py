@@ -1,0 +1,64 @@
+"""How this process is doing: plain data for health checks, `spine doctor` and `top`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from ..journal.port import Journal
+
+if TYPE_CHECKING:
+    from .host import Host
+    from .runtime import Runtime
+    from .subscription import Subscription
+
+WAIT_MOST_S = 5.0  # for the write lock before it is worth a word
+
+
+def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
+    services = [_host(host) for runtime in runtimes for host in runtime.hosts]
+    problems = [problem for runtime in runtimes for problem in _problems(runtime)]
+    waiting = getattr(journal, "waiting_for_lock", None)
+    if waiting is not None and (words := waiting(WAIT_MOST_S)) is not None:
+        problems.append(words)
+    failed = any(runtime.failure is not None for runtime in runtimes)
+    status = "failed" if failed else "degraded" if problems else "ok"
+    return {"status": status, "journal": journal.url, "problems": problems, "services": services}
+
+
+def _problems(runtime: Runtime) -> Iterable[str]:
+    if runtime.failure is not None:
+        yield str(runtime.failure)
+    if runtime.committer.trouble is not None:
+        yield f"commits do not get through: {runtime.committer.trouble}"
+    if runtime.stuck_threads:
+        yield f"{runtime.stuck_threads} handler threads are stuck past their timeout_s"
+    for host in runtime.hosts:
+        for one in host.subscriptions:
+            if host.stalled(one):
+                yield f"{one.name} makes no progress though there is work"
+
+
+def _host(host: Host) -> dict[str, Any]:
+    return {
+        "service": host.service.name,
+        "generation": host.registered.generation,
+        "leads": host.leads,
+        "partitions": list(host.held),
+        "fenced": host.fenced,
+        "restarts": host.restarts,
+        "subscriptions": [_subscription(one) for one in host.subscriptions],
+    }
+
+
+def _subscription(one: Subscription) -> dict[str, Any]:
+    return {
+        "name": one.name,
+        "state": one.state,
+        "position": min((part.last for part in one.parts.values()), default=None),
+        "in_memory": one.lanes.size,
+        "at_work": one.at_work,
+        "waiting_rows": one.behind,
+        "handled": one.handled,
+        "failures": one.failures,
+    }

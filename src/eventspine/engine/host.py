@@ -1,0 +1,462 @@
+"""A host runs one service in one process: it registers what the service declares, holds its share of the partitions by
+lease, and keeps its subscriptions fed.
+
+A lease is trusted until a good part of its time has passed since it was *asked* for, on the monotonic clock: a slow
+round trip, or a process that was paused, can only make us stop early. Whether a commit counts is decided by the epoch,
+inside the commit, and by nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ..errors import JournalError
+from ..ids import id_text
+from ..journal.port import (
+    OWN_FEED,
+    PARTITIONS,
+    WHOLE_FEED,
+    Delivery,
+    Lease,
+    LeaseView,
+    Process,
+    Record,
+    Registered,
+    Registration,
+)
+from ..journal.processes import pid_start, this_host
+from ..publishing import Publisher, through
+from ..service import Service, tables_script
+from .lanes import Lane, Part, Stored
+from .readers import Readers
+from .shares import leaders, targets
+from .subscription import NEWER, WINDOW, Subscription
+from .workers import Workers
+
+if TYPE_CHECKING:
+    from ..observe.correlation import Cause
+    from .runtime import Runtime
+
+log = logging.getLogger("eventspine.engine")
+TRUST = 0.8  # of a lease's time
+STALLED_S = 30.0  # without progress, though there is work
+
+
+class Host:
+    def __init__(self, service: Service[Any], runtime: Runtime, *, roll_back: bool, retire: Sequence[str]) -> None:
+        self.service = service
+        self.runtime = runtime
+        self.clock = runtime.clock
+        self.journal = runtime.journal
+        self.broker = runtime.broker
+        self.committer = runtime.committer
+        self.threads = runtime.threads
+        self.middleware = (*runtime.middleware, *service.middleware)
+        self.roll_back = roll_back
+        self.retire = tuple(retire)
+        self.resources: Any = None
+        self.publisher = Publisher(service.name, service.publishes, self.clock, runtime.ids)
+        self.subscriptions: list[Subscription] = []
+        self.readers = Readers(self)
+        self.held: dict[int, Lease] = {}
+        self.leaving: dict[int, list[Part]] = {}  # partitions to give back as soon as nothing of them is at work
+        self.fenced = 0
+        self.restarts = 0
+        self.control = -1
+        self.trusted_until = 0.0
+        self.leads = False
+        self.stopping = False
+        self._newer_seen = self.clock.monotonic()
+        self._reload: set[Subscription] = set()
+        self._nudge = asyncio.Event()
+        self._open: list[Callable[[], None]] = []
+        self._stack = AsyncExitStack()
+        self._keeper: asyncio.Task[None] | None = None
+        self._changing = asyncio.Lock()
+        self.process: Process
+        self.registered: Registered
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        if self.service.tables is not None:
+            version, script = tables_script(self.service.tables)
+            await self.journal.run_tables(self.service.name, version, script)
+        self.registered = await self._register()
+        self.process = self._process()
+        if self.service.lifespan is not None:
+            self.resources = await self._stack.enter_async_context(self.service.lifespan())
+        handlers = list(self.service.handlers.values())
+        self.subscriptions = [
+            Subscription(handler, stored, self)
+            for handler, stored in zip(handlers, self.registered.subscriptions, strict=True)
+        ]
+        for subscription in self.subscriptions:
+            subscription.workers.start()
+        await self.beat()
+        self._keeper = asyncio.create_task(self._keep(), name=f"spine-keeper-{self.service.name}")
+
+    async def _register(self) -> Registered:
+        declarations = []
+        for handler in self.service.handlers.values():
+            start = handler.start
+            at = await self.journal.position_at(round(start.timestamp() * 1e6)) if isinstance(start, datetime) else start
+            declarations.append(handler.declaration(self.service.name, at))
+        retire = tuple(name if "." in name else f"{self.service.name}.{name}" for name in self.retire)
+        registration = Registration(
+            self.service.name, self.service.publishes, tuple(declarations), self.roll_back, retire
+        )
+        return await self.journal.register(registration, self.clock.now_us())
+
+    def _process(self) -> Process:
+        pid = os.getpid()
+        return Process(
+            id=id_text(self.runtime.ids.one()),
+            service=self.service.name,
+            generation=self.registered.generation,
+            pid=pid,
+            host=this_host(),
+            started_us=self.clock.now_us(),
+            window=WINDOW,
+            release=self.runtime.release,
+            pid_started=pid_start(pid),
+        )
+
+    def halt(self) -> None:
+        """Nothing new is handed out from here on."""
+        self.stopping = True
+        for subscription in self.subscriptions:
+            subscription.workers.halt()
+            subscription.stop()
+
+    @property
+    def at_work(self) -> bool:
+        return any(subscription.at_work for subscription in self.subscriptions)
+
+    async def stop(self) -> None:
+        """Give everything back. What is still at work is cancelled, and stays unsettled."""
+        self.halt()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        await self.readers.stop()
+        for subscription in self.subscriptions:
+            await subscription.workers.stop()
+        try:
+            await self._leave()
+        except JournalError as error:
+            log.warning("leases could not be given back and will run out: %s", error)
+        await self._stack.aclose()
+
+    async def _leave(self) -> None:
+        if not hasattr(self, "process"):
+            return
+        if self.runtime.stuck_threads:  # their keys stay ours until the process ends (R17)
+            return
+        await self.journal.leave(self.process)
+
+    # --- leases -----------------------------------------------------------------------------------------------------
+
+    async def _keep(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self.runtime.lease_s / 3):
+                    await self._nudge.wait()
+            except TimeoutError:
+                pass
+            self._nudge.clear()
+            try:
+                await self.beat()
+            except JournalError as error:
+                log.warning("%s: leases could not be renewed: %s", self.service.name, error)
+                await asyncio.sleep(min(1.0, self.runtime.lease_s / 10))
+                self._nudge.set()
+
+    async def beat(self) -> None:
+        """Renew, then give and take until what is held is what should be."""
+        async with self._changing:
+            view = await self._ask([], self._drained())
+            for _ in range(3):
+                wanted = self._wanted(view)
+                self._give_up(sorted(set(self.held) - wanted))
+                take = sorted(wanted - set(self.held))
+                drained = self._drained()
+                if not take and not drained:
+                    break
+                view = await self._ask(take, drained)
+                if not (set(self.held) & set(take)):
+                    break
+            await self._follow_control(view.control)
+            await self._reload_asked()
+
+    async def _ask(self, take: Sequence[int], release: Sequence[int]) -> LeaseView:
+        asked = self.clock.monotonic()
+        now_us = self.clock.now_us()
+        until_us = now_us + round(self.runtime.lease_s * 1e6)
+        view = await self.journal.lease(
+            self.process, [self._lease(n) for n in take], [self._lease(n) for n in release], now_us, until_us
+        )
+        self.trusted_until = asked + self.runtime.lease_s * TRUST
+        for number in release:
+            self.leaving.pop(number, None)
+        await self._adjust({self._number(name): lease for name, lease in view.held.items()})
+        for opened in self._open:
+            opened()
+        self._open.clear()
+        return view
+
+    async def _adjust(self, held: dict[int, Lease]) -> None:
+        """What is held has changed: drop what is lost, adopt what is new."""
+        mine = {number: lease for number, lease in held.items() if number not in self.leaving}
+        lost = [number for number, lease in self.held.items() if mine.get(number, None) is None]
+        new = [number for number, lease in mine.items() if self._epoch(number) != lease.epoch]
+        for number in {*lost, *new}:
+            self.held.pop(number, None)
+            for subscription in self.subscriptions:
+                subscription.drop(number)
+        self.held.update({number: mine[number] for number in new})
+        if new:
+            await self._adopt(self.subscriptions, new)
+        if lost or new:
+            await self.readers.rebuild(self._active())
+
+    def _epoch(self, number: int) -> int | None:
+        lease = self.held.get(number)
+        return None if lease is None else lease.epoch
+
+    def _wanted(self, view: LeaseView) -> set[int]:
+        lead = leaders(view.processes)
+        now = self.clock.monotonic()
+        ids = [process.id for process in lead]
+        if self.process.id not in ids:
+            self._newer_seen = now
+        behind = self.registered.generation < self.registered.newest
+        waits = behind and now - self._newer_seen < 2 * self.runtime.lease_s
+        self.leads = self.process.id in ids and not waits
+        if not self.leads or self.stopping:
+            return set()
+        goal = targets(self._partitions(), ids)
+        return {number for number, process in goal.items() if process == self.process.id}
+
+    def _partitions(self) -> list[int]:
+        orders = {subscription.whole for subscription in self.subscriptions}
+        whole = [WHOLE_FEED] if True in orders else []
+        return whole + (list(range(PARTITIONS)) if False in orders else [])
+
+    def _give_up(self, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            self.held.pop(number, None)
+            parts = [part for one in self.subscriptions if (part := one.parts.get(number)) is not None]
+            self.leaving[number] = parts
+            for subscription in self.subscriptions:
+                subscription.drop(number)
+
+    def _drained(self) -> list[int]:
+        return [number for number, parts in self.leaving.items() if not any(part.taken for part in parts)]
+
+    def _lease(self, number: int) -> str:
+        return f"{self.service.name}/{OWN_FEED}/{number}"
+
+    @staticmethod
+    def _number(name: str) -> int:
+        return int(name.rpartition("/")[2])
+
+    @property
+    def partitions(self) -> tuple[int, ...]:
+        return tuple(sorted(number for number in self.held if number != WHOLE_FEED))
+
+    # --- loading what is stored ---------------------------------------------------------------------------------------
+
+    def _active(self) -> list[Subscription]:
+        return [one for one in self.subscriptions if one.state == "active"]
+
+    async def _adopt(self, subscriptions: Iterable[Subscription], numbers: Sequence[int]) -> None:
+        """Load cursors, waiting rows and start marks of these partitions."""
+        active = [one for one in subscriptions if one.state == "active"]
+        cursors = {
+            (cursor.subscription, cursor.partition): cursor
+            for cursor in await self.journal.cursors([one.number for one in active])
+            if cursor.feed == OWN_FEED
+        }
+        for one in active:
+            parts: dict[int, Part] = {}
+            for number in numbers:
+                if (number == WHOLE_FEED) != one.whole or (cursor := cursors.get((one.number, number))) is None:
+                    continue
+                lease = self.held[number]
+                part = Part(number, lease.name, lease.epoch, cursor.position, list(cursor.beyond))
+                for position, mark in (await self.journal.starts(one.number, number)).items():
+                    one.marks[number, position] = mark
+                part.careful = WINDOW if lease.unclean or one.marks else 0
+                parts[number] = part
+            rows = await self._rows(one, list(parts))
+            one.parts.update(parts)
+            self._attach(one, rows)
+
+    async def _rows(self, one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
+        rows: list[Delivery] = []
+        while partitions:
+            page = await self.journal.deliveries(
+                subscriptions=[one.number], states=["parked", "dead"], partitions=partitions,
+                after=rows[-1].number if rows else 0, limit=1000,
+            )  # fmt: skip
+            rows += [row._replace(record=row.record and row.record._replace(data=b"")) for row in page]
+            if len(page) < 1000:
+                break
+        waits = one.handler.on_dead == "waits"
+        return [row for row in rows if row.state == "parked" or waits]
+
+    def _attach(self, one: Subscription, rows: Iterable[Delivery]) -> None:
+        lanes: list[Lane] = []
+        for row in rows:
+            part = one.parts.get(row.partition)
+            if part is None:
+                continue
+            if one.whole:
+                one.rows[row.position] = row
+                continue
+            key = (row.record.channel if row.record else None, row.key)
+            lane = one.lanes.lane(key if row.key is not None and one.handler.order == "key" else row.position)
+            if all(stored.number != row.number for stored in lane.stored):
+                one.keep(lane, _stored(row, part))
+                lanes.append(lane)
+        for lane in lanes:
+            one.lanes.hurry(lane)
+        one.workers.wake()
+        one.plan()
+
+    # --- reloading ------------------------------------------------------------------------------------------------------
+
+    def reload(self, subscription: Subscription) -> None:
+        """Something about it was changed from outside: load it again."""
+        self._reload.add(subscription)
+        self._nudge.set()
+
+    async def _follow_control(self, version: int) -> None:
+        if version == self.control:
+            return
+        self.control = version
+        stored = {row.number: row for row in await self.journal.subscriptions(self.service.name)}
+        for one in self.subscriptions:
+            row = stored.get(one.number)
+            if row is None or (row.generation, row.state) != (one.generation, one.state):
+                self._reload.add(one)
+            else:
+                await self._look_at_rows(one)
+
+    async def _look_at_rows(self, one: Subscription) -> None:
+        """Replayed, retried and dropped deliveries: rows that others have changed."""
+        rows = await self._rows(one, list(one.parts))
+        known = {row.number: row for row in rows}
+        at_work = {item.number for item in one.workers.items.values()}
+        for lane in list(one.lanes.lanes.values()):
+            self._refresh(one, lane, known, at_work)
+        self._attach(one, [row for row in rows if row.number not in at_work])
+
+    def _refresh(self, one: Subscription, lane: Lane, known: dict[int, Delivery], at_work: set[int]) -> None:
+        if one.whole:
+            one.refresh_whole(lane, known)
+            return
+        kept = [stored for stored in lane.stored if stored.number in known or stored.number in at_work or lane.taken]
+        changed = len(kept) < len(lane.stored)
+        lane.stored = kept
+        for stored in kept:
+            row = known.get(stored.number)
+            if row is not None and (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
+                stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", row.late
+                stored.attempts = row.attempts
+                changed = True
+        if changed:
+            one.lanes.hurry(lane)
+
+    async def _reload_asked(self) -> None:
+        asked, self._reload = self._reload, set()
+        if not asked:
+            return
+        stored = {row.number: row for row in await self.journal.subscriptions(self.service.name)}
+        for one in asked:
+            for number in list(one.parts):
+                one.drop(number)
+            one.rows.clear()
+            if one.number in stored:
+                one.update(stored[one.number])
+            await self._adopt([one], list(self.held))
+        await self.readers.rebuild(self._active())
+
+    # --- what subscriptions ask of it -------------------------------------------------------------------------------------
+
+    def record_of(self, event: Any, *, id: bytes | None, time: datetime | None, cause: Cause | None) -> Record:
+        return through(self.middleware, self.publisher, event, id=id, time=time, cause=cause)
+
+    def room(self) -> None:
+        self.readers.room()
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing may be handed out just now."""
+        return self.runtime.gate.closed or self.clock.monotonic() > self.trusted_until
+
+    def when_open(self, call: Callable[[], None]) -> None:
+        self._open.append(call)
+        self.runtime.gate.when_open(call)
+
+    @asynccontextmanager
+    async def alone(self, workers: Workers) -> AsyncIterator[None]:
+        async with self.runtime.gate.alone(partial(self.runtime.others_at_work, workers)):
+            yield
+
+    # --- watching -----------------------------------------------------------------------------------------------------
+
+    def changed(self) -> None:
+        self.readers.wake()
+
+    async def look(self) -> None:
+        """Once a second or so: cursors of what was passed, control, and whatever has stopped moving."""
+        if self.stopping:
+            return
+        for one in self._active():
+            one.passed()
+        if (failed := self.readers.failed()) is not None:
+            log.error("%s: a reader ended and is started again", self.service.name, exc_info=failed)
+            await self._restart()
+        elif any(self.stalled(one) for one in self._active()):
+            log.error("%s: no progress for %g s though there is work; starting again", self.service.name, STALLED_S)
+            await self._restart()
+
+    async def follow(self) -> None:
+        version = await self.journal.control_version()
+        if version != self.control:
+            self._nudge.set()
+
+    def stalled(self, one: Subscription) -> bool:
+        if not one.lanes.ready or one.workers.items or self.closed or not self.committer.idle:
+            one.progressed = self.clock.monotonic()
+        return self.clock.monotonic() - one.progressed > STALLED_S
+
+    async def _restart(self) -> None:
+        self.restarts += 1
+        async with self._changing:
+            self._reload.update(self.subscriptions)
+            await self._reload_asked()
+
+    def check_time(self) -> int:
+        now = self.clock.monotonic()
+        return sum(one.workers.check_time(now) for one in self.subscriptions)
+
+
+def _stored(row: Delivery, part: Part) -> Stored:
+    due_us = 0 if row.reason == NEWER else row.due_us
+    stored = Stored(row.number, row.position, part, due_us)
+    stored.dead = row.state == "dead"
+    stored.attempts, stored.deaths = row.attempts, row.deaths
+    stored.first_us, stored.late = row.first_us, row.late
+    stored.suspect = part.careful > 0
+    return stored
+
+

@@ -1,0 +1,276 @@
+"""Lanes: many keys at once, one delivery per key at a time. Pure state: no clock, no journal, no tasks.
+
+    live item ──add──▶ queue ──┐
+                               ├──take──▶ taken ──release──▶ next of the key, or the lane goes
+    stored row ──keep─▶ stored ┘            │
+                        (waits its due)     └──again──▶ taken next, same item
+
+A lane is taken from `take` until `release`, which comes with the verdict on its unit and not before. While a lane has
+stored rows (parked, or dead in a subscription whose key waits), live items may not overtake them: `add` says so, and
+the caller stores them behind. Lanes are taken round robin, so a quiet key waits for at most one delivery of a hot one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable, Iterator
+from heapq import heappop, heappush
+
+from ..journal.port import Record
+
+
+class Part:
+    """One partition of one subscription, for as long as this process holds its lease."""
+
+    __slots__ = ("alive", "beyond", "careful", "epoch", "last", "lease", "number", "scanned", "taken")
+
+    def __init__(self, number: int, lease: str, epoch: int, position: int, beyond: list[tuple[int, int]]) -> None:
+        self.number = number
+        self.lease = lease
+        self.epoch = epoch
+        self.last = position  # where the last range made for the cursor ends
+        self.scanned = position  # how far it has been read
+        self.beyond = beyond
+        self.careful = 0  # how many more deliveries may have been handed out by an owner that died (R16)
+        self.alive = True
+        self.taken = 0  # items handed out, verdict pending
+
+
+class Item:
+    """One delivery at work: a live record, or a stored one (`number` > 0)."""
+
+    __slots__ = (
+        "after", "attempts", "deaths", "failure", "first_us", "lane", "late", "number", "part", "record", "started",
+        "single", "suspect", "timed_out", "waits",
+    )  # fmt: skip
+
+    def __init__(self, record: Record | None, part: Part, after: int) -> None:
+        self.record = record
+        self.part = part
+        self.after = after  # its range in the cursor is (after, position]; a stored one has no range left
+        self.lane: Lane
+        self.attempts = 0
+        self.deaths = 0
+        self.number = 0
+        self.first_us = 0
+        self.late = False
+        self.suspect = False
+        self.single = False  # its run failed as a whole; now it runs by itself
+        self.failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
+        self.started = 0.0
+        self.timed_out = False
+        self.waits = 0  # order="feed": not to be handled before this time (microseconds)
+
+
+class Stored:
+    """A delivery row of this key, without its record."""
+
+    __slots__ = (
+        "attempts", "dead", "deaths", "due_us", "first_us", "late", "number", "part", "position",
+        "suspect",
+    )  # fmt: skip
+
+    def __init__(self, number: int, position: int, part: Part, due_us: int | None) -> None:
+        self.number = number
+        self.position = position
+        self.part = part
+        self.due_us = due_us  # None: as soon as it is first in its key
+        self.dead = False  # waits for an operator, and its key with it
+        self.attempts = 0
+        self.deaths = 0
+        self.first_us = 0
+        self.late = False
+        self.suspect = False
+
+
+class Lane:
+    __slots__ = ("key", "next", "pending", "queue", "queued", "stored", "taken")
+
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.queue: deque[Item] = deque()
+        self.stored: list[Stored] = []  # ascending by position
+        self.pending = 0  # live items on their way into rows behind the stored ones
+        self.next: Item | None = None  # another attempt of the same item
+        self.taken = False
+        self.queued = False  # stands in `ready`, or in the heap with its due time
+
+    @property
+    def holds_back(self) -> bool:
+        return bool(self.stored) or self.pending > 0
+
+
+class Lanes:
+    def __init__(self) -> None:
+        self.lanes: dict[Hashable, Lane] = {}
+        self.ready: deque[Lane] = deque()
+        self.size = 0  # items in memory
+        self.full = False  # no more may be stored behind; they wait in memory
+        self._due: list[tuple[int, int, Lane]] = []
+        self._sequence = 0
+
+    def lane(self, key: Hashable) -> Lane:
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key)
+        return lane
+
+    def add(self, item: Item, key: Hashable) -> bool:
+        """Queue a live item; False when its key waits, so that it must be stored behind (`pending` counts it)."""
+        lane = self.lanes.get(key)
+        if lane is None:
+            lane = self.lanes[key] = Lane(key)
+        item.lane = lane
+        self.size += 1
+        if (lane.stored or lane.pending) and not lane.queue and not self.full:
+            lane.pending += 1
+            return False
+        lane.queue.append(item)
+        if not lane.queued and not lane.taken and not lane.stored and not lane.pending:
+            lane.queued = True
+            self.ready.append(lane)
+        return True
+
+    def keep(self, lane: Lane, stored: Stored) -> None:
+        """A row of this key now exists. Its place is by position: what is late comes before what is behind."""
+        at = len(lane.stored)
+        while at and lane.stored[at - 1].position > stored.position:
+            at -= 1
+        lane.stored.insert(at, stored)
+
+    def take(self) -> Item | None:
+        """The next item of the next ready lane. None when that lane has nothing after all."""
+        lane = self.ready.popleft()
+        lane.queued = False
+        if lane.taken:
+            return None
+        if lane.next is not None:
+            item, lane.next = lane.next, None
+        elif lane.stored:
+            item = self._of_stored(lane)
+        elif lane.queue:
+            item = lane.queue.popleft()
+        else:
+            return None
+        lane.taken = True
+        item.part.taken += 1
+        return item
+
+    def _of_stored(self, lane: Lane) -> Item:
+        stored = lane.stored[0]
+        item = Item(None, stored.part, stored.position)
+        item.lane = lane
+        item.number, item.attempts, item.deaths = stored.number, stored.attempts, stored.deaths
+        item.first_us, item.late, item.suspect = stored.first_us, stored.late, stored.suspect
+        self.size += 1
+        return item
+
+    def more(self, lane: Lane) -> Item | None:
+        """Another live item of a lane that is taken, for the same run."""
+        if lane.stored or lane.next is not None or not lane.queue:
+            return None
+        item = lane.queue.popleft()
+        item.part.taken += 1
+        return item
+
+    def back(self, items: list[Item]) -> None:
+        """Items of one run that were not handled after all: first in their keys again, in their order."""
+        for item in reversed(items):
+            lane = item.lane
+            item.part.taken -= 1
+            lane.taken = False
+            if item.number:
+                self.size -= 1  # its row makes another item
+            else:
+                lane.queue.appendleft(item)
+        for item in items:
+            self.proceed(item.lane)
+
+    def release(self, item: Item) -> None:
+        """The verdict is in; the key goes on."""
+        lane = item.lane
+        lane.taken = False
+        item.part.taken -= 1
+        self.size -= 1
+        self.proceed(lane)
+
+    def again(self, item: Item, due_us: int | None = None) -> None:
+        """The same item once more, at once or when due, before anything else of its key."""
+        lane = item.lane
+        lane.taken = False
+        item.part.taken -= 1
+        lane.next = item
+        self._wait(lane, due_us)
+
+    def hold(self, item: Item) -> None:
+        """The same item, when somebody says so (`again` with it, or `release`)."""
+        item.lane.next = item
+        item.lane.taken = False
+        item.part.taken -= 1
+
+    def proceed(self, lane: Lane) -> None:
+        """Make the lane ready if it has something to do now, plan it if later, forget it if never."""
+        if lane.taken or lane.queued:
+            return
+        if lane.next is not None:
+            self._wait(lane, None)
+        elif lane.stored:
+            if not lane.stored[0].dead:
+                self._wait(lane, lane.stored[0].due_us)
+        elif lane.queue:
+            lane.queued = True
+            self.ready.append(lane)
+        elif not lane.pending:
+            self.lanes.pop(lane.key, None)
+
+    def behind(self, lane: Lane) -> Iterator[Item]:
+        """Live items that must be stored behind, because their key waits now. Each counts as pending."""
+        while lane.queue:
+            lane.pending += 1
+            yield lane.queue.popleft()
+
+    def _wait(self, lane: Lane, due_us: int | None) -> None:
+        lane.queued = True
+        if due_us is None:
+            self.ready.append(lane)
+            return
+        self._sequence += 1
+        heappush(self._due, (due_us, self._sequence, lane))
+
+    def next_due(self) -> int | None:
+        return self._due[0][0] if self._due else None
+
+    def wake(self, now_us: int) -> bool:
+        """Make lanes ready whose time has come; whether there were any."""
+        woken = False
+        while self._due and self._due[0][0] <= now_us:
+            lane = heappop(self._due)[2]
+            if lane.queued and not lane.taken:
+                self.ready.append(lane)
+                woken = True
+        return woken
+
+    def hurry(self, lane: Lane) -> None:
+        """Its first stored row is due at another time than was planned: plan it again."""
+        self._due = [entry for entry in self._due if entry[2] is not lane]
+        self._due.sort()
+        if lane not in self.ready:
+            lane.queued = False
+        self.proceed(lane)
+
+    def forget(self, part: Part) -> list[Item]:
+        """The partition is no longer ours: drop what is not taken; what is taken finds its part dead."""
+        part.alive = False
+        dropped: list[Item] = []
+        for lane in list(self.lanes.values()):
+            if lane.queue and lane.queue[0].part is part:
+                dropped.extend(lane.queue)
+                lane.queue.clear()
+            lane.stored = [stored for stored in lane.stored if stored.part is not part]
+            if lane.next is not None and lane.next.part is part:
+                dropped.append(lane.next)
+                lane.next = None
+            if not (lane.taken or lane.queue or lane.stored or lane.next or lane.pending):
+                self.lanes.pop(lane.key, None)
+        self.size -= len(dropped)
+        return dropped

@@ -1,0 +1,95 @@
+"""What becomes of a failed attempt: a pure decision.
+
+`(error, attempts so far, first attempt, policy, now) -> Again | Park | Die | Finish`. No clock, no journal; the only
+chance it takes is the one handed in."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from ..errors import Reject, RetryAfter, StatementRefused, Undecodable
+from ..policies import Dead, Drop, Policies, Retry, nearest
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Another attempt at once, in the same lane."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    due_us: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Die:
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Dropped by policy."""
+
+    reason: str
+
+
+Outcome = Again | Park | Die | Finish
+
+
+def reason_of(error: BaseException) -> str:
+    """One word for lists and metrics."""
+    if isinstance(error, Reject):
+        return "rejected"
+    if isinstance(error, Undecodable):
+        return "undecodable"
+    return type(error).__name__
+
+
+def after_failure(
+    error: BaseException,
+    attempts: int,
+    first_us: int,
+    now_us: int,
+    retry: Retry,
+    tables: tuple[Policies | None, ...],
+    chance: random.Random,
+) -> Outcome:
+    """`attempts` counts the one that just failed."""
+    reason = reason_of(error)
+    if isinstance(error, (Reject, Undecodable, StatementRefused)):
+        return Die(reason)
+    policy = nearest(error, *tables) or retry
+    if policy is Dead:
+        return Die(reason)
+    if policy is Drop:
+        return Finish(reason)
+    chosen = policy if isinstance(policy, Retry) else retry
+    if _exhausted(chosen, attempts, first_us, now_us):
+        return Die(reason)
+    if isinstance(error, RetryAfter):
+        return Park(_asked_for(error, now_us), reason)
+    if attempts <= chosen.immediate:
+        return Again()
+    return Park(now_us + round(_backoff_s(chosen, attempts, chance) * 1e6), reason)
+
+
+def _exhausted(retry: Retry, attempts: int, first_us: int, now_us: int) -> bool:
+    if retry.attempts is not None and attempts >= retry.attempts:
+        return True
+    return retry.within is not None and now_us - first_us >= retry.within.total_seconds() * 1e6
+
+
+def _backoff_s(retry: Retry, attempts: int, chance: random.Random) -> float:
+    exponent = min(attempts - retry.immediate - 1, 64)
+    return chance.uniform(0, min(retry.most_s, retry.first_s * retry.factor**exponent))
+
+
+def _asked_for(error: RetryAfter, now_us: int) -> int:
+    after = error.after
+    if isinstance(after, datetime):
+        return round(after.timestamp() * 1e6)
+    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
+    return now_us + round(max(0.0, seconds) * 1e6)

@@ -1,0 +1,205 @@
+"""The runtime of one process: what its hosts share. One journal, one committer, one pool of threads, one clock; the task
+that fires timers, the one that looks after everybody else, and the gate that closes when a delivery must run alone."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
+
+from .._version import RELEASE
+from ..brokers.feed import FeedBroker
+from ..clock import Clock
+from ..errors import JournalError, SpineError
+from ..ids import IdSource
+from ..journal.port import Journal
+from ..service import Middleware, Service
+from .commits import Committer
+from .host import Host
+from .workers import Workers
+
+log = logging.getLogger("eventspine.engine")
+THREADS = 64
+LEASE_S = 10.0
+TIMERS_AT_ONCE = 500
+
+
+class StuckThreads(SpineError):
+    """Every thread for `def` handlers is held by one that does not return; only ending the process frees them."""
+
+
+class Gate:
+    """Closed while one delivery runs with nothing beside it."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self._one = asyncio.Lock()
+        self._waiting: list[Callable[[], None]] = []
+
+    def when_open(self, call: Callable[[], None]) -> None:
+        self._waiting.append(call)
+
+    @asynccontextmanager
+    async def alone(self, others_at_work: Callable[[], bool]) -> AsyncIterator[None]:
+        async with self._one:
+            self.closed = True
+            try:
+                while others_at_work():
+                    await asyncio.sleep(0.005)
+                yield
+            finally:
+                self.closed = False
+                waiting, self._waiting = self._waiting, []
+                for call in waiting:
+                    call()
+
+
+class Runtime:
+    def __init__(
+        self, journal: Journal, clock: Clock, ids: IdSource, *, lease_s: float, middleware: Sequence[Middleware]
+    ) -> None:
+        self.journal = journal
+        self.clock = clock
+        self.ids = ids
+        self.lease_s = lease_s
+        self.middleware = tuple(middleware)
+        self.release = RELEASE
+        self.broker = FeedBroker(journal)
+        self.committer = Committer(journal)
+        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spine-handler")
+        self.gate = Gate()
+        self.hosts: list[Host] = []
+        self.stuck_threads = 0
+        self.failure: BaseException | None = None
+        self.stopped = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._noticed = asyncio.Event()
+        self._unwatch: Callable[[], None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self, services: Sequence[Service[Any]], *, roll_back: bool, retire: Sequence[str]) -> None:
+        self.committer.start()
+        self._unwatch = self.broker.watch(self._on_change)
+        try:
+            for service in services:
+                host = Host(service, self, roll_back=roll_back, retire=retire)
+                self.hosts.append(host)
+                await host.start()
+        except BaseException:
+            await self.stop(0.0)
+            raise
+        self._tasks = [
+            asyncio.create_task(self._forever(work), name=f"spine-{work.__name__}")
+            for work in (self._fire_timers, self._look, self._check_time, self._follow)
+        ]
+
+    async def stop(self, drain_s: float) -> bool:
+        """Drain: nothing new is handed out, what is at work finishes, cursors are stored, leases given back. Whether
+        everything did finish within the time."""
+        for host in self.hosts:
+            host.halt()
+            await host.readers.stop()
+        drained = await self._drain(drain_s)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for host in self.hosts:
+            for subscription in host.subscriptions:
+                subscription.passed()
+        await self._settle()
+        for host in reversed(self.hosts):
+            await host.stop()
+        await self.committer.stop()
+        if self._unwatch is not None:
+            self._unwatch()
+        self.threads.shutdown(wait=False, cancel_futures=True)
+        self.stopped.set()
+        return drained
+
+    async def _drain(self, drain_s: float) -> bool:
+        until = self.clock.monotonic() + drain_s
+        while any(host.at_work for host in self.hosts):
+            if self.clock.monotonic() >= until:
+                log.warning("drained for %g s; what is still at work will be handled again", drain_s)
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
+    async def _settle(self) -> None:
+        """Let the last units be committed, unless the journal is in trouble."""
+        until = self.clock.monotonic() + 5.0
+        while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:
+            await asyncio.sleep(0.005)
+
+    # --- tasks ----------------------------------------------------------------------------------------------------
+
+    async def _forever(self, work: Callable[[], Any]) -> None:
+        """These tasks outlive trouble: it is logged, and the next round tries again."""
+        while self.failure is None:
+            try:
+                await work()
+            except JournalError as error:
+                log.error("%s: %s", work.__name__.strip("_"), error)
+                await asyncio.sleep(0.5)
+            except Exception:
+                log.exception("%s failed and goes on", work.__name__.strip("_"))
+                await asyncio.sleep(0.5)
+
+    async def _fire_timers(self) -> None:
+        self._changed.clear()
+        due_us = await self.journal.next_due()
+        now_us = self.clock.now_us()
+        if due_us is not None and due_us <= now_us:
+            await self.journal.fire(now_us, TIMERS_AT_ONCE)
+            return
+        wait_s = None if due_us is None else (due_us - now_us) / 1e6
+        try:
+            async with asyncio.timeout(wait_s):
+                await self._changed.wait()
+        except TimeoutError:
+            pass
+
+    async def _look(self) -> None:
+        await asyncio.sleep(1.0)
+        for host in self.hosts:
+            await host.look()
+
+    async def _follow(self) -> None:
+        await self._noticed.wait()
+        self._noticed.clear()
+        for host in self.hosts:
+            await host.follow()
+        await asyncio.sleep(0.25)
+
+    async def _check_time(self) -> None:
+        await asyncio.sleep(self._tick_s())
+        self.stuck_threads = sum(host.check_time() for host in self.hosts)
+        if self.stuck_threads >= THREADS:
+            self.fail(StuckThreads(f"All {THREADS} handler threads are stuck; this process has to end.", threads=THREADS))
+
+    def _tick_s(self) -> float:
+        shortest = min((h.timeout_s for host in self.hosts for h in host.service.handlers.values()), default=1.0)
+        return max(0.02, min(1.0, shortest / 5))
+
+    def fail(self, error: BaseException) -> None:
+        self.failure = error
+        self.stopped.set()
+
+    def _on_change(self) -> None:
+        self._changed.set()
+        self._noticed.set()
+        for host in self.hosts:
+            host.changed()
+
+    # --- what hosts ask of it -----------------------------------------------------------------------------------------
+
+    def others_at_work(self, mine: Workers) -> bool:
+        me = asyncio.current_task()
+        every = [one.workers for host in self.hosts for one in host.subscriptions]
+        return any(
+            item.started for workers in every for task, item in workers.items.items() if workers is not mine or task is not me
+        )

@@ -1,0 +1,118 @@
+"""Workers: a fixed number of tasks per subscription that pull ready lanes.
+
+A worker that finds more ready lanes wakes one idle colleague before it calls its handler. So a handler that never
+suspends is run by one task in a tight loop, and one that does is soon run by as many as `concurrency` allows."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .calls import expire
+from .lanes import Item
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+log = logging.getLogger("eventspine.engine")
+STREAK = 64  # items handled before other tasks of the loop get their turn
+
+
+class Workers:
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.tasks: list[asyncio.Task[None]] = []
+        self.items: dict[asyncio.Task[None], Item] = {}  # what each is handling now
+        self.halted = True  # nothing new is handed out
+        self._idle: deque[asyncio.Future[None]] = deque()
+
+    def start(self) -> None:
+        self.halted = False
+        self.wake()
+
+    def halt(self) -> None:
+        self.halted = True
+
+    async def stop(self) -> None:
+        """Cancel what is still running; it stays unsettled."""
+        self.halt()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.tasks.clear()
+        self.items.clear()
+        self._idle.clear()
+
+    def wake(self) -> None:
+        if self.halted or not self.subscription.lanes.ready:
+            return
+        while self._idle:
+            waiter = self._idle.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+        if len(self.tasks) < self.subscription.handler.concurrency:
+            self._hire()
+
+    def _hire(self) -> None:
+        name = f"{self.subscription.name}-{len(self.tasks)}"
+        task = asyncio.create_task(self._work(), name=name)
+        self.tasks.append(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        """A worker only ends when it is cancelled; otherwise a colleague is hired for it."""
+        item = self.items.pop(task, None)
+        if task in self.tasks:
+            self.tasks.remove(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s: a worker ended, its work is taken up again", self.subscription.name, exc_info=error)
+            if item is not None and item.lane.taken:
+                self.subscription.host.reload(self.subscription)
+                self.subscription.lanes.release(item)
+            self.wake()
+
+    async def _work(self) -> None:
+        subscription = self.subscription
+        lanes, items, host = subscription.lanes, self.items, subscription.host
+        ready, handle = lanes.ready, subscription.handle
+        me = asyncio.current_task()
+        assert me is not None
+        streak = 0
+        while True:
+            if not ready or self.halted or host.closed:
+                await self._rest()
+                streak = 0
+                continue
+            item = lanes.take()
+            if item is None:
+                continue
+            if ready:
+                self.wake()
+            items[me] = item
+            await handle(item)
+            del items[me]
+            streak += 1
+            if streak == STREAK:
+                streak = 0
+                await asyncio.sleep(0)
+
+    async def _rest(self) -> None:
+        waiter = asyncio.get_running_loop().create_future()
+        self._idle.append(waiter)
+        if self.subscription.host.closed and not self.halted:
+            self.subscription.host.when_open(self.wake)
+        await waiter
+
+    def check_time(self, now: float) -> int:
+        """Fail what runs for too long; how many threads are stuck."""
+        handler, stuck = self.subscription.handler, 0
+        for task, item in self.items.items():
+            if item.started and now - item.started > handler.timeout_s:
+                if not item.timed_out:
+                    log.warning("%s: out of time after %g s", self.subscription.name, handler.timeout_s)
+                    expire(item, task, threaded=not handler.is_async)
+                stuck += not handler.is_async
+        return stuck

@@ -1,0 +1,72 @@
+"""What to do when a handler fails: the words users write, as data.
+
+`errors={SmtpDown: Retry(within=timedelta(hours=6)), BadAddress: Dead, Ignorable: Drop}`: the nearest class in the
+error's method resolution order decides; without a match, the handler's `retry=`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+
+from .errors import DeclarationError
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Try again: `immediate` times at once, then with full-jitter backoff, `attempts` times in all.
+
+    The nth wait is a random time up to `first_s * factor**n`, at most `most_s` (Brooker, "Exponential backoff and
+    jitter", 2015). With `within`, a delivery dies when that much time has passed since its first attempt, whatever
+    `attempts` says; `attempts=None` sets no number.
+    """
+
+    attempts: int | None = 8
+    within: timedelta | None = None
+    immediate: int = 1
+    first_s: float = 0.5
+    factor: float = 3.0
+    most_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.attempts is None and self.within is None:
+            raise DeclarationError("Retry(attempts=None) would try for ever; give within=timedelta(...) as the end.")
+        if self.attempts is not None and self.attempts < 1:
+            raise DeclarationError(f"Retry(attempts={self.attempts}): the first attempt counts, so at least 1.")
+        if self.immediate < 0 or self.first_s <= 0 or self.factor < 1 or self.most_s < self.first_s:
+            raise DeclarationError(f"{self}: immediate >= 0, first_s > 0, factor >= 1 and most_s >= first_s are needed.")
+
+
+class Dead:
+    """This error makes the delivery dead at once: kept with its reason, replayable."""
+
+
+class Drop:
+    """This error finishes the delivery: logged and counted, not kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A handler that takes up to `size` events in one run; a run starts when it is full, or `within_ms` after its
+    first event was ready."""
+
+    size: int
+    within_ms: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.within_ms < 0:
+            raise DeclarationError(f"{self}: size must be at least 1 and within_ms not negative.")
+
+
+Policy = Retry | type[Dead] | type[Drop]
+Policies = Mapping[type[BaseException], Policy]
+
+
+def nearest(error: BaseException, *tables: Policies | None) -> Policy | None:
+    """The policy of the nearest class of `error`, looking through the tables in turn for each class."""
+    for cls in type(error).__mro__:
+        for table in tables:
+            if table and cls in table:
+                return table[cls]
+    return None

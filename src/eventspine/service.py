@@ -1,0 +1,280 @@
+"""A service: an object that holds declarations. Running it is someone else's job.
+
+    inventory = Service("inventory", tables="inventory.sql")
+
+    @inventory.on(OrderPlaced)
+    async def reserve_stock(event: OrderPlaced, delivery: Delivery) -> StockReserved: ...
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
+
+from .errors import DeclarationError
+from .events import EventType, describe
+from .journal.port import SubscriptionDeclaration
+from .policies import Batch, Policies, Retry
+
+if TYPE_CHECKING:
+    from .delivery import BatchDelivery, Delivery
+    from .sync import Delivery as SyncDelivery
+
+R = TypeVar("R")
+E = TypeVar("E")
+E1 = TypeVar("E1")
+E2 = TypeVar("E2")
+E3 = TypeVar("E3")
+E4 = TypeVar("E4")
+T = TypeVar("T")
+NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}\Z")
+
+Order = Literal["key", "none", "feed"]
+Tables = str | Callable[[Any], None]
+
+
+class HandlerOptions(TypedDict, total=False):
+    """What `on` takes besides event types; each changes a promise and is named for it."""
+
+    name: str  # of the subscription, durable; by default the function's
+    renamed_from: str  # the name that the stored subscription still has
+    start: Literal["earliest", "now"] | datetime  # of a subscription that is registered for the first time
+    retry: Retry  # for errors that `errors` does not name
+    errors: Policies
+    on_dead: Literal["goes_on", "waits"]
+    order: Order
+    concurrency: int  # handlers of this subscription at work at once, in one process
+    timeout_s: float
+    replayable: bool  # running it again over old events is harmless: a rewind need not ask
+
+
+class Decorator(Protocol[E, R]):
+    """Takes a handler and gives it back unchanged."""
+
+    @overload
+    def __call__(self, handler: Callable[[E], T], /) -> Callable[[E], T]: ...
+    @overload
+    def __call__(self, handler: Callable[[E, Delivery[R]], T], /) -> Callable[[E, Delivery[R]], T]: ...
+    @overload
+    def __call__(self, handler: Callable[[E, SyncDelivery[R]], T], /) -> Callable[[E, SyncDelivery[R]], T]: ...
+
+
+class BatchDecorator(Protocol[E, R]):
+    @overload
+    def __call__(self, handler: Callable[[list[E]], T], /) -> Callable[[list[E]], T]: ...
+    @overload
+    def __call__(self, handler: Callable[[list[E], BatchDelivery[R]], T], /) -> (
+        Callable[[list[E], BatchDelivery[R]], T]
+    ): ...  # fmt: skip
+
+
+@dataclass(slots=True, frozen=True)
+class Handler:
+    """A declared handler. The subscription's stored name is `<service>.<name>`."""
+
+    name: str
+    function: Callable[..., Any]
+    types: tuple[EventType, ...]
+    renamed_from: str | None = None
+    start: Literal["earliest", "now"] | datetime | None = None
+    retry: Retry = field(default_factory=Retry)
+    errors: Policies = field(default_factory=dict)
+    on_dead: Literal["goes_on", "waits"] = "goes_on"
+    order: Order = "key"
+    concurrency: int = 64
+    timeout_s: float = 60.0
+    replayable: bool = False
+    batch: Batch | None = None
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    @property
+    def wants_delivery(self) -> bool:
+        return len(_positional(self.function)) == 2
+
+    def declaration(self, service: str, start: Literal["earliest", "now"] | int | None) -> SubscriptionDeclaration:
+        return SubscriptionDeclaration(
+            name=f"{service}.{self.name}",
+            channels=tuple(sorted({event_type.context for event_type in self.types})),
+            types=tuple(
+                sorted((kind.name, kind.version if kind.version_declared else None) for kind in self.types)
+            ),
+            order=self.order,
+            on_dead=self.on_dead,
+            start=start,
+            renamed_from=f"{service}.{self.renamed_from}" if self.renamed_from else None,
+            extra="replayable" if self.replayable else "",
+        )
+
+
+class Service(Generic[R]):
+    """Handlers that are deployed together.
+
+    `publishes` names the contexts whose events this service may publish: its own name's by default. `tables` is the
+    service's schema: a file of SQL (relative to the module that calls this), or a function that is given the
+    connection; it runs once per version, before the first delivery. `lifespan` yields the service's resources, one
+    object per process, typed at `delivery.resources`. `errors` is the fallback of every handler's own.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        publishes: str | Sequence[str] | None = None,
+        tables: Tables | None = None,
+        lifespan: Callable[[], AbstractAsyncContextManager[R]] | None = None,
+        errors: Policies | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
+        if not NAME.match(name):
+            raise DeclarationError(f"{name!r} can't name a service: use lower-case letters, digits, - and _, like 'mail'.")
+        self.name = name
+        self.publishes = (name,) if publishes is None else (publishes,) if isinstance(publishes, str) else tuple(publishes)
+        self.tables = _beside_caller(tables)
+        self.lifespan = lifespan
+        self.errors: Policies = dict(errors or {})
+        self.middleware = tuple(middleware)
+        self.handlers: dict[str, Handler] = {}
+
+    def __repr__(self) -> str:
+        return f"Service({self.name!r}, {len(self.handlers)} handlers)"
+
+    @overload
+    def on(self, t1: type[E1], /, *, batch: Batch, **options: Unpack[HandlerOptions]) -> BatchDecorator[E1, R]: ...
+    @overload
+    def on(
+        self, t1: type[E1], t2: type[E2], /, *, batch: Batch, **options: Unpack[HandlerOptions]
+    ) -> BatchDecorator[E1 | E2, R]: ...
+    @overload
+    def on(self, t1: type[E1], /, **options: Unpack[HandlerOptions]) -> Decorator[E1, R]: ...
+    @overload
+    def on(self, t1: type[E1], t2: type[E2], /, **options: Unpack[HandlerOptions]) -> Decorator[E1 | E2, R]: ...
+    @overload
+    def on(
+        self, t1: type[E1], t2: type[E2], t3: type[E3], /, **options: Unpack[HandlerOptions]
+    ) -> Decorator[E1 | E2 | E3, R]: ...
+    @overload
+    def on(
+        self, t1: type[E1], t2: type[E2], t3: type[E3], t4: type[E4], /, **options: Unpack[HandlerOptions]
+    ) -> Decorator[E1 | E2 | E3 | E4, R]: ...
+    @overload
+    def on(self, *types: type[Any], **options: Unpack[HandlerOptions]) -> Decorator[Any, R]: ...
+
+    def on(self, *types: type[Any], batch: Batch | None = None, **options: Unpack[HandlerOptions]) -> Any:
+        """Declare a handler of these event types."""
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            self._add(_handler(self, function, types, batch, options))
+            return function
+
+        return declare
+
+    def include(self, other: Service[Any]) -> None:
+        """Take over the handlers of another module's `Service` object, as if they were declared here."""
+        for handler in other.handlers.values():
+            self._add(handler)
+
+    def _add(self, handler: Handler) -> None:
+        if handler.name in self.handlers:
+            raise DeclarationError(
+                f"The service {self.name!r} has a handler named {handler.name!r} already; give one of them name='...'."
+            )
+        self.handlers[handler.name] = handler
+
+    @property
+    def source(self) -> str:
+        return self.name
+
+
+class Middleware:
+    """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
+
+    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
+        """Around one attempt. Raising fails the attempt; the result of `proceed` is what the handler returned."""
+        return await proceed()
+
+    def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:
+        """Around the making of one record. `attributes` are further CloudEvents attributes to travel with it."""
+        return proceed()
+
+
+def _handler(
+    service: Service[Any],
+    function: Callable[..., Any],
+    types: tuple[type[Any], ...],
+    batch: Batch | None,
+    options: HandlerOptions,
+) -> Handler:
+    name = options.get("name") or function.__name__
+    where = f"{service.name}.{name}"
+    if not types:
+        raise DeclarationError(f"{where}: on(...) needs the event types to handle, like @{service.name}.on(OrderPlaced).")
+    if not re.match(r"[A-Za-z_][A-Za-z0-9_-]{0,99}\Z", name):
+        raise DeclarationError(f"{where}: {name!r} can't name a handler; give name='...' with letters, digits, _ and -.")
+    described = tuple(describe(cls) for cls in types)
+    if len({kind.name for kind in described}) < len(described):
+        raise DeclarationError(f"{where}: two of its classes stand for one event type; a handler reads each type one way.")
+    unknown = set(options) - set(HandlerOptions.__annotations__)
+    if unknown:
+        raise DeclarationError(
+            f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {', '.join(HandlerOptions.__annotations__)}."
+        )
+    handler = Handler(function=function, types=described, batch=batch, **{**options, "name": name})
+    _check(handler, where)
+    return handler
+
+
+def _check(handler: Handler, where: str) -> None:
+    count = len(_positional(handler.function))
+    if count not in (1, 2):
+        raise DeclarationError(f"{where} takes {count} arguments; a handler takes the event, and the delivery if it likes.")
+    if handler.concurrency < 1 or handler.timeout_s <= 0:
+        raise DeclarationError(f"{where}: concurrency must be at least 1 and timeout_s above 0.")
+    if handler.order not in ("key", "none", "feed") or handler.on_dead not in ("goes_on", "waits"):
+        raise DeclarationError(f"{where}: order is 'key', 'none' or 'feed'; on_dead is 'goes_on' or 'waits'.")
+    if isinstance(handler.start, datetime) and handler.start.tzinfo is None:
+        raise DeclarationError(f"{where}: start= has no time zone; pass an aware datetime.")
+    for error, policy in handler.errors.items():
+        if not (isinstance(error, type) and issubclass(error, BaseException)):
+            raise DeclarationError(f"{where}: errors= maps exception classes to Retry(...), Dead or Drop, not {error!r}.")
+        if not isinstance(policy, Retry) and getattr(policy, "__name__", "") not in ("Dead", "Drop"):
+            raise DeclarationError(f"{where}: errors= maps {error.__name__} to {policy!r}; use Retry(...), Dead or Drop.")
+
+
+def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return [
+        parameter
+        for parameter in inspect.signature(function).parameters.values()
+        if parameter.kind in kinds and parameter.default is inspect.Parameter.empty
+    ]
+
+
+def _beside_caller(tables: Tables | None) -> Tables | None:
+    """A relative file of SQL is looked for beside the module that makes the service."""
+    if not isinstance(tables, str):
+        return tables
+    module_file = sys._getframe(2).f_globals.get("__file__")
+    path = Path(tables) if module_file is None else Path(module_file).parent / tables
+    if not path.is_file():
+        raise DeclarationError(f"tables={tables!r}: there is no file {path}. Write it, or pass a function.")
+    return str(path)
+
+
+def tables_script(tables: Tables) -> tuple[str, str | Callable[[Any], None]]:
+    """Its version, which says whether it has run, and what to run."""
+    from hashlib import blake2b
+
+    if isinstance(tables, str):
+        script = Path(tables).read_text(encoding="utf-8")
+        return blake2b(script.encode(), digest_size=8).hexdigest(), script
+    return cast("Mapping[str, str]", vars(tables)).get("version", tables.__qualname__), tables

@@ -1,0 +1,259 @@
+"""The spine: one process's journal, broker and services.
+
+Opened lazily and safe to make at import time. It touches neither signals nor logging; that is the program's business
+(`spine run` is such a program)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import Any, Self, overload
+
+from .clock import Clock, SystemClock
+from .delivery import BatchDelivery, Delivery
+from .engine.health import health
+from .engine.runtime import LEASE_S, Runtime
+from .errors import EventRefused, OutcomeUnknown, SpineError, UnknownPublisher, WouldDeadlock
+from .ids import IdSource, id_bytes
+from .journal import open_journal
+from .journal.port import Journal, Record, Unit, Verdict
+from .observe.correlation import Cause, current
+from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
+from .service import Middleware, Service
+
+DRAIN_S = 30.0
+UNKNOWN_TRIES = 5
+
+
+class Spine:
+    """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`, `memory://`; or pass a
+    journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish."""
+
+    def __init__(
+        self,
+        url: str | Journal = "sqlite:///spine.db",
+        *,
+        service: Service[Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+        lease_s: float = LEASE_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self.clock = clock or SystemClock()
+        self.journal = open_journal(url) if isinstance(url, str) else url
+        self.service = service
+        self.middleware = tuple(middleware)
+        self.lease_s = lease_s
+        self._ids = IdSource(self.clock)
+        self._publisher = None if service is None else self._publisher_of(service)
+        self._around = self.middleware + (service.middleware if service else ())
+        self._opened = False
+        self._opening: asyncio.Lock | None = None
+        self._runtimes: list[Runtime] = []
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    async def open(self) -> Self:
+        """Open the journal now rather than at first use."""
+        if not self._opened:
+            self._opening = self._opening or asyncio.Lock()
+            async with self._opening:
+                if not self._opened:
+                    await self.journal.open()
+                    self._opened = True
+        return self
+
+    async def close(self) -> None:
+        if self._opened:
+            self._opened = False
+            self._opening = None
+            await self.journal.close()
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    # --- publishing -------------------------------------------------------------------------------------------------
+
+    @overload
+    async def publish(
+        self,
+        event: Any,
+        /,
+        *,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+        id: str | None = None,
+        within: Any = None,
+    ) -> Receipt: ...
+    @overload
+    async def publish(
+        self,
+        event: Any,
+        second: Any,
+        /,
+        *events: Any,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+        within: Any = None,
+    ) -> list[Receipt]: ...
+
+    async def publish(
+        self,
+        *events: Any,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+        id: str | None = None,
+        within: Any = None,
+    ) -> Receipt | list[Receipt]:
+        """Publish facts: all of them, or none. Durable when this returns, except inside a handler (durable with its
+        other effects) and `within=` a connection of yours (durable when you commit).
+
+        `time`: when it happened, if not now. `at`, `after`: publish later, never earlier. `id`: a UUID of your own, so
+        that publishing the same event again answers with the first receipt. Raises EventRefused, UnknownPublisher,
+        OutcomeUnknown (publish again with the same `id`) and JournalError; in all cases but the unknown nothing is
+        stored."""
+        due = due_us(self.clock, at, after)
+        cause = current.get()
+        if within is None and isinstance(cause, (Delivery, BatchDelivery)) and cause._open:
+            made = self._join(cause, events, time, due)
+        else:
+            made = await self._publish(events, cause, time, due, id, within)
+        return made[0] if len(events) == 1 else made
+
+    def _join(self, delivery: Delivery[Any], events: tuple[Any, ...], time: datetime | None, due: int | None) -> list[Receipt]:
+        if delivery._subscription.journal is not self.journal:
+            raise WouldDeadlock(
+                f"{delivery.handler} is handling an event of the journal {delivery._subscription.journal.url}; publishing "
+                f"to {self.journal.url} from inside would not commit with it. Use delivery.publish(...)."
+            )
+        return delivery._publish(events, delivery, time, due)
+
+    async def _publish(
+        self,
+        events: tuple[Any, ...],
+        cause: Cause | None,
+        time: datetime | None,
+        due: int | None,
+        id: str | None,
+        within: Any,
+    ) -> list[Receipt]:
+        records = self.records(events, cause=cause, time=time, id=id)
+        unit = unit_of(records, due)
+        await self.open()
+        if within is not None:
+            self.journal.write_within(within, unit)
+            return receipts(records, None, due)
+        return receipts(records, await self._committed(unit), due)
+
+    def records(
+        self, events: Sequence[Any], *, cause: Cause | None, time: datetime | None, id: str | None
+    ) -> list[Record]:
+        publisher = self._may_publish()
+        if not events:
+            raise EventRefused("publish() was given no event.")
+        if id is not None and len(events) != 1:
+            raise EventRefused("id= names one event; publish the others without it, or one by one.")
+        given = None if id is None else id_bytes(id)
+        if given is not None and len(given) != 16:
+            raise EventRefused(f"id={id!r} is not a UUID.")
+        if not self._around:
+            return [publisher.record(event, id=given, time=time, cause=cause) for event in events]
+        return [through(self._around, publisher, event, id=given, time=time, cause=cause) for event in events]
+
+    def _may_publish(self) -> Publisher:
+        if self._publisher is None:
+            raise UnknownPublisher(
+                "This spine speaks for no service, so it can't publish. Give it one: Spine(url, service=storefront)."
+            )
+        return self._publisher
+
+    def _publisher_of(self, service: Service[Any]) -> Publisher:
+        return Publisher(service.name, service.publishes, self.clock, self._ids)
+
+    async def _committed(self, unit: Unit) -> Verdict:
+        """An unknown outcome is asked again, with the same ids, before the caller hears of it."""
+        for _ in range(UNKNOWN_TRIES):
+            (verdict,) = await self.journal.commit([unit])
+            if verdict.ok:
+                return verdict
+            if verdict.kind != "unknown":
+                break
+        if verdict.kind == "unknown":
+            raise OutcomeUnknown("The journal can't say whether this was stored; publish again with the same id=.")
+        raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
+
+    async def cancel(self, *published: Receipt) -> int:
+        """Cancel events scheduled with `at=` or `after=`; how many were still to come."""
+        await self.open()
+        verdict = await self._committed(Unit(cancels=[id_bytes(receipt.id) for receipt in published]))
+        return verdict.cancelled
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def running(
+        self,
+        *services: Service[Any],
+        roll_back: bool = False,
+        retire: Sequence[str] = (),
+        drain_s: float = DRAIN_S,
+    ) -> AsyncIterator[Running]:
+        """Run these services until the block is left, then drain: nothing new is handed out, what is at work finishes
+        within `drain_s`, cursors are stored and leases given back. If the engine fails, the block is cancelled and
+        the failure is raised."""
+        await self.open()
+        runtime = Runtime(
+            self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware
+        )
+        await runtime.start(services, roll_back=roll_back, retire=retire)
+        self._runtimes.append(runtime)
+        running = Running(runtime)
+        guard = asyncio.create_task(running.guard(asyncio.current_task()))
+        try:
+            yield running
+        except asyncio.CancelledError:
+            if runtime.failure is None:
+                raise
+            task = asyncio.current_task()
+            if task is not None:
+                task.uncancel()
+        finally:
+            guard.cancel()
+            await asyncio.gather(guard, return_exceptions=True)
+            self._runtimes.remove(runtime)
+            running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
+        if runtime.failure is not None:
+            raise runtime.failure
+
+    def health(self) -> dict[str, Any]:
+        """What runs here and how it is: `status` is "ok", "degraded" or "failed"; the rest says why."""
+        return health(self.journal, self._runtimes)
+
+
+class Running:
+    """Services at work in this process."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.drained: bool | None = None  # after the block: whether everything at work finished in time
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let `wait` return, so that the block is left and the drain begins. Safe from a signal handler."""
+        self._stop.set()
+
+    async def wait(self) -> None:
+        """Until `stop()`."""
+        await self._stop.wait()
+
+    async def guard(self, task: asyncio.Task[Any] | None) -> None:
+        await self.runtime.stopped.wait()
+        if self.runtime.failure is not None and task is not None:
+            task.cancel()

@@ -1,0 +1,310 @@
+"""The same names for programs without an event loop: Django, Flask, scripts, and `def` handlers.
+
+    from eventspine.sync import Spine
+
+One loop in one background thread does the work; every call here waits for it. Nothing is written twice."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Any, Generic, Self, TypeVar, overload
+
+from . import delivery as _delivery
+from . import spine as _spine
+from .clock import Clock
+from .engine.runtime import LEASE_S
+from .envelope import Envelope
+from .errors import WouldDeadlock
+from .journal.port import Journal
+from .observe.correlation import current
+from .publishing import Receipt, due_us, receipts, unit_of
+from .service import Middleware, Service
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop in a thread of its own; made anew in a forked child."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pid = 0
+        self._lock = threading.Lock()
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        loop = self._running()
+        if _inside(loop):
+            coroutine.close()
+            raise WouldDeadlock("This is the loop that would have to answer; use eventspine.Spine with await here.")
+        future = asyncio.run_coroutine_threadsafe(_with_context(coroutine), loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None or self._pid != os.getpid():
+                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+                threading.Thread(target=self._loop.run_forever, name="eventspine", daemon=True).start()
+            return self._loop
+
+    def stop(self) -> None:
+        with self._lock:
+            loop, self._loop = self._loop, None
+        if loop is not None and self._pid == os.getpid():
+            done = threading.Event()
+            loop.call_soon_threadsafe(lambda: (loop.stop(), done.set()))
+            done.wait()
+            while loop.is_running():
+                pass
+            loop.close()
+
+
+def _inside(loop: asyncio.AbstractEventLoop) -> bool:
+    try:
+        return asyncio.get_running_loop() is loop
+    except RuntimeError:
+        return False
+
+
+def _with_context(coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """Run it with the caller's context variables: correlation flows into the loop's thread."""
+    cause = current.get()
+
+    async def inner() -> T:
+        current.set(cause)
+        return await coroutine
+
+    return inner()
+
+
+class Spine:
+    """See `eventspine.Spine`; every name is the same, and blocks."""
+
+    def __init__(
+        self,
+        url: str | Journal = "sqlite:///spine.db",
+        *,
+        service: Service[Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+        lease_s: float = LEASE_S,
+        clock: Clock | None = None,
+    ) -> None:
+        self._make = lambda: _spine.Spine(url, service=service, middleware=middleware, lease_s=lease_s, clock=clock)
+        self._spine = self._make()
+        self._pid = os.getpid()
+        self._loop = Loop()
+
+    @property
+    def _now(self) -> _spine.Spine:
+        """In a forked child, the parent's is left alone and a new one made."""
+        if self._pid != os.getpid():
+            self._spine, self._pid = self._make(), os.getpid()
+        return self._spine
+
+    @property
+    def journal(self) -> Journal:
+        return self._now.journal
+
+    def open(self) -> Self:
+        self._loop.run(self._now.open())
+        return self
+
+    def close(self) -> None:
+        self._loop.run(self._now.close())
+        self._loop.stop()
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @overload
+    def publish(
+        self,
+        event: Any,
+        /,
+        *,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+        id: str | None = None,
+        within: Any = None,
+    ) -> Receipt: ...
+    @overload
+    def publish(
+        self,
+        event: Any,
+        second: Any,
+        /,
+        *events: Any,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+        within: Any = None,
+    ) -> list[Receipt]: ...
+
+    def publish(self, *events: Any, within: Any = None, **options: Any) -> Any:
+        if within is None:
+            return self._loop.run(self._now.publish(*events, **options))
+        made = self._publish_within(events, within, **options)
+        return made[0] if len(events) == 1 else made
+
+    def _publish_within(
+        self,
+        events: tuple[Any, ...],
+        within: Any,
+        *,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+        id: str | None = None,
+    ) -> list[Receipt]:
+        """In the caller's own thread, to which the connection belongs."""
+        spine = self._now
+        self._loop.run(spine.open())
+        due = due_us(spine.clock, at, after)
+        records = spine.records(events, cause=current.get(), time=time, id=id)
+        spine.journal.write_within(within, unit_of(records, due))
+        return receipts(records, None, due)
+
+    def cancel(self, *published: Receipt) -> int:
+        return self._loop.run(self._now.cancel(*published))
+
+    def health(self) -> dict[str, Any]:
+        return self._now.health()
+
+    @contextmanager
+    def running(
+        self,
+        *services: Service[Any],
+        roll_back: bool = False,
+        retire: Sequence[str] = (),
+        drain_s: float = _spine.DRAIN_S,
+    ) -> Iterator[None]:
+        """Run these services in the background until the block is left. An engine that failed meanwhile raises then."""
+        block = _Block(self._now, services, roll_back=roll_back, retire=retire, drain_s=drain_s)
+        self._loop.run(block.enter())
+        try:
+            yield
+        finally:
+            self._loop.run(block.leave())
+
+
+class _Block:
+    """`async with spine.running(...)` held open by a task of its own, so that it is entered and left by one task."""
+
+    def __init__(self, spine: _spine.Spine, services: Sequence[Service[Any]], **options: Any) -> None:
+        self._spine, self._services, self._options = spine, services, options
+
+    async def enter(self) -> None:
+        self._started: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._stop = asyncio.Event()
+        self._task = asyncio.create_task(self._hold())
+        await asyncio.wait([self._started, self._task], return_when=asyncio.FIRST_COMPLETED)
+        if self._task.done():
+            await self._task
+
+    async def _hold(self) -> None:
+        async with self._spine.running(*self._services, **self._options):
+            self._started.set_result(None)
+            await self._stop.wait()
+
+    async def leave(self) -> None:
+        self._stop.set()
+        await self._task
+
+
+class Delivery(Generic[R]):
+    """What a `def` handler may take as its second argument. See `eventspine.Delivery`."""
+
+    def __init__(self, inner: _delivery.Delivery[R], loop: asyncio.AbstractEventLoop) -> None:
+        self._inner = inner
+        self._loop = loop
+
+    @property
+    def event_id(self) -> str:
+        return self._inner.event_id
+
+    @property
+    def key(self) -> str | None:
+        return self._inner.key
+
+    @property
+    def attempt(self) -> int:
+        return self._inner.attempt
+
+    @property
+    def late(self) -> bool:
+        return self._inner.late
+
+    @property
+    def correlation(self) -> str:
+        return self._inner.correlation
+
+    @property
+    def envelope(self) -> Envelope:
+        return self._inner.envelope
+
+    @property
+    def idempotency_key(self) -> str:
+        return self._inner.idempotency_key
+
+    @property
+    def resources(self) -> R:
+        return self._inner.resources
+
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+        self._inner.execute(sql, expect_rows=expect_rows, **parameters)
+
+    def publish(
+        self, *events: Any, time: datetime | None = None, at: datetime | None = None, after: timedelta | None = None
+    ) -> list[Receipt]:
+        return self._inner.publish(*events, time=time, at=at, after=after)
+
+    def join(self, connection: Any) -> None:
+        self._inner.join(connection)
+
+    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return self._wait(self._inner.query(sql, **parameters))
+
+    @contextmanager
+    def transaction(self) -> Iterator[Writing]:
+        manager = self._inner.transaction()
+        writing = self._wait(manager.__aenter__())
+        try:
+            yield Writing(writing, self)
+        finally:
+            self._wait(manager.__aexit__(None, None, None))
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+class Writing:
+    """A `def` handler's own transaction. See `Delivery.transaction`."""
+
+    def __init__(self, inner: _delivery.Writing, delivery: Delivery[Any]) -> None:
+        self._inner, self._delivery = inner, delivery
+
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> int:
+        return self._delivery._wait(self._inner.execute(sql, expect_rows=expect_rows, **parameters))
+
+    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return self._delivery._wait(self._inner.query(sql, **parameters))
+
+
+def in_thread(delivery: Any, loop: asyncio.AbstractEventLoop) -> Any:
+    """The delivery as a `def` handler gets it. A run of events is plain calls but for `query`, and stays as it is."""
+    return Delivery(delivery, loop) if isinstance(delivery, _delivery.Delivery) else delivery
+
+
