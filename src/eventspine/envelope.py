@@ -150,6 +150,7 @@ def make_record(
     data = event_type.encode(event)
     if len(data) > data_bytes_max:
         raise _too_large(event_type, len(data), data_bytes_max)
+    event_type.prove(data)
     key = event_type.key_of(event)
     return Record(
         0,

@@ -22,7 +22,7 @@ from typing import Any
 from uuid import UUID
 
 import msgspec
-from msgspec import inspect
+from msgspec import UNSET, inspect
 
 from ..errors import DeclarationError
 from .pydantic_models import fields_of, is_pydantic, keeps_unknown_fields, loses, types_of
@@ -52,17 +52,18 @@ def check_float(value: Any) -> None:
         if math.isfinite(value):
             return
     except (TypeError, OverflowError):
-        pass
+        if value is UNSET:
+            return
+        raise _mistyped(value, "float") from None
     search(value, unfit)
 
 
 def check_decimal(value: Any) -> None:
-    try:
-        if value.is_finite():
-            return
-    except AttributeError:
-        pass
-    search(value, unfit)
+    if value.__class__ is Decimal:
+        if not value.is_finite():
+            search(value, unfit)
+    else:
+        check_float(value)  # a number in the place of a Decimal is read as one
 
 
 def check_zoned(value: Any) -> None:
@@ -70,8 +71,14 @@ def check_zoned(value: Any) -> None:
         if value.utcoffset() is not None:
             return
     except AttributeError:
-        pass
+        if value is UNSET:
+            return
+        raise _mistyped(value, "datetime or time") from None
     search(value, unfit)
+
+
+def _mistyped(value: object, declared: str) -> Unfit:
+    return Unfit(f"is a {type(value).__name__}, where the class says {declared}")
 
 
 def check_any(value: Any) -> None:
@@ -206,6 +213,9 @@ _LEAVES: dict[type, Check] = {
     inspect.TimeType: check_zoned,
 }
 _UNHASHABLE = (inspect.ListType, inspect.SetType, inspect.DictType, inspect.TypedDictType, inspect.ByteArrayType)
+_DICT_KEYS = (inspect.AnyType, inspect.StrType, inspect.BytesType, inspect.IntType, inspect.FloatType, inspect.EnumType,
+              inspect.LiteralType, inspect.UUIDType, inspect.DateType, inspect.DateTimeType, inspect.TimeType,
+              inspect.TimeDeltaType, inspect.DecimalType, inspect.UnionType, inspect.Metadata)  # fmt: skip
 _SUPPORTED = (
     "str, int, float, bool, bytes, Decimal, datetime, date, time, timedelta, UUID, enums, Literal, lists, tuples, sets, "
     "dicts, unions, and msgspec structs, dataclasses, TypedDicts, NamedTuples and pydantic models of these"
@@ -281,6 +291,8 @@ class Walk:
         return check_any if any(checks) else None
 
     def _mapping(self, key: inspect.Type, value: inspect.Type, path: str) -> Check | None:
+        if not isinstance(key, _DICT_KEYS):
+            raise self._refused("a dict whose keys can't be written as JSON names", path)
         check = self.visit(value, f"{path}[...]")
         if self.visit(key, f"{path}[a key]") is not None and not isinstance(key, inspect.AnyType):
             return check_any
@@ -289,6 +301,8 @@ class Walk:
     def _custom(self, cls: Any, path: str) -> Check | None:
         if is_pydantic(cls):
             return self.model(cls, path)
+        if cls is object:
+            return self.visit(inspect.AnyType(), path)
         reason = (
             loses(self._model, cls) if self._model else f"a {getattr(cls, '__name__', cls)}, which can't be encoded"
         )

@@ -20,6 +20,7 @@ from .checks import Check, Unfit, search, unencodable
 from .pydantic_models import is_pydantic, to_json
 
 DEPTH_MAX = 64
+_LENGTH_MIN = 2 * DEPTH_MAX  # what is shorter can't be nested deeper
 
 Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
@@ -33,6 +34,8 @@ def _encode_foreign(value: Any) -> Any:
 
 
 def _decode_foreign(cls: Any, value: Any) -> Any:
+    if cls is object:
+        return value
     # By way of JSON, since pydantic's strict types mean something else for Python's values than for JSON's.
     return cls.__pydantic_validator__.validate_json(msgspec.json.encode(value))
 
@@ -62,9 +65,34 @@ def encoder(name: str, raw: Encode, check: Check | None, bounded: bool) -> Encod
     return encode
 
 
+def prover(name: str, raw: Decode) -> Callable[[bytes], None]:
+    """Refuses bytes that the event's own class could not read.
+
+    A struct or dataclass doesn't look at what it is made from, and an event lasts: a 5 in a field of type str must be
+    found now, not by every reader.
+    """
+
+    def prove(data: bytes) -> None:
+        try:
+            raw(data)
+        except MemoryError:
+            raise
+        except Exception as error:
+            path, reason = _place(error)
+            raise EventRefused(
+                f"{name}: {path + ': ' if path else ''}{reason}. The event's own class could not read this back; "
+                "make the event of values that have the types of its fields.",
+                type=name,
+                path=path,
+                reason=reason,
+            ) from error
+
+    return prove
+
+
 def decoder(name: str, raw: Decode, check: Check | None) -> Decode:
     def decode(data: bytes) -> Any:
-        if data.count(b"[") + data.count(b"{") > DEPTH_MAX and too_deep(data):
+        if len(data) > _LENGTH_MIN and too_deep(data):
             raise Undecodable(f"{name}: nested deeper than {DEPTH_MAX}", type=name, path="", reason="too deep")
         try:
             event = raw(data)
@@ -98,14 +126,17 @@ def _refusal(name: str, event: object, error: Exception) -> Exception:
 
 
 def _undecodable(name: str, error: Exception) -> Undecodable:
-    if isinstance(error, Unfit):
-        path, reason = error.path, error.reason
-    else:
-        # msgspec says "Expected `int`, got `str` - at `$.lines[0].units`"
-        reason, _, path = str(error).partition(" - at `")
-        path = path.removesuffix("`").removeprefix("$").removeprefix(".")
-    reason = reason or type(error).__name__
+    path, reason = _place(error)
     return Undecodable(f"{name}: {path + ': ' if path else ''}{reason}", type=name, path=path, reason=reason)
+
+
+def _place(error: Exception) -> tuple[str, str]:
+    """Where in the event it went wrong, and how."""
+    if isinstance(error, Unfit):
+        return error.path, error.reason
+    # msgspec says "Expected `int`, got `str` - at `$.lines[0].units`"
+    reason, _, path = str(error).partition(" - at `")
+    return path.removesuffix("`").removeprefix("$").removeprefix("."), reason or type(error).__name__
 
 
 # Every part is possessive, and an unfinished string runs to the end: hostile bytes cost linear time.

@@ -38,10 +38,13 @@ def _inherited(cls: type) -> EventType | None:
     return next((known for known in found if known is not None), None)
 
 
-def _names(key: Key) -> tuple[str, ...]:
+def _names(key: Any) -> tuple[str, ...]:
     if key is _INHERIT or key is None:
         return ()
-    return (key,) if isinstance(key, str) else tuple(key)
+    names = (key,) if isinstance(key, str) else key
+    if not isinstance(names, tuple | list):
+        raise DeclarationError(f"key={key!r} is neither the name of a field nor a tuple of names")
+    return tuple(names)
 
 
 def _resolve_local(namespace: dict[str, Any], frame: Any) -> None:

@@ -13,7 +13,7 @@ from msgspec import inspect
 from ..errors import DeclarationError
 from ..keys import KeyOf, key_reader
 from .checks import Walk
-from .codec import decoder, encoder, raw_codec
+from .codec import decoder, encoder, prover, raw_codec
 from .pydantic_models import fields_of, is_pydantic, types_of
 
 _CONTEXT = re.compile(r"[a-z][a-z0-9_-]*(?:\.[a-z0-9_-]+)*")
@@ -35,10 +35,10 @@ class EventType:
     """An event class as the rest of the spine uses it; `describe(cls)` gives it.
 
     `key_of(event)` is the event's key or None; `encode(event)` its JSON, or EventRefused; `decode(data)` an event, or
-    Undecodable with the path and the reason.
+    Undecodable with the path and the reason. `prove(data)` raises EventRefused for what `decode` could not read.
     """
 
-    __slots__ = ("cls", "context", "decode", "encode", "key", "key_of", "name", "ready", "tenant", "version",
+    __slots__ = ("cls", "context", "decode", "encode", "key", "key_of", "name", "prove", "ready", "tenant", "version",
                  "version_declared")  # fmt: skip
 
     context: str
@@ -47,6 +47,7 @@ class EventType:
     key_of: KeyOf
     encode: Callable[[Any], bytes]
     decode: Callable[[bytes], Any]
+    prove: Callable[[bytes], None]
 
     def __init__(self, cls: type, options: Options) -> None:
         self.cls = cls
@@ -78,6 +79,7 @@ class EventType:
             raise self._wrong(f"can't be encoded: {error}") from error
         self.encode = encoder(self.name, raw_encode, check, walk.bounded)
         self.decode = decoder(self.name, raw_decode, check)
+        self.prove = _proven if is_pydantic(self.cls) else prover(self.name, raw_decode)
         self.key_of = key_reader(self._key_fields(), self.name)
         self.ready = True
 
@@ -132,6 +134,10 @@ class EventType:
 
     def _wrong(self, what: str) -> DeclarationError:
         return DeclarationError(f"{self.cls.__name__} {what}", event=self.cls.__qualname__)
+
+
+def _proven(_data: bytes) -> None:
+    """Pydantic has looked at the values already, when the model was made."""
 
 
 def _name(cls: type, options: Options) -> Any:
