@@ -219,6 +219,9 @@ class MemoryJournal:
     async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
         return dict(self._live().starts.get((subscription, OWN_FEED, partition), {}))
 
+    async def control_version(self) -> int:
+        return self._live().control
+
     async def next_due(self) -> int | None:
         return self._live().next_due()
 
