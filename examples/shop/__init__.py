@@ -1,0 +1,1 @@
+"""A shop of four services that know each other only by events, run on real orders by `make demo`. See README.md."""

@@ -1,0 +1,83 @@
+"""`make demo`: run the shop on a file of orders, reconcile its books, and say with the exit code whether they agree.
+
+python -m examples.shop --orders orders.csv --report report.json --folder shop
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .demo import Demo, FolderTaken, Stalled, emptied
+from .oracle import Expected, expect
+from .orders import OrdersUnreadable, read_orders
+from .processes import Processes, ServiceFailed
+from .progress import Gauge
+from .reconcile import Events, Reconciliation, reconcile
+from .screen import SERVICES, Screen
+
+ORDERS = Path(__file__).with_name("cdnow_orders.csv.gz")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services are ended, too
+    try:
+        expected = expect(read_orders(options.orders))
+        screen = Screen(len(expected.numbers))
+        if options.check is not None:
+            result = reconcile(expected, options.check, Events())
+        else:
+            folder = emptied(options.folder)
+            events = _play(expected, options, folder, screen)
+            result = reconcile(expected, folder, events)
+    except (OrdersUnreadable, FolderTaken) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    _conclude(result, options, screen)
+    return 0 if result.ok else 1
+
+
+def _play(expected: Expected, options: argparse.Namespace, folder: Path, screen: Screen) -> Events:
+    failures: list[str] = []
+    gauge = Gauge(folder)
+    with Processes(folder) as processes, screen:
+        demo = Demo(options.orders.resolve(), expected, processes, gauge, screen, options.kill)
+        try:
+            demo.run()
+        except (ServiceFailed, Stalled) as error:
+            failures.append(str(error))
+        finally:
+            gauge.close()
+    return Events(demo.dead, processes.kills, screen.seconds, failures)
+
+
+def _conclude(result: Reconciliation, options: argparse.Namespace, screen: Screen) -> None:
+    screen.show_books(result)
+    if options.check is None:
+        screen.console.print(f"{result.events.seconds:.1f} s. Look around: cd {options.folder}; spine trace …")
+    if options.report is not None:
+        options.report.write_bytes(result.report_json())
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "examples.shop", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--orders", type=Path, default=ORDERS, help="customer_id,date,units,amount; plain or gzip")
+    parser.add_argument("--report", type=Path, help="write the reconciliation here, as JSON")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("shop"), help="where the shop runs; left for you to look at"
+    )
+    parser.add_argument("--kill", nargs=2, choices=SERVICES, default=("inventory", "email"), help="whom to kill")
+    parser.add_argument("--check", type=Path, metavar="FOLDER", help="only reconcile what a demo has left there")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,30 @@
+"""Analytics: revenue per day and per customer, in whole cents, in two tables that anyone may query.
+
+spine run examples.shop.analytics
+"""
+
+from __future__ import annotations
+
+from eventspine import Delivery, Service
+
+from .events import OrderPlaced
+
+analytics = Service("analytics", tables="analytics.sql")
+
+ADD_TO_DAY = """
+    insert into analytics_days (day, orders, units, cents) values (:day, 1, :units, :cents)
+    on conflict (day) do update
+    set orders = orders + 1, units = units + excluded.units, cents = cents + excluded.cents
+"""
+ADD_TO_CUSTOMER = """
+    insert into analytics_customers (customer_id, orders, units, cents) values (:customer_id, 1, :units, :cents)
+    on conflict (customer_id) do update
+    set orders = orders + 1, units = units + excluded.units, cents = cents + excluded.cents
+"""
+
+
+@analytics.on(OrderPlaced)
+async def add_up(order: OrderPlaced, delivery: Delivery) -> None:
+    cents = int(order.amount * 100)
+    delivery.execute(ADD_TO_DAY, day=order.day, units=order.units, cents=cents)
+    delivery.execute(ADD_TO_CUSTOMER, customer_id=order.customer_id, units=order.units, cents=cents)
