@@ -56,18 +56,19 @@ def register(tables: Tables, registration: Registration, now_us: int, entropy: C
     return Registered(planned.generation, tuple(tables.subscriptions[number] for number in numbers), planned.newest)
 
 
-def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequence[str], now_us: int) -> None:
-    """`process` says with its own `until_us` how long it lives."""
+def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequence[str], now_us: int) -> bool:
+    """`process` says with its own `until_us` how long it lives. Whether something was given back."""
     tables.processes[process.id] = process
-    for name in release:
-        if (held := tables.leases.get(name)) and held.owner == process.id:
-            tables.leases[name] = held._replace(owner="", until_us=0, unclean=False)
+    released = [name for name in release if name in tables.leases and tables.leases[name].owner == process.id]
+    for name in released:
+        tables.leases[name] = tables.leases[name]._replace(owner="", until_us=0, unclean=False)
     for name, held in tables.leases.items():
         if held.owner == process.id:
             tables.leases[name] = held._replace(until_us=process.until_us)
     for name in take:
         _take(tables, process, name, now_us)
     _forget(tables, now_us)
+    return bool(released)
 
 
 def leave(tables: Tables, process: Process) -> None:
@@ -99,18 +100,22 @@ def backlog(tables: Tables, subscription: Subscription) -> int:
 
 
 def _check_names(tables: Tables, operations: Sequence[Control]) -> None:
+    rows = dict(tables.subscriptions)
     for operation in operations:
-        row = tables.subscriptions.get(operation.subscription) if isinstance(operation, Rename | SetState) else None
-        if row is None:
+        if not isinstance(operation, Rename | SetState) or operation.subscription not in rows:
             continue
-        name = operation.name if isinstance(operation, Rename) else row.name
-        alive = not isinstance(operation, SetState) or operation.state != "retired"
-        others = [other for other in _of_service(tables, row.service) if other.number != row.number]
-        if alive and any(other.name == name and other.state != "retired" for other in others):
+        row = rows[operation.subscription]
+        row = (
+            row._replace(name=operation.name) if isinstance(operation, Rename) else row._replace(state=operation.state)
+        )
+        rows[row.number] = row
+        alive = [(other.service, other.name) for other in rows.values() if other.state != "retired"]
+        if row.state != "retired" and alive.count((row.service, row.name)) > 1:
             raise SettingsError(
-                f"{row.service} has a subscription named {name!r} already. Choose another name, or retire that one first.",
+                f"{row.service} has a subscription named {row.name!r} already. "
+                "Choose another name, or retire that one first.",
                 service=row.service,
-                name=name,
+                name=row.name,
             )
 
 

@@ -118,7 +118,8 @@ class MemoryJournal:
         self, process: Process, take: Sequence[str], release: Sequence[str], now_us: int, until_us: int
     ) -> LeaseView:
         tables = self._live()
-        control.lease(tables, process._replace(until_us=until_us), take, release, now_us)
+        if control.lease(tables, process._replace(until_us=until_us), take, release, now_us):
+            self._ring()  # somebody else may be waiting for what was given back
         return LeaseView(
             {name: held for name, held in tables.leases.items() if held.owner == process.id},
             [row for row in tables.processes.values() if row.service == process.service and row.until_us > now_us],
@@ -315,4 +316,4 @@ def _id_of(correlation: str) -> bytes:
     try:
         return uuid.UUID(correlation).bytes
     except ValueError:
-        return b""
+        return correlation.encode()  # a foreign id, that was no UUID when it came in
