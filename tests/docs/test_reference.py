@@ -1,0 +1,55 @@
+"""The reference leaves nothing out: every public name, option, command and error is on its page."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import eventspine
+import pytest
+from eventspine import Batch, Delivery, Retry, Service, Spine, errors
+from eventspine.cli.app import COMMANDS
+from eventspine.service import HandlerOptions
+
+DOCS = Path(__file__).parent.parent.parent / "docs"
+
+
+def page(name: str) -> str:
+    return (DOCS / "reference" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def parameters(function) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name not in ("self", "events", "options")]
+
+
+def public(cls) -> list[str]:
+    return [name for name, value in vars(cls).items() if not name.startswith("_") and (callable(value) or isinstance(value, property))]
+
+
+@pytest.mark.parametrize("name", [name for name in eventspine.__all__ if not name.startswith("__")])
+def test_every_public_name_is_somewhere_in_the_reference(name):
+    assert any(name in path.read_text(encoding="utf-8") for path in (DOCS / "reference").glob("*.md"))
+
+
+def test_every_error_is_in_the_reference_of_errors():
+    ours = [name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__]
+    assert [name for name in ours if f"`{name}" not in page("errors")] == []
+
+
+def test_every_option_of_a_handler_is_in_the_reference_of_services():
+    options = [*HandlerOptions.__annotations__, "batch", *parameters(Service), *parameters(Retry), *parameters(Batch)]
+    assert [name for name in options if name not in page("services")] == []
+
+
+def test_every_name_of_a_delivery_is_in_its_reference():
+    assert [name for name in public(Delivery) if name not in page("delivery")] == []
+
+
+def test_every_name_and_argument_of_a_spine_is_in_its_reference():
+    wanted = [*public(Spine), *parameters(Spine), *parameters(Spine.publish), *parameters(Spine.running)]
+    internal = {"records", "close"}
+    assert [name for name in wanted if name not in internal and name not in page("spine")] == []
+
+
+def test_every_command_is_in_the_reference_of_the_command_line():
+    assert [name for name in COMMANDS if f"`spine {name}" not in page("cli")] == []
