@@ -1,0 +1,285 @@
+"""Applying a group of units inside one transaction: each is judged in turn, then all that was accepted is written.
+
+Judging only reads, but for a handler's statements, which can't see our tables and so may run before they are written;
+each unit with statements runs them in a savepoint, so that its failure undoes nothing of another's (R5). A cursor is
+written once, after the last verdict, from the ranges of the units that were accepted (R3).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import Conflict, Fenced, JournalVersion, SpineError
+from ._sqlite_guard import Guard, as_unit_failed, run_statement
+from ._sqlite_known import Known
+from ._sqlite_plan import Plan
+from ._sqlite_outcome import Trace
+from .port import Append, Record, Statement, Unit, Verdict
+
+SCHEMA_VERSION = 1
+
+
+class TransactionGone(Exception):
+    """A statement ended the transaction: nothing of the group is stored, whatever was said of it so far (R5)."""
+
+
+@dataclass(slots=True)
+class Safeguards:
+    """Each can be switched off by a test that shows what it is good for, and by nobody else."""
+
+    savepoints: bool = True
+    rerun: bool = True  # by the writer: a group that fails as a whole runs again in parts
+    fences: bool = True
+    fold_after_verdicts: bool = True
+
+
+@dataclass(slots=True)
+class Applied:
+    verdicts: list[Verdict]
+    rings: bool  # other processes may have more to read
+    trace: Trace | None = None  # tells whether the commit happened, should COMMIT not say
+
+
+class Applier:
+    def __init__(self, connection: sqlite3.Connection, guard: Guard, safeguards: Safeguards) -> None:
+        self._connection = connection
+        self._guard = guard
+        self._cursor = connection.cursor()
+        self._cursor.row_factory = None
+        self._safeguards = safeguards
+
+    def close(self) -> None:
+        self._cursor.close()
+
+    def apply(self, units: Sequence[Unit], now_us: int) -> Applied:
+        recorded_us, head = check_version(self._cursor, now_us)
+        known, plan = Known(self._cursor, units), Plan(now_us, head)
+        verdicts = [self._judge(unit, known, plan, recorded_us) for unit in units]
+        trace = plan.write(self._cursor, known)
+        return Applied(verdicts, plan.public or plan.timers, trace)
+
+    # --- judging ----------------------------------------------------------------------------------------------------
+
+    def _judge(self, unit: Unit, known: Known, plan: Plan, recorded_us: int) -> Verdict:
+        if not self._safeguards.fold_after_verdicts:
+            _accept_ranges(unit, known)
+        if self._safeguards.fences and (unit.fences or unit.done) and (fenced := _fenced(unit, known)):
+            return Verdict("fenced", error=fenced)
+        if unit.done and _is_repetition(unit, known):
+            return _first_result(self._cursor, unit, known, plan)
+        if unit.changes and (fenced := _changed_meanwhile(unit, known)):
+            return Verdict("fenced", error=fenced)
+        if unit.statements and _is_published(unit, known):
+            return _first_result(self._cursor, unit, known, plan)
+        streams = any(append.stream is not None for append in unit.appends)
+        if streams and (conflict := _conflict(unit.appends, known)):
+            return Verdict("conflict", error=conflict)
+        if unit.statements and (error := self._run(unit.statements)):
+            return Verdict("failed", error=error)
+        return self._accept(unit, known, plan, recorded_us, streams)
+
+    def _run(self, statements: Sequence[Statement]) -> SpineError | None:
+        if not self._safeguards.savepoints:
+            return self._run_all(statements)
+        self._cursor.execute("/*spine*/ savepoint spine_unit")
+        error = self._run_all(statements)
+        if error:
+            self._cursor.execute("/*spine*/ rollback to spine_unit")
+        self._cursor.execute("/*spine*/ release spine_unit")
+        return error
+
+    def _run_all(self, statements: Sequence[Statement]) -> SpineError | None:
+        try:
+            for statement in statements:
+                run_statement(self._guard, statement)
+        except Exception as error:
+            if not self._connection.in_transaction:
+                raise TransactionGone from error
+            if is_journal_trouble(error):
+                raise
+            return as_unit_failed(error)
+        return None
+
+    # --- accepting --------------------------------------------------------------------------------------------------
+
+    def _accept(self, unit: Unit, known: Known, plan: Plan, recorded_us: int, streams: bool) -> Verdict:
+        verdict = Verdict("done")
+        if streams:
+            plan.append(verdict, unit, self._accept_streams(unit, known, plan, verdict), recorded_us)
+        elif unit.appends:
+            plan.append(verdict, unit, None, recorded_us)
+        if unit.done and self._safeguards.fold_after_verdicts:
+            _accept_ranges(unit, known)
+        for put in unit.puts:
+            plan.put(put, verdict)
+            known.put((put.subscription, put.feed, put.partition, put.record.position), put.state)
+        for change in unit.changes:
+            plan.change(change)
+            if change.state:
+                known.states[change.number] = change.state
+        for mark in unit.starts:
+            plan.start(mark)
+        for id in unit.cancels:
+            plan.cancel(id, verdict)
+        for timer in unit.timers:
+            plan.timer(timer)
+        return verdict
+
+    def _accept_streams(self, unit: Unit, known: Known, plan: Plan, verdict: Verdict) -> list[Record]:
+        """The unit's records that are not in the feed yet; those of streams get their versions."""
+        inserted: list[Record] = []
+        for append in unit.appends:
+            if append.stream is None:
+                inserted += append.records
+                continue
+            stream = (append.service, append.stream)
+            head, new = known.head(stream), _new(append, known)
+            for record in new:
+                head.version += 1
+                plan.stream_rows.append((head.number, head.version, record.id))
+                known.ids[record.id] = None
+            if new:
+                plan.touched.add(stream)
+            inserted += new
+            verdict.versions.append(
+                head.version if new or not append.records else _version(self._cursor, append, known, plan)
+            )
+        return inserted
+
+
+def check_version(cursor: sqlite3.Cursor, now_us: int) -> tuple[int, int]:
+    """Refuse to write a file that newer releases have closed to this one (R9). Gives the time to record events with,
+    which never goes back, so that positions can be found by time; and where the feed ends."""
+    writer_min, last_us, head = cursor.execute(
+        "/*spine*/ select value, recorded_us, position from spine_meta left join"
+        " (select position, recorded_us from spine_events order by position desc limit 1) where name = 'writer_min'"
+    ).fetchone()
+    if int(writer_min or 0) > SCHEMA_VERSION:
+        raise JournalVersion(
+            f"This journal was migrated to schema {writer_min} by a newer release; this one writes schema {SCHEMA_VERSION}. "
+            "Upgrade eventspine in this process, then start it again.", writer_min=int(writer_min), schema=SCHEMA_VERSION
+        )
+    return max(now_us, last_us or 0), head or 0
+
+
+def is_journal_trouble(error: BaseException) -> bool:
+    """Whether the journal, and no statement, is to blame."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _TROUBLE
+
+
+_TROUBLE = frozenset(
+    {
+        sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB,
+        sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR,
+    }
+)  # fmt: skip
+
+
+# --- what can refuse a unit -----------------------------------------------------------------------------------------
+
+
+def _fenced(unit: Unit, known: Known) -> Fenced | None:
+    for fence in unit.fences:
+        if known.epochs.get(fence.lease) != fence.epoch:
+            return Fenced(
+                f"The lease {fence.lease!r} is no longer held with epoch {fence.epoch}: another process has taken over.",
+                lease=fence.lease, epoch=fence.epoch, current=known.epochs.get(fence.lease),
+            )
+    for done in unit.done:
+        if known.generations.get(done.subscription) != done.generation:
+            return Fenced(
+                f"The cursor of subscription {done.subscription} is no longer at generation {done.generation}: "
+                "it was rewound, paused, renamed or retired. Load the subscription again.",
+                subscription=done.subscription, generation=done.generation,
+                current=known.generations.get(done.subscription),
+            )
+    return None
+
+
+def _is_repetition(unit: Unit, known: Known) -> bool:
+    """All its ranges are finished already, and it would do more than say so again."""
+    if not (unit.statements or unit.appends or unit.puts or unit.changes or unit.timers):
+        return False
+    ranged = [done for done in unit.done if done.ranges]
+    return bool(ranged) and all(
+        known.coming((done.subscription, done.feed, done.partition)).covers(done.ranges) for done in ranged
+    )
+
+
+def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:
+    for change in unit.changes:
+        state = known.states.get(change.number, "gone")
+        if state not in change.while_state:
+            return Fenced(
+                f"Delivery {change.number} is {state}: somebody replayed, dropped or settled it meanwhile.",
+                delivery=change.number, state=state,
+            )
+    return None
+
+
+def _is_published(unit: Unit, known: Known) -> bool:
+    """A unit that finishes nothing is known by its events."""
+    if unit.fences or unit.done or unit.changes:
+        return False
+    ids = [record.id for append in unit.appends for record in append.records]
+    return bool(ids) and all(id in known.ids for id in ids)
+
+
+def _conflict(appends: Sequence[Append], known: Known) -> Conflict | None:
+    versions: dict[tuple[str, str], int] = {}
+    for append in appends:
+        if append.stream is None:
+            continue
+        stream = (append.service, append.stream)
+        head = known.heads.get(stream)
+        version = versions.get(stream, head.version if head else 0)
+        new = _new(append, known)
+        if append.expected not in (None, version) and (new or not append.records):
+            return Conflict(
+                f"The stream {append.stream!r} is at version {version}, not {append.expected}. Load it again and decide again.",
+                stream=append.stream, expected=append.expected, version=version,
+            )
+        versions[stream] = version + len(new)
+    return None
+
+
+def _new(append: Append, known: Known) -> list[Record]:
+    return list({record.id: record for record in append.records if record.id not in known.ids}.values())
+
+
+def _accept_ranges(unit: Unit, known: Known) -> None:
+    for done in unit.done:
+        known.coming((done.subscription, done.feed, done.partition)).accepted += done.ranges
+
+
+# --- what a repetition is answered ----------------------------------------------------------------------------------
+
+
+def _first_result(cursor: sqlite3.Cursor, unit: Unit, known: Known, plan: Plan) -> Verdict:
+    """The answer that the first, identical unit got, as far as it is stored by now."""
+    verdict = Verdict("repeated")
+    plan.look_up(verdict, unit)
+    for append in unit.appends:
+        if append.stream is not None:
+            verdict.versions.append(_version(cursor, append, known, plan))
+    return verdict
+
+
+def _version(cursor: sqlite3.Cursor, append: Append, known: Known, plan: Plan) -> int:
+    """The version of the last of these events in its stream, else the stream's own."""
+    head = known.head((append.service, append.stream or ""))
+    if append.records:
+        last = append.records[-1].id
+        for number, version, id in plan.stream_rows:
+            if (number, id) == (head.number, last):
+                return version
+        row = cursor.execute(
+            "/*spine*/ select version from spine_stream_events where stream = ?"
+            " and position = (select position from spine_events where id = ?)", (head.number, last)
+        ).fetchone()
+        if row:
+            return int(row[0])
+    return head.version

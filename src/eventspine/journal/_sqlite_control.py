@@ -1,0 +1,86 @@
+"""What operators do to the tables, in one write transaction: rewind, pause, rename, replay, drop, retry."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Sequence
+
+from ..errors import SettingsError
+from ._sqlite_apply import check_version
+from ._sqlite_registry import raise_control
+from .port import OWN_FEED, Control, Drop, Rename, Replay, Retry, Rewind, SetState
+from .registry import partitions_of
+
+
+def carry_out(cursor: sqlite3.Cursor, operations: Sequence[Control], now_us: int) -> tuple[int, bool]:
+    check_version(cursor, now_us)
+    changed = sum(_operate(cursor, operation, now_us) for operation in operations)
+    if changed:
+        raise_control(cursor)
+    return changed, changed > 0
+
+
+def _operate(cursor: sqlite3.Cursor, operation: Control, now_us: int) -> int:
+    match operation:
+        case Rewind():
+            return _rewind(cursor, operation)
+        case SetState(number, state):
+            return _change_subscription(cursor, number, "state", state)
+        case Rename(number, name):
+            return _change_subscription(cursor, number, "name", name)
+        case Replay(numbers):
+            changes = "state = 'parked', due_us = :now, late = 1"
+            return _change_deliveries(cursor, numbers, changes, "state = 'dead'", now_us)
+        case Drop(numbers):
+            changes = "state = 'settled', due_us = null, reason = 'dropped'"
+            return _change_deliveries(cursor, numbers, changes, "state in ('dead', 'parked')", now_us)
+        case Retry(numbers):
+            return _change_deliveries(cursor, numbers, "due_us = :now", "state = 'parked'", now_us)
+
+
+def _rewind(cursor: sqlite3.Cursor, rewind: Rewind) -> int:
+    place = {"number": rewind.subscription, "feed": OWN_FEED, "position": rewind.position}
+    row = cursor.execute(
+        "/*spine*/ update spine_subscriptions set generation = generation + 1,"
+        " republish = case ? when '' then republish else ? end where number = ? returning ordering",
+        (rewind.republish, rewind.republish, rewind.subscription),
+    ).fetchall()
+    if not row:
+        return 0
+    partitions = partitions_of(row[0][0])
+    cursor.executemany(
+        "/*spine*/ insert or replace into spine_cursors (subscription, feed, partition, position, beyond)"
+        " values (?,?,?,?,null)",
+        [(rewind.subscription, OWN_FEED, partition, rewind.position) for partition in partitions],
+    )
+    where = "where subscription = :number and feed = :feed and position > :position"
+    cursor.execute(f"/*spine*/ delete from spine_starts {where}", place)
+    cursor.execute(f"/*spine*/ delete from spine_deliveries {where} and state <> 'settled'", place)
+    return len(partitions) + cursor.rowcount
+
+
+def _change_subscription(cursor: sqlite3.Cursor, number: int, column: str, value: str) -> int:
+    try:
+        cursor.execute(
+            f"/*spine*/ update spine_subscriptions set generation = generation + 1, {column} = :value"
+            f" where number = :number and {column} <> :value",
+            {"number": number, "value": value},
+        )
+    except sqlite3.IntegrityError as error:
+        service, name = cursor.execute(
+            "/*spine*/ select service, name from spine_subscriptions where number = ?", (number,)
+        ).fetchone()
+        raise SettingsError(
+            f"{service} has a subscription named {(value if column == 'name' else name)!r} already. "
+            "Choose another name, or retire that one first.",
+            service=service,
+        ) from error
+    return cursor.rowcount
+
+
+def _change_deliveries(cursor: sqlite3.Cursor, numbers: Sequence[int], changes: str, where: str, now_us: int) -> int:
+    cursor.executemany(
+        f"/*spine*/ update spine_deliveries set {changes}, last_us = :now where number = :number and {where}",
+        [{"number": number, "now": now_us} for number in dict.fromkeys(numbers)],
+    )
+    return cursor.rowcount if numbers else 0

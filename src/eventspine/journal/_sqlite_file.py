@@ -1,0 +1,122 @@
+"""Opening the journal's file: where it may be, how connections are set, and what SQLite's errors mean to us.
+
+Only the interpreter's own `sqlite3` opens the file (R7). Every connection writes with `synchronous=FULL` into a WAL:
+NORMAL loses acknowledged commits on power loss.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from ..errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
+
+# WAL needs memory shared between processes; these file systems have none, or only pretend.
+_NETWORK = frozenset(
+    "nfs nfs4 cifs smb3 smbfs ncpfs afs coda ceph glusterfs fuse.glusterfs fuse.sshfs lustre beegfs gfs2 ocfs2 davfs "
+    "fuse.s3fs fuse.rclone fuse.gcsfuse".split()
+)
+MOUNTS = Path("/proc/mounts")
+
+
+def path_of(url: str) -> Path:
+    """The file of a sqlite:/// URL, absolute, so that a later change of folder doesn't matter."""
+    text = url.removeprefix("sqlite:///")
+    if text == url or not text:
+        raise SettingsError(
+            f"{url!r} names no SQLite file. Write sqlite:///spine.db for a file in this folder, "
+            "or sqlite:////var/lib/shop/spine.db with four slashes for an absolute path.", url=url
+        )
+    if text.startswith(":memory:"):
+        raise SettingsError("A SQLite journal needs a file. Use memory:// for a journal in memory.", url=url)
+    return Path(os.path.abspath(text))
+
+
+def check_path(path: Path) -> None:
+    """Refuse, in clear words, places where SQLite would fail obscurely or lose data."""
+    if path.is_dir():
+        raise SettingsError(f"{path} is a folder. Name a file in it, such as sqlite:///{path}/spine.db.", path=str(path))
+    if not path.parent.is_dir():
+        raise SettingsError(f"The folder {path.parent} doesn't exist. Create it, then start again.", path=str(path))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise SettingsError(f"This user can't write to the folder {path.parent}, where the journal's -wal, lock and bells go.")
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        raise SettingsError(f"This user can't write to {path}. Give the file read and write permission.", path=str(path))
+    kind = _file_system(path.parent)
+    if kind in _NETWORK:
+        raise SettingsError(
+            f"{path} is on a network file system ({kind}), where SQLite's WAL loses data. Put the file on a local disk, "
+            "or use a PostgreSQL journal for services on several hosts.", path=str(path), file_system=kind
+        )
+
+
+def _file_system(folder: Path) -> str:
+    try:
+        mounts = MOUNTS.read_text().splitlines()
+    except OSError:
+        return ""
+    best, kind = "", ""
+    real = os.path.join(os.path.realpath(folder), "")
+    for line in mounts:
+        fields = line.split()
+        point = os.path.join(fields[1].replace("\\040", " "), "")
+        if real.startswith(point) and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def connect(path: Path, *, busy_s: float, readonly: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=busy_s
+    )
+    try:
+        # WAL first: it also tells, in words of SQLite, that a file is no database.
+        if not readonly:
+            connection.execute("/*spine*/ pragma journal_mode=wal").close()
+            connection.execute("/*spine*/ pragma wal_autocheckpoint=1000").close()
+        for setting in ("synchronous=full", "foreign_keys=on", "fullfsync=on", "checkpoint_fullfsync=on"):
+            connection.execute(f"/*spine*/ pragma {setting}").close()
+        if readonly:
+            connection.execute("/*spine*/ pragma query_only=on").close()
+    except sqlite3.Error as error:
+        connection.close()
+        if trouble := translate(error, path):
+            raise trouble from error
+        raise
+    return connection
+
+
+def _primary(error: BaseException) -> int:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
+
+
+def is_io_error(error: BaseException) -> bool:
+    return isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_IOERR
+
+
+def translate(error: BaseException, path: Path, holder: tuple[int, int] | None = None) -> JournalError | None:
+    """The journal's trouble behind an error of SQLite; None when a statement is to blame."""
+    if not isinstance(error, sqlite3.Error):
+        return None
+    code = _primary(error)
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        return busy(path, holder)
+    if code == sqlite3.SQLITE_FULL:
+        return JournalFull(f"There is no space left to write {path}. Nothing of this was stored; free some and go on.")
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return JournalCorrupt(f"{path} is damaged or no SQLite database ({error}). Restore a copy, or name another file.")
+    if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+        return JournalError(f"{path} can't be written ({error}). Check its permissions, its folder and that it still exists.")
+    if code == sqlite3.SQLITE_IOERR:
+        return JournalError(f"The disk of {path} failed: {error}. Nothing of this was stored.")
+    return None
+
+
+def busy(path: Path, holder: tuple[int, int] | None) -> JournalBusy:
+    who = f"process {holder[0]} (its turn since {holder[1]} µs)" if holder else "a connection that is not the spine's"
+    return JournalBusy(
+        f"{path} is locked for writing by {who}. If your own code holds a transaction on this file, publish inside it "
+        "with within=<connection>; otherwise end that transaction or that process.",
+        path=str(path), holder=holder,
+    )

@@ -1,0 +1,161 @@
+"""What a group of units needs to know before it can be judged, read in a handful of statements for all of them.
+
+Everything here is read inside the group's write transaction, and kept in step as units are accepted, so that a unit
+sees what those before it in the group did.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .cursors import Range, decode, fold
+from .port import Append, Unit
+
+Place = tuple[int, str, int]  # subscription, feed, partition
+
+
+class Coming:
+    """A cursor while a group is judged: as stored, and what accepted units have finished since."""
+
+    __slots__ = ("_afters", "_pending", "_uptos", "accepted", "beyond", "position", "stored")
+
+    def __init__(self, position: int, beyond: list[Range], stored: bool) -> None:
+        self.position, self.beyond, self.stored = position, beyond, stored
+        self.accepted: list[Range] = []
+        self._afters = [0, *(after for after, _ in beyond)]
+        self._uptos = [position, *(upto for _, upto in beyond)]
+        self._pending = 0  # how many of `accepted` the two lists hold
+
+    def covers(self, ranges: Iterable[Range]) -> bool:
+        for after, upto in self.accepted[self._pending :]:
+            self._insert(after, upto)
+        self._pending = len(self.accepted)
+        return all(self._uptos[bisect_right(self._afters, after) - 1] >= upto for after, upto in ranges)
+
+    def folded(self) -> tuple[int, list[Range]]:
+        return fold(self.position, self.beyond, self.accepted)
+
+    def _insert(self, after: int, upto: int) -> None:
+        """Keep the lists as disjoint, ascending ranges: the same arithmetic as fold, for one range."""
+        afters, uptos = self._afters, self._uptos
+        start = bisect_right(afters, after) - 1
+        if uptos[start] >= after:
+            after = afters[start]
+        else:
+            start += 1
+        end = start
+        while end < len(afters) and afters[end] <= upto:
+            upto = max(upto, uptos[end])
+            end += 1
+        if uptos[start:end] != [upto]:
+            afters[start:end], uptos[start:end] = [after], [upto]
+
+
+class Head:
+    """A stream while a group is judged."""
+
+    __slots__ = ("number", "stored", "version")
+
+    def __init__(self, number: int, version: int, stored: bool) -> None:
+        self.number, self.version, self.stored = number, version, stored
+
+
+class Known:
+    __slots__ = ("_cursor", "_places", "cursors", "epochs", "generations", "heads", "ids", "states", "stream_last")
+
+    def __init__(self, cursor: sqlite3.Cursor, units: Sequence[Unit]) -> None:
+        self._cursor = cursor
+        self.epochs: dict[str, int] = {}
+        self.generations: dict[int, int] = {}
+        self.cursors: dict[Place, Coming] = {}
+        self.states: dict[int, str] = {}  # of stored deliveries that units want to change
+        self._places: dict[tuple[int, str, int, int], int] = {}  # their numbers
+        self.heads: dict[tuple[str, str], Head] = {}
+        self.ids: dict[bytes, int | None] = {}  # events in the feed: positions; None when of this group
+        self.stream_last = 0
+        self._load(units)
+
+    def _load(self, units: Sequence[Unit]) -> None:
+        leases = {fence.lease for unit in units if unit.fences for fence in unit.fences}
+        subscriptions = {done.subscription for unit in units if unit.done for done in unit.done}
+        changed = {change.number for unit in units if unit.changes for change in unit.changes}
+        streams = {
+            (append.service, append.stream)
+            for unit in units
+            for append in unit.appends
+            if append.stream is not None
+        }
+        if leases:
+            self.epochs = dict(self.among("select name, epoch from spine_leases where name in", leases))
+        if subscriptions:
+            self._load_cursors(subscriptions)
+        if changed:
+            self._load_deliveries(changed)
+        if streams:
+            self._load_heads(streams)
+        wanted = {record[1] for unit in units for append in unit.appends if _asks_first(unit, append) for record in append.records}
+        if wanted:
+            self.ids = dict(self.among("select id, position from spine_events where id in", wanted))
+
+    def _load_cursors(self, subscriptions: set[int]) -> None:
+        query = "select number, generation from spine_subscriptions where number in"
+        self.generations = dict(self.among(query, subscriptions))
+        query = "select subscription, feed, partition, position, beyond from spine_cursors where subscription in"
+        for subscription, feed, partition, position, beyond in self.among(query, subscriptions):
+            self.cursors[subscription, feed, partition] = Coming(position, decode(beyond), True)
+
+    def _load_deliveries(self, numbers: set[int]) -> None:
+        query = "select number, state, subscription, feed, partition, position from spine_deliveries where number in"
+        for number, state, *place in self.among(query, numbers):
+            self.states[number] = state
+            self._places[tuple(place)] = number  # type: ignore[index]
+
+    def _load_heads(self, streams: set[tuple[str, str]]) -> None:
+        self.stream_last = self._cursor.execute(
+            "/*spine*/ select coalesce(max(number), 0) from spine_streams"
+        ).fetchone()[0]
+        query = "select service, name, number, version from spine_streams where name in"
+        for service, name, number, version in self.among(query, {name for _, name in streams}):
+            self.heads[service, name] = Head(number, version, True)
+
+    # --- asked while judging ----------------------------------------------------------------------------------------
+
+    def coming(self, place: Place) -> Coming:
+        cursor = self.cursors.get(place)
+        if cursor is None:
+            cursor = self.cursors[place] = Coming(0, [], False)
+        return cursor
+
+    def head(self, stream: tuple[str, str]) -> Head:
+        head = self.heads.get(stream)
+        if head is None:
+            self.stream_last += 1
+            head = self.heads[stream] = Head(self.stream_last, 0, False)
+        return head
+
+    def put(self, place: tuple[int, str, int, int], state: str) -> None:
+        """A delivery was put: the row that somebody after it in the group wants to change may be this one."""
+        number = self._places.get(place)
+        if number is not None:
+            self.states[number] = state
+
+    def among(self, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+        return among(self._cursor, query, values)
+
+
+def _asks_first(unit: Unit, append: Append) -> bool:
+    """Whether the feed must be asked for the append's ids before the unit is judged. Usually the insert itself tells."""
+    return append.stream is not None or (bool(unit.statements) and not (unit.fences or unit.done or unit.changes))
+
+
+def among(cursor: sqlite3.Cursor, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
+    """Rows of `query ... in (values)`. Lists are filled up to a few sizes, so that statements stay cached."""
+    left = list(values)
+    while left:
+        size = next(size for size in (1, 4, 16, 64, 256, 1024) if len(left) <= size or size == 1024)
+        some, left = left[:size], left[size:]
+        marks = ",".join("?" * size)
+        yield from cursor.execute(f"/*spine*/ {query} ({marks})", some + some[:1] * (size - len(some))).fetchall()

@@ -1,0 +1,203 @@
+"""What the accepted units of a group write, collected first and then written in as few statements as possible."""
+
+from __future__ import annotations
+
+import sqlite3
+from itertools import groupby
+from typing import Any, NamedTuple
+
+from ._records import encode_record
+from ._sqlite_known import Known, among
+from ._sqlite_outcome import Trace, cursor_trace, event_trace
+from .cursors import encode
+from .port import Change, Put, Record, StartMark, Timer, Unit, Verdict
+
+EVENTS = (
+    "/*spine*/ insert into spine_events (id, channel, slot, key, type, version, time_us, recorded_us, source, correlation,"
+    " causation, hops, meta, data) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict (id) do nothing"
+)
+_PUT = (
+    "/*spine*/ insert into spine_deliveries (subscription, feed, partition, position, slot, key, state, attempts, due_us,"
+    " reason, error, traceback, late, first_us, last_us, event_id, record) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " on conflict (subscription, feed, partition, position) do update set state = excluded.state,"
+    " attempts = excluded.attempts, due_us = excluded.due_us, reason = excluded.reason, error = excluded.error,"
+    " traceback = excluded.traceback, late = excluded.late, last_us = excluded.last_us, record = excluded.record"
+    " returning number"
+)
+_NUMBER = (
+    "/*spine*/ select number from spine_deliveries"
+    " where subscription = ? and feed = ? and partition = ? and position = ?"
+)
+_CHANGE = (
+    "/*spine*/ update spine_deliveries set state = coalesce(?, state), attempts = coalesce(?, attempts),"
+    " deaths = coalesce(?, deaths), due_us = coalesce(?, due_us), reason = coalesce(?, reason),"
+    " error = coalesce(?, error), traceback = coalesce(?, traceback), late = coalesce(?, late), last_us = ?"
+    " where number = ?"
+)
+_GONE = "/*spine*/ delete from spine_deliveries where number = ?"
+_START = (
+    "/*spine*/ insert into spine_starts (subscription, feed, partition, position, times, alone) values (?,?,?,?,1,?)"
+    " on conflict (subscription, feed, partition, position) do update set times = times + 1, alone = alone + excluded.alone"
+)
+_CLEAR = "/*spine*/ delete from spine_starts where subscription = ? and feed = ? and partition = ? and position = ?"
+_TIMER = (
+    "/*spine*/ insert into spine_timers (id, due_us, record) select ?1, ?2, ?3"
+    " where not exists (select 1 from spine_events where id = ?1) on conflict (id) do nothing"
+)
+_CANCEL = "/*spine*/ delete from spine_timers where id = ?"
+_CURSOR = (
+    "/*spine*/ insert into spine_cursors (subscription, feed, partition, position, beyond) values (?,?,?,?,?)"
+    " on conflict (subscription, feed, partition) do update set position = excluded.position, beyond = excluded.beyond"
+)
+
+
+class Step(NamedTuple):
+    sql: str
+    values: tuple[Any, ...]
+    verdict: Verdict | None = None  # told how many timers were cancelled, or the number of the delivery
+
+
+class Placed(NamedTuple):
+    """Records of one verdict: `count` of plan.records from `start`; `ids` where some may be in the feed already."""
+
+    verdict: Verdict
+    start: int
+    ids: list[bytes]
+    repeats: bool  # when all were in the feed before, the unit is a repetition
+
+
+class Plan:
+    __slots__ = ("_head", "_now_us", "placed", "public", "records", "steps", "stream_rows", "timers", "touched")
+
+    def __init__(self, now_us: int, head: int) -> None:
+        self._now_us, self._head = now_us, head
+        self.records: list[tuple[Any, ...]] = []
+        self.placed: list[Placed] = []
+        self.stream_rows: list[tuple[int, int, bytes]] = []  # stream, version, id
+        self.touched: set[tuple[str, str]] = set()  # streams
+        self.steps: list[Step] = []
+        self.public = self.timers = False
+
+    # --- collecting -------------------------------------------------------------------------------------------------
+
+    def append(self, verdict: Verdict, unit: Unit, new: list[Record] | None, now_us: int) -> None:
+        """`new`: the records to insert, where the unit has streams; None: all of the unit's."""
+        start = len(self.records)
+        records = [record for append in unit.appends for record in append.records]
+        self.records += [
+            (*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)
+        ]
+        repeats = not (unit.fences or unit.done or unit.changes)
+        self.placed.append(Placed(verdict, start if new is None else -1, [record[1] for record in records], repeats))
+
+    def look_up(self, verdict: Verdict, unit: Unit) -> None:
+        """Of a repetition: what the first unit wrote, also when that was a moment ago in this group."""
+        ids = [record.id for append in unit.appends for record in append.records]
+        if ids:
+            self.placed.append(Placed(verdict, -1, ids, False))
+        for put in unit.puts:
+            self.steps.append(Step(_NUMBER, (put.subscription, put.feed, put.partition, put.record.position), verdict))
+
+    def put(self, put: Put, verdict: Verdict) -> None:
+        record, now_us = put.record, self._now_us
+        values = (
+            put.subscription, put.feed, put.partition, record.position, record.slot, record.key, put.state, put.attempts,
+            put.due_us, put.reason, put.error, put.traceback, int(put.late), now_us, now_us, record.id,
+            encode_record(record),
+        )  # fmt: skip
+        self.steps.append(Step(_PUT, values, verdict))
+
+    def change(self, change: Change) -> None:
+        if change.state == "gone":
+            self.steps.append(Step(_GONE, (change.number,)))
+        else:
+            self.steps.append(Step(_CHANGE, (*change[1:9], self._now_us, change.number)))
+
+    def start(self, mark: StartMark) -> None:
+        place = (mark.subscription, mark.feed, mark.partition, mark.position)
+        self.steps.append(Step(_CLEAR, place) if mark.clear else Step(_START, (*place, int(mark.alone))))
+
+    def timer(self, timer: Timer) -> None:
+        self.steps.append(Step(_TIMER, (timer.record.id, timer.due_us, encode_record(timer.record))))
+        self.timers = True
+
+    def cancel(self, id: bytes, verdict: Verdict) -> None:
+        self.steps.append(Step(_CANCEL, (id,), verdict))
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def write(self, cursor: sqlite3.Cursor, known: Known) -> Trace | None:
+        """Gives something that only this group can have written, if there is any."""
+        trace: Trace | None = None
+        if self.records or self.placed:
+            trace = self._write_events(cursor)
+        if self.touched:
+            self._write_streams(cursor, known)
+        for sql, steps in groupby(self.steps, key=lambda step: step.sql):
+            _write_steps(cursor, sql, list(steps))
+        return self._write_cursors(cursor, known) or trace
+
+    def _write_cursors(self, cursor: sqlite3.Cursor, known: Known) -> Trace | None:
+        rows = []
+        for place, coming in known.cursors.items():
+            if coming.accepted and (folded := coming.folded()) != (coming.position, coming.beyond):
+                rows.append((*place, folded[0], encode(folded[1])))
+        if not rows:
+            return None
+        cursor.executemany(_CURSOR, rows)
+        return cursor_trace(rows[0])
+
+    def _write_events(self, cursor: sqlite3.Cursor) -> Trace | None:
+        inserted, last = 0, 0
+        if self.records:
+            cursor.executemany(EVENTS, self.records)
+            inserted = cursor.rowcount
+            last = cursor.execute("/*spine*/ select last_insert_rowid()").fetchone()[0]
+        first = last - inserted + 1
+        self.public = inserted > 0 and any(record[1] is not None for record in self.records)
+        if inserted == len(self.records) and all(placed.start >= 0 for placed in self.placed):
+            for placed in self.placed:
+                begin = first + placed.start
+                placed.verdict.positions = list(range(begin, begin + len(placed.ids)))
+            return event_trace(self.records[0][0])
+        return self._look_up(cursor)
+
+    def _look_up(self, cursor: sqlite3.Cursor) -> Trace | None:
+        """Some were in the feed already, or twice in this group: ask for each by its id."""
+        ids = {id for placed in self.placed for id in placed.ids}
+        positions = dict(among(cursor, "select id, position from spine_events where id in", ids))
+        claimed: set[bytes] = set()
+        for placed in self.placed:
+            verdict = placed.verdict
+            verdict.positions = [positions[id] for id in placed.ids if id in positions]
+            old = all(id in claimed or positions.get(id, 0) <= self._head for id in placed.ids)
+            if placed.repeats and placed.ids and old:
+                verdict.kind = "repeated"
+            claimed.update(placed.ids)
+        return next((event_trace(id) for id, position in positions.items() if position > self._head), None)
+
+    def _write_streams(self, cursor: sqlite3.Cursor, known: Known) -> None:
+        heads = [(known.heads[stream], stream) for stream in self.touched]
+        cursor.executemany(
+            "/*spine*/ insert into spine_streams (number, service, name, version) values (?,?,?,?)"
+            " on conflict (number) do update set version = excluded.version",
+            [(head.number, *stream, head.version) for head, stream in heads],
+        )
+        cursor.executemany(
+            "/*spine*/ insert into spine_stream_events (stream, version, position)"
+            " select ?, ?, position from spine_events where id = ?",
+            self.stream_rows,
+        )
+
+
+def _write_steps(cursor: sqlite3.Cursor, sql: str, steps: list[Step]) -> None:
+    if steps[0].verdict is None:
+        cursor.executemany(sql, [step.values for step in steps])
+        return
+    for step in steps:
+        assert step.verdict is not None
+        rows = cursor.execute(sql, step.values).fetchall()
+        if sql is not _CANCEL:
+            step.verdict.numbers += [row[0] for row in rows]
+        else:
+            step.verdict.cancelled += cursor.rowcount

@@ -1,0 +1,259 @@
+"""Reading the journal: each function takes a cursor, runs a query or two in one snapshot, and leaves none open."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import uuid
+from collections.abc import Callable, Sequence
+from itertools import repeat
+from typing import Any
+
+from ._records import decode_record
+from .cursors import decode
+from .port import (
+    OWN_FEED,
+    PARTITIONS,
+    Cursor,
+    Delivery,
+    Lease,
+    Page,
+    Process,
+    Record,
+    State,
+    Subscription,
+    Timer,
+)
+
+PAGE_BYTES_MAX = 8 * 1024 * 1024
+SPAN = 20_000  # how many positions one page may pass over, so that no snapshot stays open for long (R20)
+RECORD = (
+    "position, id, channel, slot, key, type, version, time_us, recorded_us, source, correlation, causation, hops, meta, data"
+)
+_HEAD = "/*spine*/ select coalesce(max(position), 0) from spine_events"
+
+
+def head(cursor: sqlite3.Cursor) -> int:
+    return int(cursor.execute(_HEAD).fetchone()[0])
+
+
+def feed(
+    cursor: sqlite3.Cursor,
+    after: int,
+    limit: int,
+    upto: int | None,
+    channels: Sequence[str] | None,
+    partitions: Sequence[int] | None,
+    types: Sequence[str] | None,
+    private: bool,
+) -> Page:
+    sql, values = _feed_query(channels, partitions, types, private)
+    cursor.execute("/*spine*/ begin")  # one snapshot, so that `scanned` never passes what is not in `records`
+    try:
+        end = min(head(cursor), after + max(SPAN, limit))
+        if upto is not None:
+            end = min(end, upto)
+        if end <= after:
+            return Page((), after)
+        cursor.execute(sql, (after, end, *values, limit))
+        rows, cut = _within_bounds(cursor)
+    finally:
+        cursor.connection.rollback()
+    records = _records(rows)
+    return Page(records, records[-1].position if cut or len(records) == limit else end)
+
+
+def _feed_query(
+    channels: Sequence[str] | None, partitions: Sequence[int] | None, types: Sequence[str] | None, private: bool
+) -> tuple[str, list[Any]]:
+    where = ["position > ? and position <= ?"]
+    values: list[Any] = []
+    if channels is not None:
+        marks = ",".join("?" * len(channels))
+        where.append(f"(channel in ({marks}){' or channel is null' if private else ''})")
+        values += channels
+    elif not private:
+        where.append("channel is not null")
+    if partitions is not None and len(set(partitions)) < PARTITIONS:
+        where.append(f"(1 << (slot % {PARTITIONS})) & ?")
+        values.append(sum(1 << partition for partition in set(partitions)))
+    if types is not None:
+        where.append(f"type in ({','.join('?' * len(types))})")
+        values += types
+    return f"/*spine*/ select {RECORD} from spine_events where {' and '.join(where)} order by position limit ?", values
+
+
+def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Any], bool]:
+    """Rows up to some megabytes of data, and at least one; whether they were cut."""
+    rows: list[Any] = []
+    size, step = 0, 8
+    while some := cursor.fetchmany(step):
+        for index, row in enumerate(some):
+            size += len(row[14])
+            if size > PAGE_BYTES_MAX and (rows or index):
+                return rows + some[:index], True
+        rows += some
+        step = min(step * 2, 1024) if size < PAGE_BYTES_MAX // 16 else 8
+    return rows, False
+
+
+def _records(rows: Sequence[Any]) -> list[Record]:
+    return list(map(_new, repeat(Record), rows))
+
+
+_new: Callable[[type[Record], Any], Record] = tuple.__new__  # half the time of Record(*row)
+
+
+def position_at(cursor: sqlite3.Cursor, time_us: int) -> int:
+    """By halves: recorded_us never goes back along the feed."""
+    low, high = 0, head(cursor)
+    while low < high:
+        middle = (low + high + 1) // 2
+        row = cursor.execute(
+            "/*spine*/ select position, recorded_us from spine_events where position <= ? order by position desc limit 1",
+            (middle,),
+        ).fetchone()
+        if row is None or row[1] < time_us:
+            low = middle
+        else:
+            high = row[0] - 1
+    row = cursor.execute("/*spine*/ select max(position) from spine_events where position <= ?", (low,)).fetchone()
+    return int(row[0] or 0)
+
+
+def stream(cursor: sqlite3.Cursor, service: str, name: str, after: int, limit: int) -> list[Record]:
+    columns = ", ".join(f"e.{column.strip()}" for column in RECORD.split(","))
+    return _records(
+        cursor.execute(
+            f"/*spine*/ select {columns} from spine_streams s join spine_stream_events v on v.stream = s.number"
+            " join spine_events e on e.position = v.position"
+            " where s.service = ? and s.name = ? and v.version > ? order by v.version limit ?",
+            (service, name, after, limit),
+        ).fetchall()
+    )
+
+
+def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
+    row = cursor.execute(
+        "/*spine*/ select version from spine_streams where service = ? and name = ?", (service, name)
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def event(cursor: sqlite3.Cursor, id: bytes) -> Record | None:
+    rows = cursor.execute(f"/*spine*/ select {RECORD} from spine_events where id = ?", (id,)).fetchall()
+    return _records(rows)[0] if rows else None
+
+
+def correlated(cursor: sqlite3.Cursor, correlation: str, limit: int) -> list[Record]:
+    try:
+        first = uuid.UUID(correlation).bytes
+    except ValueError:
+        first = b""
+    return _records(
+        cursor.execute(
+            f"/*spine*/ select {RECORD} from spine_events where position in"
+            " (select position from spine_events where id = ? union select position from spine_events where correlation = ?)"
+            " order by position limit ?",
+            (first, correlation, limit),
+        ).fetchall()
+    )
+
+
+SUBSCRIPTION = "number, uid, service, name, state, generation, channels, types, ordering, on_dead, republish"
+
+
+def subscriptions(cursor: sqlite3.Cursor, service: str | None) -> list[Subscription]:
+    rows = cursor.execute(
+        f"/*spine*/ select {SUBSCRIPTION} from spine_subscriptions where ?1 is null or service = ?1 order by number",
+        (service,),
+    ).fetchall()
+    return [
+        Subscription(
+            *row[:6], tuple(json.loads(row[6])), tuple((type, newest) for type, newest in json.loads(row[7])), *row[8:]
+        )
+        for row in rows
+    ]
+
+
+def cursors(cursor: sqlite3.Cursor, numbers: Sequence[int]) -> list[Cursor]:
+    rows = cursor.execute(
+        "/*spine*/ select subscription, partition, position, beyond, feed from spine_cursors"
+        " where subscription in (select value from json_each(?)) order by subscription, feed, partition",
+        (json.dumps(list(numbers)),),
+    ).fetchall()
+    return [Cursor(number, partition, position, decode(beyond), feed) for number, partition, position, beyond, feed in rows]
+
+
+def deliveries(
+    cursor: sqlite3.Cursor,
+    *,
+    subscriptions: Sequence[int] | None,
+    states: Sequence[State] | None,
+    partitions: Sequence[int] | None,
+    numbers: Sequence[int] | None,
+    events: Sequence[bytes] | None,
+    after: int,
+    limit: int,
+    records: bool,
+) -> list[Delivery]:
+    where, values = ["number > ?"], [after]
+    for column, wanted in (
+        ("subscription", subscriptions), ("state", states), ("partition", partitions), ("number", numbers),
+    ):  # fmt: skip
+        if wanted is not None:
+            where.append(f"{column} in (select value from json_each(?))")
+            values.append(json.dumps(list(wanted)))  # type: ignore[arg-type]
+    if events is not None:
+        where.append("hex(event_id) in (select value from json_each(?))" if len(events) > 100 else f"event_id in ({','.join('?' * len(events))})")
+        values += [json.dumps([id.hex().upper() for id in events])] if len(events) > 100 else events  # type: ignore[arg-type, list-item]
+    if states is not None and "settled" not in states:
+        where.append("state <> 'settled'")  # lets the partial index serve
+    rows = cursor.execute(
+        "/*spine*/ select number, subscription, partition, position, slot, key, state, attempts, deaths, due_us, reason,"
+        f" error, traceback, late, first_us, last_us, {'record' if records else 'null'}, feed from spine_deliveries"
+        f" where {' and '.join(where)} order by number limit ?",
+        (*values, limit),
+    ).fetchall()
+    return [
+        Delivery(*row[:13], bool(row[13]), row[14], row[15], decode_record(row[16]) if row[16] else None, row[17])
+        for row in rows
+    ]
+
+
+def starts(cursor: sqlite3.Cursor, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
+    rows = cursor.execute(
+        "/*spine*/ select position, times, alone from spine_starts where subscription = ? and feed = ? and partition = ?",
+        (subscription, OWN_FEED, partition),
+    ).fetchall()
+    return {position: (times, alone) for position, times, alone in rows}
+
+
+def next_due(cursor: sqlite3.Cursor) -> int | None:
+    due: int | None = cursor.execute("/*spine*/ select min(due_us) from spine_timers").fetchone()[0]
+    return due
+
+
+def timers(cursor: sqlite3.Cursor, limit: int) -> list[Timer]:
+    rows = cursor.execute(
+        "/*spine*/ select due_us, record from spine_timers order by due_us, id limit ?", (limit,)
+    ).fetchall()
+    return [Timer(due_us, decode_record(record)) for due_us, record in rows]
+
+
+def processes(cursor: sqlite3.Cursor) -> list[Process]:
+    rows = cursor.execute(
+        '/*spine*/ select id, service, generation, pid, host, started_us, "window", release, until_us, pid_started'
+        " from spine_processes order by started_us, id"
+    ).fetchall()
+    return [Process(*row) for row in rows]
+
+
+def leases(cursor: sqlite3.Cursor) -> list[Lease]:
+    rows = cursor.execute("/*spine*/ select name, epoch, owner, until_us, unclean from spine_leases order by name").fetchall()
+    return [Lease(*row[:4], bool(row[4])) for row in rows]
+
+
+def control(cursor: sqlite3.Cursor) -> int:
+    row = cursor.execute("/*spine*/ select value from spine_meta where name = 'control'").fetchone()
+    return int(row[0]) if row else 0

@@ -1,0 +1,93 @@
+"""The readers: a few connections that can only read, and the threads that use them.
+
+A read opens a snapshot and closes it before its result is given away (R20), so that handlers never run with one open.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import JournalError, UnitFailed
+from . import _sqlite_file as file
+from ._sqlite_guard import Guard, bind, check_read, is_refusal, refused
+
+THREADS = 3
+T = TypeVar("T")
+
+
+class Readers:
+    def __init__(self, path: Path, *, busy_s: float) -> None:
+        self._path, self._busy_s = path, busy_s
+        self._idle: list[tuple[sqlite3.Connection, Guard]] = []
+        self._lock = threading.Lock()
+        self._closed = False
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix=f"spine reader {path.name}")
+
+    def submit(self, function: Callable[[sqlite3.Cursor], T]) -> Future[T]:
+        """Read on a thread of ours."""
+        if self._closed:
+            raise JournalError("The journal is closed. Open it again, or keep its spine open for as long as it is used.")
+        return self._threads.submit(self.read, function)
+
+    def read(self, function: Callable[[sqlite3.Cursor], T]) -> T:
+        """Read on this thread."""
+        connection, guard = self._take()
+        cursor = connection.cursor()
+        try:
+            return function(cursor)
+        except sqlite3.Error as error:
+            if trouble := file.translate(error, self._path):
+                raise trouble from error
+            raise
+        finally:
+            cursor.close()
+            self._give_back(connection, guard)
+
+    def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        check_read(sql)
+        values = bind(parameters)
+        connection, guard = self._take()
+        try:
+            _, rows, columns = guard.run(sql, values)
+        except (sqlite3.Error, sqlite3.Warning) as error:
+            raise self._explain(sql, error) from error
+        finally:
+            self._give_back(connection, guard)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
+
+    def submit_query(self, sql: str, parameters: Mapping[str, Any]) -> Future[list[dict[str, Any]]]:
+        return self._threads.submit(self.query, sql, parameters)
+
+    def _explain(self, sql: str, error: Exception) -> Exception:
+        if is_refusal(error):
+            return refused(sql, error)
+        if "readonly" in str(error):
+            return refused(sql, sqlite3.OperationalError("query() only reads; use execute() for what writes"))
+        return file.translate(error, self._path) or UnitFailed(f"{type(error).__name__}: {error}")
+
+    def _take(self) -> tuple[sqlite3.Connection, Guard]:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
+        return connection, Guard(connection)
+
+    def _give_back(self, connection: sqlite3.Connection, guard: Guard) -> None:
+        with self._lock:
+            if not self._closed:
+                self._idle.append((connection, guard))
+                return
+        connection.close()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=True)
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection, _ in idle:
+            connection.close()

@@ -1,0 +1,425 @@
+"""The writer: one thread per open journal that writes to the file, for everybody in this process.
+
+Units wait in a queue while a commit is on its way; the next commit takes all that have come meanwhile (within bounds),
+so that many units share one transaction and one fsync, without any waiting on purpose. Each unit has a verdict of its
+own (see _sqlite_apply). When a group fails as a whole, because a statement ended the transaction or COMMIT itself was
+refused, nothing of it was stored, and it runs again in halves until the culprit stands alone (R5).
+
+        queue ──► turn lock ──► BEGIN IMMEDIATE ──► judge, write ──► COMMIT ──► verdicts, one call per event loop
+                                     │                                 │ I/O error: outcome unknown
+                                     └── failed as a whole: halves     └── reopen, look for what was written
+
+What waits in the queue is taken only after the turn lock is held: it can still be refused, as JournalBusy, when the
+lock doesn't come within the limit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..clock import Clock
+from ..errors import JournalError, OutcomeUnknown
+from . import _sqlite_file as file
+from ._sqlite_apply import Applied, Applier, Safeguards, TransactionGone
+from ._sqlite_guard import Guard, as_unit_failed
+from ._sqlite_outcome import was_committed
+from .lockfile import TurnLock, read_holder
+from .port import Unit, Verdict
+
+UNITS_MAX = 2_000
+BYTES_MAX = 4 * 1024 * 1024
+WAL_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Answer(Protocol):
+    """Where a job's outcome goes; the loop groups answers of one event loop into one call."""
+
+    loop: asyncio.AbstractEventLoop | None
+
+    def give(self, value: Any, error: BaseException | None) -> None: ...
+
+
+class LoopAnswer:
+    __slots__ = ("future", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = loop
+        self.future: asyncio.Future[Any] = loop.create_future()
+
+    def give(self, value: Any, error: BaseException | None) -> None:
+        if self.future.done():
+            return  # cancelled meanwhile; what was committed stays committed
+        if error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
+
+
+class ThreadAnswer:
+    __slots__ = ("future", "loop")
+
+    def __init__(self) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.future: Future[Any] = Future()
+
+    def give(self, value: Any, error: BaseException | None) -> None:
+        if error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
+
+
+@dataclass(slots=True)
+class Units:
+    units: Sequence[Unit]
+    answer: Answer
+    weight: int = 0
+
+    def refuse(self, error: Exception) -> None:
+        give(self.answer, [Verdict("failed", error=error) for _ in self.units], None)
+
+
+@dataclass(slots=True)
+class Call:
+    """A function to run in a transaction of its own. It gives its result, and whether to ring."""
+
+    function: Callable[[sqlite3.Cursor], tuple[Any, bool]]
+    answer: Answer
+
+    def refuse(self, error: Exception) -> None:
+        give(self.answer, None, error)
+
+
+class Conversation(Protocol):
+    """A transaction that somebody holds open (see _sqlite_interactive)."""
+
+    answer: Answer
+
+    def hold(self, writer: Writer) -> bool: ...
+    def refuse(self, error: Exception) -> None: ...
+
+
+Job = Units | Call | Conversation
+
+
+def give(answer: Answer, value: Any, error: BaseException | None) -> None:
+    if answer.loop is None:
+        answer.give(value, error)
+    else:
+        _give_all(answer.loop, [(answer, value, error)])
+
+
+def _give_all(loop: asyncio.AbstractEventLoop, answers: list[tuple[Answer, Any, BaseException | None]]) -> None:
+    def deliver() -> None:
+        for answer, value, error in answers:
+            answer.give(value, error)
+
+    try:
+        loop.call_soon_threadsafe(deliver)
+    except RuntimeError:
+        pass  # the loop was closed; nobody waits any more
+
+
+def weigh(units: Sequence[Unit]) -> int:
+    return sum(len(record[14]) + 200 for unit in units for append in unit.appends for record in append.records)
+
+
+@dataclass
+class Figures:
+    """What health, doctor and the benchmarks look at."""
+
+    commits: int = 0
+    units: int = 0
+    reruns: int = 0
+    checkpoints: int = 0
+    wal_bytes_max: int = 0
+    lock_wait_s_max: float = 0.0
+    unknown: int = 0
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=10))
+
+
+class Writer:
+    def __init__(
+        self, path: Path, clock: Clock, *, busy_s: float, rang: Callable[[bool], None], safeguards: Safeguards
+    ) -> None:
+        self.path, self.clock, self.busy_s = path, clock, busy_s
+        self.figures = Figures()
+        self._rang = rang  # called after a commit; True: others may have more to read
+        self._safeguards = safeguards
+        self._wal = Path(f"{path}-wal")
+        self._checkpoint_at = WAL_BYTES_MAX
+        self._queue: deque[Job] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._closing = False
+        self._open = threading.Event()
+        self.turn = TurnLock(Path(f"{path}-lock"))
+        self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
+        self._connect()
+        self._thread = threading.Thread(target=self._work, name=f"spine writer {path.name}", daemon=True)
+        self._thread.start()
+
+    # --- from any thread --------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        with self._changed:
+            if self._closing:
+                raise JournalError("The journal is closed. Open it again, or keep its spine open for as long as it is used.")
+            self._queue.append(job)
+            self._changed.notify()
+
+    def refuse_waiting(self, limit_s: float) -> None:
+        """Refuse what waits when another process has held the turn for longer than the limit (R6)."""
+        since = self.turn.waiting_since
+        if since is None or time.monotonic() - since < limit_s:
+            return
+        with self._changed:
+            jobs = list(self._queue)
+            self._queue.clear()
+        for job in jobs:
+            job.refuse(file.busy(self.path, self.holder()))
+
+    def holder(self) -> tuple[int, int] | None:
+        return read_holder(Path(f"{self.path}-lock"))
+
+    def close(self, limit_s: float) -> bool:
+        """Finish what waits, then end; False when another process held the turn for too long."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        deadline = time.monotonic() + limit_s
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            self._thread.join(0.25)
+            self.refuse_waiting(limit_s)
+        return not self._thread.is_alive()
+
+    # --- on the writer's thread -------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        self.connection = file.connect(self.path, busy_s=self.busy_s)
+        self.guard = Guard(self.connection)
+        self.applier = Applier(self.connection, self.guard, self._safeguards)
+        self.cursor = self.connection.cursor()
+
+    def _disconnect(self) -> None:
+        self.applier.close()
+        self.cursor.close()
+        self.connection.close()
+
+    def _work(self) -> None:
+        try:
+            while self._wait():
+                self._serve()
+        finally:
+            self._disconnect()
+            self.turn.close()
+
+    def _wait(self) -> bool:
+        with self._changed:
+            while not self._queue and not self._closing:
+                self._changed.wait()
+            return bool(self._queue)
+
+    def _serve(self) -> None:
+        """One turn: what fits into one transaction, or one call, or one conversation."""
+        began = time.monotonic()
+        self.turn.take()
+        try:
+            self.figures.lock_wait_s_max = max(self.figures.lock_wait_s_max, time.monotonic() - began)
+            jobs = self._take_jobs()
+            answers, rings = self._do(jobs)
+            self._look_after_wal()
+        finally:
+            self.turn.give_back()
+        self._rang(rings)
+        _deliver(answers)
+
+    def _take_jobs(self) -> list[Job]:
+        """Units up to the bounds, or else the first job."""
+        jobs: list[Job] = []
+        units = weight = 0
+        with self._changed:
+            while self._queue:
+                job = self._queue[0]
+                if isinstance(job, Units):
+                    units, weight = units + len(job.units), weight + job.weight
+                if jobs and (not isinstance(job, Units) or units > UNITS_MAX or weight > BYTES_MAX):
+                    break
+                jobs.append(self._queue.popleft())
+                if not isinstance(job, Units):
+                    break
+        return jobs
+
+    def _do(self, jobs: list[Job]) -> tuple[list[tuple[Answer, Any, BaseException | None]], bool]:
+        if not jobs:
+            return [], False
+        first = jobs[0]
+        if isinstance(first, Call):
+            return self._call(first)
+        if not isinstance(first, Units):
+            return [], first.hold(self)
+        batch = [job for job in jobs if isinstance(job, Units)]
+        applied = self._run([unit for job in batch for unit in job.units])
+        self.figures.units += len(applied.verdicts)
+        answers: list[tuple[Answer, Any, BaseException | None]] = []
+        start = 0
+        for job in batch:
+            end = start + len(job.units)
+            answers.append((job.answer, applied.verdicts[start:end], None))
+            start = end
+        return answers, applied.rings
+
+    def _call(self, job: Call) -> tuple[list[tuple[Answer, Any, BaseException | None]], bool]:
+        try:
+            self.begin()
+            value, rings = job.function(self.cursor)
+            self.commit_statement(self.connection)
+        except BaseException as error:
+            self.rollback()
+            if file.is_io_error(error):
+                self._reconnect()
+            return [(job.answer, None, file.translate(error, self.path, self.holder_elsewhere()) or error)], False
+        return [(job.answer, value, None)], rings
+
+    # --- units ------------------------------------------------------------------------------------------------------
+
+    def _run(self, units: Sequence[Unit]) -> Applied:
+        try:
+            return self._once(units)
+        except JournalError as error:
+            self.figures.errors.append(str(error))
+            return Applied([Verdict("failed", error=error) for _ in units], False)
+        except OutcomeUnknown as error:
+            self.figures.unknown += len(units)
+            return Applied([Verdict("unknown", error=error) for _ in units], True)
+        except Exception as error:
+            if len(units) == 1:
+                return Applied([Verdict("failed", error=as_unit_failed(_cause(error)))], False)
+            if not self._safeguards.rerun:
+                return Applied([Verdict("done") for _ in units], False)
+            self.figures.reruns += 1
+            half = len(units) // 2
+            left, right = self._run(units[:half]), self._run(units[half:])
+            return Applied(left.verdicts + right.verdicts, left.rings or right.rings)
+
+    def finish(self, units: Sequence[Unit]) -> Applied:
+        """Apply units in the transaction that is open, and commit it if all are well."""
+        try:
+            applied = self.applier.apply(units, self.clock.now_us())
+            if not all(verdict.ok for verdict in applied.verdicts):
+                self.rollback()
+                return applied
+            self.commit_statement(self.connection)
+        except Exception as error:
+            self.rollback()
+            trouble = file.translate(error, self.path) or as_unit_failed(_cause(error))
+            return Applied([Verdict("failed", error=trouble) for _ in units], False)
+        self.figures.commits += 1
+        return applied
+
+    def _once(self, units: Sequence[Unit]) -> Applied:
+        try:
+            self.begin()
+            applied = self.applier.apply(units, self.clock.now_us())
+        except BaseException as error:
+            self.rollback()
+            if file.is_io_error(error):
+                self._reconnect()
+            trouble = file.translate(error, self.path, self.holder_elsewhere())
+            if trouble:
+                raise trouble from error
+            raise
+        try:
+            self.commit_statement(self.connection)
+        except sqlite3.Error as error:
+            return self._after_failed_commit(applied, error)
+        self.figures.commits += 1
+        return applied
+
+    def _after_failed_commit(self, applied: Applied, error: sqlite3.Error) -> Applied:
+        if not file.is_io_error(error):
+            self.rollback()
+            if trouble := file.translate(error, self.path):
+                raise trouble from error
+            raise error
+        self._reconnect()
+        happened = was_committed(self.cursor, applied.trace)
+        if happened is None:
+            raise OutcomeUnknown(
+                f"The disk failed while committing ({error}), and nothing in {self.path} tells whether it happened. "
+                "Ask again with the same ids."
+            ) from error
+        if not happened:
+            if trouble := file.translate(error, self.path):
+                raise trouble from error
+            raise error
+        return applied
+
+    # --- for calls and conversations --------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        self.connection.execute("/*spine*/ begin immediate")
+
+    def rollback(self) -> None:
+        try:
+            if self.connection.in_transaction:
+                self.connection.execute("/*spine*/ rollback")
+        except sqlite3.Error:
+            self._reconnect()
+
+    def holder_elsewhere(self) -> tuple[int, int] | None:
+        holder = self.holder()
+        return holder if holder and holder[0] != os.getpid() else None
+
+    def _reconnect(self) -> None:
+        self._disconnect()
+        self._connect()
+
+    def _look_after_wal(self) -> None:
+        """Keep the WAL small whatever readers do (R20); under the turn lock, so that no other writer waits in vain."""
+        try:
+            size = os.stat(self._wal).st_size
+        except OSError:
+            return
+        self.figures.wal_bytes_max = max(self.figures.wal_bytes_max, size)
+        if size < self._checkpoint_at:
+            return
+        try:
+            self.connection.execute("/*spine*/ pragma busy_timeout=200").close()
+            blocked = self.connection.execute("/*spine*/ pragma wal_checkpoint(truncate)").fetchone()[0]
+        except sqlite3.Error:
+            blocked = 1
+        finally:
+            self.connection.execute(f"/*spine*/ pragma busy_timeout={int(self.busy_s * 1000)}").close()
+        self.figures.checkpoints += 1
+        # A reader stood in the way: the next try comes a little later, so that commits go on meanwhile.
+        self._checkpoint_at = size + 4 * 1024 * 1024 if blocked else WAL_BYTES_MAX
+
+
+def _commit(connection: sqlite3.Connection) -> None:
+    connection.execute("/*spine*/ commit")
+
+
+def _cause(error: Exception) -> Exception:
+    cause = error.__cause__
+    return cause if isinstance(error, TransactionGone) and isinstance(cause, Exception) else error
+
+
+def _deliver(answers: list[tuple[Answer, Any, BaseException | None]]) -> None:
+    loops: dict[asyncio.AbstractEventLoop, list[tuple[Answer, Any, BaseException | None]]] = {}
+    for answer, value, error in answers:
+        if answer.loop is None:
+            answer.give(value, error)
+        else:
+            loops.setdefault(answer.loop, []).append((answer, value, error))
+    for loop, some in loops.items():
+        _give_all(loop, some)

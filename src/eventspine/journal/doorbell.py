@@ -1,0 +1,213 @@
+"""The doorbell: how other processes on the same journal learn at once that there may be more to read.
+
+Each process that watches has a datagram socket in a folder beside the file. Whoever has committed something of
+interest sends a byte to all the others. A bell is only a hint: it may be lost (a full queue, a process that just came),
+and a commit on a caller's own connection rings none. So one thread per journal, the lookout, also looks at SQLite's
+`data_version` every 250 ms; where there are no such sockets (Windows) it looks every 50 ms instead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import select
+import socket
+import sqlite3
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from . import _sqlite_file as file
+
+HAS_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "pwrite")
+LOOK_EVERY_S = 0.25 if HAS_SOCKETS else 0.05
+_PATH_BYTES_MAX = 100  # of a socket's address: 108 on Linux, 104 on macOS
+
+
+def bells_of(path: Path) -> Path:
+    """The folder of the journal's bells."""
+    beside = Path(f"{path}-bells")
+    if len(os.fsencode(beside)) + 30 <= _PATH_BYTES_MAX:
+        return beside
+    # Too long for a socket's address: a folder that every process finds by the file's name.
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:20]
+    return Path(tempfile.gettempdir()) / f"spine-bells-{os.getuid()}-{digest}"
+
+
+class Bells:
+    """The bells of all other processes."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = bells_of(path)
+        self.own = ""
+        self._socket: socket.socket | None = None
+        self._names: list[str] = []
+        self._listed_at = (0, 0)  # the folder's mtime, and when it was listed
+
+    def ring(self) -> None:
+        """Ring all others; never waits, never fails."""
+        if not HAS_SOCKETS:
+            return
+        names = self._others()
+        if not names:
+            return
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+            self._socket.setblocking(False)
+        for name in names:
+            self._ring_one(self._socket, name)
+
+    def _ring_one(self, sender: socket.socket, name: str) -> None:
+        address = str(self.folder / name)
+        try:
+            sender.sendto(b".", address)
+        except (ConnectionRefusedError, FileNotFoundError):
+            # Its process is gone and can't take the bell down any more.
+            self._listed_at = (0, 0)
+            with contextlib.suppress(OSError):
+                os.unlink(address)
+        except OSError:
+            pass  # its queue is full: it has been rung already
+
+    def _others(self) -> list[str]:
+        try:
+            changed_ns = os.stat(self.folder).st_mtime_ns
+        except OSError:
+            return []
+        # A folder that changed within the clock's grain of its listing may have changed since: list it again.
+        if self._listed_at[0] != changed_ns or self._listed_at[1] - changed_ns < 50_000_000:
+            with contextlib.suppress(OSError):
+                self._names = [name for name in os.listdir(self.folder) if name.endswith(".bell")]
+            self._listed_at = (changed_ns, time.time_ns())
+        return [name for name in self._names if name != self.own]
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+
+class Lookout:
+    """One thread that hears the bell, looks at the file now and then, and tells the watchers on their own loops."""
+
+    def __init__(self, path: Path, bells: Bells, *, busy_s: float, look: Callable[[], None]) -> None:
+        self._path, self._bells, self._busy_s, self._look = path, bells, busy_s, look
+        self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
+        self._lock = threading.Lock()
+        self._bell: socket.socket | None = None
+        self._ears, self._mouth = socket.socketpair()
+        self._ears.setblocking(False)
+        self._mouth.setblocking(False)
+        self._ended = False
+        self._thread = threading.Thread(target=self._listen, name=f"spine lookout {path.name}", daemon=True)
+        self._thread.start()
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        key, loop = object(), asyncio.get_running_loop()
+        with self._lock:
+            if self._bell is None and HAS_SOCKETS:
+                self._bell = self._hang()
+            self._watchers = {**self._watchers, key: (loop, changed)}
+        self._nudge()
+
+        def stop() -> None:
+            with self._lock:
+                self._watchers = {other: watcher for other, watcher in self._watchers.items() if other is not key}
+
+        return stop
+
+    def tell(self) -> None:
+        """There may be more to read: say so on every watcher's loop."""
+        for key, (loop, _) in self._watchers.items():
+            try:
+                loop.call_soon_threadsafe(self._wake, key)
+            except RuntimeError:  # the loop is closed, and its watcher never said goodbye
+                with self._lock:
+                    self._watchers = {other: watcher for other, watcher in self._watchers.items() if other is not key}
+
+    def _wake(self, key: object) -> None:
+        if watcher := self._watchers.get(key):
+            watcher[1]()
+
+    def close(self) -> None:
+        self._ended = True
+        self._nudge()
+        self._thread.join()
+        self._ears.close()
+        self._mouth.close()
+        if self._bell is not None:
+            self._bell.close()
+            with contextlib.suppress(OSError):
+                os.unlink(self._bells.folder / self._bells.own)
+
+    # --- on the lookout's thread ------------------------------------------------------------------------------------
+
+    def _listen(self) -> None:
+        connection: sqlite3.Connection | None = None
+        version = -1
+        try:
+            while not self._ended:
+                rung = self._hear()
+                self._look()
+                if not self._watchers:
+                    continue
+                if connection is None:
+                    connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
+                seen = _data_version(connection, version)
+                if rung or seen != version:
+                    version = seen
+                    self.tell()
+        finally:
+            if connection is not None:
+                connection.close()
+
+    def _hear(self) -> bool:
+        ears = [self._ears] if self._bell is None else [self._ears, self._bell]
+        ready, _, _ = select.select(ears, [], [], LOOK_EVERY_S)
+        for ear in ready:
+            _drain(ear)
+        return self._bell in ready
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(OSError):
+            self._mouth.send(b".")
+
+    def _hang(self) -> socket.socket | None:
+        """Hang up our own bell; without one, looking now and then has to do."""
+        folder = self._bells.folder
+        bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_owner(folder)
+            own = f"{os.getpid()}-{os.urandom(4).hex()}.bell"
+            bell.bind(str(folder / own))
+            bell.setblocking(False)
+            self._bells.own = own
+        except OSError:
+            bell.close()
+            return None
+        return bell
+
+
+def _check_owner(folder: Path) -> None:
+    """In a folder for all to write, somebody else could have put theirs in this one's place."""
+    found = os.lstat(folder)
+    if not stat.S_ISDIR(found.st_mode) or (found.st_uid != os.getuid() and folder.parent == Path(tempfile.gettempdir())):
+        raise PermissionError(folder)
+
+
+def _data_version(connection: sqlite3.Connection, otherwise: int) -> int:
+    try:
+        return int(connection.execute("/*spine*/ pragma data_version").fetchone()[0])
+    except sqlite3.Error:
+        return otherwise
+
+
+def _drain(ear: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while ear.recv(64):
+            pass

@@ -1,0 +1,72 @@
+"""The fairness lock: whose turn it is to write to the journal file, among processes.
+
+SQLite's own busy handler lets processes starve one another for seconds; a blocking `flock`, on a file of its own
+beside the database, serves them in turn. It is only about fairness: what keeps data whole is SQLite's own lock, so
+where `flock` is missing (Windows) the turn is skipped and SQLite's busy handling remains.
+
+The holder writes its pid and the time into the file, so that others can say whom they wait for (R6). The database
+file itself, its -wal and its -shm are never opened here: closing any descriptor of them would drop SQLite's locks (R7).
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+from .processes import pid_start, this_host
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_BLANK = b" " * 160
+
+
+class TurnLock:
+    """Not thread-safe: one thread takes and gives it back. `holder` and `waiting_since` may be asked by any."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = -1 if fcntl is None else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._identity = f"{os.getpid()} {pid_start(os.getpid()) or '-'} {this_host().replace(' ', '_')}"
+        self.waiting_since: float | None = None  # monotonic
+
+    def take(self) -> None:
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.waiting_since = time.monotonic()
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX)
+            finally:
+                self.waiting_since = None
+        os.pwrite(self._file, f"{time.time_ns() // 1000} {self._identity}".encode().ljust(len(_BLANK)), 0)
+
+    def give_back(self) -> None:
+        if fcntl is None:
+            return
+        os.pwrite(self._file, _BLANK, 0)
+        fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def close(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+
+def read_holder(path: Path) -> tuple[int, int] | None:
+    """(pid, since when in microseconds UTC) of the process whose turn it is, as far as the file says."""
+    try:
+        words = path.read_text(errors="replace").split()
+    except OSError:
+        return None
+    if len(words) < 4 or not (words[0].isdigit() and words[1].isdigit()):
+        return None
+    since_us, pid, started, host = int(words[0]), int(words[1]), words[2], words[3]
+    if host == this_host().replace(" ", "_") and pid_start(pid) != (started if started != "-" else ""):
+        return None  # it died while it had its turn; the kernel has given the lock back
+    return pid, since_us

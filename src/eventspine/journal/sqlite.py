@@ -1,0 +1,335 @@
+"""The journal in one SQLite file, for all processes of one host.
+
+A commit that was acknowledged survives the kill of any process and the loss of power (`synchronous=FULL`); it does not
+survive the loss of the disk. Writes go through one thread per process with group commit (_sqlite_writer), processes
+take turns (lockfile), reads have connections of their own and never wait for a writer, and other processes learn of
+new events by a doorbell (doorbell). Whoever forks gets a journal that opens itself anew in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..clock import Clock, SystemClock
+from ..errors import JournalBusy, JournalError
+from . import _sqlite_control as control
+from . import _sqlite_file as file
+from . import _sqlite_read as read
+from . import _sqlite_registry as registry
+from . import migrations
+from ._sqlite_apply import Safeguards
+from ._sqlite_interactive import Held, SQLiteTransaction
+from ._sqlite_readers import Readers
+from ._sqlite_tables import run_tables
+from ._sqlite_within import write_within
+from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Answer, Call, Figures, LoopAnswer, ThreadAnswer, Units, Writer, weigh
+from .doorbell import Bells, Lookout
+from .port import (
+    Control,
+    Cursor,
+    Delivery,
+    Lease,
+    LeaseView,
+    Page,
+    Process,
+    Record,
+    Registered,
+    Registration,
+    State,
+    Subscription,
+    Timer,
+    Unit,
+    Verdict,
+)
+
+T = TypeVar("T")
+
+
+class SQLiteJournal:
+    sql = True
+
+    def __init__(self, url: str, clock: Clock | None = None, *, busy_s: float = 30.0) -> None:
+        self.url = url
+        self.path: Path = file.path_of(url)
+        self.id = ""
+        self.incarnation = ""
+        self.created = False  # whether open() made the tables
+        self._clock = clock or SystemClock()
+        self._busy_s = busy_s
+        self._safeguards = Safeguards()
+        self._opened = 0
+        self._running: _Running | None = None
+        self._lock = threading.Lock()
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self.open_blocking)
+
+    def open_blocking(self) -> None:
+        with self._lock:
+            if self._running is None:
+                self._running = self._start()
+            self._opened += 1
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        with self._lock:
+            self._opened = max(0, self._opened - 1)
+            if self._opened or self._running is None:
+                return
+            running, self._running = self._running, None
+        running.close(self._busy_s)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
+        loop, writer = asyncio.get_running_loop(), self._here().writer
+        jobs = [Units(some, LoopAnswer(loop), weight) for some, weight in _portions(units)]
+        for job in jobs:
+            writer.submit(job)
+        verdicts: list[Verdict] = []
+        for job in jobs:
+            verdicts += await job.answer.future  # type: ignore[attr-defined]
+        return verdicts
+
+    def commit_blocking(self, units: Sequence[Unit]) -> list[Verdict]:
+        """For callers in threads, who wait."""
+        writer = self._here().writer
+        answers = [ThreadAnswer() for _ in _portions(units)]
+        for answer, (some, weight) in zip(answers, _portions(units), strict=True):
+            writer.submit(Units(some, answer, weight))
+        return [verdict for answer in answers for verdict in answer.future.result()]
+
+    async def begin(self, limit_s: float) -> SQLiteTransaction:
+        answer = LoopAnswer(asyncio.get_running_loop())
+        held = Held(answer, limit_s)
+        self._here().writer.submit(held)
+        try:
+            await answer.future
+        except asyncio.CancelledError:
+            held.abandon()
+            raise
+        return SQLiteTransaction(held)
+
+    def write_within(self, connection: Any, unit: Unit) -> Verdict:
+        return write_within(connection, unit, self.path, self._clock.now_us())
+
+    async def fire(self, now_us: int, limit: int) -> int:
+        return await self._call(lambda cursor: registry.fire(cursor, now_us, limit, self._clock.now_us()))
+
+    async def control(self, operations: Sequence[Control]) -> int:
+        return await self._call(lambda cursor: control.carry_out(cursor, operations, self._clock.now_us()))
+
+    async def run_tables(self, service: str, version: str, script: str | Callable[[Any], None]) -> bool:
+        writer = self._here().writer
+        return await self._call(
+            lambda cursor: run_tables(cursor, writer.guard, service, version, script, self._clock.now_us())
+        )
+
+    # --- who does the work ------------------------------------------------------------------------------------------
+
+    async def register(self, registration: Registration, now_us: int) -> Registered:
+        return await self._call(lambda cursor: registry.register(cursor, registration, now_us))
+
+    async def lease(
+        self, process: Process, take: Sequence[str], release: Sequence[str], now_us: int, until_us: int
+    ) -> LeaseView:
+        return await self._call(lambda cursor: registry.lease(cursor, process, take, release, now_us, until_us))
+
+    async def leave(self, process: Process) -> None:
+        await self._call(lambda cursor: registry.leave(cursor, process, self._clock.now_us()))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def head(self) -> int:
+        return await self._read(read.head)
+
+    async def feed(
+        self,
+        after: int,
+        *,
+        limit: int,
+        upto: int | None = None,
+        channels: Sequence[str] | None = None,
+        partitions: Sequence[int] | None = None,
+        types: Sequence[str] | None = None,
+        private: bool = False,
+    ) -> Page:
+        return await self._read(
+            lambda cursor: read.feed(cursor, after, limit, upto, channels, partitions, types, private)
+        )
+
+    async def position_at(self, time_us: int) -> int:
+        return await self._read(lambda cursor: read.position_at(cursor, time_us))
+
+    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
+        return await self._read(lambda cursor: read.stream(cursor, service, stream, after, limit))
+
+    async def stream_version(self, service: str, stream: str) -> int:
+        return await self._read(lambda cursor: read.stream_version(cursor, service, stream))
+
+    async def event(self, id: bytes) -> Record | None:
+        return await self._read(lambda cursor: read.event(cursor, id))
+
+    async def correlated(self, correlation: str, limit: int = 10_000) -> list[Record]:
+        return await self._read(lambda cursor: read.correlated(cursor, correlation, limit))
+
+    async def subscriptions(self, service: str | None = None) -> list[Subscription]:
+        return await self._read(lambda cursor: read.subscriptions(cursor, service))
+
+    async def cursors(self, subscriptions: Sequence[int]) -> list[Cursor]:
+        return await self._read(lambda cursor: read.cursors(cursor, subscriptions))
+
+    async def deliveries(
+        self,
+        *,
+        subscriptions: Sequence[int] | None = None,
+        states: Sequence[State] | None = None,
+        partitions: Sequence[int] | None = None,
+        numbers: Sequence[int] | None = None,
+        events: Sequence[bytes] | None = None,
+        after: int = 0,
+        limit: int = 1000,
+        records: bool = True,
+    ) -> list[Delivery]:
+        return await self._read(
+            lambda cursor: read.deliveries(
+                cursor,
+                subscriptions=subscriptions,
+                states=states,
+                partitions=partitions,
+                numbers=numbers,
+                events=events,
+                after=after,
+                limit=limit,
+                records=records,
+            )
+        )
+
+    async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
+        return await self._read(lambda cursor: read.starts(cursor, subscription, partition))
+
+    async def next_due(self) -> int | None:
+        return await self._read(read.next_due)
+
+    async def timers(self, limit: int = 1000) -> list[Timer]:
+        return await self._read(lambda cursor: read.timers(cursor, limit))
+
+    async def processes(self) -> list[Process]:
+        return await self._read(read.processes)
+
+    async def leases(self) -> list[Lease]:
+        return await self._read(read.leases)
+
+    async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return await asyncio.wrap_future(self._here().readers.submit_query(sql, parameters))
+
+    def query_blocking(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """For callers in threads, on their own thread."""
+        return self._here().readers.query(sql, parameters)
+
+    # --- waking up, and what health looks at --------------------------------------------------------------------------
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        return self._here().lookout.watch(changed)
+
+    def lock_holder(self) -> tuple[int, int] | None:
+        """Whose turn it is to write: (pid, since when in microseconds UTC)."""
+        return self._here().writer.holder()
+
+    def waiting_since(self) -> float | None:
+        """Since when (monotonic seconds) this process has waited for its turn, while it does."""
+        return self._here().writer.turn.waiting_since
+
+    @property
+    def figures(self) -> Figures:
+        return self._here().writer.figures
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _call(self, function: Callable[[sqlite3.Cursor], tuple[T, bool]]) -> T:
+        answer = LoopAnswer(asyncio.get_running_loop())
+        self._here().writer.submit(Call(function, answer))
+        value: T = await answer.future
+        return value
+
+    async def _read(self, function: Callable[[sqlite3.Cursor], T]) -> T:
+        return await asyncio.wrap_future(self._here().readers.submit(function))
+
+    def _here(self) -> _Running:
+        running = self._running
+        if running is None:
+            raise JournalError("The journal is not open. Open it first, or keep its spine open for as long as it is used.")
+        if running.pid != os.getpid():
+            running = self._reopen(running)
+        return running
+
+    def _reopen(self, parents: _Running) -> _Running:
+        """After a fork: the parent's threads don't exist here, and its connections must not be touched, nor closed."""
+        self._lock = threading.Lock()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(parents))  # for ever: even a finalizer would close them
+        self._running = self._start()
+        return self._running
+
+    def _start(self) -> _Running:
+        file.check_path(self.path)
+        running = _Running(self.path, self._clock, self._busy_s, self._safeguards)
+        try:
+            answer = ThreadAnswer()
+            running.writer.submit(Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer))
+            self.created = answer.future.result() or self.created
+            answer = ThreadAnswer()
+            running.writer.submit(Call(lambda cursor: (migrations.identity(cursor.connection), False), answer))
+            self.id, self.incarnation = answer.future.result()
+        except BaseException:
+            running.close(self._busy_s)
+            raise
+        return running
+
+
+class _Running:
+    """What an open journal has running in one process."""
+
+    def __init__(self, path: Path, clock: Clock, busy_s: float, safeguards: Safeguards) -> None:
+        self.pid = os.getpid()
+        self.bells = Bells(path)
+        self.writer = Writer(path, clock, busy_s=busy_s, rang=self._rang, safeguards=safeguards)
+        self.readers = Readers(path, busy_s=busy_s)
+        self.lookout = Lookout(
+            path, self.bells, busy_s=busy_s, look=lambda: self.writer.refuse_waiting(busy_s)
+        )
+
+    def _rang(self, rings: bool) -> None:
+        if rings:
+            self.bells.ring()
+            self.lookout.tell()
+
+    def close(self, limit_s: float) -> None:
+        ended = self.writer.close(limit_s)
+        self.lookout.close()
+        self.readers.close()
+        self.bells.close()
+        if not ended:
+            raise JournalBusy(
+                f"Another process has held the journal's turn for more than {limit_s:g} s while this one closed: "
+                f"{self.writer.holder()}. What waited was refused; nothing acknowledged is lost."
+            )
+
+
+def _portions(units: Sequence[Unit]) -> list[tuple[Sequence[Unit], int]]:
+    """Units in portions that fit one transaction."""
+    weight = weigh(units)
+    if len(units) <= UNITS_MAX and weight <= BYTES_MAX:
+        return [(units, weight)] if units else []
+    half = len(units) // 2
+    return [(units, weight)] if not half else [*_portions(units[:half]), *_portions(units[half:])]
