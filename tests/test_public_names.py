@@ -42,7 +42,11 @@ def test_these_names_are_promised():
 
 
 def test_nothing_else_is_public_by_accident():
-    imported = {name for name, value in vars(eventspine).items() if not name.startswith("_") and type(value).__name__ != "module"}
+    imported = {
+        name
+        for name, value in vars(eventspine).items()
+        if not name.startswith("_") and type(value).__name__ != "module"
+    }
     assert imported <= set(eventspine.__all__)
 
 

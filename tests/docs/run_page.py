@@ -161,11 +161,15 @@ class Page:
         elif block.mark == "printed":
             assert self.printed.split() == block.text.split(), f"line {block.line}: it printed\n{self.printed}"
         elif block.language not in SHOWN_ONLY:
-            raise PageRefused(f"line {block.line}: a fence of `{block.language}` is neither run nor skipped, with a reason")
+            raise PageRefused(
+                f"line {block.line}: a fence of `{block.language}` is neither run nor skipped, with a reason"
+            )
 
     def python(self, block: Block) -> None:
         tree = compile(block.text, str(self.path), "exec", ast.PyCF_ONLY_AST | ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-        code = compile(ast.increment_lineno(tree, block.line - 1), str(self.path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+        code = compile(
+            ast.increment_lineno(tree, block.line - 1), str(self.path), "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+        )
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             if code.co_flags & inspect.CO_COROUTINE:
@@ -179,7 +183,9 @@ class Page:
 
     def console(self, block: Block) -> None:
         if block.mark not in ("run", "run until shown"):
-            raise PageRefused(f"line {block.line}: say above it <!-- run -->, <!-- run until shown --> or <!-- skip: why -->")
+            raise PageRefused(
+                f"line {block.line}: say above it <!-- run -->, <!-- run until shown --> or <!-- skip: why -->"
+            )
         self.shell = self.shell or Shell()
         for line, command, shown in commands(block):
             deadline = time.monotonic() + (UNTIL_S if block.mark == "run until shown" else 0)
@@ -189,7 +195,9 @@ class Page:
                     break
                 if time.monotonic() > deadline:
                     wanted = "\n".join(shown)
-                    raise AssertionError(f"line {line}: $ {command}\nended with {status} and showed\n{output}\nnot\n{wanted}")
+                    raise AssertionError(
+                        f"line {line}: $ {command}\nended with {status} and showed\n{output}\nnot\n{wanted}"
+                    )
                 time.sleep(0.1)
 
     def close(self) -> None:

@@ -23,7 +23,11 @@ def parameters(function) -> list[str]:
 
 
 def public(cls) -> list[str]:
-    return [name for name, value in vars(cls).items() if not name.startswith("_") and (callable(value) or isinstance(value, property))]
+    return [
+        name
+        for name, value in vars(cls).items()
+        if not name.startswith("_") and (callable(value) or isinstance(value, property))
+    ]
 
 
 @pytest.mark.parametrize("name", [name for name in eventspine.__all__ if not name.startswith("__")])
@@ -32,7 +36,9 @@ def test_every_public_name_is_somewhere_in_the_reference(name):
 
 
 def test_every_error_is_in_the_reference_of_errors():
-    ours = [name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__]
+    ours = [
+        name for name, value in vars(errors).items() if isinstance(value, type) and value.__module__ == errors.__name__
+    ]
     assert [name for name in ours if f"`{name}" not in page("errors")] == []
 
 

@@ -85,7 +85,10 @@ $ kill -9 %1
 '''
 """,
     )
-    assert run(page, tmp_path) == (0, f"{page}:3: shop/stock.py\n{page}:7: python\n{page}:14: text\n{page}:18: console\nran 4\n")
+    assert run(page, tmp_path) == (
+        0,
+        f"{page}:3: shop/stock.py\n{page}:7: python\n{page}:14: text\n{page}:18: console\nran 4\n",
+    )
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
     record = item.record
     assert record is not None
     delivery: Delivery[Any] = Delivery(subscription, item, record)
-    token = current.set(delivery)
+    current.set(delivery)  # not reset: the next attempt of this worker sets it anew
     item.timed_out = False
     item.started = subscription.clock.monotonic()
     try:
@@ -90,10 +90,13 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
         await delivery._abandon()
         subscription.failed(item, _too_slow(subscription) if item.timed_out else error)
     else:
-        await close(subscription, item, delivery)
+        if delivery._unit is None and item.plain:
+            delivery._open = False
+            subscription.committer.finish(subscription, item)
+        else:
+            await close(subscription, item, delivery)
     finally:
         item.started = 0.0
-        current.reset(token)
 
 
 async def close(subscription: Subscription, item: Item, delivery: Delivery[Any]) -> None:

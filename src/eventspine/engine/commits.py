@@ -30,7 +30,7 @@ class Committer:
         self.journal = journal
         self.trouble: str | None = None  # why commits don't get through just now; health shows it
         self.units_done = 0
-        self._plain: dict[tuple[Subscription, Part], list[Item]] = {}
+        self._plain: list[tuple[Subscription, Part]] = []
         self._units: list[tuple[Unit, Then]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -51,11 +51,11 @@ class Committer:
 
     def finish(self, subscription: Subscription, item: Item) -> None:
         """An item handled without effects."""
-        group = self._plain.get((subscription, item.part))
-        if group is None:
-            group = self._plain[subscription, item.part] = []
+        part = item.part
+        if not part.handled:
+            self._plain.append((subscription, part))
             self._wake.set()
-        group.append(item)
+        part.handled.append(item)
 
     def submit(self, unit: Unit, then: Then) -> None:
         self._units.append((unit, then))
@@ -65,10 +65,9 @@ class Committer:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            plain, self._plain = self._plain, {}
+            plain, self._plain = self._plain, []
             asked, self._units = self._units, []
-            for (subscription, part), items in plain.items():
-                asked.append(_ranges(subscription, part, items))
+            asked += [_ranges(subscription, part) for subscription, part in plain]
             if asked:
                 self._busy = True
                 await self._commit(asked)
@@ -105,7 +104,8 @@ class Committer:
         self.trouble = reason
 
 
-def _ranges(subscription: Subscription, part: Part, items: list[Item]) -> tuple[Unit, Then]:
+def _ranges(subscription: Subscription, part: Part) -> tuple[Unit, Then]:
+    items, part.handled = part.handled, []
     ranges = [(item.after, item.record.position) for item in items if item.record is not None]
     unit = Unit(
         fences=[Fence(part.lease, part.epoch)],

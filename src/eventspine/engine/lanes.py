@@ -22,7 +22,7 @@ from ..journal.port import Record
 class Part:
     """One partition of one subscription, for as long as this process holds its lease."""
 
-    __slots__ = ("alive", "beyond", "careful", "epoch", "last", "lease", "number", "scanned", "taken")
+    __slots__ = ("alive", "beyond", "careful", "epoch", "handled", "last", "lease", "number", "scanned", "taken")
 
     def __init__(self, number: int, lease: str, epoch: int, position: int, beyond: list[tuple[int, int]]) -> None:
         self.number = number
@@ -32,6 +32,7 @@ class Part:
         self.scanned = position  # how far it has been read
         self.beyond = beyond
         self.careful = 0  # how many more deliveries may have been handed out by an owner that died (R16)
+        self.handled: list[Item] = []  # without effects, for the next commit
         self.alive = True
         self.taken = 0  # items handed out, verdict pending
 
@@ -60,6 +61,11 @@ class Item:
         self.started = 0.0
         self.timed_out = False
         self.waits = 0  # order="feed": not to be handled before this time (microseconds)
+
+    @property
+    def plain(self) -> bool:
+        """Whether nothing of it is stored but the cursor before it."""
+        return not (self.number or self.suspect or self.failure is not None)
 
 
 class Stored:

@@ -156,7 +156,7 @@ class Subscription:
 
     async def handle(self, item: Item) -> None:
         """One attempt, from a worker. Cancellation leaves the item as it is: unsettled."""
-        if item.waits > self.clock.now_us():
+        if item.waits and item.waits > self.clock.now_us():
             self._wait(item)
         elif item.record is None and not await self.load(item):
             self.gone(item)
@@ -214,7 +214,7 @@ class Subscription:
 
     def succeeded(self, item: Item, unit: Unit | None) -> None:
         """The handler returned; commit what it changed."""
-        if unit is None and not item.number and item.failure is None and not item.suspect:
+        if unit is None and item.plain:
             self.committer.finish(self, item)
             return
         unit = unit or Unit()

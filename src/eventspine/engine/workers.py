@@ -77,7 +77,7 @@ class Workers:
     async def _work(self) -> None:
         subscription = self.subscription
         lanes, items, host = subscription.lanes, self.items, subscription.host
-        ready, handle = lanes.ready, subscription.handle
+        ready, call, handle = lanes.ready, subscription.call, subscription.handle
         me = asyncio.current_task()
         assert me is not None
         streak = 0
@@ -92,7 +92,7 @@ class Workers:
             if ready:
                 self.wake()
             items[me] = item
-            await handle(item)
+            await (call if item.plain and item.record is not None and not item.waits else handle)(item)
             del items[me]
             streak += 1
             if streak == STREAK:

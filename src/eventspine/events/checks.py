@@ -54,7 +54,7 @@ def check_float(value: Any) -> None:
     except (TypeError, OverflowError):
         if value is UNSET:
             return
-        raise _mistyped(value, "float") from None
+        raise _mistyped(value, "a number") from None
     search(value, unfit)
 
 
@@ -73,12 +73,12 @@ def check_zoned(value: Any) -> None:
     except AttributeError:
         if value is UNSET:
             return
-        raise _mistyped(value, "datetime or time") from None
+        raise _mistyped(value, "a datetime or time") from None
     search(value, unfit)
 
 
 def _mistyped(value: object, declared: str) -> Unfit:
-    return Unfit(f"is a {type(value).__name__}, where the class says {declared}")
+    return Unfit(f"is of type {type(value).__name__}, where the class says {declared}")
 
 
 def check_any(value: Any) -> None:
@@ -111,7 +111,7 @@ def unencodable(value: object) -> str | None:
     elif isinstance(value, int) and value.bit_length() > 14_000:
         return f"is a number of {value.bit_length():,} bits, which no reader accepts; use a str"
     elif not isinstance(value, _KNOWN):
-        return f"is a {type(value).__name__}, which can't be encoded as JSON; convert it to a plain value first"
+        return f"is of type {type(value).__name__}, which can't be encoded as JSON; convert it to a plain value first"
     return None
 
 

@@ -37,7 +37,7 @@ def stamp(record: logging.LogRecord) -> None:
 
 
 class CorrelationFilter(logging.Filter):
-    """Lets every record pass, stamped. For a handler or logger of one's own: `handler.addFilter(CorrelationFilter())`."""
+    """Lets every record pass, stamped. For one handler or logger: `handler.addFilter(CorrelationFilter())`."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         stamp(record)
@@ -85,7 +85,7 @@ def _traceback(record: logging.LogRecord, formatter: logging.Formatter) -> str:
 
 
 class TextFormatter(logging.Formatter):
-    """One line for people: time, level, logger, message, then name=value of the delivery; a traceback indented below."""
+    """One line for people: time, level, logger, message, the delivery as name=value; a traceback indented below."""
 
     shown = ("handler", "key", "attempt", "event_id", "correlation")
 
@@ -132,7 +132,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def _one_line(line: dict[str, Any]) -> str:
-    """JSON in ASCII, so that every other character is escaped. What JSON can't hold (NaN, a circle) is shown as text."""
+    """JSON in ASCII, so that all else is escaped. What JSON has no form for (NaN, a circle) is shown as text."""
     try:
         text = json.dumps(line, default=_text, skipkeys=True, allow_nan=False, separators=(",", ":"))
     except (ValueError, RecursionError):
