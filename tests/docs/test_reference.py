@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
-import eventspine
 import pytest
+
+import eventspine
 from eventspine import Batch, Delivery, Retry, Service, Spine, errors
 from eventspine.cli.app import COMMANDS
 from eventspine.service import HandlerOptions
