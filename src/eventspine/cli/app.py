@@ -1,0 +1,123 @@
+"""The command `spine`: what it is called with, and which module does what.
+
+Only click is imported here. A subcommand's module is imported when it is called; `spine --help` reads the table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any, NoReturn, TypeVar
+
+import click
+
+from ..settings import JOURNAL_DEFAULT, JOURNAL_VARIABLE, journal_url
+from .exits import guarded
+
+COMMANDS = {
+    "run": "Run services until told to stop.",
+    "publish": "Publish events.",
+    "tail": "Print events as they are published.",
+    "trace": "Show all that one event caused, as a tree.",
+    "dead": "Deliveries that were given up: list, show, replay, drop.",
+    "parked": "Deliveries that wait for their next attempt: list, retry, skip.",
+    "subscriptions": "What each service reads and how far it has come.",
+    "schedule": "Events that are not due yet: list, cancel.",
+    "streams": "The events of one entity.",
+    "doctor": "Look at the journal and say what is wrong with it.",
+}
+
+
+class Invocation:
+    """What was said before any command: which journal, and whether to show tracebacks."""
+
+    def __init__(self) -> None:
+        self.journal: str | None = None
+        self.debug = False
+
+    @property
+    def url(self) -> str:
+        return journal_url(self.journal)
+
+
+def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value and parameter.name:
+        setattr(context.ensure_object(Invocation), parameter.name, value)
+
+
+def _common_options() -> list[click.Parameter]:
+    """They may stand before the command as well as after it."""
+    journal_help = f"The journal to use. [env: {JOURNAL_VARIABLE}; default: {JOURNAL_DEFAULT}]"
+    return [
+        click.Option(["--journal"], metavar="URL", expose_value=False, callback=_remember, help=journal_help),
+        click.Option(["--debug"], is_flag=True, expose_value=False, callback=_remember, help="Show tracebacks."),
+    ]
+
+
+class Command(click.Command):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_common_options())
+
+
+class Group(click.Group):
+    """A command with subcommands, such as `spine dead`."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.extend(_common_options())
+
+
+class Spine(click.Group):
+    """The root: finds subcommands in their modules, and ends the process as `exits` says."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = import_module(f".{cmd_name}", __package__).command
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
+        invocation = Invocation()
+        extra.pop("standalone_mode", None)
+        call = super().main
+        code = guarded(
+            lambda: call(args, prog_name, standalone_mode=False, obj=invocation, **extra), lambda: invocation.debug
+        )
+        sys.exit(code)
+
+
+def _show_version(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        click.echo(f"spine {version('eventspine')}")
+        context.exit()
+
+
+@click.group("spine", cls=Spine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the release.")
+def spine() -> None:
+    """Event-driven services on one journal: run them, and see what they did."""
+
+
+spine.params.extend(_common_options())
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def json_option(function: F) -> F:
+    return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
+
+
+pass_invocation = click.make_pass_decorator(Invocation, ensure=True)

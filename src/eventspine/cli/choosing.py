@@ -1,0 +1,158 @@
+"""Which subscriptions and deliveries a command is about, from what was typed.
+
+A name that does not exist is an error (nothing found), since it is a misspelling more often than not; a filter that
+fits no delivery is an answer: none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import click
+
+from ..journal.port import Delivery, Journal, State, Subscription
+from .exits import NothingFound
+from .tail import named
+
+F = TypeVar("F", bound=Callable[..., Any])
+PAGE = 200  # with their records, which may be large
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    numbers: tuple[int, ...] = ()
+    service: str | None = None
+    handlers: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    key: str | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self == Filter()
+
+    def fits(self, delivery: Delivery) -> bool:
+        return (
+            (not self.reasons or delivery.reason in self.reasons)
+            and (self.key is None or delivery.key == self.key)
+            and (not self.types or any(named(type_of(delivery), type) for type in self.types))
+        )
+
+
+def filtered(command: F) -> F:
+    """Gives the command the options that filter deliveries, as `chosen: Filter`."""
+
+    @wraps(command)
+    def call(*args: Any, service: str | None, handlers: Any, reasons: Any, types: Any, key: str | None, **more: Any) -> Any:
+        return command(*args, chosen=Filter((), service, handlers, reasons, types, key), **more)
+
+    for option in reversed(_FILTERS):
+        option(call)
+    return cast(F, call)
+
+
+def chosen_by_hand(command: F) -> F:
+    """The same for a command that changes what it is given: numbers too, and `--all` where nothing else is said."""
+
+    @wraps(command)
+    def call(*args: Any, chosen: Filter, numbers: tuple[int, ...], everything: bool, **more: Any) -> Any:
+        chosen = replace(chosen, numbers=numbers)
+        if everything != chosen.empty:
+            verb = click.get_current_context().info_name
+            raise click.UsageError(
+                "Say --all, or which; not both."
+                if everything
+                else f"Say which to {verb}: numbers, filters such as --reason undecodable, or --all."
+            )
+        return command(*args, chosen=chosen, **more)
+
+    click.option("--all", "everything", is_flag=True, help="All of them.")(call)
+    call = filtered(call)
+    click.argument("numbers", nargs=-1, type=click.IntRange(1))(call)
+    return cast(F, call)
+
+
+_FILTERS = (
+    click.option("--service", help="Only of this service."),
+    click.option("--handler", "handlers", multiple=True, metavar="NAME", help="Only of this handler, by its subscription's name. May be repeated."),
+    click.option("--reason", "reasons", multiple=True, help="Only with this reason, such as SmtpDown or undecodable. May be repeated."),
+    click.option("--type", "types", multiple=True, help="Only events of this type. May be repeated."),
+    click.option("--key", help="Only events about this key."),
+)
+
+
+def type_of(delivery: Delivery) -> str:
+    return delivery.record.type if delivery.record is not None else ""
+
+
+async def deliveries(
+    journal: Journal, chosen: Filter, states: Sequence[State], *, records: bool = True
+) -> AsyncIterator[Delivery]:
+    """Those that fit, in order of number, a page in memory at a time."""
+    subscriptions = await _subscriptions(journal, chosen)
+    after = 0
+    while page := await journal.deliveries(
+        subscriptions=subscriptions,
+        states=states,
+        numbers=chosen.numbers or None,
+        after=after,
+        limit=PAGE,
+        records=records or bool(chosen.types),
+    ):
+        for delivery in page:
+            if chosen.fits(delivery):
+                yield delivery
+        after = page[-1].number
+
+
+async def numbers_of(journal: Journal, chosen: Filter, states: Sequence[State]) -> list[int]:
+    """The numbers of those that fit. Numbers that were named one by one must exist in such a state."""
+    found = [delivery.number async for delivery in deliveries(journal, chosen, states, records=False)]
+    if missing := sorted(set(chosen.numbers) - set(found)):
+        told = ", ".join(map(str, missing))
+        raise NothingFound(f"No {' or '.join(states)} delivery that fits has the number {told}. Nothing was changed.")
+    return found
+
+
+async def _subscriptions(journal: Journal, chosen: Filter) -> list[int] | None:
+    if chosen.service is None and not chosen.handlers:
+        return None
+    stored = await journal.subscriptions()
+    if chosen.service is not None:
+        services = sorted({row.service for row in stored})
+        if chosen.service not in services:
+            raise NothingFound(f"No service {chosen.service!r} has registered.{_or(chosen.service, services)}")
+        stored = [row for row in stored if row.service == chosen.service]
+    if chosen.handlers:
+        stored = [row for name in chosen.handlers for row in by_name(stored, name, retired=True)]
+    return [row.number for row in stored]
+
+
+def by_name(stored: Sequence[Subscription], name: str, *, retired: bool = False) -> list[Subscription]:
+    """Subscriptions of this name: as stored, or as `service/name`."""
+    known = [row for row in stored if retired or row.state != "retired"]
+    found = [row for row in known if name in (row.name, f"{row.service}/{row.name}")]
+    if not found:
+        raise NothingFound(f"There is no subscription {name!r}.{_or(name, sorted({row.name for row in known}))}")
+    return found
+
+
+async def one_subscription(journal: Journal, name: str) -> Subscription:
+    found = by_name(await journal.subscriptions(), name)
+    if len(found) > 1:
+        told = ", ".join(f"{row.service}/{row.name}" for row in found)
+        raise click.UsageError(f"Several services have a subscription {name!r}. Say which: {told}.")
+    return found[0]
+
+
+def _or(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=3)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    if known and len(known) <= 20:
+        return f" There is {', '.join(known)}."
+    return " `spine subscriptions` lists them." if known else ""

@@ -1,0 +1,194 @@
+"""`spine doctor`: what the journal is, who is at work on it, and what is wrong. Reads only, and waits for no lock.
+
+Each finding says what to do. The exit code is 1 when there is one that needs somebody, so that a monitor may call this.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import click
+
+from ..journal.port import Journal, Lease, Process, Subscription
+from ..journal.processes import is_gone
+from ..observe.printable import printable
+from .app import Command, Invocation, json_option, pass_invocation
+from .exits import FAILED
+from .journals import asynchronous, existing_journal
+from .output import json_document, plural, say
+from .standings import title
+from .subscriptions import Row, rows
+from .times import iso, now_us, span
+
+HOUR_US = 3_600_000_000
+WAL_LARGE_BYTES = 128 * 1024 * 1024
+HELD_LONG_US = 1_000_000
+OVERDUE_US = 10_000_000
+
+
+class Examined(NamedTuple):
+    facts: dict[str, str | int | None]
+    processes: Sequence[tuple[Process, bool]]  # and whether it is alive
+    leases: Sequence[Lease]
+    rows: Sequence[Row]
+    head: int
+    last_hour: int
+    timers: int
+    overdue_us: int
+
+    @property
+    def stored(self) -> Counter[str]:
+        return sum((row.stored for row in self.rows), Counter[str]())
+
+
+async def examine(journal: Journal) -> Examined:
+    now = now_us()
+    head = await journal.head()
+    timers = await journal.timers()
+    stored: list[Subscription] = [row for row in await journal.subscriptions() if row.state != "retired"]
+    return Examined(
+        facts=await journal.describe(),
+        processes=[(row, row.until_us > now and not is_gone(row)) for row in await journal.processes()],
+        leases=[row for row in await journal.leases() if row.owner],
+        rows=[row async for row in rows(journal, stored)],
+        head=head,
+        last_hour=head - await journal.position_at(now - HOUR_US),
+        timers=len(timers),
+        overdue_us=max(0, now - timers[0].due_us) if timers else 0,
+    )
+
+
+def findings(seen: Examined) -> list[str]:
+    """What needs somebody, each with what to do."""
+    return [*_of_the_file(seen.facts), *_of_the_work(seen)]
+
+
+def _of_the_file(facts: dict[str, Any]) -> list[str]:
+    found = []
+    if (wal := facts.get("wal_bytes") or 0) > WAL_LARGE_BYTES:
+        found.append(
+            f"The WAL has grown to {_size(wal)}: somebody keeps an old read transaction open. End it; the next "
+            "checkpoint then shortens the file."
+        )
+    if facts.get("network_file_system"):
+        found.append(
+            f"The file is on a network file system ({facts['network_file_system']}), where SQLite loses data. "
+            "Move it to a local disk."
+        )
+    since = facts.get("lock_since_us")
+    if isinstance(since, int) and now_us() - since > HELD_LONG_US:
+        found.append(
+            f"Process {facts['lock_pid']} has held the write lock for {span(now_us() - since)}: nobody else can write. "
+            "If it is stopped, let it go on (kill -CONT) or end it."
+        )
+    return found
+
+
+def _of_the_work(seen: Examined) -> list[str]:
+    found = []
+    alive = {process.service for process, lives in seen.processes if lives}
+    for row in seen.rows:
+        name, state = title(row.subscription), row.subscription.state
+        if state == "suspended":
+            found.append(f"{name} is suspended: no release declares it. Run one that does, or `spine subscriptions retire` it.")
+        elif row.lag.events and row.subscription.service not in alive:
+            found.append(f"{name} has {row.lag} events to handle, and no process of {row.subscription.service} is alive. Run it.")
+    if dead := seen.stored["dead"]:
+        found.append(f"{plural(dead, 'delivery is', 'deliveries are')} dead. `spine dead list` says why; `spine dead replay` tries again.")
+    if seen.overdue_us > OVERDUE_US:
+        found.append(f"A scheduled event is overdue by {span(seen.overdue_us)}: no process runs on this journal. Run a service.")
+    return found
+
+
+def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
+    return {
+        "ok": not wrong,
+        "findings": wrong,
+        "journal": seen.facts,
+        "events": seen.head,
+        "events_last_hour": seen.last_hour,
+        "timers": seen.timers,
+        "deliveries": {state: seen.stored[state] for state in ("parked", "dead", "held")},
+        "processes": [
+            {
+                "id": process.id,
+                "service": process.service,
+                "generation": process.generation,
+                "pid": process.pid,
+                "host": process.host,
+                "release": process.release,
+                "started": iso(process.started_us),
+                "alive": lives,
+                "leases": sum(lease.owner == process.id for lease in seen.leases),
+            }
+            for process, lives in seen.processes
+        ],
+        "leases": [{"name": row.name, "epoch": row.epoch, "owner": row.owner, "until": iso(row.until_us)} for row in seen.leases],
+    }
+
+
+def _report(seen: Examined, wrong: Sequence[str]) -> None:
+    for name, value in _facts(seen):
+        say(f"{name:<14} {printable(value)}")
+    for process, lives in seen.processes:
+        held = sum(lease.owner == process.id for lease in seen.leases)
+        told = f"up {span(now_us() - process.started_us)}" if lives else "gone without leaving; its work is taken over"
+        say(f"{'process':<14} {printable(process.service)}  pid {process.pid}  {told}  {plural(held, 'lease')}")
+    say()
+    for number, finding in enumerate(wrong, 1):
+        say(f"{number}. {finding}")
+    if not wrong:
+        say("Nothing is wrong.")
+
+
+def _facts(seen: Examined) -> list[tuple[str, object]]:
+    shown: list[tuple[str, object]] = []
+    for name, value in seen.facts.items():
+        if value is None or name == "lock_since_us":
+            continue
+        label = name.removesuffix("_bytes").replace("_", " ")
+        shown.append((label, _size(value) if name.endswith("_bytes") and isinstance(value, int) else value))
+    stored = seen.stored
+    shown += [
+        ("events", f"{seen.head:,}, {seen.last_hour:,} of them in the last hour"),
+        ("growth", _growth(seen)),
+        ("deliveries", f"{stored['parked']:,} parked, {stored['dead']:,} dead"),
+        ("timers", f"{seen.timers:,}{'+' if seen.timers == 1000 else ''}"),
+    ]
+    return shown
+
+
+def _growth(seen: Examined) -> str:
+    size = seen.facts.get("file_bytes")
+    if not isinstance(size, int) or not seen.head:
+        return "unknown"
+    each = size / seen.head
+    return f"{_size(round(each))} an event, {_size(round(each * seen.last_hour * 24))} a day at the last hour's rate"
+
+
+def _size(size: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+        size /= 1000  # type: ignore[assignment]
+    raise AssertionError
+
+
+@click.command(cls=Command)
+@json_option
+@pass_invocation
+@asynchronous
+async def command(invocation: Invocation, as_json: bool) -> int:
+    """Look at the journal and say what is wrong with it.
+
+    Exits with 1 when something needs somebody."""
+    async with existing_journal(invocation) as journal:
+        seen = await examine(journal)
+        wrong = findings(seen)
+        if as_json:
+            say(json_document(_view(seen, wrong)))
+        else:
+            _report(seen, wrong)
+        return FAILED if wrong else 0

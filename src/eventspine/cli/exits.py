@@ -1,0 +1,114 @@
+"""How a command ends: its exit code, and one message on stderr that says what to do next.
+
+    0    done
+    1    failed: something went wrong on the way
+    2    usage: the command line, a setting or a declaration is wrong; nothing was done
+    3    the journal refused: registration, busy, or written by a release that this one can't share it with
+    4    nothing found: the journal, event, delivery or subscription that was named does not exist
+    130  interrupted from the keyboard
+    141  whoever read the output left (as a shell reports it)
+
+A traceback is printed with --debug only.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import click
+
+from .. import errors
+from ..observe.printable import printable_lines
+
+FAILED, USAGE, REFUSED, NOTHING_FOUND, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 4, 130, 141
+
+
+class NothingFound(click.ClickException):
+    exit_code = NOTHING_FOUND
+
+
+class Failed(click.ClickException):
+    exit_code = FAILED
+
+
+_CODES: tuple[tuple[type[Exception], int], ...] = (
+    (errors.RegistrationRefused, REFUSED),
+    (errors.JournalBusy, REFUSED),
+    (errors.JournalVersion, REFUSED),
+    (errors.DeclarationError, USAGE),
+    (errors.SettingsError, USAGE),
+    (errors.MissingExtra, USAGE),
+)
+
+
+def code_of(error: Exception) -> int:
+    if isinstance(error, click.ClickException):
+        return error.exit_code
+    return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+
+
+def guarded(command: Callable[[], object], debug: Callable[[], bool]) -> int:
+    """Run the command; its exit code, whatever happens."""
+    open_standard_streams()
+    try:
+        answer = command()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except click.Abort:  # a question that was not answered
+        return INTERRUPTED
+    except BrokenPipeError:
+        _forget_output()
+        return PIPE_CLOSED
+    except Exception as error:
+        _explain(error, debug())
+        return code_of(error)
+    return answer if isinstance(answer, int) else 0
+
+
+def open_standard_streams() -> None:
+    """Give closed standard streams somewhere to go, lest a journal's file takes their number; escape what the
+    terminal's encoding can't show rather than fail on it."""
+    for descriptor, name in ((0, "stdin"), (1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            null = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number: the one that was closed
+            setattr(sys, name, os.fdopen(null, "r" if descriptor == 0 else "w"))
+        elif descriptor and hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _forget_output() -> None:
+    """Nobody reads any more: keep the interpreter's own flush at exit from complaining."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (OSError, ValueError):
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+
+
+def _explain(error: Exception, debug: bool) -> None:
+    if debug:
+        complain("".join(traceback.format_exception(error)).rstrip())
+        return
+    if isinstance(error, click.UsageError):
+        if error.ctx is not None:
+            complain(error.ctx.get_usage())
+            complain(f"Try '{error.ctx.command_path} --help' for help.")
+        complain(f"spine: {error.format_message()}")
+    elif isinstance(error, click.ClickException):
+        complain(f"spine: {error.format_message()}")
+    elif isinstance(error, errors.SpineError):
+        complain(f"spine: {error}")
+    else:
+        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        complain(f"spine: unexpected {told}\nRun it again with --debug to see where.")
+
+
+def complain(message: str) -> None:
+    try:
+        click.echo(printable_lines(message), err=True)
+    except OSError:
+        pass  # nobody reads stderr; the exit code still tells

@@ -1,0 +1,90 @@
+"""Reaching the journal. A command that reads never makes one: it says that there is none, and how to get one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import wraps
+from pathlib import Path
+from typing import Any, ParamSpec
+
+from ..errors import SettingsError
+from ..journal import open_journal
+from ..journal.port import Control, Journal, Record
+from .app import Invocation
+from .exits import NothingFound
+from .times import to_us
+
+P = ParamSpec("P")
+PAGE = 1000
+
+
+def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, int | None]:
+    """Have click call a coroutine function."""
+
+    @wraps(command)
+    def call(*args: P.args, **kwargs: P.kwargs) -> int | None:
+        return asyncio.run(command(*args, **kwargs))
+
+    return call
+
+
+def journal_file(url: str) -> Path | None:
+    """The file of a SQLite journal; None for a journal that is no file."""
+    scheme, separator, rest = url.partition(":///")
+    if scheme != "sqlite" or not separator:
+        return None
+    return Path(rest.partition("?")[0])
+
+
+@asynccontextmanager
+async def existing_journal(invocation: Invocation) -> AsyncIterator[Journal]:
+    """The journal that was asked for, opened; refused when it does not exist yet."""
+    url = invocation.url
+    if url.startswith("memory:"):
+        raise SettingsError("A memory:// journal lives inside the process that uses it; there is nothing to read from here.")
+    file = journal_file(url)
+    if file is not None and not file.exists():
+        raise NothingFound(
+            f"There is no journal at {file.absolute()}.\n"
+            "`spine run MODULE` makes one with the first service that it runs; "
+            "name another with --journal sqlite:///path/to/file or SPINE_JOURNAL."
+        )
+    journal = open_journal(url)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+async def position_of(journal: Journal, place: str | int | datetime) -> int:
+    """The position after which a place in the feed begins (see times.place)."""
+    if isinstance(place, int):
+        return max(0, place - 1)
+    if isinstance(place, str):
+        return 0 if place == "earliest" else await journal.head()
+    return await journal.position_at(to_us(place))
+
+
+async def in_pages(
+    journal: Journal, numbers: list[int], control: Callable[[list[int]], Control]
+) -> int:
+    """One control operation per page of numbers, lest a long list hold the write lock; how many rows it changed."""
+    changed = 0
+    for start in range(0, len(numbers), PAGE):
+        changed += await journal.control([control(numbers[start : start + PAGE])])
+    return changed
+
+
+async def feed(journal: Journal, after: int, upto: int, **filters: Any) -> AsyncIterator[Record]:
+    """All wanted records up to `upto`, a page in memory at a time."""
+    while after < upto:
+        page = await journal.feed(after, limit=PAGE, upto=upto, **filters)
+        for record in page.records:
+            yield record
+        if page.scanned <= after:
+            return
+        after = page.scanned

@@ -1,0 +1,39 @@
+"""How far a subscription is behind: the events that it wants and has not finished, counted up to a bound."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..journal.port import Cursor, Journal, Subscription
+from .journals import feed
+from .standings import finished
+
+COUNT_MAX = 10_000
+
+Cursors = Mapping[tuple[int, int], Cursor]
+
+
+class Lag(NamedTuple):
+    events: int
+    more: bool  # there are more than were counted
+
+    def __str__(self) -> str:
+        return f"{self.events:,}+" if self.more else f"{self.events:,}"
+
+
+def positions(subscription: Subscription, cursors: Cursors) -> list[int]:
+    return [row.position for (number, _), row in cursors.items() if number == subscription.number]
+
+
+async def lag(journal: Journal, subscription: Subscription, cursors: Cursors, upto: int) -> Lag:
+    """Reads only what is beyond the hindmost cursor, of the channels and types that are wanted."""
+    hindmost = min(positions(subscription, cursors), default=upto)
+    count = 0
+    wanted = {"channels": subscription.channels, "types": [type for type, _ in subscription.types] or None}
+    async for record in feed(journal, hindmost, upto, **wanted):
+        if not finished(subscription, record, cursors):
+            count += 1
+            if count > COUNT_MAX:
+                return Lag(COUNT_MAX, more=True)
+    return Lag(count, more=False)

@@ -1,0 +1,152 @@
+"""Finding services and event classes in the modules that were named. Importing them is all that is done to them."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+from typing import Any
+
+import click
+
+from ..errors import DeclarationError, SpineError
+from ..events import EventType, describe
+from ..service import Service
+from .exits import Failed
+from .tail import named
+
+
+def load(name: str) -> ModuleType:
+    """The module, looked for in this folder first, as `python -m` does."""
+    if name.endswith(".py") or "/" in name or os.sep in name:
+        meant = name.removesuffix(".py").replace(os.sep, ".").replace("/", ".").strip(".")
+        raise click.UsageError(f"{name!r} is a file. Name the module, as in an import: {meant}.")
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise _broken(name, error) from error
+        raise click.UsageError(
+            f"There is no module {error.name!r}, neither in {here} nor installed. "
+            "Run this in the folder that holds your package, or check the spelling."
+        ) from error
+    except (SpineError, click.ClickException):
+        raise
+    except Exception as error:
+        raise _broken(name, error) from error
+
+
+def _broken(name: str, error: Exception) -> Failed:
+    """The module's own fault: say where, without our frames."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return Failed(f"{name} can't be imported: {type(error).__name__}: {error}{where}")
+
+
+def services_of(places: Sequence[str]) -> list[Service[Any]]:
+    """The services of `module` or `module:name`, in the order in which they were named, none twice."""
+    found: dict[int, Service[Any]] = {}
+    for place in places:
+        name, separator, attribute = place.partition(":")
+        module = load(name)
+        for service in [_named(module, attribute)] if separator else _all(module):
+            found[id(service)] = service
+    _refuse_twins(list(found.values()))
+    return list(found.values())
+
+
+def _named(module: ModuleType, attribute: str) -> Service[Any]:
+    service = getattr(module, attribute, None)
+    if isinstance(service, Service):
+        return service
+    names = [name for name, value in vars(module).items() if isinstance(value, Service)]
+    others = f" It has {', '.join(names)}." if names else " It has no service at all."
+    told = "is no Service" if hasattr(module, attribute) else "does not exist"
+    raise click.UsageError(f"{module.__name__}:{attribute} {told}.{others}")
+
+
+def _all(module: ModuleType) -> list[Service[Any]]:
+    services = [value for value in vars(module).values() if isinstance(value, Service)]
+    if not services:
+        raise click.UsageError(
+            f'{module.__name__} has no Service. Make one at the top level of the module: inventory = Service("inventory").'
+        )
+    return services
+
+
+def _refuse_twins(services: Sequence[Service[Any]]) -> None:
+    names = [service.name for service in services]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise click.UsageError(
+            f"Several Service objects are named {twice[0]!r}. Say which to run as MODULE:NAME, "
+            "or join them with service.include(other)."
+        )
+
+
+def reachable(module: ModuleType) -> Iterator[ModuleType]:
+    """The module, and modules of its own package that it has imported by name."""
+    package = module.__name__.partition(".")[0]
+    seen = {module.__name__}
+    waiting = [module]
+    while waiting:
+        yield (current := waiting.pop(0))
+        for value in vars(current).values():
+            if isinstance(value, ModuleType) and value.__name__.partition(".")[0] == package and value.__name__ not in seen:
+                seen.add(value.__name__)
+                waiting.append(value)
+
+
+def event_types(module: ModuleType) -> list[EventType]:
+    """Every event class that the module can name, and those that its services handle."""
+    found: dict[type, EventType] = {}
+    for part in reachable(module):
+        for value in vars(part).values():
+            if isinstance(value, type) and "__spine_event__" in vars(value):
+                found.setdefault(value, describe(value))
+            elif isinstance(value, Service):
+                found.update({kind.cls: kind for handler in value.handlers.values() for kind in handler.types})
+    return list(found.values())
+
+
+def event_type(module: ModuleType, asked: str) -> EventType:
+    known = event_types(module)
+    found = [kind for kind in known if named(kind.name, asked)]
+    if not found:
+        names = ", ".join(sorted({kind.name for kind in known})) or "none"
+        raise click.UsageError(f"{module.__name__} knows no event {asked!r}. It knows: {names}.")
+    own = [kind for kind in found if kind.cls.__module__ == module.__name__]
+    found = own if len(own) == 1 else found
+    if len(found) > 1:
+        told = ", ".join(sorted(f"{kind.name} in {kind.cls.__module__}" for kind in found))
+        raise click.UsageError(f"{asked!r} may be any of several classes: {told}. Name the module that declares the one.")
+    return found[0]
+
+
+def publisher(module: ModuleType, context: str, asked: str | None) -> Service[Any]:
+    """The service that speaks: the one that was asked for, else the only one that may publish this context."""
+    services: dict[int, Service[Any]] = {}
+    for part in reachable(module):
+        services.update({id(value): value for value in vars(part).values() if isinstance(value, Service)})
+    found = [
+        service
+        for service in services.values()
+        if (context in service.publishes if asked is None else service.name == asked)
+    ]
+    if len(found) == 1:
+        return found[0]
+    if asked is not None:
+        raise click.UsageError(f"{module.__name__} has {'no service' if not found else 'several services'} named {asked!r}.")
+    if found:
+        raise click.UsageError(
+            f"Several services publish {context!r}: {', '.join(sorted(service.name for service in found))}. "
+            "Say which with --service."
+        )
+    raise DeclarationError(
+        f"No service in {module.__name__} publishes the context {context!r}. "
+        f"Name the module of the service that owns it, or declare Service(..., publishes={context!r})."
+    )

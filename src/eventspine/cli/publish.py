@@ -1,0 +1,210 @@
+"""`spine publish`: events from the command line or from JSON lines, checked by their class as if code had made them.
+
+A batch is published as one or not at all. When a line can't be an event, those before it have been published and it is
+named; nothing after it is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import nullcontext
+from datetime import datetime, timedelta
+from typing import Any
+
+import click
+import msgspec
+
+from ..errors import EventRefused, Undecodable
+from ..events import EventType
+from ..observe.correlation import correlate
+from ..observe.printable import printable
+from ..publishing import Receipt
+from .app import Command, Invocation, json_option, pass_invocation
+from .exits import Failed
+from .journals import asynchronous
+from .modules import event_type, load, publisher
+from .output import json_line, say
+from .records import normal_id
+from .times import duration, iso, moment, to_us
+
+BATCH = 500
+CHUNK = 256 * 1024
+
+
+def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
+    """An event of the class. Unlike a subscriber, who ignores fields that it doesn't know, this refuses them: whoever
+    types an event wants each of its fields to arrive."""
+    try:
+        given = msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise EventRefused(f"This is not JSON: {error}. In a shell, put it in single quotes.") from error
+    if not isinstance(given, dict):
+        raise EventRefused(f"{kind.name} is a JSON object, such as {{{_example(kind)}}}.")
+    if key is not None:
+        given = {**given, _key_field(kind): key}
+    try:
+        event = kind.decode(msgspec.json.encode(given))
+    except Undecodable as error:
+        raise EventRefused(str(error)) from error
+    known = msgspec.json.decode(kind.encode(event))
+    if unknown := sorted(set(given) - set(known)):
+        raise EventRefused(f"{kind.name} has no field {unknown[0]!r}. Its fields are {', '.join(known)}.")
+    return event
+
+
+def _example(kind: EventType) -> str:
+    return ", ".join(f'"{name}": …' for name in kind.key) or "…"
+
+
+def _key_field(kind: EventType) -> str:
+    if len(kind.key) != 1:
+        told = f"is made of {', '.join(kind.key)}" if kind.key else "does not exist"
+        raise click.UsageError(f"--key fills in the field that is the key; that of {kind.name} {told}. Give it in the data.")
+    return kind.key[0]
+
+
+async def lines() -> AsyncIterator[list[bytes]]:
+    """What stands on stdin, as the lines that have come by now: few when somebody types, many from a file."""
+    stream = sys.stdin.buffer
+    rest = b""
+    while chunk := await _read(stream):
+        *complete, rest = (rest + chunk).split(b"\n")
+        if complete:
+            yield complete
+    if rest:
+        yield [rest]
+
+
+async def _read(stream: Any) -> bytes:
+    """The next bytes, without holding up the loop where they come through a pipe or from a terminal."""
+    try:
+        descriptor = stream.fileno()
+        waits = not stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except (OSError, AttributeError):  # not a real file: a test's
+        data: bytes = stream.read(CHUNK)
+        return data
+    if waits:
+        await _readable(descriptor)
+    return os.read(descriptor, CHUNK)
+
+
+def _wake(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)
+
+
+async def _readable(descriptor: int) -> None:
+    loop = asyncio.get_running_loop()
+    ready: asyncio.Future[None] = loop.create_future()
+    try:
+        loop.add_reader(descriptor, _wake, ready)
+    except (PermissionError, NotImplementedError):
+        return  # such as /dev/null: always ready
+    try:
+        await ready
+    finally:
+        loop.remove_reader(descriptor)
+
+
+class Publishing:
+    """One run: publishes batches and prints a receipt for each event."""
+
+    def __init__(self, spine: Any, kind: EventType, key: str | None, when: dict[str, Any], as_json: bool) -> None:
+        self.spine = spine
+        self.kind = kind
+        self.key = key
+        self.when = when
+        self.as_json = as_json
+        self.line = 0
+
+    async def from_lines(self) -> None:
+        async for some in lines():
+            for start in range(0, len(some), BATCH):
+                await self._batch(some[start : start + BATCH])
+
+    async def _batch(self, some: Sequence[bytes]) -> None:
+        events = []
+        wrong: EventRefused | None = None
+        for text in some:
+            self.line += 1
+            if not text.strip():
+                continue
+            try:
+                events.append(read_event(self.kind, text, self.key))
+            except EventRefused as error:
+                wrong = error
+                break
+        if events:
+            await self.publish(events)
+        if wrong is not None:
+            raise Failed(f"Line {self.line}: {wrong}\nThe lines before it were published; this one and those after it were not.")
+
+    async def publish(self, events: Sequence[Any]) -> None:
+        answer = await self.spine.publish(*events, **self.when)
+        for event, receipt in zip(events, answer if isinstance(answer, list) else [answer], strict=True):
+            say(self._receipt(event, receipt))
+
+    def _receipt(self, event: Any, receipt: Receipt) -> str:
+        due = None if receipt.due is None else iso(to_us(receipt.due))
+        if self.as_json:
+            shown = {"id": receipt.id, "type": self.kind.name, "key": self.kind.key_of(event)}
+            return json_line(shown | ({"position": receipt.position} if due is None else {"due": due}))
+        key = self.kind.key_of(event)
+        about = "" if key is None else f"  key={printable(key)}"
+        where = f"#{receipt.position}" if due is None else f"due {due}"
+        return f"{self.kind.name}{about}  {where}  {receipt.id}"
+
+
+@click.command(cls=Command)
+@click.argument("type")
+@click.argument("data")
+@click.option("--module", "-m", metavar="MODULE", help="Where the event's class and the service that publishes it are declared.")
+@click.option("--service", help="The service that publishes, where several may.")
+@click.option("--key", help="The value of the field that is the key, when the data leaves it out.")
+@click.option("--at", type=moment, metavar="TIME", help="Publish it then.")
+@click.option("--after", type=duration, metavar="DURATION", help="Publish it so much later (90s, 15m, 2h).")
+@click.option("--time", "happened", type=moment, metavar="TIME", help="When it happened, if that was not now.")
+@click.option("--correlation", metavar="ID", help="The correlation that it belongs to.")
+@json_option
+@pass_invocation
+@asynchronous
+async def command(
+    invocation: Invocation,
+    type: str,
+    data: str,
+    module: str | None,
+    service: str | None,
+    key: str | None,
+    at: datetime | None,
+    after: timedelta | None,
+    happened: datetime | None,
+    correlation: str | None,
+    as_json: bool,
+) -> None:
+    """Publish an event of TYPE, such as orders.OrderPlaced, with DATA as JSON.
+
+    DATA - reads JSON lines from stdin, an event each, and publishes them in batches."""
+    if module is None:
+        raise click.UsageError(
+            "Say where the event's class is declared, so that it can be checked: --module shop.storefront."
+        )
+    if at is not None and after is not None:
+        raise click.UsageError("Say --at or --after, not both.")
+    loaded = load(module)
+    kind = event_type(loaded, type)
+    speaker = publisher(loaded, kind.context, service)
+    given = {"at": at, "after": after, "time": happened}
+    when = {name: value for name, value in given.items() if value is not None}
+    single = None if data == "-" else read_event(kind, data.encode(), key)
+
+    from .. import Spine
+
+    caused = correlate(normal_id(correlation)) if correlation else nullcontext()
+    async with Spine(invocation.url, service=speaker) as spine:
+        with caused:
+            publishing = Publishing(spine, kind, key, when, as_json)
+            await (publishing.from_lines() if single is None else publishing.publish([single]))

@@ -1,0 +1,95 @@
+"""`spine run`: services in the foreground, until SIGTERM or Ctrl-C.
+
+The first signal drains: nothing new is taken, what is in hand finishes, cursors are stored and leases given back,
+within the deadline. The second ends the process at once, which loses nothing either: what was in hand is handled again
+by whoever takes over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import click
+
+from ..observe.logs import LogFormat, write_to
+from .app import Command, Invocation, pass_invocation
+from .journals import asynchronous, journal_file
+from .modules import services_of
+
+log = logging.getLogger("eventspine.run")
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
+    """While inside, the first signal calls `stop`; the next one does what it always does: end the process."""
+    loop = asyncio.get_running_loop()
+
+    def heard(number: int) -> None:
+        for each in SIGNALS:
+            loop.remove_signal_handler(each)
+            signal.signal(each, signal.SIG_DFL)
+        log.info("%s: draining for at most %gs; once more to end at once", signal.Signals(number).name, drain_s)
+        stop()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, heard, number)
+    try:
+        yield
+    finally:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+def _announce(url: str) -> None:
+    file = journal_file(url)
+    if file is None:
+        log.info("journal %s", url)
+    else:
+        log.info("journal %s%s", file.absolute(), "" if file.exists() else " (new)")
+
+
+@click.command(cls=Command)
+@click.argument("modules", nargs=-1, required=True, metavar="MODULE[:NAME]...")
+@click.option("--roll-back", is_flag=True, help="This release is older than the stored one and shall lead again.")
+@click.option("--retire", multiple=True, metavar="NAME", help="Give up this stored subscription, which is no longer declared. May be repeated.")
+@click.option("--drain-s", type=click.FloatRange(0), default=30.0, show_default=True, help="How long to finish what is in hand when told to stop.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@pass_invocation
+@asynchronous
+async def command(
+    invocation: Invocation,
+    modules: tuple[str, ...],
+    roll_back: bool,
+    retire: tuple[str, ...],
+    drain_s: float,
+    log_format: LogFormat,
+    log_level: str,
+) -> None:
+    """Run the services of one or more modules until told to stop.
+
+    MODULE is one as in an import, looked for in this folder first; all its services run, or the one named after a colon.
+    SIGTERM and Ctrl-C drain; a second signal ends at once."""
+    write_to(sys.stderr, log_format, logging.getLevelNamesMapping()[log_level.upper()])
+    services = services_of(modules)
+
+    from .. import Spine
+
+    _announce(invocation.url)
+    async with Spine(invocation.url) as spine:
+        running_services = spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s)
+        async with running_services as running:
+            with stopping(running.stop, drain_s):
+                log.info("running %s as process %d", ", ".join(service.name for service in services), os.getpid())
+                await running.wait()
+        if running.drained:
+            log.info("stopped; everything in hand was finished")
+        else:
+            log.warning("stopped; what was still in hand after %gs will be handled again", drain_s)

@@ -1,0 +1,276 @@
+"""`spine subscriptions`: what each service reads and how far it has come; hold it, move it, name it anew, give it up.
+
+Each change raises the cursor's generation in the same commit, so that a process at work with the old cursor is fenced
+and never folds it over the new one (R13)."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections import Counter
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Literal, NamedTuple
+
+import click
+
+from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
+from .app import Group, Invocation, json_option, pass_invocation
+from .choosing import Filter, deliveries, one_subscription
+from .exits import Failed
+from .journals import asynchronous, existing_journal, position_of
+from .lags import Cursors, Lag, lag, positions
+from .output import confirm, note, say, say_listing
+from .standings import cursors_of, title
+from .times import place
+
+COLUMNS = ("service", "subscription", "state", "position", "lag", "parked", "dead", "order", "reads")
+
+
+class Row(NamedTuple):
+    subscription: Subscription
+    position: int
+    lag: Lag
+    stored: Counter[str]  # deliveries by state
+
+
+async def rows(journal: Journal, stored: list[Subscription]) -> AsyncIterator[Row]:
+    head = await journal.head()
+    cursors = await cursors_of(journal, stored)
+    for subscription in stored:
+        idle = subscription.state == "retired"
+        behind = Lag(0, more=False) if idle else await lag(journal, subscription, cursors, head)
+        counts = await _counts(journal, subscription)
+        yield Row(subscription, min(positions(subscription, cursors), default=0), behind, counts)
+
+
+async def _counts(journal: Journal, subscription: Subscription) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    after = 0
+    while page := await journal.deliveries(
+        subscriptions=[subscription.number], states=["parked", "dead", "held"], after=after, records=False
+    ):
+        counts.update(row.state for row in page)
+        after = page[-1].number
+    return counts
+
+
+def view(row: Row) -> dict[str, Any]:
+    subscription = row.subscription
+    return {
+        "service": subscription.service,
+        "name": subscription.name,
+        "state": subscription.state,
+        "order": subscription.order,
+        "on_dead": subscription.on_dead,
+        "channels": subscription.channels,
+        "types": [{"type": type, "version": version} for type, version in subscription.types],
+        "position": row.position,
+        "lag": row.lag.events,
+        "lag_is_bound": row.lag.more,
+        "parked": row.stored["parked"],
+        "dead": row.stored["dead"],
+        "held": row.stored["held"],
+        "generation": subscription.generation,
+    }
+
+
+def table_row(row: Row) -> list[object]:
+    subscription, stored = row.subscription, row.stored
+    reads = ", ".join([type for type, _ in subscription.types] or [f"{channel}.*" for channel in subscription.channels])
+    figures = [row.position, row.lag, stored["parked"], stored["dead"]]
+    return [subscription.service, subscription.name, subscription.state, *figures, subscription.order, reads]
+
+
+async def _list(invocation: Invocation, service: str | None, retired: bool, as_json: bool) -> None:
+    async with existing_journal(invocation) as journal:
+        stored = [row for row in await journal.subscriptions(service) if retired or row.state != "retired"]
+        stored.sort(key=lambda row: (row.service, row.name, row.number))
+        await say_listing(
+            rows(journal, stored),
+            as_json=as_json,
+            view=view,
+            columns=COLUMNS,
+            row=table_row,
+            none="No service has registered here." if service is None else f"No service {service!r} has registered here.",
+        )
+
+
+SERVICE = click.option("--service", help="Only of this service.")
+RETIRED = click.option("--retired", is_flag=True, help="Also those that were given up.")
+
+
+@click.group(cls=Group, invoke_without_command=True)
+@SERVICE
+@RETIRED
+@json_option
+@click.pass_context
+@asynchronous
+async def command(context: click.Context, service: str | None, retired: bool, as_json: bool) -> None:
+    """What each service reads and how far it has come.
+
+    LAG counts the events that a subscription wants and has not finished. Subscriptions are named as they are stored, such
+    as inventory.reserve_stock; service/name where two services use one name."""
+    if context.invoked_subcommand is None:
+        await _list(context.ensure_object(Invocation), service, retired, as_json)
+
+
+@command.command("list")
+@SERVICE
+@RETIRED
+@json_option
+@pass_invocation
+@asynchronous
+async def list_(invocation: Invocation, service: str | None, retired: bool, as_json: bool) -> None:
+    """List them; the same as `spine subscriptions` alone."""
+    await _list(invocation, service, retired, as_json)
+
+
+NAME = click.argument("name")
+
+
+@command.command()
+@NAME
+@pass_invocation
+@asynchronous
+async def pause(invocation: Invocation, name: str) -> None:
+    """Hand nothing more to this handler until it is resumed. What is at work finishes or is fenced."""
+    async with existing_journal(invocation) as journal:
+        await _set_state(journal, name, "paused", {"active"})
+
+
+@command.command()
+@NAME
+@pass_invocation
+@asynchronous
+async def resume(invocation: Invocation, name: str) -> None:
+    """Let a paused handler go on from where it stood."""
+    async with existing_journal(invocation) as journal:
+        await _set_state(journal, name, "active", {"paused"})
+
+
+async def _set_state(
+    journal: Journal, name: str, state: Literal["active", "paused", "retired"], before: set[str]
+) -> None:
+    subscription = await one_subscription(journal, name)
+    if subscription.state == state:
+        say(f"{title(subscription)} is {state} already.")
+        return
+    if subscription.state not in before:
+        raise Failed(
+            f"{title(subscription)} is {subscription.state}: no running release of {subscription.service} declares it. "
+            "Run a release that does, or retire it."
+        )
+    await _control(journal, SetState(subscription.number, state))
+    say(f"{title(subscription)} is {state}.")
+
+
+async def _control(journal: Journal, operation: Control) -> None:
+    if not await journal.control([operation]):
+        raise Failed("Somebody else changed this subscription meanwhile; nothing was done. Look at `spine subscriptions`.")
+
+
+@command.command()
+@NAME
+@click.argument("new_name")
+@pass_invocation
+@asynchronous
+async def rename(invocation: Invocation, name: str, new_name: str) -> None:
+    """Give a subscription another name; its place, its parked and dead deliveries and its keys for effects stay.
+
+    The code must then declare the new name, else its next start is taken for a new handler."""
+    async with existing_journal(invocation) as journal:
+        subscription = await one_subscription(journal, name)
+        others = await journal.subscriptions(subscription.service)
+        if any(row.name == new_name and row.state != "retired" for row in others):
+            raise click.UsageError(f"{subscription.service} has a subscription {new_name!r} already.")
+        await _control(journal, Rename(subscription.number, new_name))
+        say(f"{title(subscription)} is now {title(subscription._replace(name=new_name))}.")
+
+
+@command.command()
+@NAME
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@pass_invocation
+@asynchronous
+async def retire(invocation: Invocation, name: str, yes: bool) -> None:
+    """Give a subscription up for good, with all that it has not finished."""
+    async with existing_journal(invocation) as journal:
+        subscription = await one_subscription(journal, name)
+        cursors = await cursors_of(journal, [subscription])
+        behind = await lag(journal, subscription, cursors, await journal.head())
+        counts = await _counts(journal, subscription)
+        lost = f"{behind} unhandled, {counts['parked']} parked and {counts['dead']} dead"
+        confirm(f"Retire {title(subscription)} for good, with {lost}?", yes)
+        await _set_state(journal, name, "retired", {"active", "paused", "suspended"})
+
+
+class Plan(NamedTuple):
+    """What a rewind would do; asked for before it is done."""
+
+    position: int  # where the cursors go: everything after it is handled again
+    skipped: Lag  # events not finished that lie at or before it
+    discarded: Counter[str]
+
+
+@command.command()
+@NAME
+@click.option("--to", "start", type=place, required=True, metavar="PLACE", help="earliest, a position (handled again too), a time, or how long ago (2h).")
+@click.option("--repeat-effects", is_flag=True, help="The handler's effects may happen again. Not needed where it declares replayable=True.")
+@click.option("--publish-again", is_flag=True, help="Publish what the handler publishes again, under new ids. Without it, what was published stays as it was.")
+@click.option("--skip-unhandled", is_flag=True, help="The new place is ahead: pass what has not been handled.")
+@pass_invocation
+@asynchronous
+async def rewind(
+    invocation: Invocation,
+    name: str,
+    start: str | int | datetime,
+    repeat_effects: bool,
+    publish_again: bool,
+    skip_unhandled: bool,
+) -> None:
+    """Have one handler handle events again, from an earlier place on; the others go on as they are."""
+    async with existing_journal(invocation) as journal:
+        subscription = await one_subscription(journal, name)
+        if not repeat_effects and not await replayable(journal, subscription):
+            raise click.UsageError(
+                f"{title(subscription)} would do again what it does: mails, calls, rows. "
+                "Say --repeat-effects if that is wanted, or declare the handler with replayable=True."
+            )
+        plan = await _plan(journal, subscription, start)
+        if plan.skipped.events and not skip_unhandled:
+            raise click.UsageError(
+                f"{title(subscription)} has not handled {plan.skipped} events before that place; they would be passed. "
+                "Name an earlier place, or say --skip-unhandled."
+            )
+        _announce(subscription, plan)
+        republish = secrets.token_hex(8) if publish_again else ""
+        await _control(journal, Rewind(subscription.number, plan.position, republish))
+        say(f"{title(subscription)} goes on from position {plan.position + 1}.")
+
+
+async def _plan(journal: Journal, subscription: Subscription, start: str | int | datetime) -> Plan:
+    head = await journal.head()
+    position = min(await position_of(journal, start), head)
+    cursors = await cursors_of(journal, [subscription])
+    skipped = await lag(journal, subscription, cursors, position)
+    chosen = Filter(service=subscription.service, handlers=(subscription.name,))
+    stored = deliveries(journal, chosen, ["parked", "dead", "held", "settled"], records=False)
+    return Plan(position, skipped, Counter([row.state async for row in stored if row.position > position]))
+
+
+def _announce(subscription: Subscription, plan: Plan) -> None:
+    open_ones = [f"{plan.discarded[state]} {state}" for state in ("parked", "dead", "held") if plan.discarded[state]]
+    if open_ones:
+        note(f"Discarding {' and '.join(open_ones)} from there on; their events are handled again.")
+    if plan.skipped.events:
+        note(f"Passing {plan.skipped} events that were not handled.")
+
+
+async def replayable(journal: Journal, subscription: Subscription) -> bool:
+    """Whether the newest declaration that names this handler says that running it again is harmless (R19)."""
+    for _, declaration in reversed(await journal.declarations(subscription.service)):
+        for declared in json.loads(declaration):
+            if declared["name"] == subscription.name:
+                return "replayable" in declared["extra"].split()
+    return False

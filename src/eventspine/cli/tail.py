@@ -1,0 +1,122 @@
+"""`spine tail`: events as they are published, one line each.
+
+It reads the feed as any subscription does, from its own place, without a cursor: it disturbs nobody and leaves nothing
+behind. It holds one page of events, and waits when its reader does, so memory stays flat however far it lags.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from datetime import datetime
+from typing import NamedTuple
+
+import click
+
+from ..ids import id_text
+from ..journal.port import PARTITIONS, Journal, Page, Record
+from ..keys import slot_of_key
+from .app import Command, Invocation, json_option, pass_invocation
+from .journals import asynchronous, existing_journal, position_of
+from .output import json_line
+from .records import cloud_event, line, normal_id
+from .times import place
+
+PAGE = 500
+
+
+class Wanted(NamedTuple):
+    """What to show. The journal filters by channel, partition and full type name; the rest is looked at here."""
+
+    types: Sequence[str] = ()
+    key: str | None = None
+    correlation: str | None = None
+    channels: Sequence[str] = ()
+    private: bool = False
+
+    def shows(self, record: Record) -> bool:
+        return (
+            (self.key is None or record.key == self.key)
+            and (not self.types or any(named(record.type, type) for type in self.types))
+            and (self.correlation is None or self.correlation in (record.correlation, id_text(record.id)))
+        )
+
+    async def page(self, journal: Journal, after: int) -> Page:
+        full_names = bool(self.types) and all("." in type for type in self.types)
+        return await journal.feed(
+            after,
+            limit=PAGE,
+            channels=self.channels or None,
+            types=self.types if full_names else None,
+            partitions=None if self.key is None else [slot_of_key(self.key) % PARTITIONS],
+            private=self.private,
+        )
+
+
+def named(type: str, asked: str) -> bool:
+    """`OrderPlaced` means that of every context; `orders.OrderPlaced` one."""
+    return type == asked or ("." not in asked and type.rpartition(".")[2] == asked)
+
+
+async def events(journal: Journal, wanted: Wanted, after: int, follow: bool) -> AsyncIterator[Sequence[Record]]:
+    """Pages of what is wanted. With `follow` it never ends, and sleeps until the journal says that there may be more."""
+    more = asyncio.Event()
+    stop = journal.watch(more.set) if follow else lambda: None
+    try:
+        while True:
+            more.clear()  # before looking, so that what is appended while we look wakes us
+            page = await wanted.page(journal, after)
+            if shown := [record for record in page.records if wanted.shows(record)]:
+                yield shown
+            if page.scanned > after:
+                after = page.scanned
+            elif follow:
+                await more.wait()
+            else:
+                return
+    finally:
+        stop()
+
+
+@click.command(cls=Command)
+@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type: orders.OrderPlaced, or OrderPlaced of any context. May be repeated.")
+@click.option("--key", help="Only events about this key.")
+@click.option("--correlation", metavar="ID", help="Only this correlation.")
+@click.option("--channel", "channels", multiple=True, help="Only this channel (a context's name). May be repeated.")
+@click.option("--private", is_flag=True, help="Also events that are private to their service.")
+@click.option("--from", "start", type=place, metavar="PLACE", help="earliest, now, a position, a time, or how long ago (10m). [default: now; earliest with --no-follow]")
+@click.option("--follow/--no-follow", default=True, help="Wait for more at the end. [default: follow]")
+@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Stop after N events.")
+@json_option
+@pass_invocation
+@asynchronous
+async def command(
+    invocation: Invocation,
+    types: tuple[str, ...],
+    key: str | None,
+    correlation: str | None,
+    channels: tuple[str, ...],
+    private: bool,
+    start: str | int | datetime | None,
+    follow: bool,
+    limit: int | None,
+    as_json: bool,
+) -> None:
+    """Print events as they are published, one on each line, until interrupted.
+
+    With --json each line is the event as CloudEvents JSON."""
+    wanted = Wanted(types, key, correlation and normal_id(correlation), channels, private)
+    shown: Callable[[Record], str] = (lambda record: json_line(cloud_event(record))) if as_json else line
+    async with existing_journal(invocation) as journal:
+        after = await position_of(journal, start if start is not None else "now" if follow else "earliest")
+        if follow and sys.stderr.isatty():
+            click.echo(f"following {journal.url} from position {after:,}; Ctrl-C ends it", err=True)
+        left = limit if limit is not None else -1
+        async for records in events(journal, wanted, after, follow):
+            for record in records[:left] if left >= 0 else records:
+                sys.stdout.write(shown(record) + "\n")
+            sys.stdout.flush()
+            left -= len(records)
+            if limit is not None and left <= 0:
+                return

@@ -1,0 +1,109 @@
+"""Times and durations as people type and read them. Times are shown in UTC; one typed needs a zone or is relative."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import UTC, datetime, timedelta
+
+import click
+
+_UNITS = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+
+
+def now_us() -> int:
+    return time.time_ns() // 1000
+
+
+def parse_duration(text: str) -> timedelta | None:
+    """`90s`, `1h30m`, `250ms`, `2d`; None when it is no duration."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+
+
+def parse_time(text: str) -> datetime | None:
+    """ISO 8601 with a zone; None when it is no time. One without a zone is refused, never guessed."""
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if parsed.tzinfo is None:
+        raise click.BadParameter(f"{text!r} has no time zone. Add one: {text}Z is UTC, {text}+02:00 two hours east of it.")
+    return parsed
+
+
+# The three below are click types: they take what was typed, and refuse it with what to type instead.
+
+
+def duration(text: str) -> timedelta:
+    parsed = parse_duration(text)
+    if parsed is None:
+        raise click.BadParameter(f"{text!r} is no duration. Write 90s, 15m, 1h30m or 2d.")
+    return parsed
+
+
+def moment(text: str) -> datetime:
+    parsed = parse_time(text)
+    if parsed is None:
+        raise click.BadParameter(f"{text!r} is no time. Write it as 2026-03-01T12:00:00Z.")
+    return parsed
+
+
+def place(text: str) -> str | int | datetime:
+    """A place in the feed; `journals.position_of` resolves it."""
+    if text in ("earliest", "now"):
+        return text
+    if text.isascii() and text.isdigit():
+        return int(text)
+    if (ago := parse_duration(text)) is not None:
+        return datetime.now(UTC) - ago
+    if (when := parse_time(text)) is not None:
+        return when
+    raise click.BadParameter(
+        f"{text!r} is no place in the feed. Say earliest, now, a position, a time, or how long ago (10m)."
+    )
+
+
+def to_us(when: datetime) -> int:
+    return round(when.timestamp() * 1_000_000)
+
+
+def iso(us: int) -> str:
+    """The whole time, to the microsecond where it has any, as JSON shows it."""
+    try:
+        seconds, rest = divmod(us, 1_000_000)
+        whole = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest)
+    except (ValueError, OverflowError, OSError):
+        return f"{us}us"  # beyond the years that a calendar has; stored all the same
+    return whole.isoformat().replace("+00:00", "Z")
+
+
+def clock_time(us: int) -> str:
+    """To the millisecond: what a line has room for."""
+    whole = iso(us)
+    return whole[:19] + f".{us // 1000 % 1000:03d}Z" if whole.endswith("Z") else whole
+
+
+def span(us: int) -> str:
+    """How long, in at most two units: `12ms`, `3.5s`, `4m05s`, `2h10m`, `3d4h`."""
+    sign, us = ("-", -us) if us < 0 else ("", us)
+    seconds = us / 1_000_000
+    if us < 10_000:
+        return f"{sign}{us / 1000:.1f}ms".replace(".0ms", "ms")
+    if seconds < 1:
+        return f"{sign}{round(us / 1000)}ms"
+    if seconds < 60:
+        return f"{sign}{seconds:.1f}s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    if days:
+        return f"{sign}{days}d{hour}h"
+    return f"{sign}{hours}h{minute:02d}m" if hours else f"{sign}{minutes}m{second:02d}s"
+
+
+def due_in(due_us: int, now: int) -> str:
+    return "now" if due_us <= now else f"in {span(due_us - now)}"

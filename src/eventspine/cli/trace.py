@@ -1,0 +1,164 @@
+"""`spine trace`: everything that one event caused, across services, and what became of each event where it is wanted.
+
+The tree is made of `causation`. A chain may be thousands deep, so nothing here recurses, and JSON is written as it goes.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import click
+
+from ..ids import id_text
+from ..journal.port import Journal, Record
+from ..observe.printable import printable
+from .app import Command, Invocation, json_option, pass_invocation
+from .exits import NothingFound
+from .journals import asynchronous, existing_journal
+from .output import json_line, note, plural, say
+from .records import cloud_event, known_id, normal_id
+from .standings import Standing, in_words, standings, title, view
+from .times import clock_time, span
+
+LIMIT = 10_000
+INDENTS_MAX = 40  # deeper events stand at this indent, and say how deep they are
+
+
+class Step(NamedTuple):
+    record: Record
+    depth: int
+    siblings: tuple[bool, ...]  # for each level shown, whether more of it follows
+    causes: bool  # whether it caused others
+
+
+class Trace(NamedTuple):
+    correlation: str
+    roots: Sequence[Record]
+    caused: Mapping[str, Sequence[Record]]  # by the id of the cause
+    standings: Mapping[int, Sequence[Standing]]  # by position
+    size: int
+
+    def steps(self) -> Iterator[Step]:
+        """Each event before what it caused, in order of position."""
+        stack: list[tuple[Record, int, tuple[bool, ...]]] = [(root, 0, ()) for root in reversed(self.roots)]
+        while stack:
+            record, depth, siblings = stack.pop()
+            caused = self.caused.get(id_text(record.id), ())
+            yield Step(record, depth, siblings, bool(caused))
+            for index in range(len(caused) - 1, -1, -1):
+                shown = (*siblings, index < len(caused) - 1) if depth < INDENTS_MAX else siblings
+                stack.append((caused[index], depth + 1, shown))
+
+
+async def find(journal: Journal, asked: str) -> list[Record]:
+    """All events of the correlation that `asked` names, or that the event with this id is in."""
+    event = await journal.event(known_id(asked))
+    if event is not None:
+        return await journal.correlated(event.correlation or id_text(event.id), LIMIT) or [event]
+    return await journal.correlated(normal_id(asked), LIMIT) or await journal.correlated(asked, LIMIT)
+
+
+async def trace(journal: Journal, asked: str) -> Trace | None:
+    records = await find(journal, asked)
+    if not records:
+        return None
+    by_id = {id_text(record.id): record.position for record in records}
+    roots, caused = [], defaultdict(list)
+    for record in records:
+        # A cause stands before its effect in the feed. Foreign events may claim otherwise, and never make a circle here.
+        if record.causation is not None and by_id.get(record.causation, record.position) < record.position:
+            caused[record.causation].append(record)
+        else:
+            roots.append(record)
+    correlation = records[0].correlation or id_text(records[0].id)
+    return Trace(correlation, roots, caused, await standings(journal, records), len(records))
+
+
+def write_json(found: Trace) -> None:
+    """`{"correlation", "events", "truncated", "roots": [{"event", "deliveries", "children": [...]}]}`"""
+    head = json_line({"correlation": found.correlation, "events": found.size, "truncated": found.size >= LIMIT})
+    sys.stdout.write(f'{head[:-1]},"roots":[')
+    open_nodes = 0
+    for step in found.steps():
+        if step.depth < open_nodes:
+            sys.stdout.write("]}" * (open_nodes - step.depth) + ",")
+        deliveries = [view(standing) for standing in found.standings[step.record.position]]
+        node = json_line({"event": cloud_event(step.record), "deliveries": deliveries})
+        sys.stdout.write(f'\n{node[:-1]},"children":[')
+        open_nodes = step.depth + 1
+    sys.stdout.write("]}" * open_nodes + "]}\n")
+
+
+def write_tree(found: Trace) -> None:
+    began = found.roots[0].recorded_us
+    services = {step.record.source for step in found.steps()}
+    took = max(step.record.recorded_us for step in found.steps()) - began
+    say(
+        f"correlation {printable(found.correlation)}: {plural(found.size, 'event')} "
+        f"from {plural(len(services), 'service')} in {span(took)}, from {clock_time(began)}"
+    )
+    lines = _Lines()
+    for step in found.steps():
+        first, below = lines.before(step)
+        say(f"{first}{_event_line(step, began)}")
+        for standing in found.standings[step.record.position]:
+            say(f"{below}{title(standing.subscription)}  {in_words(standing)}")
+    if found.size >= LIMIT:
+        note(f"Only the first {LIMIT:,} events are shown.")
+
+
+def _event_line(step: Step, began: int) -> str:
+    record = step.record
+    parts = [printable(record.type), f"+{span(record.recorded_us - began)}"]
+    if record.key is not None:
+        parts.append(f"key={printable(record.key)}")
+    parts += [f"by {printable(record.source)}", f"#{record.position}", id_text(record.id)]
+    if step.depth > INDENTS_MAX:
+        parts.append(f"depth {step.depth}")
+    return "  ".join(map(printable, parts))
+
+
+class _Lines:
+    """The branches to the left of a step: before its event, and before what stands below it."""
+
+    def __init__(self) -> None:
+        drawn = _can_draw("├└│·")
+        self.more, self.last, self.through = ("├─ ", "└─ ", "│  ") if drawn else ("|- ", "`- ", "|  ")
+        self.dot = "· " if drawn else "- "
+
+    def before(self, step: Step) -> tuple[str, str]:
+        above = "".join(self.through if more else "   " for more in step.siblings[:-1])
+        branch = (self.more if step.siblings[-1] else self.last) if step.siblings else ""
+        beside = (self.through if step.siblings[-1] else "   ") if step.siblings else ""
+        return above + branch, above + beside + (self.through if step.causes else "   ") + self.dot
+
+
+def _can_draw(characters: str) -> bool:
+    try:
+        characters.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+@click.command(cls=Command)
+@click.argument("id")
+@json_option
+@pass_invocation
+@asynchronous
+async def command(invocation: Invocation, id: str, as_json: bool) -> None:
+    """Show all that one event caused, as a tree.
+
+    ID is that of any event of the tree, or of the correlation. Each event is followed by the subscriptions that want it,
+    and how it stands with them: done, waiting, parked, dead, or settled after failures."""
+    async with existing_journal(invocation) as journal:
+        found = await trace(journal, id)
+        if found is None:
+            raise NothingFound(f"No event and no correlation has the id {id!r} in {journal.url}.")
+        if as_json:
+            write_json(found)
+        else:
+            write_tree(found)
