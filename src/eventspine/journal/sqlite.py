@@ -13,25 +13,25 @@ import ctypes
 import os
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..clock import Clock, SystemClock
 from ..errors import JournalBusy, JournalError
-from . import _sqlite_control as control
-from . import _sqlite_file as file
-from . import _sqlite_read as read
-from . import _sqlite_registry as registry
-from . import migrations
+from . import (
+    _sqlite_control as control,
+    _sqlite_file as file,
+    _sqlite_read as read,
+    _sqlite_registry as registry,
+    migrations,
+)
 from ._sqlite_apply import Safeguards
 from ._sqlite_interactive import Held, SQLiteTransaction
 from ._sqlite_readers import Readers
 from ._sqlite_tables import run_tables
 from ._sqlite_within import write_within
-from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Answer, Call, Figures, LoopAnswer, ThreadAnswer, Units, Writer, weigh
+from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Call, Figures, LoopAnswer, ThreadAnswer, Units, Writer, weigh
 from .doorbell import Bells, Lookout
 from .port import (
     Control,
@@ -69,6 +69,9 @@ class SQLiteJournal:
         self._opened = 0
         self._running: _Running | None = None
         self._lock = threading.Lock()
+
+    def exists(self) -> bool:
+        return describe.is_journal(self.path, self._busy_s)
 
     async def open(self) -> None:
         await asyncio.to_thread(self.open_blocking)
@@ -219,6 +222,9 @@ class SQLiteJournal:
     async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
         return await self._read(lambda cursor: read.starts(cursor, subscription, partition))
 
+    async def control_version(self) -> int:
+        return await self._read(read.control)
+
     async def next_due(self) -> int | None:
         return await self._read(read.next_due)
 
@@ -230,6 +236,12 @@ class SQLiteJournal:
 
     async def leases(self) -> list[Lease]:
         return await self._read(read.leases)
+
+    async def declarations(self, service: str) -> list[tuple[int, str]]:
+        return await self._read(lambda cursor: registry.declarations(cursor, service))
+
+    async def describe(self) -> dict[str, str | int | None]:
+        return await self._read(lambda cursor: describe.describe(cursor, self.path, Path(f"{self.path}-lock")))
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         return await asyncio.wrap_future(self._here().readers.submit_query(sql, parameters))
@@ -269,7 +281,9 @@ class SQLiteJournal:
     def _here(self) -> _Running:
         running = self._running
         if running is None:
-            raise JournalError("The journal is not open. Open it first, or keep its spine open for as long as it is used.")
+            raise JournalError(
+                "The journal is not open. Open it first, or keep its spine open for as long as it is used."
+            )
         if running.pid != os.getpid():
             running = self._reopen(running)
         return running
@@ -286,7 +300,9 @@ class SQLiteJournal:
         running = _Running(self.path, self._clock, self._busy_s, self._safeguards)
         try:
             answer = ThreadAnswer()
-            running.writer.submit(Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer))
+            running.writer.submit(
+                Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer)
+            )
             self.created = answer.future.result() or self.created
             answer = ThreadAnswer()
             running.writer.submit(Call(lambda cursor: (migrations.identity(cursor.connection), False), answer))
@@ -305,9 +321,7 @@ class _Running:
         self.bells = Bells(path)
         self.writer = Writer(path, clock, busy_s=busy_s, rang=self._rang, safeguards=safeguards)
         self.readers = Readers(path, busy_s=busy_s)
-        self.lookout = Lookout(
-            path, self.bells, busy_s=busy_s, look=lambda: self.writer.refuse_waiting(busy_s)
-        )
+        self.lookout = Lookout(path, self.bells, busy_s=busy_s, look=lambda: self.writer.refuse_waiting(busy_s))
 
     def _rang(self, rings: bool) -> None:
         if rings:
