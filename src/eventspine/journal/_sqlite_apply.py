@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ..errors import Conflict, Fenced, JournalVersion, SpineError
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_known import Known
-from ._sqlite_plan import Plan
 from ._sqlite_outcome import Trace
+from ._sqlite_plan import Plan
 from .port import Append, Record, Statement, Unit, Verdict
 
 SCHEMA_VERSION = 1
@@ -159,7 +159,9 @@ def check_version(cursor: sqlite3.Cursor, now_us: int) -> tuple[int, int]:
     if int(writer_min or 0) > SCHEMA_VERSION:
         raise JournalVersion(
             f"This journal was migrated to schema {writer_min} by a newer release; this one writes schema {SCHEMA_VERSION}. "
-            "Upgrade eventspine in this process, then start it again.", writer_min=int(writer_min), schema=SCHEMA_VERSION
+            "Upgrade eventspine in this process, then start it again.",
+            writer_min=int(writer_min),
+            schema=SCHEMA_VERSION,
         )
     return max(now_us, last_us or 0), head or 0
 
@@ -186,14 +188,17 @@ def _fenced(unit: Unit, known: Known) -> Fenced | None:
         if known.epochs.get(fence.lease) != fence.epoch:
             return Fenced(
                 f"The lease {fence.lease!r} is no longer held with epoch {fence.epoch}: another process has taken over.",
-                lease=fence.lease, epoch=fence.epoch, current=known.epochs.get(fence.lease),
+                lease=fence.lease,
+                epoch=fence.epoch,
+                current=known.epochs.get(fence.lease),
             )
     for done in unit.done:
         if known.generations.get(done.subscription) != done.generation:
             return Fenced(
                 f"The cursor of subscription {done.subscription} is no longer at generation {done.generation}: "
                 "it was rewound, paused, renamed or retired. Load the subscription again.",
-                subscription=done.subscription, generation=done.generation,
+                subscription=done.subscription,
+                generation=done.generation,
                 current=known.generations.get(done.subscription),
             )
     return None
@@ -215,7 +220,8 @@ def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:
         if state not in change.while_state:
             return Fenced(
                 f"Delivery {change.number} is {state}: somebody replayed, dropped or settled it meanwhile.",
-                delivery=change.number, state=state,
+                delivery=change.number,
+                state=state,
             )
     return None
 
@@ -240,7 +246,9 @@ def _conflict(appends: Sequence[Append], known: Known) -> Conflict | None:
         if append.expected not in (None, version) and (new or not append.records):
             return Conflict(
                 f"The stream {append.stream!r} is at version {version}, not {append.expected}. Load it again and decide again.",
-                stream=append.stream, expected=append.expected, version=version,
+                stream=append.stream,
+                expected=append.expected,
+                version=version,
             )
         versions[stream] = version + len(new)
     return None
@@ -278,7 +286,8 @@ def _version(cursor: sqlite3.Cursor, append: Append, known: Known, plan: Plan) -
                 return version
         row = cursor.execute(
             "/*spine*/ select version from spine_stream_events where stream = ?"
-            " and position = (select position from spine_events where id = ?)", (head.number, last)
+            " and position = (select position from spine_events where id = ?)",
+            (head.number, last),
         ).fetchone()
         if row:
             return int(row[0])

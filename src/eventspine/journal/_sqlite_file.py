@@ -14,8 +14,7 @@ from ..errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, Set
 
 # WAL needs memory shared between processes; these file systems have none, or only pretend.
 _NETWORK = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs afs coda ceph glusterfs fuse.glusterfs fuse.sshfs lustre beegfs gfs2 ocfs2 davfs "
-    "fuse.s3fs fuse.rclone fuse.gcsfuse".split()
+    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "coda", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "lustre", "beegfs", "gfs2", "ocfs2", "davfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"]
 )
 MOUNTS = Path("/proc/mounts")
 
@@ -26,7 +25,8 @@ def path_of(url: str) -> Path:
     if text == url or not text:
         raise SettingsError(
             f"{url!r} names no SQLite file. Write sqlite:///spine.db for a file in this folder, "
-            "or sqlite:////var/lib/shop/spine.db with four slashes for an absolute path.", url=url
+            "or sqlite:////var/lib/shop/spine.db with four slashes for an absolute path.",
+            url=url,
         )
     if text.startswith(":memory:"):
         raise SettingsError("A SQLite journal needs a file. Use memory:// for a journal in memory.", url=url)
@@ -36,22 +36,30 @@ def path_of(url: str) -> Path:
 def check_path(path: Path) -> None:
     """Refuse, in clear words, places where SQLite would fail obscurely or lose data."""
     if path.is_dir():
-        raise SettingsError(f"{path} is a folder. Name a file in it, such as sqlite:///{path}/spine.db.", path=str(path))
+        raise SettingsError(
+            f"{path} is a folder. Name a file in it, such as sqlite:///{path}/spine.db.", path=str(path)
+        )
     if not path.parent.is_dir():
         raise SettingsError(f"The folder {path.parent} doesn't exist. Create it, then start again.", path=str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):
-        raise SettingsError(f"This user can't write to the folder {path.parent}, where the journal's -wal, lock and bells go.")
+        raise SettingsError(
+            f"This user can't write to the folder {path.parent}, where the journal's -wal, lock and bells go."
+        )
     if path.exists() and not os.access(path, os.R_OK | os.W_OK):
-        raise SettingsError(f"This user can't write to {path}. Give the file read and write permission.", path=str(path))
-    kind = _file_system(path.parent)
+        raise SettingsError(
+            f"This user can't write to {path}. Give the file read and write permission.", path=str(path)
+        )
+    kind = file_system(path.parent)
     if kind in _NETWORK:
         raise SettingsError(
             f"{path} is on a network file system ({kind}), where SQLite's WAL loses data. Put the file on a local disk, "
-            "or use a PostgreSQL journal for services on several hosts.", path=str(path), file_system=kind
+            "or use a PostgreSQL journal for services on several hosts.",
+            path=str(path),
+            file_system=kind,
         )
 
 
-def _file_system(folder: Path) -> str:
+def file_system(folder: Path) -> str:
     try:
         mounts = MOUNTS.read_text().splitlines()
     except OSError:
@@ -105,9 +113,13 @@ def translate(error: BaseException, path: Path, holder: tuple[int, int] | None =
     if code == sqlite3.SQLITE_FULL:
         return JournalFull(f"There is no space left to write {path}. Nothing of this was stored; free some and go on.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return JournalCorrupt(f"{path} is damaged or no SQLite database ({error}). Restore a copy, or name another file.")
+        return JournalCorrupt(
+            f"{path} is damaged or no SQLite database ({error}). Restore a copy, or name another file."
+        )
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-        return JournalError(f"{path} can't be written ({error}). Check its permissions, its folder and that it still exists.")
+        return JournalError(
+            f"{path} can't be written ({error}). Check its permissions, its folder and that it still exists."
+        )
     if code == sqlite3.SQLITE_IOERR:
         return JournalError(f"The disk of {path} failed: {error}. Nothing of this was stored.")
     return None
@@ -118,5 +130,6 @@ def busy(path: Path, holder: tuple[int, int] | None) -> JournalBusy:
     return JournalBusy(
         f"{path} is locked for writing by {who}. If your own code holds a transaction on this file, publish inside it "
         "with within=<connection>; otherwise end that transaction or that process.",
-        path=str(path), holder=holder,
+        path=str(path),
+        holder=holder,
     )

@@ -86,7 +86,8 @@ def check_text(sql: str, allowed: frozenset[str] = _WRITES) -> None:
         begin = " ".join(sql.split())[:60]
         raise StatementRefused(
             f"A handler's statement begins with one of {', '.join(sorted(allowed))}; this one is {begin!r}. "
-            "Transactions belong to the delivery, and PRAGMA and ATTACH to no handler.", sql=sql
+            "Transactions belong to the delivery, and PRAGMA and ATTACH to no handler.",
+            sql=sql,
         )
     if len(_checked) < 10_000:
         _checked[(sql, allowed)] = None
@@ -109,7 +110,8 @@ def is_refusal(error: BaseException) -> bool:
 def refused(sql: str, error: BaseException) -> StatementRefused:
     return StatementRefused(
         f"Not allowed in a handler: {error}. A unit's SQL is one statement at a time on your own tables; it can't "
-        f"reach spine_ tables or control the transaction: {' '.join(sql.split())[:120]}", sql=sql
+        f"reach spine_ tables or control the transaction: {' '.join(sql.split())[:120]}",
+        sql=sql,
     )
 
 
@@ -133,7 +135,10 @@ def run_statement(guard: Guard, statement: Statement) -> int:
     if statement.expect_rows is not None and count != statement.expect_rows:
         raise RowsUnexpected(
             f"{' '.join(statement.sql.split())[:120]} touched {count} rows; expect_rows={statement.expect_rows}. "
-            "Nothing of this delivery was stored.", sql=statement.sql, rows=count, expected=statement.expect_rows,
+            "Nothing of this delivery was stored.",
+            sql=statement.sql,
+            rows=count,
+            expected=statement.expect_rows,
         )
     return count
 

@@ -69,7 +69,7 @@ class Held:
         finally:
             writer.connection.set_progress_handler(None, 0)
             writer.rollback()
-        self._refuse_rest()
+        self._refuse_if_over()
         return self._finished
 
     def _serve(self, writer: Writer) -> None:
@@ -83,7 +83,7 @@ class Held:
                 return
             try:
                 value = function(writer)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 -- it is the answer
                 if not writer.connection.in_transaction:
                     self._end("was ended by one of its own statements")
                 give(answer, None, error)
@@ -93,10 +93,10 @@ class Held:
     def _end(self, why: str) -> None:
         self._over = self._over or why
 
-    def _refuse_rest(self) -> None:
+    def _refuse_if_over(self) -> None:
         from ._sqlite_writer import give
 
-        while True:
+        while self._over:
             try:
                 _, answer = self._asked.get_nowait()
             except queue.Empty:
@@ -115,8 +115,7 @@ class Held:
         if self._over:
             raise self._gone()
         self._asked.put((function, answer))
-        if self._over:  # it ended just then; what came too late is refused by whoever sees it first
-            self._refuse_rest()
+        self._refuse_if_over()  # it may have ended just then; what came too late is refused by whoever sees it first
 
     def abandon(self) -> None:
         """Nobody will use it: whoever began it was cancelled."""
@@ -154,10 +153,7 @@ class Held:
         return run
 
     def rollback(self) -> Callable[[Writer], None]:
-        def run(writer: Writer) -> None:
-            self._end("has been left")
-
-        return run
+        return lambda _: self._end("has been left")
 
 
 class SQLiteTransaction:

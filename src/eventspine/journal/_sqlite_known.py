@@ -83,10 +83,7 @@ class Known:
         subscriptions = {done.subscription for unit in units if unit.done for done in unit.done}
         changed = {change.number for unit in units if unit.changes for change in unit.changes}
         streams = {
-            (append.service, append.stream)
-            for unit in units
-            for append in unit.appends
-            if append.stream is not None
+            (append.service, append.stream) for unit in units for append in unit.appends if append.stream is not None
         }
         if leases:
             self.epochs = dict(self.among("select name, epoch from spine_leases where name in", leases))
@@ -96,7 +93,13 @@ class Known:
             self._load_deliveries(changed)
         if streams:
             self._load_heads(streams)
-        wanted = {record[1] for unit in units for append in unit.appends if _asks_first(unit, append) for record in append.records}
+        wanted = {
+            record[1]
+            for unit in units
+            for append in unit.appends
+            if _asks_first(unit, append)
+            for record in append.records
+        }
         if wanted:
             self.ids = dict(self.among("select id, position from spine_events where id in", wanted))
 
@@ -111,7 +114,7 @@ class Known:
         query = "select number, state, subscription, feed, partition, position from spine_deliveries where number in"
         for number, state, *place in self.among(query, numbers):
             self.states[number] = state
-            self._places[tuple(place)] = number  # type: ignore[index]
+            self._places[tuple(place)] = number
 
     def _load_heads(self, streams: set[tuple[str, str]]) -> None:
         self.stream_last = self._cursor.execute(

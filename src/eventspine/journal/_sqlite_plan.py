@@ -84,9 +84,7 @@ class Plan:
         """`new`: the records to insert, where the unit has streams; None: all of the unit's."""
         start = len(self.records)
         records = [record for append in unit.appends for record in append.records]
-        self.records += [
-            (*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)
-        ]
+        self.records += [(*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)]
         repeats = not (unit.fences or unit.done or unit.changes)
         self.placed.append(Placed(verdict, start if new is None else -1, [record[1] for record in records], repeats))
 

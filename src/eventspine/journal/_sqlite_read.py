@@ -27,9 +27,7 @@ from .port import (
 
 PAGE_BYTES_MAX = 8 * 1024 * 1024
 SPAN = 20_000  # how many positions one page may pass over, so that no snapshot stays open for long (R20)
-RECORD = (
-    "position, id, channel, slot, key, type, version, time_us, recorded_us, source, correlation, causation, hops, meta, data"
-)
+RECORD = "position, id, channel, slot, key, type, version, time_us, recorded_us, source, correlation, causation, hops, meta, data"
 _HEAD = "/*spine*/ select coalesce(max(position), 0) from spine_events"
 
 
@@ -169,8 +167,13 @@ def subscriptions(cursor: sqlite3.Cursor, service: str | None) -> list[Subscript
         (service,),
     ).fetchall()
     return [
-        Subscription(
-            *row[:6], tuple(json.loads(row[6])), tuple((type, newest) for type, newest in json.loads(row[7])), *row[8:]
+        Subscription._make(
+            (
+                *row[:6],
+                tuple(json.loads(row[6])),
+                tuple((type, newest) for type, newest in json.loads(row[7])),
+                *row[8:],
+            )
         )
         for row in rows
     ]
@@ -182,7 +185,9 @@ def cursors(cursor: sqlite3.Cursor, numbers: Sequence[int]) -> list[Cursor]:
         " where subscription in (select value from json_each(?)) order by subscription, feed, partition",
         (json.dumps(list(numbers)),),
     ).fetchall()
-    return [Cursor(number, partition, position, decode(beyond), feed) for number, partition, position, beyond, feed in rows]
+    return [
+        Cursor(number, partition, position, decode(beyond), feed) for number, partition, position, beyond, feed in rows
+    ]
 
 
 def deliveries(
@@ -197,16 +202,17 @@ def deliveries(
     limit: int,
     records: bool,
 ) -> list[Delivery]:
-    where, values = ["number > ?"], [after]
+    where: list[str] = ["number > ?"]
+    values: list[Any] = [after]
     for column, wanted in (
         ("subscription", subscriptions), ("state", states), ("partition", partitions), ("number", numbers),
     ):  # fmt: skip
         if wanted is not None:
             where.append(f"{column} in (select value from json_each(?))")
-            values.append(json.dumps(list(wanted)))  # type: ignore[arg-type]
+            values.append(json.dumps(list(wanted)))
     if events is not None:
-        where.append("hex(event_id) in (select value from json_each(?))" if len(events) > 100 else f"event_id in ({','.join('?' * len(events))})")
-        values += [json.dumps([id.hex().upper() for id in events])] if len(events) > 100 else events  # type: ignore[arg-type, list-item]
+        where.append(f"event_id in ({','.join('?' * len(events))})")
+        values += events
     if states is not None and "settled" not in states:
         where.append("state <> 'settled'")  # lets the partial index serve
     rows = cursor.execute(
@@ -216,7 +222,7 @@ def deliveries(
         (*values, limit),
     ).fetchall()
     return [
-        Delivery(*row[:13], bool(row[13]), row[14], row[15], decode_record(row[16]) if row[16] else None, row[17])
+        Delivery._make((*row[:13], bool(row[13]), *row[14:16], decode_record(row[16]) if row[16] else None, row[17]))
         for row in rows
     ]
 
@@ -250,8 +256,15 @@ def processes(cursor: sqlite3.Cursor) -> list[Process]:
 
 
 def leases(cursor: sqlite3.Cursor) -> list[Lease]:
-    rows = cursor.execute("/*spine*/ select name, epoch, owner, until_us, unclean from spine_leases order by name").fetchall()
-    return [Lease(*row[:4], bool(row[4])) for row in rows]
+    rows = cursor.execute(
+        "/*spine*/ select name, epoch, owner, until_us, unclean from spine_leases order by name"
+    ).fetchall()
+    return [lease_of(row) for row in rows]
+
+
+def lease_of(row: Sequence[Any]) -> Lease:
+    name, epoch, owner, until_us, unclean = row
+    return Lease(name, epoch, owner, until_us, bool(unclean))
 
 
 def control(cursor: sqlite3.Cursor) -> int:

@@ -31,7 +31,9 @@ class Readers:
     def submit(self, function: Callable[[sqlite3.Cursor], T]) -> Future[T]:
         """Read on a thread of ours."""
         if self._closed:
-            raise JournalError("The journal is closed. Open it again, or keep its spine open for as long as it is used.")
+            raise JournalError(
+                "The journal is closed. Open it again, or keep its spine open for as long as it is used."
+            )
         return self._threads.submit(self.read, function)
 
     def read(self, function: Callable[[sqlite3.Cursor], T]) -> T:

@@ -15,7 +15,7 @@ from . import _sqlite_read as read
 from ._sqlite_apply import check_version
 from ._sqlite_known import among
 from ._sqlite_plan import EVENTS
-from .port import OWN_FEED, LeaseView, Lease, Process, Registered, Registration, Subscription
+from .port import OWN_FEED, LeaseView, Process, Registered, Registration, Subscription
 from .processes import is_gone
 from .registry import Create, StoredService, plan
 
@@ -27,7 +27,7 @@ def register(cursor: sqlite3.Cursor, registration: Registration, now_us: int) ->
     service = registration.service
     planned = plan(
         registration,
-        StoredService(_generations(cursor, service), _newest_live(cursor, service, now_us)),
+        StoredService(declarations(cursor, service), _newest_live(cursor, service, now_us)),
         read.subscriptions(cursor, service),
         read.head(cursor),
         lambda subscription: backlog(cursor, subscription),
@@ -47,7 +47,7 @@ def register(cursor: sqlite3.Cursor, registration: Registration, now_us: int) ->
     return Registered(planned.generation, tuple(rows[number] for number in numbers), planned.newest), planned.changes
 
 
-def _generations(cursor: sqlite3.Cursor, service: str) -> list[tuple[int, str]]:
+def declarations(cursor: sqlite3.Cursor, service: str) -> list[tuple[int, str]]:
     return cursor.execute(
         "/*spine*/ select generation, declaration from spine_services where service = ? order by generation", (service,)
     ).fetchall()
@@ -65,7 +65,8 @@ def is_live(process: Process, now_us: int) -> bool:
 def _update(cursor: sqlite3.Cursor, rows: Sequence[Subscription]) -> None:
     # First every name is freed, so that two subscriptions may exchange theirs.
     cursor.executemany(
-        "/*spine*/ update spine_subscriptions set name = '?' || number where number = ?", [(row.number,) for row in rows]
+        "/*spine*/ update spine_subscriptions set name = '?' || number where number = ?",
+        [(row.number,) for row in rows],
     )
     cursor.executemany(
         "/*spine*/ update spine_subscriptions set name = ?, state = ?, generation = ?, channels = ?, types = ?,"
@@ -145,7 +146,7 @@ def lease(
     _forget(cursor, now_us)
     held = cursor.execute("/*spine*/ select * from spine_leases where owner = ?", (process.id,)).fetchall()
     same = [row for row in processes.values() if row.service == process.service and row.id in live]
-    view = LeaseView({row[0]: Lease(*row[:4], bool(row[4])) for row in held}, same, read.control(cursor))
+    view = LeaseView({row[0]: read.lease_of(row) for row in held}, same, read.control(cursor))
     return view, released > 0
 
 

@@ -46,7 +46,9 @@ class Tables:
 
     def execute(self, sql: str, parameters: Any = ()) -> list[tuple[Any, ...]]:
         if self._guard is None:
-            raise StatementRefused("The schema has run, and its transaction is over. Use delivery.execute() in handlers.")
+            raise StatementRefused(
+                "The schema has run, and its transaction is over. Use delivery.execute() in handlers."
+            )
         check_script(sql)
         try:
             _, rows, _ = self._guard.run(sql, bind(parameters) if hasattr(parameters, "items") else tuple(parameters))

@@ -16,6 +16,7 @@ lock doesn't come within the limit.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sqlite3
 import threading
@@ -124,10 +125,8 @@ def _give_all(loop: asyncio.AbstractEventLoop, answers: list[tuple[Answer, Any, 
         for answer, value, error in answers:
             answer.give(value, error)
 
-    try:
+    with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
         loop.call_soon_threadsafe(deliver)
-    except RuntimeError:
-        pass  # the loop was closed; nobody waits any more
 
 
 def weigh(units: Sequence[Unit]) -> int:
@@ -173,7 +172,9 @@ class Writer:
     def submit(self, job: Job) -> None:
         with self._changed:
             if self._closing:
-                raise JournalError("The journal is closed. Open it again, or keep its spine open for as long as it is used.")
+                raise JournalError(
+                    "The journal is closed. Open it again, or keep its spine open for as long as it is used."
+                )
             self._queue.append(job)
             self._changed.notify()
 
@@ -283,7 +284,7 @@ class Writer:
             self.begin()
             value, rings = job.function(self.cursor)
             self.commit_statement(self.connection)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is the answer
             self.rollback()
             if file.is_io_error(error):
                 self._reconnect()
@@ -301,7 +302,7 @@ class Writer:
         except OutcomeUnknown as error:
             self.figures.unknown += len(units)
             return Applied([Verdict("unknown", error=error) for _ in units], True)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- a unit is to blame, and it becomes its verdict
             if len(units) == 1:
                 return Applied([Verdict("failed", error=as_unit_failed(_cause(error)))], False)
             if not self._safeguards.rerun:
@@ -319,7 +320,7 @@ class Writer:
                 self.rollback()
                 return applied
             self.commit_statement(self.connection)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- it becomes the verdict
             self.rollback()
             trouble = file.translate(error, self.path) or as_unit_failed(_cause(error))
             return Applied([Verdict("failed", error=trouble) for _ in units], False)

@@ -196,7 +196,9 @@ class Lookout:
 def _check_owner(folder: Path) -> None:
     """In a folder for all to write, somebody else could have put theirs in this one's place."""
     found = os.lstat(folder)
-    if not stat.S_ISDIR(found.st_mode) or (found.st_uid != os.getuid() and folder.parent == Path(tempfile.gettempdir())):
+    if not stat.S_ISDIR(found.st_mode) or (
+        found.st_uid != os.getuid() and folder.parent == Path(tempfile.gettempdir())
+    ):
         raise PermissionError(folder)
 
 

@@ -10,16 +10,16 @@ file itself, its -wal and its -shm are never opened here: closing any descriptor
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import time
 from pathlib import Path
 
 from .processes import pid_start, this_host
 
-try:
+HAS_FLOCK = importlib.util.find_spec("fcntl") is not None  # not on Windows
+if HAS_FLOCK:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _BLANK = b" " * 160
 
@@ -29,12 +29,12 @@ class TurnLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = -1 if fcntl is None else os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666) if HAS_FLOCK else -1
         self._identity = f"{os.getpid()} {pid_start(os.getpid()) or '-'} {this_host().replace(' ', '_')}"
         self.waiting_since: float | None = None  # monotonic
 
     def take(self) -> None:
-        if fcntl is None:
+        if not HAS_FLOCK:
             return
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -47,7 +47,7 @@ class TurnLock:
         os.pwrite(self._file, f"{time.time_ns() // 1000} {self._identity}".encode().ljust(len(_BLANK)), 0)
 
     def give_back(self) -> None:
-        if fcntl is None:
+        if not HAS_FLOCK:
             return
         os.pwrite(self._file, _BLANK, 0)
         fcntl.flock(self._file, fcntl.LOCK_UN)

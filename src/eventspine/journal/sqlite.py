@@ -21,6 +21,7 @@ from ..clock import Clock, SystemClock
 from ..errors import JournalBusy, JournalError
 from . import (
     _sqlite_control as control,
+    _sqlite_describe as describe,
     _sqlite_file as file,
     _sqlite_read as read,
     _sqlite_registry as registry,
@@ -297,20 +298,30 @@ class SQLiteJournal:
 
     def _start(self) -> _Running:
         file.check_path(self.path)
+        known = describe.identity_if_current(self.path, self._busy_s)
         running = _Running(self.path, self._clock, self._busy_s, self._safeguards)
         try:
-            answer = ThreadAnswer()
-            running.writer.submit(
-                Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer)
-            )
-            self.created = answer.future.result() or self.created
-            answer = ThreadAnswer()
-            running.writer.submit(Call(lambda cursor: (migrations.identity(cursor.connection), False), answer))
-            self.id, self.incarnation = answer.future.result()
+            if known is None:
+                self._prepare(running)
+            else:
+                self.id, self.incarnation = known
         except BaseException:
             running.close(self._busy_s)
             raise
         return running
+
+
+    def _prepare(self, running: _Running) -> None:
+        """Make the tables or bring them up to date. Only this needs the write lock, so that a journal can be opened and
+        looked at while somebody holds it (R6)."""
+        answer = ThreadAnswer()
+        running.writer.submit(
+            Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer)
+        )
+        self.created = answer.future.result() or self.created
+        answer = ThreadAnswer()
+        running.writer.submit(Call(lambda cursor: (migrations.identity(cursor.connection), False), answer))
+        self.id, self.incarnation = answer.future.result()
 
 
 class _Running:

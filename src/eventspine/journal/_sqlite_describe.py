@@ -1,0 +1,81 @@
+"""What an operator may ask about the file: found with one read, `stat`, and the turn lock's own words. Waits for no lock."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from . import _sqlite_file as file
+from ._sqlite_apply import SCHEMA_VERSION
+from .lockfile import read_holder
+
+_SYNCHRONOUS = {
+    0: "nothing certain: synchronous=OFF",
+    1: "process kill; power loss may take acknowledged commits: synchronous=NORMAL",
+    2: "process kill, OS crash and power loss; not the loss of the disk (synchronous=FULL)",
+    3: "process kill, OS crash and power loss; not the loss of the disk (synchronous=EXTRA)",
+}
+
+
+def is_journal(path: Path, busy_s: float) -> bool:
+    """Whether the file is there and has our tables. An empty one, or another program's database, is none."""
+    return bool(_meta_of(path, busy_s))
+
+
+def identity_if_current(path: Path, busy_s: float) -> tuple[str, str] | None:
+    """Identity and incarnation of a journal that this release need not prepare; None of any other."""
+    meta = _meta_of(path, busy_s)
+    current = meta.get("schema_version") == meta.get("writer_min") == str(SCHEMA_VERSION)
+    return (meta["id"], meta["incarnation"]) if current else None
+
+
+def _meta_of(path: Path, busy_s: float) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    connection = file.connect(path, busy_s=busy_s, readonly=True)
+    try:
+        query = "/*spine*/ select 1 from sqlite_master where type = 'table' and name = 'spine_meta'"
+        return _meta(connection.cursor()) if connection.execute(query).fetchone() else {}
+    except sqlite3.Error as error:
+        raise file.translate(error, path) or error from error
+    finally:
+        connection.close()
+
+
+def _meta(cursor: sqlite3.Cursor) -> dict[str, str]:
+    return dict(cursor.execute("/*spine*/ select name, value from spine_meta").fetchall())
+
+
+def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | int | None]:
+    meta = _meta(cursor)
+    holder = read_holder(turn)
+    return {
+        "kind": "sqlite",
+        "file": str(path),
+        "id": meta["id"],
+        "incarnation": int(meta["incarnation"]),
+        "durability": _SYNCHRONOUS.get(_pragma(cursor, "synchronous"), "unknown"),
+        "journal_mode": str(_pragma(cursor, "journal_mode")),
+        "file_bytes": _size(path),
+        "wal_bytes": _size(Path(f"{path}-wal")),
+        "schema_version": int(meta["schema_version"]),
+        "writer_min": int(meta["writer_min"]),
+        "sqlite": sqlite3.sqlite_version,
+        "file_system": file.file_system(path.parent) or None,
+        "lock_pid": holder[0] if holder else None,
+        "lock_since_us": holder[1] if holder else None,
+    }
+
+
+def _pragma(cursor: sqlite3.Cursor, name: str) -> Any:
+    value: Any = cursor.execute(f"/*spine*/ pragma {name}").fetchone()[0]
+    return value
+
+
+def _size(path: Path) -> int:
+    try:
+        return os.stat(path).st_size  # never opened: closing a descriptor of it would drop SQLite's locks (R7)
+    except OSError:
+        return 0
