@@ -72,11 +72,6 @@ def _of_the_file(facts: dict[str, Any]) -> list[str]:
             f"The WAL has grown to {_size(wal)}: somebody keeps an old read transaction open. End it; the next "
             "checkpoint then shortens the file."
         )
-    if facts.get("network_file_system"):
-        found.append(
-            f"The file is on a network file system ({facts['network_file_system']}), where SQLite loses data. "
-            "Move it to a local disk."
-        )
     since = facts.get("lock_since_us")
     if isinstance(since, int) and now_us() - since > HELD_LONG_US:
         found.append(

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import wraps
-from pathlib import Path
 from typing import Any, ParamSpec
 
 from ..errors import SettingsError
@@ -31,33 +30,28 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Calla
     return call
 
 
-def journal_file(url: str) -> Path | None:
-    """The file of a SQLite journal; None for a journal that is no file."""
-    scheme, separator, rest = url.partition(":///")
-    if scheme != "sqlite" or not separator:
-        return None
-    return Path(rest.partition("?")[0])
-
-
 @asynccontextmanager
 async def existing_journal(invocation: Invocation) -> AsyncIterator[Journal]:
     """The journal that was asked for, opened; refused when it does not exist yet."""
-    url = invocation.url
-    if url.startswith("memory:"):
+    journal = open_journal(invocation.url)
+    if invocation.url.startswith("memory:"):
         raise SettingsError("A memory:// journal lives inside the process that uses it; there is nothing to read from here.")
-    file = journal_file(url)
-    if file is not None and not file.exists():
+    if not journal.exists():
         raise NothingFound(
-            f"There is no journal at {file.absolute()}.\n"
+            f"There is no journal at {place_of(journal)}.\n"
             "`spine run MODULE` makes one with the first service that it runs; "
             "name another with --journal sqlite:///path/to/file or SPINE_JOURNAL."
         )
-    journal = open_journal(url)
     await journal.open()
     try:
         yield journal
     finally:
         await journal.close()
+
+
+def place_of(journal: Journal) -> str:
+    """Where it is, in full: the path of a file, else its URL."""
+    return str(getattr(journal, "path", journal.url))
 
 
 async def position_of(journal: Journal, place: str | int | datetime) -> int:

@@ -19,7 +19,7 @@ import click
 
 from ..observe.logs import LogFormat, write_to
 from .app import Command, Invocation, pass_invocation
-from .journals import asynchronous, journal_file
+from .journals import asynchronous, place_of
 from .modules import services_of
 
 log = logging.getLogger("eventspine.run")
@@ -45,14 +45,6 @@ def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
-
-
-def _announce(url: str) -> None:
-    file = journal_file(url)
-    if file is None:
-        log.info("journal %s", url)
-    else:
-        log.info("journal %s%s", file.absolute(), "" if file.exists() else " (new)")
 
 
 @click.command(cls=Command)
@@ -82,8 +74,9 @@ async def command(
 
     from .. import Spine
 
-    _announce(invocation.url)
-    async with Spine(invocation.url) as spine:
+    spine = Spine(invocation.url)
+    log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
+    async with spine:
         running_services = spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s)
         async with running_services as running:
             with stopping(running.stop, drain_s):

@@ -18,7 +18,7 @@ from ..observe.printable import printable
 from .output import plural, shorten
 from .times import due_in, iso, now_us
 
-IDS_AT_ONCE = 500
+IDS_AT_ONCE = 100
 
 
 class Standing(NamedTuple):

@@ -7,7 +7,10 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from . import _sqlite_file as file
+from . import (
+    _sqlite_file as file,
+    migrations,
+)
 from ._sqlite_apply import SCHEMA_VERSION
 from .lockfile import read_holder
 
@@ -27,7 +30,8 @@ def is_journal(path: Path, busy_s: float) -> bool:
 def identity_if_current(path: Path, busy_s: float) -> tuple[str, str] | None:
     """Identity and incarnation of a journal that this release need not prepare; None of any other."""
     meta = _meta_of(path, busy_s)
-    current = meta.get("schema_version") == meta.get("writer_min") == str(SCHEMA_VERSION)
+    ours = max((SCHEMA_VERSION, *(migration.version for migration in migrations.MIGRATIONS)))
+    current = bool(meta) and int(meta["schema_version"]) >= ours >= int(meta["writer_min"])
     return (meta["id"], meta["incarnation"]) if current else None
 
 

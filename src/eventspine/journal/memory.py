@@ -6,7 +6,7 @@ process may share one MemoryJournal; it is closed when each that opened it has c
 It has no tables: whoever hands it SQL is told to use a SQLite journal.
 """
 
-# ruff: noqa: ARG002 -- signatures are the port's, also where the memory journal refuses
+
 
 from __future__ import annotations
 
@@ -57,6 +57,9 @@ class MemoryJournal:
         self._opened = 0
         self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
         self._ringing: set[object] = set()
+
+    def exists(self) -> bool:
+        return self._opened > 0
 
     async def open(self) -> None:
         self._opened += 1

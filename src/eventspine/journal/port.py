@@ -209,7 +209,7 @@ class Registration(NamedTuple):
 
 class Registered(NamedTuple):
     generation: int  # of the service's declarations; the newest live one leads (R8)
-    subscriptions: tuple["Subscription", ...]  # in the order of the registration
+    subscriptions: tuple[Subscription, ...]  # in the order of the registration
     newest: int = 0  # the newest generation ever seen of this service; above `generation`: this code is older (R8)
 
 
@@ -351,6 +351,10 @@ class Journal(Protocol):
     id: str  # identity, made with the journal; with the incarnation it is the origin of what leaves it
     url: str
     sql: bool  # whether handlers may use SQL on it
+
+    def exists(self) -> bool:
+        """Whether there is a journal to open; if not, `open` makes one. Changes nothing."""
+        ...
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...

@@ -310,7 +310,6 @@ class SQLiteJournal:
             raise
         return running
 
-
     def _prepare(self, running: _Running) -> None:
         """Make the tables or bring them up to date. Only this needs the write lock, so that a journal can be opened and
         looked at while somebody holds it (R6)."""
