@@ -211,6 +211,10 @@ def main() -> None:
     sys.path.insert(0, "")
     try:
         ran = page.run()
+    except BaseException:
+        for log in Path().glob("*.log"):
+            print(f"--- {log}\n{log.read_text(errors='replace')[-4000:]}", file=sys.stderr)
+        raise
     finally:
         page.close()
     print(f"ran {ran}")
