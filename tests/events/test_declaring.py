@@ -313,7 +313,7 @@ def test_other_mistakes_are_told() -> None:
         event(context="orders")(int)
     with pytest.raises(DeclarationError, match="is an Event; say context="):
         event(context="orders")(OrderPlaced)
-    with pytest.raises(DeclarationError, match="int is not an event. Derive it from Event"):
+    with pytest.raises(DeclarationError, match=r"int is not an event\. Derive it from Event"):
         describe(int)
     with pytest.raises(DeclarationError, match="not a class"):
         describe(OrderPlaced(order_id="1", customer_id="c"))  # type: ignore[arg-type]

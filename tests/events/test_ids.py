@@ -10,8 +10,7 @@ import uuid
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from eventspine.clock import SystemClock
 from eventspine.errors import EventRefused
@@ -168,7 +167,7 @@ def test_a_foreign_id_is_shown_as_it_came() -> None:
         "{0190163d-8694-739b-aea5-966c26f8ad91}",
         " 190163d-8694-739b-aea5-966c26f8ad91",
         "0190163d-8694-739b-aea5-966c26f8ad91\n",
-        "٠190163d-8694-739b-aea5-966c26f8ad91",
+        "\u0660190163d-8694-739b-aea5-966c26f8ad91",
     ],
 )
 def test_what_is_no_uuid_is_no_id(text: str) -> None:

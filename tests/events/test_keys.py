@@ -9,8 +9,7 @@ from uuid import UUID
 from zlib import crc32
 
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from eventspine.errors import KeyRefused
 from eventspine.events import Event, OpenEnum, describe
@@ -118,7 +117,9 @@ def test_another_value_is_no_part_of_a_key(value: Any) -> None:
         key_text(("first", value))
 
 
-@pytest.mark.parametrize("value", ["\ud800", "a\udfff", "x" * 256, "é" * 128, ":" * 86, 10**300, 10**9000], ids=range(7))
+@pytest.mark.parametrize(
+    "value", ["\ud800", "a\udfff", "x" * 256, "é" * 128, ":" * 86, 10**300, 10**9000], ids=range(7)
+)
 def test_what_is_too_long_or_no_text_is_refused(value: Any) -> None:
     with pytest.raises(KeyRefused):
         key_text((value,))

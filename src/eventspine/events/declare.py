@@ -77,7 +77,7 @@ class EventMeta(msgspec.StructMeta):
         tenant: str | None = _INHERIT,
         rename: Rename = None,
     ) -> EventMeta:
-        _resolve_local(namespace, sys._getframe(1))  # noqa: SLF001 - there is no other way
+        _resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
         parent = _inherited(cls)
         if parent is not None:

@@ -119,7 +119,8 @@ class EventType:
                 if field not in names:
                     raise self._wrong(f"has {word}={field!r}, but no such field; its fields are {', '.join(names)}")
         if len(set(self._key_fields())) != len(self._key_fields()):
-            raise self._wrong(f"names a field twice in its key: {', '.join(self._key_fields())}")
+            named = ", ".join(self._key_fields())
+            raise self._wrong(f"names a field twice in its key: {named}; the tenant comes first without being in key=")
 
     def _check_key_type(self, name: str, node: inspect.Type) -> None:
         while isinstance(node, inspect.Metadata):
