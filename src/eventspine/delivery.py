@@ -266,5 +266,7 @@ def as_events(result: object) -> Iterable[Any]:
     if isinstance(result, (list, tuple)):
         return result
     if isinstance(result, (str, bytes, Mapping)):
-        raise SpineError(f"A handler returned {type(result).__name__}; handlers return events, lists of events or None.")
+        raise SpineError(
+            f"A handler returned {type(result).__name__}; handlers return events, lists of events or None."
+        )
     return (result,)

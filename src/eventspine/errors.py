@@ -1,28 +1,28 @@
 """Every error that eventspine raises on purpose, as one tree.
 
-    SpineError
-    ├── DeclarationError          a class, handler or service is declared wrongly (found when it is made)
-    │   └── UnknownPublisher      no service was named that may publish this context's events
-    ├── EventRefused              this event can't be published as it is; nothing was stored
-    │   ├── EventTooLarge
-    │   └── KeyRefused
-    ├── Undecodable               these bytes are not an event of this class
-    ├── Conflict                  a stream is not at the version that was expected; nothing was stored
-    ├── Fenced                    someone else owns this work now; nothing was stored
-    ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
-    ├── UnitFailed                one statement or expectation of a unit failed; nothing of the unit was stored
-    │   └── RowsUnexpected
-    ├── StatementRefused          SQL that a unit may not contain
-    ├── WouldDeadlock             waiting here would wait for ourselves; pass within=, or leave the delivery first
-    ├── JournalError              the journal itself
-    │   ├── JournalBusy           somebody else holds the write lock
-    │   ├── JournalFull           no space
-    │   ├── JournalCorrupt
-    │   └── JournalVersion        written by a release that this one can't share the file with
-    ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
-    ├── SettingsError             a URL, option or file that can't be used
-    └── MissingExtra              an optional dependency is not installed; names the pip line
-    Reject, RetryAfter            raised by handlers to say what should happen; not errors of ours
+SpineError
+├── DeclarationError          a class, handler or service is declared wrongly (found when it is made)
+│   └── UnknownPublisher      no service was named that may publish this context's events
+├── EventRefused              this event can't be published as it is; nothing was stored
+│   ├── EventTooLarge
+│   └── KeyRefused
+├── Undecodable               these bytes are not an event of this class
+├── Conflict                  a stream is not at the version that was expected; nothing was stored
+├── Fenced                    someone else owns this work now; nothing was stored
+├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
+├── UnitFailed                one statement or expectation of a unit failed; nothing of the unit was stored
+│   └── RowsUnexpected
+├── StatementRefused          SQL that a unit may not contain
+├── WouldDeadlock             waiting here would wait for ourselves; pass within=, or leave the delivery first
+├── JournalError              the journal itself
+│   ├── JournalBusy           somebody else holds the write lock
+│   ├── JournalFull           no space
+│   ├── JournalCorrupt
+│   └── JournalVersion        written by a release that this one can't share the file with
+├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
+├── SettingsError             a URL, option or file that can't be used
+└── MissingExtra              an optional dependency is not installed; names the pip line
+Reject, RetryAfter            raised by handlers to say what should happen; not errors of ours
 """
 
 from __future__ import annotations

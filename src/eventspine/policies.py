@@ -35,7 +35,9 @@ class Retry:
         if self.attempts is not None and self.attempts < 1:
             raise DeclarationError(f"Retry(attempts={self.attempts}): the first attempt counts, so at least 1.")
         if self.immediate < 0 or self.first_s <= 0 or self.factor < 1 or self.most_s < self.first_s:
-            raise DeclarationError(f"{self}: immediate >= 0, first_s > 0, factor >= 1 and most_s >= first_s are needed.")
+            raise DeclarationError(
+                f"{self}: immediate >= 0, first_s > 0, factor >= 1 and most_s >= first_s are needed."
+            )
 
 
 class Dead:

@@ -1,9 +1,9 @@
 """A service: an object that holds declarations. Running it is someone else's job.
 
-    inventory = Service("inventory", tables="inventory.sql")
+inventory = Service("inventory", tables="inventory.sql")
 
-    @inventory.on(OrderPlaced)
-    async def reserve_stock(event: OrderPlaced, delivery: Delivery) -> StockReserved: ...
+@inventory.on(OrderPlaced)
+async def reserve_stock(event: OrderPlaced, delivery: Delivery) -> StockReserved: ...
 """
 
 from __future__ import annotations
@@ -105,9 +105,7 @@ class Handler:
         return SubscriptionDeclaration(
             name=f"{service}.{self.name}",
             channels=tuple(sorted({event_type.context for event_type in self.types})),
-            types=tuple(
-                sorted((kind.name, kind.version if kind.version_declared else None) for kind in self.types)
-            ),
+            types=tuple(sorted((kind.name, kind.version if kind.version_declared else None) for kind in self.types)),
             order=self.order,
             on_dead=self.on_dead,
             start=start,
@@ -136,9 +134,13 @@ class Service(Generic[R]):
         middleware: Sequence[Middleware] = (),
     ) -> None:
         if not NAME.match(name):
-            raise DeclarationError(f"{name!r} can't name a service: use lower-case letters, digits, - and _, like 'mail'.")
+            raise DeclarationError(
+                f"{name!r} can't name a service: use lower-case letters, digits, - and _, like 'mail'."
+            )
         self.name = name
-        self.publishes = (name,) if publishes is None else (publishes,) if isinstance(publishes, str) else tuple(publishes)
+        self.publishes = (
+            (name,) if publishes is None else (publishes,) if isinstance(publishes, str) else tuple(publishes)
+        )
         self.tables = _beside_caller(tables)
         self.lifespan = lifespan
         self.errors: Policies = dict(errors or {})
@@ -217,12 +219,18 @@ def _handler(
     name = options.get("name") or function.__name__
     where = f"{service.name}.{name}"
     if not types:
-        raise DeclarationError(f"{where}: on(...) needs the event types to handle, like @{service.name}.on(OrderPlaced).")
+        raise DeclarationError(
+            f"{where}: on(...) needs the event types to handle, like @{service.name}.on(OrderPlaced)."
+        )
     if not re.match(r"[A-Za-z_][A-Za-z0-9_-]{0,99}\Z", name):
-        raise DeclarationError(f"{where}: {name!r} can't name a handler; give name='...' with letters, digits, _ and -.")
+        raise DeclarationError(
+            f"{where}: {name!r} can't name a handler; give name='...' with letters, digits, _ and -."
+        )
     described = tuple(describe(cls) for cls in types)
     if len({kind.name for kind in described}) < len(described):
-        raise DeclarationError(f"{where}: two of its classes stand for one event type; a handler reads each type one way.")
+        raise DeclarationError(
+            f"{where}: two of its classes stand for one event type; a handler reads each type one way."
+        )
     unknown = set(options) - set(HandlerOptions.__annotations__)
     if unknown:
         raise DeclarationError(
@@ -236,7 +244,9 @@ def _handler(
 def _check(handler: Handler, where: str) -> None:
     count = len(_positional(handler.function))
     if count not in (1, 2):
-        raise DeclarationError(f"{where} takes {count} arguments; a handler takes the event, and the delivery if it likes.")
+        raise DeclarationError(
+            f"{where} takes {count} arguments; a handler takes the event, and the delivery if it likes."
+        )
     if handler.concurrency < 1 or handler.timeout_s <= 0:
         raise DeclarationError(f"{where}: concurrency must be at least 1 and timeout_s above 0.")
     if handler.order not in ("key", "none", "feed") or handler.on_dead not in ("goes_on", "waits"):
@@ -245,9 +255,13 @@ def _check(handler: Handler, where: str) -> None:
         raise DeclarationError(f"{where}: start= has no time zone; pass an aware datetime.")
     for error, policy in handler.errors.items():
         if not (isinstance(error, type) and issubclass(error, BaseException)):
-            raise DeclarationError(f"{where}: errors= maps exception classes to Retry(...), Dead or Drop, not {error!r}.")
+            raise DeclarationError(
+                f"{where}: errors= maps exception classes to Retry(...), Dead or Drop, not {error!r}."
+            )
         if not isinstance(policy, Retry) and getattr(policy, "__name__", "") not in ("Dead", "Drop"):
-            raise DeclarationError(f"{where}: errors= maps {error.__name__} to {policy!r}; use Retry(...), Dead or Drop.")
+            raise DeclarationError(
+                f"{where}: errors= maps {error.__name__} to {policy!r}; use Retry(...), Dead or Drop."
+            )
 
 
 def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -127,7 +127,9 @@ class Spine:
             made = await self._publish(events, cause, time, due, id, within)
         return made[0] if len(events) == 1 else made
 
-    def _join(self, delivery: Delivery[Any], events: tuple[Any, ...], time: datetime | None, due: int | None) -> list[Receipt]:
+    def _join(
+        self, delivery: Delivery[Any], events: tuple[Any, ...], time: datetime | None, due: int | None
+    ) -> list[Receipt]:
         if delivery._subscription.journal is not self.journal:
             raise WouldDeadlock(
                 f"{delivery.handler} is handling an event of the journal {delivery._subscription.journal.url}; publishing "
@@ -209,9 +211,7 @@ class Spine:
         within `drain_s`, cursors are stored and leases given back. If the engine fails, the block is cancelled and
         the failure is raised."""
         await self.open()
-        runtime = Runtime(
-            self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware
-        )
+        runtime = Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
         await runtime.start(services, roll_back=roll_back, retire=retire)
         self._runtimes.append(runtime)
         running = Running(runtime)

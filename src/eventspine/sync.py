@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Generic, Self, TypeVar, overload
 
-from . import delivery as _delivery
-from . import spine as _spine
+from . import delivery as _delivery, spine as _spine
 from .clock import Clock
 from .engine.runtime import LEASE_S
 from .envelope import Envelope
@@ -306,5 +305,3 @@ class Writing:
 def in_thread(delivery: Any, loop: asyncio.AbstractEventLoop) -> Any:
     """The delivery as a `def` handler gets it. A run of events is plain calls but for `query`, and stays as it is."""
     return Delivery(delivery, loop) if isinstance(delivery, _delivery.Delivery) else delivery
-
-

@@ -86,7 +86,7 @@ async def run(subscription: Subscription, items: list[Item]) -> None:
         events = [event for event, other in zip(events, kept, strict=True) if other not in followers]
         kept = [other for other in kept if other not in followers]
         subscription.lanes.back(followers)
-        subscription.failed(item, error)
+        subscription.waiting.failed(item, error)
     if kept:
         await _attempt(subscription, kept, events)
 
@@ -162,14 +162,14 @@ def _verdict(
     for item, error, followers in failed:
         subscription.lanes.back(followers)
         item.lane.taken = True  # `back` gave the lane free; its first item is still ours until its outcome is stored
-        subscription.failed(item, error)
+        subscription.waiting.failed(item, error)
 
 
 def _failed(subscription: Subscription, items: list[Item], error: BaseException) -> None:
     """The run as a whole failed: one by one from here, so that only the culprit does."""
     if len(items) == 1:
         cause = error.__cause__
-        subscription.failed(items[0], cause if isinstance(cause, Exception) else error)
+        subscription.waiting.failed(items[0], cause if isinstance(cause, Exception) else error)
         return
     for item in items:
         item.single = True

@@ -85,10 +85,10 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
         if not item.timed_out:
             raise
         _uncancel()
-        subscription.failed(item, _too_slow(subscription))
+        subscription.waiting.failed(item, _too_slow(subscription))
     except Exception as error:
         await delivery._abandon()
-        subscription.failed(item, _too_slow(subscription) if item.timed_out else error)
+        subscription.waiting.failed(item, _too_slow(subscription) if item.timed_out else error)
     else:
         if delivery._unit is None and item.plain:
             delivery._open = False
@@ -117,7 +117,7 @@ async def _joined(subscription: Subscription, item: Item) -> None:
     if await subscription.is_finished(item):
         subscription.settled(item)
         return
-    subscription.failed(
+    subscription.waiting.failed(
         item,
         UnitFailed(
             "The handler returned, but the connection it joined has not committed. Commit it before returning, for "

@@ -58,7 +58,7 @@ def _subscription(one: Subscription) -> dict[str, Any]:
         "position": min((part.last for part in one.parts.values()), default=None),
         "in_memory": one.lanes.size,
         "at_work": one.at_work,
-        "waiting_rows": one.behind,
+        "waiting_rows": one.waiting.count,
         "handled": one.handled,
-        "failures": one.failures,
+        "failures": one.waiting.failures,
     }

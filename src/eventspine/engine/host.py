@@ -22,7 +22,6 @@ from ..journal.port import (
     OWN_FEED,
     PARTITIONS,
     WHOLE_FEED,
-    Delivery,
     Lease,
     LeaseView,
     Process,
@@ -33,10 +32,11 @@ from ..journal.port import (
 from ..journal.processes import pid_start, this_host
 from ..publishing import Publisher, through
 from ..service import Service, tables_script
-from .lanes import Lane, Part, Stored
+from .lanes import Part
+from .loading import adopt, look_at_rows, partition_of
 from .readers import Readers
 from .shares import leaders, targets
-from .subscription import NEWER, WINDOW, Subscription
+from .subscription import WINDOW, Subscription
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -106,7 +106,9 @@ class Host:
         declarations = []
         for handler in self.service.handlers.values():
             start = handler.start
-            at = await self.journal.position_at(round(start.timestamp() * 1e6)) if isinstance(start, datetime) else start
+            at = (
+                await self.journal.position_at(round(start.timestamp() * 1e6)) if isinstance(start, datetime) else start
+            )
             declarations.append(handler.declaration(self.service.name, at))
         retire = tuple(name if "." in name else f"{self.service.name}.{name}" for name in self.retire)
         registration = Registration(
@@ -205,7 +207,7 @@ class Host:
         self.trusted_until = asked + self.runtime.lease_s * TRUST
         for number in release:
             self.leaving.pop(number, None)
-        await self._adjust({self._number(name): lease for name, lease in view.held.items()})
+        await self._adjust({partition_of(lease): lease for lease in view.held.values()})
         for opened in self._open:
             opened()
         self._open.clear()
@@ -214,7 +216,7 @@ class Host:
     async def _adjust(self, held: dict[int, Lease]) -> None:
         """What is held has changed: drop what is lost, adopt what is new."""
         mine = {number: lease for number, lease in held.items() if number not in self.leaving}
-        lost = [number for number, lease in self.held.items() if mine.get(number, None) is None]
+        lost = [number for number, lease in self.held.items() if mine.get(number) is None]
         new = [number for number, lease in mine.items() if self._epoch(number) != lease.epoch]
         for number in {*lost, *new}:
             self.held.pop(number, None)
@@ -222,7 +224,7 @@ class Host:
                 subscription.drop(number)
         self.held.update({number: mine[number] for number in new})
         if new:
-            await self._adopt(self.subscriptions, new)
+            await adopt(self._active(), [self.held[number] for number in new])
         if lost or new:
             await self.readers.rebuild(self._active())
 
@@ -263,73 +265,12 @@ class Host:
     def _lease(self, number: int) -> str:
         return f"{self.service.name}/{OWN_FEED}/{number}"
 
-    @staticmethod
-    def _number(name: str) -> int:
-        return int(name.rpartition("/")[2])
-
     @property
     def partitions(self) -> tuple[int, ...]:
         return tuple(sorted(number for number in self.held if number != WHOLE_FEED))
 
-    # --- loading what is stored ---------------------------------------------------------------------------------------
-
     def _active(self) -> list[Subscription]:
         return [one for one in self.subscriptions if one.state == "active"]
-
-    async def _adopt(self, subscriptions: Iterable[Subscription], numbers: Sequence[int]) -> None:
-        """Load cursors, waiting rows and start marks of these partitions."""
-        active = [one for one in subscriptions if one.state == "active"]
-        cursors = {
-            (cursor.subscription, cursor.partition): cursor
-            for cursor in await self.journal.cursors([one.number for one in active])
-            if cursor.feed == OWN_FEED
-        }
-        for one in active:
-            parts: dict[int, Part] = {}
-            for number in numbers:
-                if (number == WHOLE_FEED) != one.whole or (cursor := cursors.get((one.number, number))) is None:
-                    continue
-                lease = self.held[number]
-                part = Part(number, lease.name, lease.epoch, cursor.position, list(cursor.beyond))
-                for position, mark in (await self.journal.starts(one.number, number)).items():
-                    one.marks[number, position] = mark
-                part.careful = WINDOW if lease.unclean or one.marks else 0
-                parts[number] = part
-            rows = await self._rows(one, list(parts))
-            one.parts.update(parts)
-            self._attach(one, rows)
-
-    async def _rows(self, one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
-        rows: list[Delivery] = []
-        while partitions:
-            page = await self.journal.deliveries(
-                subscriptions=[one.number], states=["parked", "dead"], partitions=partitions,
-                after=rows[-1].number if rows else 0, limit=1000,
-            )  # fmt: skip
-            rows += [row._replace(record=row.record and row.record._replace(data=b"")) for row in page]
-            if len(page) < 1000:
-                break
-        waits = one.handler.on_dead == "waits"
-        return [row for row in rows if row.state == "parked" or waits]
-
-    def _attach(self, one: Subscription, rows: Iterable[Delivery]) -> None:
-        lanes: list[Lane] = []
-        for row in rows:
-            part = one.parts.get(row.partition)
-            if part is None:
-                continue
-            if one.whole:
-                one.rows[row.position] = row
-                continue
-            key = (row.record.channel if row.record else None, row.key)
-            lane = one.lanes.lane(key if row.key is not None and one.handler.order == "key" else row.position)
-            if all(stored.number != row.number for stored in lane.stored):
-                one.keep(lane, _stored(row, part))
-                lanes.append(lane)
-        for lane in lanes:
-            one.lanes.hurry(lane)
-        one.workers.wake()
-        one.plan()
 
     # --- reloading ------------------------------------------------------------------------------------------------------
 
@@ -348,32 +289,7 @@ class Host:
             if row is None or (row.generation, row.state) != (one.generation, one.state):
                 self._reload.add(one)
             else:
-                await self._look_at_rows(one)
-
-    async def _look_at_rows(self, one: Subscription) -> None:
-        """Replayed, retried and dropped deliveries: rows that others have changed."""
-        rows = await self._rows(one, list(one.parts))
-        known = {row.number: row for row in rows}
-        at_work = {item.number for item in one.workers.items.values()}
-        for lane in list(one.lanes.lanes.values()):
-            self._refresh(one, lane, known, at_work)
-        self._attach(one, [row for row in rows if row.number not in at_work])
-
-    def _refresh(self, one: Subscription, lane: Lane, known: dict[int, Delivery], at_work: set[int]) -> None:
-        if one.whole:
-            one.refresh_whole(lane, known)
-            return
-        kept = [stored for stored in lane.stored if stored.number in known or stored.number in at_work or lane.taken]
-        changed = len(kept) < len(lane.stored)
-        lane.stored = kept
-        for stored in kept:
-            row = known.get(stored.number)
-            if row is not None and (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
-                stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", row.late
-                stored.attempts = row.attempts
-                changed = True
-        if changed:
-            one.lanes.hurry(lane)
+                await look_at_rows(one)
 
     async def _reload_asked(self) -> None:
         asked, self._reload = self._reload, set()
@@ -383,10 +299,11 @@ class Host:
         for one in asked:
             for number in list(one.parts):
                 one.drop(number)
-            one.rows.clear()
+            one.waiting.rows.clear()
             if one.number in stored:
                 one.update(stored[one.number])
-            await self._adopt([one], list(self.held))
+            if one.state == "active":
+                await adopt([one], list(self.held.values()))
         await self.readers.rebuild(self._active())
 
     # --- what subscriptions ask of it -------------------------------------------------------------------------------------
@@ -448,15 +365,3 @@ class Host:
     def check_time(self) -> int:
         now = self.clock.monotonic()
         return sum(one.workers.check_time(now) for one in self.subscriptions)
-
-
-def _stored(row: Delivery, part: Part) -> Stored:
-    due_us = 0 if row.reason == NEWER else row.due_us
-    stored = Stored(row.number, row.position, part, due_us)
-    stored.dead = row.state == "dead"
-    stored.attempts, stored.deaths = row.attempts, row.deaths
-    stored.first_us, stored.late = row.first_us, row.late
-    stored.suspect = part.careful > 0
-    return stored
-
-

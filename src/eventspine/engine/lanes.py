@@ -41,8 +41,21 @@ class Item:
     """One delivery at work: a live record, or a stored one (`number` > 0)."""
 
     __slots__ = (
-        "after", "attempts", "deaths", "failure", "first_us", "lane", "late", "number", "part", "record", "started",
-        "single", "suspect", "timed_out", "waits",
+        "after",
+        "attempts",
+        "deaths",
+        "failure",
+        "first_us",
+        "lane",
+        "late",
+        "number",
+        "part",
+        "record",
+        "single",
+        "started",
+        "suspect",
+        "timed_out",
+        "waits",
     )  # fmt: skip
 
     def __init__(self, record: Record | None, part: Part, after: int) -> None:

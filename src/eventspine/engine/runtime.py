@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from .._version import RELEASE
@@ -179,7 +178,9 @@ class Runtime:
         await asyncio.sleep(self._tick_s())
         self.stuck_threads = sum(host.check_time() for host in self.hosts)
         if self.stuck_threads >= THREADS:
-            self.fail(StuckThreads(f"All {THREADS} handler threads are stuck; this process has to end.", threads=THREADS))
+            self.fail(
+                StuckThreads(f"All {THREADS} handler threads are stuck; this process has to end.", threads=THREADS)
+            )
 
     def _tick_s(self) -> float:
         shortest = min((h.timeout_s for host in self.hosts for h in host.service.handlers.values()), default=1.0)
@@ -201,5 +202,8 @@ class Runtime:
         me = asyncio.current_task()
         every = [one.workers for host in self.hosts for one in host.subscriptions]
         return any(
-            item.started for workers in every for task, item in workers.items.items() if workers is not mine or task is not me
+            item.started
+            for workers in every
+            for task, item in workers.items.items()
+            if workers is not mine or task is not me
         )

@@ -1,0 +1,133 @@
+"""Loading: what a subscription needs to know when it gets partitions, and when rows were changed from outside.
+
+Cursors, deliveries that wait, and start marks are read before the first record is admitted, so that nothing overtakes
+what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..journal.port import OWN_FEED, WHOLE_FEED, Cursor, Delivery, Lease
+from .lanes import Lane, Part, Stored
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+NEWER = "newer-version"  # the reason of a delivery given back because this process is too old for it
+ROWS = 1000
+SUSPECTS = 4096  # deliveries that a dead owner may have handed out, per subscription and partition (R16)
+
+
+def partition_of(lease: Lease) -> int:
+    return int(lease.name.rpartition("/")[2])
+
+
+async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) -> None:
+    """Take up these partitions where the cursor stands."""
+    if not subscriptions:
+        return
+    journal = subscriptions[0].journal
+    cursors = {
+        (cursor.subscription, cursor.partition): cursor
+        for cursor in await journal.cursors([one.number for one in subscriptions])
+        if cursor.feed == OWN_FEED
+    }
+    for one in subscriptions:
+        parts: dict[int, Part] = {}
+        for lease in leases:
+            number = partition_of(lease)
+            cursor = cursors.get((one.number, number))
+            if (number == WHOLE_FEED) == one.whole and cursor is not None:
+                parts[number] = await _part(one, lease, cursor)
+        rows = await _rows(one, list(parts))
+        one.parts.update(parts)
+        attach(one, rows)
+
+
+async def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
+    part = Part(cursor.partition, lease.name, lease.epoch, cursor.position, list(cursor.beyond))
+    marks = await one.journal.starts(one.number, cursor.partition)
+    for position, mark in marks.items():
+        one.marks[cursor.partition, position] = mark
+    part.careful = SUSPECTS if lease.unclean or marks else 0
+    return part
+
+
+async def _rows(one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
+    """Rows that keep a key waiting, without their data."""
+    rows: list[Delivery] = []
+    while partitions:
+        page = await one.journal.deliveries(
+            subscriptions=[one.number],
+            states=["parked", "dead"],
+            partitions=partitions,
+            after=rows[-1].number if rows else 0,
+            limit=ROWS,
+        )
+        rows += [row._replace(record=row.record and row.record._replace(data=b"")) for row in page]
+        if len(page) < ROWS:
+            break
+    waits = one.handler.on_dead == "waits"
+    return [row for row in rows if row.state == "parked" or waits]
+
+
+def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
+    lanes: list[Lane] = []
+    for row in rows:
+        part = one.parts.get(row.partition)
+        if part is None:
+            continue
+        if one.whole:
+            one.waiting.rows[row.position] = row
+            continue
+        lane = _lane(one, row)
+        if all(stored.number != row.number for stored in lane.stored):
+            one.waiting.keep(lane, _stored(row, part))
+            lanes.append(lane)
+    for lane in lanes:
+        one.lanes.hurry(lane)
+    one.workers.wake()
+    one.plan()
+
+
+def _lane(one: Subscription, row: Delivery) -> Lane:
+    keyed = row.key is not None and one.handler.order == "key" and row.record is not None
+    return one.lanes.lane((row.record.channel, row.key) if keyed and row.record else row.position)
+
+
+async def look_at_rows(one: Subscription) -> None:
+    """Replayed, retried and dropped deliveries: rows that others have changed."""
+    rows = await _rows(one, list(one.parts))
+    known = {row.number: row for row in rows}
+    at_work = {item.number for item in one.workers.items.values()}
+    for lane in list(one.lanes.lanes.values()):
+        if one.whole:
+            one.waiting.refresh_whole(lane, known)
+        else:
+            _refresh(one, lane, known, at_work)
+    attach(one, [row for row in rows if row.number not in at_work])
+
+
+def _refresh(one: Subscription, lane: Lane, known: dict[int, Delivery], at_work: set[int]) -> None:
+    kept = [stored for stored in lane.stored if stored.number in known or stored.number in at_work or lane.taken]
+    changed = len(kept) < len(lane.stored)
+    lane.stored = kept
+    for stored in kept:
+        row = known.get(stored.number)
+        if row is not None and (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
+            stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", row.late
+            stored.attempts = row.attempts
+            changed = True
+    if changed:
+        one.lanes.hurry(lane)
+
+
+def _stored(row: Delivery, part: Part) -> Stored:
+    due_us = 0 if row.reason == NEWER else row.due_us
+    stored = Stored(row.number, row.position, part, due_us)
+    stored.dead = row.state == "dead"
+    stored.attempts, stored.deaths = row.attempts, row.deaths
+    stored.first_us, stored.late = row.first_us, row.late
+    stored.suspect = part.careful > 0
+    return stored

@@ -1,0 +1,262 @@
+"""What waits: deliveries that failed and are parked or dead, and those of the same key that queue behind them.
+
+Each is a row of the journal, written in the unit that moves the cursor past it; so a failing key blocks itself and
+nothing else, and its state survives the process. Under order="feed" the cursor does not pass it: the feed stands."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..envelope import Envelope
+from ..errors import Fenced
+from ..journal.port import Change, Delivery, Fence, Put, Record, State, Unit, Verdict
+from .lanes import Item, Lane, Stored
+from .loading import NEWER
+from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
+
+if TYPE_CHECKING:
+    from .subscription import Subscription
+
+log = logging.getLogger("eventspine.engine")
+
+BEHIND_MAX = 10_000  # rows of keys that wait; at the bound the subscription reads no further
+TRACEBACK_MAX = 16_000
+GIVEN_BACK_US = 10_000_000  # an event of a newer version is looked at again after this long
+FOR_A_WORD = 1 << 62  # dead, and its key waits until somebody replays or drops it
+
+
+class Newer(Exception):
+    """An event of a version that this process does not know: given back, not dead (R8)."""
+
+
+class Waiting:
+    """The rows of one subscription that keep keys waiting."""
+
+    def __init__(self, subscription: Subscription) -> None:
+        self.subscription = subscription
+        self.lanes = subscription.lanes
+        self.count = 0
+        self.failures = 0
+        self.rows: dict[int, Delivery] = {}  # order="feed": by position, of deliveries that the cursor stands before
+
+    def _counted(self, more: int) -> None:
+        """At the bound no more are added: later events wait in memory, and reading stops by itself."""
+        self.count += more
+        self.lanes.full = self.count >= BEHIND_MAX
+
+    # --- a failed attempt -------------------------------------------------------------------------------------------
+
+    def failed(self, item: Item, error: BaseException) -> None:
+        """Again, later, never, or forget it."""
+        one = self.subscription
+        if not item.part.alive:
+            one.release(item)
+        elif isinstance(error, Newer):
+            self._park(item, Park(one.clock.now_us() + GIVEN_BACK_US, NEWER), "", "")
+        elif isinstance(error, Fenced):
+            one.fenced(item)
+        else:
+            self._carry_out(item, error, self._decide(item, error))
+
+    def _decide(self, item: Item, error: BaseException) -> Outcome:
+        one, now_us = self.subscription, self.subscription.clock.now_us()
+        item.attempts += 1
+        item.first_us = item.first_us or now_us
+        self.failures += 1
+        tables = (one.handler.errors, one.host.service.errors)
+        return after_failure(error, item.attempts, item.first_us, now_us, one.handler.retry, tables, one.clock.random)
+
+    def _carry_out(self, item: Item, error: BaseException, outcome: Outcome) -> None:
+        one = self.subscription
+        text, trace = _text(error)
+        self._log(item, outcome, text)
+        match outcome:
+            case Again():
+                item.failure = (type(error).__name__, text)
+                self.lanes.again(item)
+                one.workers.wake()
+            case Park():
+                self._park(item, outcome, text, trace)
+            case Die(reason):
+                self.die(item, reason, text, trace)
+            case Finish(reason):
+                item.failure = (f"dropped: {reason}", text)
+                item.attempts -= 1  # finishing counts it
+                one.succeeded(item, None)
+
+    def _log(self, item: Item, outcome: Outcome, text: str) -> None:
+        what = {Again: "again at once", Park: "parked", Die: "dead", Finish: "dropped"}[type(outcome)]
+        level = logging.ERROR if isinstance(outcome, Die) else logging.WARNING
+        name = self.subscription.name
+        log.log(level, "%s: %s failed, attempt %d, %s: %s", name, name_of(item), item.attempts, what, text)
+
+    # --- parked and dead --------------------------------------------------------------------------------------------
+
+    def _park(self, item: Item, park: Park, text: str, trace: str) -> None:
+        item.failure = (park.reason, text)
+        unit = self._unit(item, "parked", park.due_us, text, trace, finishes=not self.subscription.whole)
+        self.subscription.committer.submit(unit, partial(self._parked, item, park.due_us))
+
+    def _parked(self, item: Item, due_us: int, verdict: Verdict) -> None:
+        if not self._stored(item, verdict):
+            return
+        if self.subscription.whole:
+            item.waits = due_us
+            self.lanes.again(item, due_us)
+            self.subscription.plan()
+        else:
+            self._row(item).due_us = due_us
+            self._hold_back(item)
+        self.subscription.progress(0)
+
+    def die(self, item: Item, reason: str, text: str, trace: str = "") -> None:
+        one = self.subscription
+        item.failure = (reason, text)
+        finishes = not (one.whole and one.handler.on_dead == "waits")
+        unit = self._unit(item, "dead", None, text, trace, finishes=finishes)
+        one.committer.submit(unit, partial(self._died, item))
+
+    def _died(self, item: Item, verdict: Verdict) -> None:
+        if not self._stored(item, verdict):
+            return
+        one = self.subscription
+        if one.handler.on_dead == "goes_on":
+            one.gone(item)
+        elif one.whole:
+            item.waits = FOR_A_WORD
+            self.lanes.hold(item)
+        else:
+            self._row(item).dead = True
+            self._hold_back(item)
+        one.progress(1)
+
+    def _stored(self, item: Item, verdict: Verdict) -> bool:
+        """Whether its row is written and still ours to wait for."""
+        if not verdict.ok:
+            if verdict.kind != "fenced":
+                log.error("%s: %s could not be stored: %s", self.subscription.name, name_of(item), verdict.error)
+            self.subscription.fenced(item)
+            return False
+        item.number = item.number or verdict.numbers[0]
+        if not item.part.alive:
+            self.subscription.release(item)
+            return False
+        return True
+
+    def _unit(self, item: Item, state: State, due_us: int | None, text: str, trace: str, *, finishes: bool) -> Unit:
+        unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)])
+        if item.number:
+            reason = item.failure[0] if item.failure else None
+            change = Change(item.number, state, item.attempts, item.deaths, due_us, reason, text, trace)
+            unit.changes.append(change)
+        else:
+            unit.puts.append(self.put(item, state, due_us, item.attempts, trace))
+        if finishes:
+            self.subscription.finish_range(item, unit)
+        return unit
+
+    def put(self, item: Item, state: State, due_us: int | None, attempts: int, trace: str = "") -> Put:
+        reason, text = item.failure or ("behind", "")
+        number, part = self.subscription.number, item.part.number
+        return Put(number, part, record_of(item), state, attempts, due_us, reason, text, trace, item.late)
+
+    def _row(self, item: Item) -> Stored:
+        for stored in item.lane.stored:
+            if stored.number == item.number:
+                break
+        else:
+            stored = Stored(item.number, record_of(item).position, item.part, None)
+            self.keep(item.lane, stored)
+        stored.attempts, stored.deaths = item.attempts, item.deaths
+        stored.first_us, stored.late = item.first_us, item.late
+        return stored
+
+    # --- queueing behind a key that waits -----------------------------------------------------------------------------
+
+    def keep(self, lane: Lane, stored: Stored) -> None:
+        self.lanes.keep(lane, stored)
+        self._counted(1)
+
+    def settle(self, item: Item) -> None:
+        """Its row is finished with."""
+        kept = [stored for stored in item.lane.stored if stored.number != item.number]
+        self._counted(len(kept) - len(item.lane.stored))
+        item.lane.stored = kept
+
+    def _hold_back(self, item: Item) -> None:
+        if not self.lanes.full:
+            for later in self.lanes.behind(item.lane):
+                self.store_behind(later)
+        self.subscription.release(item)
+
+    def store_behind(self, item: Item) -> None:
+        unit = self._unit(item, "parked", None, "", "", finishes=True)
+        self.subscription.committer.submit(unit, partial(self._stored_behind, item))
+
+    def _stored_behind(self, item: Item, verdict: Verdict) -> None:
+        one, lane = self.subscription, item.lane
+        lane.pending -= 1
+        self.lanes.size -= 1
+        one.bytes -= len(record_of(item).data)
+        if not verdict.ok:
+            one.host.reload(one)
+        elif item.part.alive:
+            self.keep(lane, Stored(verdict.numbers[0], record_of(item).position, item.part, None))
+        self.lanes.proceed(lane)
+        one.progress(0)
+        one.plan()
+
+    # --- order="feed": the whole feed stands at one delivery ------------------------------------------------------------
+
+    def recall(self, item: Item) -> None:
+        """Its row, if it was tried before: the attempts go on from there, and not before they are due."""
+        row = self.rows.pop(record_of(item).position, None)
+        if row is not None:
+            item.number, item.attempts, item.first_us, item.late = row.number, row.attempts, row.first_us, row.late
+            item.waits = FOR_A_WORD if row.state == "dead" else 0 if row.reason == NEWER else row.due_us or 0
+
+    def wait(self, item: Item) -> None:
+        """It is not to be handled yet."""
+        if item.waits == FOR_A_WORD:
+            self.lanes.hold(item)
+        else:
+            self.lanes.again(item, item.waits)
+            self.subscription.plan()
+
+    def refresh_whole(self, lane: Lane, known: dict[int, Delivery]) -> None:
+        """The delivery that the feed stands at may have been replayed, retried or dropped."""
+        item = lane.next
+        if item is None or not item.number:
+            return
+        row = known.get(item.number)
+        if row is None:
+            self._pass(item)
+        elif row.state == "parked":
+            item.attempts, item.late, item.waits = row.attempts, row.late, row.due_us or 0
+            self.lanes.hurry(lane)
+
+    def _pass(self, item: Item) -> None:
+        one = self.subscription
+        item.lane.next, item.lane.taken = None, True
+        item.part.taken += 1
+        unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)])
+        one.finish_range(item, unit)
+        one.committer.submit(unit, partial(one.verdict, item))
+
+
+def record_of(item: Item) -> Record:
+    assert item.record is not None, "an item is loaded before it is handled"
+    return item.record
+
+
+def name_of(item: Item) -> str:
+    record = record_of(item)
+    return f"{record.type} {Envelope(record).id} (key {record.key!r})"
+
+
+def _text(error: BaseException) -> tuple[str, str]:
+    trace = "".join(traceback.format_exception(error))
+    return f"{type(error).__name__}: {error}"[:2000], trace[-TRACEBACK_MAX:]
