@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from eventspine.errors import JournalError, OutcomeUnknown, SettingsError
+from eventspine.journal import _memory_tables, _memory_units, open_journal
+from eventspine.journal.memory import MemoryJournal
+from eventspine.journal.port import Append, Journal, Unit, Verdict
+
+from . import conformance_control, conformance_feed, conformance_living, conformance_registration, conformance_units
+from .conformance import *  # noqa: F403
+from .material import START_US, Bell, HandClock, commit, event, finished, one_subscription, publish, whole_feed
+
+
+class MemoryStore:
+    persistent = False
+
+    def __init__(self) -> None:
+        self.clock = HandClock()
+        self.shared = MemoryJournal(self.clock)
+
+    async def open(self) -> Journal:
+        await self.shared.open()
+        return self.shared
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    return MemoryStore()
+
+
+async def test_a_url_names_a_fresh_one():
+    one, two = open_journal("memory://shop"), open_journal("memory://shop")
+    await one.open()
+    await two.open()
+    await publish(one, event())
+    assert 0 == await two.head()
+    assert one.id != two.id
+
+
+async def test_the_same_calls_give_the_same_journal():
+    async def live() -> tuple[object, ...]:
+        journal = MemoryJournal(HandClock())
+        await journal.open()
+        mine = await one_subscription(journal)
+        await commit(journal, appends=[Append([event(id=b"1" * 16)])], done=[finished(mine, (0, 1))])
+        return (
+            journal.id,
+            await journal.subscriptions(),
+            await whole_feed(journal),
+            await journal.cursors([mine.number]),
+        )
+
+    assert await live() == await live()
+
+
+async def test_it_is_closed_when_everyone_who_opened_it_has_closed_it():
+    journal = MemoryJournal()
+    await journal.open()
+    await journal.open()
+    await journal.close()
+    await publish(journal, event())
+    await journal.close()
+    with pytest.raises(JournalError, match="not open"):
+        await journal.head()
+    await journal.open()
+    assert 1 == await journal.head()
+
+
+async def test_many_commits_ring_a_watcher_once(journal: MemoryJournal):
+    bell = Bell(journal)
+    for _ in range(100):
+        await journal.commit([Unit([Append([event()])])])
+    await bell.rings()
+    assert 1 == bell.times
+
+
+async def test_passing_events_rings_nobody(journal: MemoryJournal):
+    mine = await one_subscription(journal)
+    await asyncio.sleep(0)  # the registration's own ring
+    bell = Bell(journal)
+    await commit(journal, done=[finished(mine, (0, 1))])
+    await asyncio.sleep(0)
+    assert 0 == bell.times
+
+
+async def test_the_clock_set_back_does_not_upset_the_feed(journal: MemoryJournal, store: MemoryStore):
+    await publish(journal, event())
+    store.clock.forward(-5_000)
+    await publish(journal, event())
+    assert [START_US, START_US] == [record.recorded_us for record in await whole_feed(journal)]
+
+
+async def test_nothing_is_written_within_a_connection(journal: MemoryJournal):
+    with pytest.raises(SettingsError, match="SQLite"):
+        journal.write_within(object(), Unit())
+    with pytest.raises(SettingsError, match="sqlite://"):
+        await journal.run_tables("email", "1", "create table t (x)")
+
+
+class Faulty(MemoryJournal):
+    """As the simulator breaks it: some units are lost, and of some the answer is."""
+
+    lost = False
+    untold = False
+
+    def _before_commit(self, units: Sequence[Unit]) -> Mapping[int, Verdict]:
+        unknown = Verdict("unknown", error=OutcomeUnknown("the disk went away"))
+        return dict.fromkeys(range(len(units)), unknown) if self.lost else {}
+
+    def _after_commit(self, units: Sequence[Unit], verdicts: list[Verdict]) -> list[Verdict]:
+        return [Verdict("unknown") for _ in units] if self.untold else verdicts
+
+
+@pytest.mark.parametrize("fault", ["lost", "untold"])
+async def test_asking_again_after_an_unknown_outcome_does_it_once(fault: str):
+    journal = Faulty(HandClock())
+    await journal.open()
+    mine = await one_subscription(journal)
+    unit = Unit([Append([event()], "orders", "o-1", 0)], done=[finished(mine, (0, 1))])
+    setattr(journal, fault, True)
+    assert "unknown" == (await commit(journal, unit)).kind
+    setattr(journal, fault, False)
+    verdict = await commit(journal, unit)
+
+    assert {"lost": "done", "untold": "repeated"}[fault] == verdict.kind
+    assert ([1], [1]) == (verdict.positions, verdict.versions)
+    assert 1 == await journal.head()
+
+
+# --- the suite finds a journal without its safeguards ---------------------------------------------------------------------
+
+
+async def test_without_fences_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_memory_units, "_fenced", lambda tables, unit: None)
+    with pytest.raises(AssertionError):
+        await conformance_units.TestFences().test_r13_a_cursor_of_another_generation_fences(journal)
+
+
+async def test_without_knowing_repetitions_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_memory_units, "_is_repetition", lambda tables, unit: False)
+    with pytest.raises(AssertionError):
+        await conformance_units.TestCursors().test_two_of_one_group_that_finish_the_same_happen_once(journal)
+
+
+async def test_without_expected_versions_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_memory_units, "_conflict", lambda tables, appends: None)
+    with pytest.raises(AssertionError):
+        await conformance_units.TestAppends().test_of_many_that_expect_the_same_version_exactly_one_wins(journal)
+
+
+async def test_with_cursors_that_jump_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_memory_tables, "fold", lambda position, beyond, ranges: (max(upto for _, upto in ranges), []))
+    with pytest.raises(AssertionError):
+        await conformance_units.TestCursors().test_r3_a_cursor_is_folded_after_the_verdicts(journal)
+
+
+async def test_without_guarding_states_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_memory_units, "_changed_meanwhile", lambda tables, unit: None)
+    with pytest.raises(AssertionError):
+        await conformance_control.TestDeliveries().test_a_change_is_fenced_when_the_state_is_another(journal, "dead")
+
+
+async def test_with_timers_that_fire_early_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    early = _memory_tables.Tables.take_due
+    monkeypatch.setattr(_memory_tables.Tables, "take_due", lambda self, now_us, limit: early(self, now_us + 1, limit))
+    with pytest.raises(AssertionError):
+        await conformance_living.TestTimers().test_r11_never_early(journal)
+
+
+async def test_without_asking_about_renames_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eventspine.journal.registry._refuse_possible_rename", lambda *given: None)
+    with pytest.raises(pytest.fail.Exception):
+        await conformance_registration.TestUndeclared().test_also_when_it_was_suspended_long_ago(journal)
+
+
+async def test_with_pages_that_scan_too_far_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    feed = journal.feed
+
+    async def hasty(after: int, **options: int):
+        page = await feed(after, **options)
+        return page._replace(scanned=page.scanned + 1)
+
+    monkeypatch.setattr(journal, "feed", hasty)
+    with pytest.raises(AssertionError):
+        await conformance_feed.TestFeed().test_pages_hold_everything_once_and_in_order(journal, 3)
