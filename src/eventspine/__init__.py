@@ -1,7 +1,7 @@
 """Event-driven services in Python: publish a fact once; every subscriber handles it, in order per key, exactly once in
 effect. The names users import, and nothing else."""
 
-from ._version import RELEASE as __version__
+from ._version import RELEASE as __version__  # noqa: N811
 from .delivery import BatchDelivery, Delivery
 from .engine.calls import HandlerTimeout
 from .envelope import Envelope

@@ -200,11 +200,11 @@ class Service(Generic[R]):
 class Middleware:
     """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
 
-    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
+    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ARG002 -- for those who override
         """Around one attempt. Raising fails the attempt; the result of `proceed` is what the handler returned."""
         return await proceed()
 
-    def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:
+    def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:  # noqa: ARG002 -- likewise
         """Around the making of one record. `attributes` are further CloudEvents attributes to travel with it."""
         return proceed()
 
@@ -236,7 +236,7 @@ def _handler(
         raise DeclarationError(
             f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {', '.join(HandlerOptions.__annotations__)}."
         )
-    handler = Handler(function=function, types=described, batch=batch, **{**options, "name": name})
+    handler = Handler(**{**options, "name": name, "function": function, "types": described, "batch": batch})  # type: ignore[arg-type]  # a TypedDict spread loses its types
     _check(handler, where)
     return handler
 
@@ -254,7 +254,7 @@ def _check(handler: Handler, where: str) -> None:
     if isinstance(handler.start, datetime) and handler.start.tzinfo is None:
         raise DeclarationError(f"{where}: start= has no time zone; pass an aware datetime.")
     for error, policy in handler.errors.items():
-        if not (isinstance(error, type) and issubclass(error, BaseException)):
+        if not issubclass(cast("type", error), BaseException):
             raise DeclarationError(
                 f"{where}: errors= maps exception classes to Retry(...), Dead or Drop, not {error!r}."
             )

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Generic, Self, TypeVar, overload
 
 from . import delivery as _delivery, spine as _spine
@@ -33,6 +34,7 @@ class Loop:
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
         self._pid = 0
         self._lock = threading.Lock()
 
@@ -52,18 +54,17 @@ class Loop:
         with self._lock:
             if self._loop is None or self._pid != os.getpid():
                 self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                threading.Thread(target=self._loop.run_forever, name="eventspine", daemon=True).start()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="eventspine", daemon=True)
+                self._thread.start()
             return self._loop
 
     def stop(self) -> None:
         with self._lock:
             loop, self._loop = self._loop, None
         if loop is not None and self._pid == os.getpid():
-            done = threading.Event()
-            loop.call_soon_threadsafe(lambda: (loop.stop(), done.set()))
-            done.wait()
-            while loop.is_running():
-                pass
+            loop.call_soon_threadsafe(loop.stop)
+            if self._thread is not None:
+                self._thread.join()
             loop.close()
 
 
@@ -97,7 +98,7 @@ class Spine:
         lease_s: float = LEASE_S,
         clock: Clock | None = None,
     ) -> None:
-        self._make = lambda: _spine.Spine(url, service=service, middleware=middleware, lease_s=lease_s, clock=clock)
+        self._make = partial(_spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock)
         self._spine = self._make()
         self._pid = os.getpid()
         self._loop = Loop()

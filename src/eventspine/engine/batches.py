@@ -116,7 +116,7 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
         if task is not None:
             task.uncancel()
         _failed(subscription, items, HandlerTimeout(f"{subscription.name} ran out of time."))
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 -- whatever a handler raises fails the attempt
         _failed(subscription, items, error)
     else:
         _commit(subscription, items, events, delivery, first)
@@ -180,12 +180,14 @@ def _failed(subscription: Subscription, items: list[Item], error: BaseException)
 def _decoded(
     subscription: Subscription, items: list[Item]
 ) -> tuple[list[Any], list[Item], list[tuple[Item, BaseException]]]:
-    events, kept, broken = [], [], []
+    events: list[Any] = []
+    kept: list[Item] = []
+    broken: list[tuple[Item, BaseException]] = []
     for item in items:
         try:
             events.append(subscription.decode(item.record))  # type: ignore[arg-type]  # loaded by _gather
             kept.append(item)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 -- so does whatever a decoder raises
             broken.append((item, error))
     return events, kept, broken
 

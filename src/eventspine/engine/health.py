@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,23 @@ WAIT_MOST_S = 5.0  # for the write lock before it is worth a word
 def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
     services = [_host(host) for runtime in runtimes for host in runtime.hosts]
     problems = [problem for runtime in runtimes for problem in _problems(runtime)]
-    waiting = getattr(journal, "waiting_for_lock", None)
-    if waiting is not None and (words := waiting(WAIT_MOST_S)) is not None:
-        problems.append(words)
+    problems += _lock(journal)
     failed = any(runtime.failure is not None for runtime in runtimes)
     status = "failed" if failed else "degraded" if problems else "ok"
     return {"status": status, "journal": journal.url, "problems": problems, "services": services}
+
+
+def _lock(journal: Journal) -> Iterable[str]:
+    """A process that was stopped inside a commit holds the file; who waits for it knows whom (R6)."""
+    since = journal.waiting_since()
+    if since is None or time.monotonic() - since < WAIT_MOST_S:
+        return
+    holder = journal.lock_holder()
+    who = f"process {holder[0]}" if holder else "another program"
+    yield (
+        f"waiting for the write lock of {journal.url} for {time.monotonic() - since:.0f} s; {who} holds it. If it is "
+        f"stopped, continue or kill it: the lock goes with the process."
+    )
 
 
 def _problems(runtime: Runtime) -> Iterable[str]:

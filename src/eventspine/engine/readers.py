@@ -37,7 +37,7 @@ class Reader:
             try:
                 await self._read()
             except JournalError as error:
-                log.error("reading the feed: %s", error)
+                log.error("reading the feed: %s", error)  # noqa: TRY400 -- the message says what to do; no trace is needed
                 await asyncio.sleep(PAUSE_S)
 
     async def _read(self) -> None:

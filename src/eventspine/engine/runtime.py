@@ -47,7 +47,7 @@ class Gate:
         async with self._one:
             self.closed = True
             try:
-                while others_at_work():
+                while others_at_work():  # noqa: ASYNC110 -- rare, and not worth a signal on the hot path
                     await asyncio.sleep(0.005)
                 yield
             finally:
@@ -131,7 +131,7 @@ class Runtime:
     async def _settle(self) -> None:
         """Let the last units be committed, unless the journal is in trouble."""
         until = self.clock.monotonic() + 5.0
-        while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:
+        while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
@@ -142,7 +142,7 @@ class Runtime:
             try:
                 await work()
             except JournalError as error:
-                log.error("%s: %s", work.__name__.strip("_"), error)
+                log.error("%s: %s", work.__name__.strip("_"), error)  # noqa: TRY400 -- the message says what to do
                 await asyncio.sleep(0.5)
             except Exception:
                 log.exception("%s failed and goes on", work.__name__.strip("_"))

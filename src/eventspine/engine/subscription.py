@@ -58,7 +58,7 @@ class Subscription:
         self.clock = host.clock
         self.journal = host.journal
         self.committer = host.committer
-        self.lanes = Lanes()
+        self.lanes: Lanes = Lanes()
         self.parts: dict[int, Part] = {}
         self.readers = {kind.name: kind for kind in handler.types}
         self.whole = handler.order == "feed"

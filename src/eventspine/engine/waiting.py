@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..envelope import Envelope
 from ..errors import Fenced
 from ..journal.port import Change, Delivery, Fence, Put, Record, State, Unit, Verdict
-from .lanes import Item, Lane, Stored
+from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
 
@@ -37,7 +37,7 @@ class Waiting:
 
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
-        self.lanes = subscription.lanes
+        self.lanes: Lanes = subscription.lanes
         self.count = 0
         self.failures = 0
         self.rows: dict[int, Delivery] = {}  # order="feed": by position, of deliveries that the cursor stands before

@@ -257,6 +257,12 @@ class MemoryJournal:
 
     # --- waking up --------------------------------------------------------------------------------------------------
 
+    def lock_holder(self) -> tuple[int, int] | None:
+        return None
+
+    def waiting_since(self) -> float | None:
+        return None
+
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         key = object()
         self._watchers[key] = (asyncio.get_running_loop(), changed)

@@ -474,6 +474,15 @@ class Journal(Protocol):
         """Run a service's schema once per version, as one transaction; whether it ran now."""
         ...
 
+    # who holds the file
+    def lock_holder(self) -> tuple[int, int] | None:
+        """The process that holds the write lock now and since when (pid, microseconds), where that can be known."""
+        ...
+
+    def waiting_since(self) -> float | None:
+        """Since when (monotonic seconds) this process has waited for the write lock; None: it does not."""
+        ...
+
     # waking up
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
         """Have `changed` called on this event loop when there may be more to read: after commits here that appended,
