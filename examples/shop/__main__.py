@@ -60,7 +60,7 @@ def _play(expected: Expected, options: argparse.Namespace, folder: Path, screen:
 def _conclude(result: Reconciliation, options: argparse.Namespace, screen: Screen) -> None:
     screen.show_books(result)
     if options.check is None:
-        screen.console.print(f"{result.events.seconds:.1f} s. Look around: cd {options.folder}; spine trace …")
+        screen.say(f"Look around: cd {options.folder}; spine subscriptions; spine dead list; spine trace …")
     if options.report is not None:
         options.report.write_bytes(result.report_json())
 

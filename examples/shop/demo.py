@@ -87,7 +87,7 @@ class Demo:
         self.deploy_email(RELEASE_3, "the bug is mended")
         self.replay(died)
         self.processes.stop_all()
-        self.trace(died)
+        self.show_command("trace", died[0]["event"])  # one that has lived through all of it
 
     def open(self) -> None:
         self.screen.say(f"The shop opens; {len(self.expected.numbers):,} orders are to come.")
@@ -101,7 +101,8 @@ class Demo:
 
     def kill_and_restart(self, service: str) -> None:
         self.processes.kill(service)
-        self.screen.say(f"{service} is killed (SIGKILL) and started again.")
+        done = self.gauge.read().of(service)
+        self.screen.say(f"{service} is killed (SIGKILL) after {done:,} orders, and started again.")
         self.start(service)
 
     def deploy_email(self, release: str, news: str) -> None:
@@ -117,20 +118,18 @@ class Demo:
         died = self.dead_deliveries()
         self.dead = len(died)
         self.screen.say(f"All is done but {delayed:,} letters: {self.dead:,} died of a bug, the rest wait behind them.")
-        self.screen.show_text(self.processes.spine("dead", "show", str(died[0]["number"])))
+        self.show_command("dead", "show", str(died[0]["number"]))
         return died
 
     def replay(self, died: Sequence[dict[str, Any]]) -> None:
-        self.screen.say("$ spine dead replay --service email")
-        self.screen.show_text(self.processes.spine("dead", "replay", "--service", "email"))
+        self.show_command("dead", "replay", "--service", "email")
         self.until(lambda now: now.email >= len(self.expected.numbers))
         if left := self.dead_deliveries():
             raise ServiceFailed(f"{len(left):,} of {len(died):,} deliveries are dead again: {left[0]['error']}")
 
-    def trace(self, died: Sequence[dict[str, Any]]) -> None:
-        """One that has lived through all of it."""
-        self.screen.say(f"$ spine trace {died[0]['event']}")
-        self.screen.show_text(self.processes.spine("trace", died[0]["event"]))
+    def show_command(self, *arguments: str) -> None:
+        self.screen.say(f"$ spine {' '.join(arguments)}")
+        self.screen.show_text(self.processes.spine(*arguments))
 
     def dead_deliveries(self) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.processes.spine("dead", "list", "--json"))

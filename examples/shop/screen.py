@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
 from typing import Self
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TaskID, TextColumn
 from rich.table import Table
@@ -15,12 +17,15 @@ from .reconcile import Reconciliation
 
 SERVICES = ("storefront", "inventory", "email", "analytics")
 LINE_EVERY_S = 2.0
+WIDTH_IN_A_PIPE = 120
 FIGURES = ("orders", "customers", "units", "cents", "refused", "lost", "twice", "out_of_order")
 
 
 class Screen:
     def __init__(self, orders: int, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.console = console or Console(
+            highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_IN_A_PIPE
+        )
         self.started = time.monotonic()
         self._orders = orders
         self._line_at = LINE_EVERY_S
@@ -57,9 +62,9 @@ class Screen:
         self.console.print(text.rstrip(), markup=False)
 
     def show_books(self, result: Reconciliation) -> None:
-        table = Table("", title="Reconciliation: the file of orders beside what each service has kept")
+        table = Table("", title="The file of orders, and what each service has kept", box=SIMPLE_HEAD)
         for name in result.books:
-            table.add_column(name, justify="right")
+            table.add_column(name, justify="right", no_wrap=True)
         for figure in FIGURES:
             cells = [_cell(figure, getattr(book, figure)) for book in result.books.values()]
             table.add_row("revenue" if figure == "cents" else figure.replace("_", " "), *cells)

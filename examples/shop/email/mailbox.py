@@ -31,15 +31,20 @@ Your shop
 
 
 class Mailbox:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    """A folder of letters for each day."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._made: set[date] = set()
 
     def send(self, letter: str, *, day: date, key: str) -> None:
-        folder = self._folder / day.isoformat()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder = self._root / day.isoformat()
+        if day not in self._made:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._made.add(day)
         draft = folder / f"{key}.draft"
         draft.write_text(letter, encoding="ascii")
-        draft.replace(draft.with_suffix(".eml"))
+        draft.replace(folder / f"{key}.eml")
 
 
 @asynccontextmanager
