@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from ..journal.port import Delivery, Journal, State, Subscription
-from .exits import NothingFound
+from .exits import Misused, NothingFound
 from .tail import named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -63,7 +63,7 @@ def chosen_by_hand(command: F) -> F:
         chosen = replace(chosen, numbers=numbers)
         if everything != chosen.empty:
             verb = click.get_current_context().info_name
-            raise click.UsageError(
+            raise Misused(
                 "Say --all, or which; not both."
                 if everything
                 else f"Say which to {verb}: numbers, filters such as --reason undecodable, or --all."
@@ -145,14 +145,14 @@ async def one_subscription(journal: Journal, name: str) -> Subscription:
     found = by_name(await journal.subscriptions(), name)
     if len(found) > 1:
         told = ", ".join(f"{row.service}/{row.name}" for row in found)
-        raise click.UsageError(f"Several services have a subscription {name!r}. Say which: {told}.")
+        raise Misused(f"Several services have a subscription {name!r}. Say which: {told}.")
     return found[0]
 
 
 def _or(name: str, known: Sequence[str]) -> str:
-    close = get_close_matches(name, known, n=3)
+    close = get_close_matches(name, known, n=1)
     if close:
-        return f" Did you mean {' or '.join(close)}?"
+        return f" Did you mean {close[0]}?"
     if known and len(known) <= 20:
         return f" There is {', '.join(known)}."
     return " `spine subscriptions` lists them." if known else ""

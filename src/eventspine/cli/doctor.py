@@ -143,7 +143,7 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
     for name, value in seen.facts.items():
         if value is None or name == "lock_since_us":
             continue
-        label = name.removesuffix("_bytes").replace("_", " ")
+        label = name.replace("_bytes", "_size").replace("_", " ")
         shown.append((label, _size(value) if name.endswith("_bytes") and isinstance(value, int) else value))
     stored = seen.stored
     shown += [

@@ -30,6 +30,12 @@ class NothingFound(click.ClickException):
     exit_code = NOTHING_FOUND
 
 
+class Misused(click.ClickException):
+    """The command line is well formed and still can't be meant; the message says what can."""
+
+    exit_code = USAGE
+
+
 class Failed(click.ClickException):
     exit_code = FAILED
 

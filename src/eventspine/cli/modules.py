@@ -15,7 +15,7 @@ import click
 from ..errors import DeclarationError, SpineError
 from ..events import EventType, describe
 from ..service import Service
-from .exits import Failed
+from .exits import Failed, Misused
 from .tail import named
 
 
@@ -23,7 +23,7 @@ def load(name: str) -> ModuleType:
     """The module, looked for in this folder first, as `python -m` does."""
     if name.endswith(".py") or "/" in name or os.sep in name:
         meant = name.removesuffix(".py").replace(os.sep, ".").replace("/", ".").strip(".")
-        raise click.UsageError(f"{name!r} is a file. Name the module, as in an import: {meant}.")
+        raise Misused(f"{name!r} is a file. Name the module, as in an import: {meant}.")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)
     try:
@@ -31,7 +31,7 @@ def load(name: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise _broken(name, error) from error
-        raise click.UsageError(
+        raise Misused(
             f"There is no module {error.name!r}, neither in {here} nor installed. "
             "Run this in the folder that holds your package, or check the spelling."
         ) from error
@@ -67,13 +67,13 @@ def _named(module: ModuleType, attribute: str) -> Service[Any]:
     names = [name for name, value in vars(module).items() if isinstance(value, Service)]
     others = f" It has {', '.join(names)}." if names else " It has no service at all."
     told = "is no Service" if hasattr(module, attribute) else "does not exist"
-    raise click.UsageError(f"{module.__name__}:{attribute} {told}.{others}")
+    raise Misused(f"{module.__name__}:{attribute} {told}.{others}")
 
 
 def _all(module: ModuleType) -> list[Service[Any]]:
     services = [value for value in vars(module).values() if isinstance(value, Service)]
     if not services:
-        raise click.UsageError(
+        raise Misused(
             f'{module.__name__} has no Service. Make one at the top level of the module: inventory = Service("inventory").'
         )
     return services
@@ -82,7 +82,7 @@ def _all(module: ModuleType) -> list[Service[Any]]:
 def _refuse_twins(services: Sequence[Service[Any]]) -> None:
     names = [service.name for service in services]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise click.UsageError(
+        raise Misused(
             f"Several Service objects are named {twice[0]!r}. Say which to run as MODULE:NAME, "
             "or join them with service.include(other)."
         )
@@ -118,12 +118,12 @@ def event_type(module: ModuleType, asked: str) -> EventType:
     found = [kind for kind in known if named(kind.name, asked)]
     if not found:
         names = ", ".join(sorted({kind.name for kind in known})) or "none"
-        raise click.UsageError(f"{module.__name__} knows no event {asked!r}. It knows: {names}.")
+        raise Misused(f"{module.__name__} knows no event {asked!r}. It knows: {names}.")
     own = [kind for kind in found if kind.cls.__module__ == module.__name__]
     found = own if len(own) == 1 else found
     if len(found) > 1:
         told = ", ".join(sorted(f"{kind.name} in {kind.cls.__module__}" for kind in found))
-        raise click.UsageError(f"{asked!r} may be any of several classes: {told}. Name the module that declares the one.")
+        raise Misused(f"{asked!r} may be any of several classes: {told}. Name the module that declares the one.")
     return found[0]
 
 
@@ -140,9 +140,9 @@ def publisher(module: ModuleType, context: str, asked: str | None) -> Service[An
     if len(found) == 1:
         return found[0]
     if asked is not None:
-        raise click.UsageError(f"{module.__name__} has {'no service' if not found else 'several services'} named {asked!r}.")
+        raise Misused(f"{module.__name__} has {'no service' if not found else 'several services'} named {asked!r}.")
     if found:
-        raise click.UsageError(
+        raise Misused(
             f"Several services publish {context!r}: {', '.join(sorted(service.name for service in found))}. "
             "Say which with --service."
         )

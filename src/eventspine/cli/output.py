@@ -14,6 +14,7 @@ import click
 import msgspec
 
 from ..observe.printable import printable, printable_json
+from .exits import Misused
 
 BLOCK = 500
 Item = TypeVar("Item")
@@ -112,7 +113,7 @@ def confirm(question: str, yes: bool) -> None:
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError(f"{question} Nobody is here to ask: add --yes.")
+        raise Misused(f"{question} Nobody is here to ask: add --yes.")
     click.confirm(question, abort=True, err=True)
 
 

@@ -24,7 +24,7 @@ from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
 from .app import Command, Invocation, json_option, pass_invocation
-from .exits import Failed
+from .exits import Failed, Misused
 from .journals import asynchronous
 from .modules import event_type, load, publisher
 from .output import json_line, say
@@ -63,7 +63,7 @@ def _example(kind: EventType) -> str:
 def _key_field(kind: EventType) -> str:
     if len(kind.key) != 1:
         told = f"is made of {', '.join(kind.key)}" if kind.key else "does not exist"
-        raise click.UsageError(f"--key fills in the field that is the key; that of {kind.name} {told}. Give it in the data.")
+        raise Misused(f"--key fills in the field that is the key; that of {kind.name} {told}. Give it in the data.")
     return kind.key[0]
 
 
@@ -189,11 +189,11 @@ async def command(
 
     DATA - reads JSON lines from stdin, an event each, and publishes them in batches."""
     if module is None:
-        raise click.UsageError(
+        raise Misused(
             "Say where the event's class is declared, so that it can be checked: --module shop.storefront."
         )
     if at is not None and after is not None:
-        raise click.UsageError("Say --at or --after, not both.")
+        raise Misused("Say --at or --after, not both.")
     loaded = load(module)
     kind = event_type(loaded, type)
     speaker = publisher(loaded, kind.context, service)

@@ -108,7 +108,7 @@ def title(subscription: Subscription) -> str:
 def failure(delivery: Delivery, length: int = 120) -> str:
     """`SmtpDown: no route to host`, on one line."""
     error = delivery.error.strip().partition("\n")[0]
-    told = delivery.reason if not error or error == delivery.reason else f"{delivery.reason}: {error}"
+    told = error if error.startswith(delivery.reason) else f"{delivery.reason}: {error}" if error else delivery.reason
     return shorten(printable(told), length)
 
 

@@ -17,7 +17,7 @@ import click
 from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, deliveries, one_subscription
-from .exits import Failed
+from .exits import Failed, Misused
 from .journals import asynchronous, existing_journal, position_of
 from .lags import Cursors, Lag, lag, positions
 from .output import confirm, note, say, say_listing
@@ -183,7 +183,7 @@ async def rename(invocation: Invocation, name: str, new_name: str) -> None:
         subscription = await one_subscription(journal, name)
         others = await journal.subscriptions(subscription.service)
         if any(row.name == new_name and row.state != "retired" for row in others):
-            raise click.UsageError(f"{subscription.service} has a subscription {new_name!r} already.")
+            raise Misused(f"{subscription.service} has a subscription {new_name!r} already.")
         await _control(journal, Rename(subscription.number, new_name))
         say(f"{title(subscription)} is now {title(subscription._replace(name=new_name))}.")
 
@@ -233,13 +233,13 @@ async def rewind(
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
         if not repeat_effects and not await replayable(journal, subscription):
-            raise click.UsageError(
+            raise Misused(
                 f"{title(subscription)} would do again what it does: mails, calls, rows. "
                 "Say --repeat-effects if that is wanted, or declare the handler with replayable=True."
             )
         plan = await _plan(journal, subscription, start)
         if plan.skipped.events and not skip_unhandled:
-            raise click.UsageError(
+            raise Misused(
                 f"{title(subscription)} has not handled {plan.skipped} events before that place; they would be passed. "
                 "Name an earlier place, or say --skip-unhandled."
             )
