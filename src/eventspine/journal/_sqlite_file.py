@@ -14,7 +14,28 @@ from ..errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, Set
 
 # WAL needs memory shared between processes; these file systems have none, or only pretend.
 _NETWORK = frozenset(
-    ["nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "coda", "ceph", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "lustre", "beegfs", "gfs2", "ocfs2", "davfs", "fuse.s3fs", "fuse.rclone", "fuse.gcsfuse"]
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "coda",
+        "ceph",
+        "glusterfs",
+        "fuse.glusterfs",
+        "fuse.sshfs",
+        "lustre",
+        "beegfs",
+        "gfs2",
+        "ocfs2",
+        "davfs",
+        "fuse.s3fs",
+        "fuse.rclone",
+        "fuse.gcsfuse",
+    ]
 )
 MOUNTS = Path("/proc/mounts")
 
@@ -81,18 +102,27 @@ def connect(path: Path, *, busy_s: float, readonly: bool = False) -> sqlite3.Con
     try:
         # WAL first: it also tells, in words of SQLite, that a file is no database.
         if not readonly:
-            connection.execute("/*spine*/ pragma journal_mode=wal").close()
+            _use_wal(connection, path)
             connection.execute("/*spine*/ pragma wal_autocheckpoint=1000").close()
         for setting in ("synchronous=full", "foreign_keys=on", "fullfsync=on", "checkpoint_fullfsync=on"):
             connection.execute(f"/*spine*/ pragma {setting}").close()
         if readonly:
             connection.execute("/*spine*/ pragma query_only=on").close()
+    except SettingsError:
+        connection.close()
+        raise
     except sqlite3.Error as error:
         connection.close()
         if trouble := translate(error, path):
             raise trouble from error
         raise
     return connection
+
+
+def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
+    mode = connection.execute("/*spine*/ pragma journal_mode=wal").fetchone()[0]
+    if mode != "wal":
+        raise SettingsError(f"SQLite can't keep a WAL for {path} (it offers {mode!r}). Put the file on a local disk.")
 
 
 def _primary(error: BaseException) -> int:

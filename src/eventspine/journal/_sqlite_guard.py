@@ -36,6 +36,9 @@ _NEVER = frozenset(
 )  # fmt: skip
 
 
+_NOT_TABLES = frozenset({sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_READ, sqlite3.SQLITE_UPDATE})  # second: a column
+
+
 class Guard:
     """The authorizer of one connection. `active` while a handler's SQL is prepared."""
 
@@ -47,7 +50,7 @@ class Guard:
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         if not self.active:
             return sqlite3.SQLITE_OK
-        if action in _NEVER or _is_ours(first) or (_is_ours(second) and action != sqlite3.SQLITE_FUNCTION):
+        if action in _NEVER or _is_ours(first) or (_is_ours(second) and action not in _NOT_TABLES):
             return sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_FUNCTION and second == "load_extension":
             return sqlite3.SQLITE_DENY

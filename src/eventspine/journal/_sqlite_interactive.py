@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..errors import UnitFailed
+from ..errors import JournalError, UnitFailed
 from . import _sqlite_file as file
 from ._sqlite_guard import as_unit_failed, bind, check_read, is_refusal, refused, run_statement
 from .port import Statement, Unit, Verdict
@@ -58,7 +58,7 @@ class Held:
             return False
         try:
             writer.begin()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, JournalError) as error:
             self.refuse(file.translate(error, writer.path, writer.holder_elsewhere()) or error)
             return False
         self._deadline = time.monotonic() + self.limit_s
@@ -84,7 +84,9 @@ class Held:
             try:
                 value = function(writer)
             except Exception as error:  # noqa: BLE001 -- it is the answer
-                if not writer.connection.in_transaction:
+                if time.monotonic() > self._deadline:
+                    self._end(f"held the journal for longer than {self.limit_s:g} s")
+                elif not writer.connection.in_transaction:
                     self._end("was ended by one of its own statements")
                 give(answer, None, error)
             else:

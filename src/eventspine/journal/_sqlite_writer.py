@@ -22,7 +22,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -163,7 +163,7 @@ class Writer:
         self._open = threading.Event()
         self.turn = TurnLock(Path(f"{path}-lock"))
         self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
-        self._connect()
+        self._connected = False  # the first transaction connects, so that even making the file has its turn
         self._thread = threading.Thread(target=self._work, name=f"spine writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -210,11 +210,14 @@ class Writer:
         self.guard = Guard(self.connection)
         self.applier = Applier(self.connection, self.guard, self._safeguards)
         self.cursor = self.connection.cursor()
+        self._connected = True
 
     def _disconnect(self) -> None:
-        self.applier.close()
-        self.cursor.close()
-        self.connection.close()
+        if self._connected:
+            self._connected = False
+            self.applier.close()
+            self.cursor.close()
+            self.connection.close()
 
     def _work(self) -> None:
         try:
@@ -232,17 +235,29 @@ class Writer:
 
     def _serve(self) -> None:
         """One turn: what fits into one transaction, or one call, or one conversation."""
-        began = time.monotonic()
-        self.turn.take()
+        jobs: list[Job] = []
         try:
-            self.figures.lock_wait_s_max = max(self.figures.lock_wait_s_max, time.monotonic() - began)
-            jobs = self._take_jobs()
-            answers, rings = self._do(jobs)
-            self._look_after_wal()
-        finally:
-            self.turn.give_back()
+            with self._turn():
+                jobs = self._take_jobs()
+                answers, rings = self._do(jobs)
+                self._look_after_wal()
+        except Exception as error:  # noqa: BLE001 -- the writer must live on, and nobody may wait for ever
+            self.figures.errors.append(repr(error))
+            for job in jobs or self._take_jobs():
+                job.refuse(_unexpected(error))
+            return
         self._rang(rings)
         _deliver(answers)
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        began = time.monotonic()
+        self.turn.take()
+        self.figures.lock_wait_s_max = max(self.figures.lock_wait_s_max, time.monotonic() - began)
+        try:
+            yield
+        finally:
+            self.turn.give_back()
 
     def _take_jobs(self) -> list[Job]:
         """Units up to the bounds, or else the first job."""
@@ -287,7 +302,7 @@ class Writer:
         except BaseException as error:  # noqa: BLE001 -- whatever it is, it is the answer
             self.rollback()
             if file.is_io_error(error):
-                self._reconnect()
+                self._disconnect()
             return [(job.answer, None, file.translate(error, self.path, self.holder_elsewhere()) or error)], False
         return [(job.answer, value, None)], rings
 
@@ -334,7 +349,7 @@ class Writer:
         except BaseException as error:
             self.rollback()
             if file.is_io_error(error):
-                self._reconnect()
+                self._disconnect()
             trouble = file.translate(error, self.path, self.holder_elsewhere())
             if trouble:
                 raise trouble from error
@@ -352,8 +367,8 @@ class Writer:
             if trouble := file.translate(error, self.path):
                 raise trouble from error
             raise error
-        self._reconnect()
-        happened = was_committed(self.cursor, applied.trace)
+        self._disconnect()
+        happened = self._was_committed(applied)
         if happened is None:
             raise OutcomeUnknown(
                 f"The disk failed while committing ({error}), and nothing in {self.path} tells whether it happened. "
@@ -365,25 +380,31 @@ class Writer:
             raise error
         return applied
 
+    def _was_committed(self, applied: Applied) -> bool | None:
+        try:
+            self._connect()
+            return was_committed(self.cursor, applied.trace)
+        except (sqlite3.Error, JournalError):
+            self._disconnect()
+            return None
+
     # --- for calls and conversations --------------------------------------------------------------------------------
 
     def begin(self) -> None:
+        if not self._connected:
+            self._connect()
         self.connection.execute("/*spine*/ begin immediate")
 
     def rollback(self) -> None:
         try:
-            if self.connection.in_transaction:
+            if self._connected and self.connection.in_transaction:
                 self.connection.execute("/*spine*/ rollback")
         except sqlite3.Error:
-            self._reconnect()
+            self._disconnect()  # the next transaction connects anew
 
     def holder_elsewhere(self) -> tuple[int, int] | None:
         holder = self.holder()
         return holder if holder and holder[0] != os.getpid() else None
-
-    def _reconnect(self) -> None:
-        self._disconnect()
-        self._connect()
 
     def _look_after_wal(self) -> None:
         """Keep the WAL small whatever readers do (R20); under the turn lock, so that no other writer waits in vain."""
@@ -392,7 +413,7 @@ class Writer:
         except OSError:
             return
         self.figures.wal_bytes_max = max(self.figures.wal_bytes_max, size)
-        if size < self._checkpoint_at:
+        if size < self._checkpoint_at or not self._connected:
             return
         try:
             self.connection.execute("/*spine*/ pragma busy_timeout=200").close()
@@ -408,6 +429,16 @@ class Writer:
 
 def _commit(connection: sqlite3.Connection) -> None:
     connection.execute("/*spine*/ commit")
+
+
+def _unexpected(error: Exception) -> JournalError:
+    if isinstance(error, JournalError):
+        return error
+    failed = JournalError(
+        f"The journal's writer failed: {type(error).__name__}: {error}. Whether it was stored is not known."
+    )
+    failed.__cause__ = error
+    return failed
 
 
 def _cause(error: Exception) -> Exception:

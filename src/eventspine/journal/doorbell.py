@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import hashlib
 import os
-import select
+import selectors
 import socket
 import sqlite3
 import stat
@@ -21,7 +21,9 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Self
 
+from ..errors import JournalError
 from . import _sqlite_file as file
 
 HAS_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "pwrite")
@@ -147,28 +149,25 @@ class Lookout:
     # --- on the lookout's thread ------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        connection: sqlite3.Connection | None = None
         version = -1
-        try:
+        with selectors.DefaultSelector() as selector, _Version(self._path, self._busy_s) as data_version:
+            selector.register(self._ears, selectors.EVENT_READ)
             while not self._ended:
-                rung = self._hear()
+                rung = self._hear(selector)
                 self._look()
                 if not self._watchers:
                     continue
-                if connection is None:
-                    connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
-                seen = _data_version(connection, version)
+                seen = data_version.now()
                 if rung or seen != version:
                     version = seen
                     self.tell()
-        finally:
-            if connection is not None:
-                connection.close()
 
-    def _hear(self) -> bool:
-        ears = [self._ears] if self._bell is None else [self._ears, self._bell]
-        ready, _, _ = select.select(ears, [], [], LOOK_EVERY_S)
+    def _hear(self, selector: selectors.BaseSelector) -> bool:
+        if self._bell is not None and self._bell not in selector.get_map():
+            selector.register(self._bell, selectors.EVENT_READ)
+        ready = [key.fileobj for key, _ in selector.select(LOOK_EVERY_S)]
         for ear in ready:
+            assert isinstance(ear, socket.socket)
             _drain(ear)
         return self._bell in ready
 
@@ -202,11 +201,29 @@ def _check_owner(folder: Path) -> None:
         raise PermissionError(folder)
 
 
-def _data_version(connection: sqlite3.Connection, otherwise: int) -> int:
-    try:
-        return int(connection.execute("/*spine*/ pragma data_version").fetchone()[0])
-    except sqlite3.Error:
-        return otherwise
+class _Version:
+    """A number that SQLite changes with every commit of another connection."""
+
+    def __init__(self, path: Path, busy_s: float) -> None:
+        self._path, self._busy_s = path, busy_s
+        self._connection: sqlite3.Connection | None = None
+        self._last = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._connection is not None:
+            self._connection.close()
+
+    def now(self) -> int:
+        try:
+            if self._connection is None:
+                self._connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
+            self._last = int(self._connection.execute("/*spine*/ pragma data_version").fetchone()[0])
+        except (sqlite3.Error, JournalError):
+            pass  # in trouble for a moment; whoever reads or writes will say so
+        return self._last
 
 
 def _drain(ear: socket.socket) -> None:

@@ -78,6 +78,7 @@ class SQLiteJournal:
         await asyncio.to_thread(self.open_blocking)
 
     def open_blocking(self) -> None:
+        self._leave_parent()
         with self._lock:
             if self._running is None:
                 self._running = self._start()
@@ -87,6 +88,7 @@ class SQLiteJournal:
         await asyncio.to_thread(self.close_blocking)
 
     def close_blocking(self) -> None:
+        self._leave_parent()
         with self._lock:
             self._opened = max(0, self._opened - 1)
             if self._opened or self._running is None:
@@ -97,21 +99,18 @@ class SQLiteJournal:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
-        loop, writer = asyncio.get_running_loop(), self._here().writer
-        jobs = [Units(some, LoopAnswer(loop), weight) for some, weight in _portions(units)]
-        for job in jobs:
-            writer.submit(job)
-        verdicts: list[Verdict] = []
-        for job in jobs:
-            verdicts += await job.answer.future  # type: ignore[attr-defined]
-        return verdicts
+        loop, writer, answers = asyncio.get_running_loop(), self._here().writer, []
+        for some, weight in _portions(units):
+            answers.append(LoopAnswer(loop))
+            writer.submit(Units(some, answers[-1], weight))
+        return [verdict for answer in answers for verdict in await answer.future]
 
     def commit_blocking(self, units: Sequence[Unit]) -> list[Verdict]:
         """For callers in threads, who wait."""
-        writer = self._here().writer
-        answers = [ThreadAnswer() for _ in _portions(units)]
-        for answer, (some, weight) in zip(answers, _portions(units), strict=True):
-            writer.submit(Units(some, answer, weight))
+        writer, answers = self._here().writer, []
+        for some, weight in _portions(units):
+            answers.append(ThreadAnswer())
+            writer.submit(Units(some, answers[-1], weight))
         return [verdict for answer in answers for verdict in answer.future.result()]
 
     async def begin(self, limit_s: float) -> SQLiteTransaction:
@@ -281,20 +280,25 @@ class SQLiteJournal:
 
     def _here(self) -> _Running:
         running = self._running
-        if running is None:
-            raise JournalError(
-                "The journal is not open. Open it first, or keep its spine open for as long as it is used."
-            )
-        if running.pid != os.getpid():
-            running = self._reopen(running)
-        return running
+        if running is not None and running.pid == os.getpid():
+            return running
+        self._leave_parent()
+        with self._lock:
+            if not self._opened:
+                raise JournalError(
+                    "The journal is not open. Open it first, or keep its spine open for as long as it is used."
+                )
+            if self._running is None:
+                self._running = self._start()
+            return self._running
 
-    def _reopen(self, parents: _Running) -> _Running:
+    def _leave_parent(self) -> None:
         """After a fork: the parent's threads don't exist here, and its connections must not be touched, nor closed."""
-        self._lock = threading.Lock()
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(parents))  # for ever: even a finalizer would close them
-        self._running = self._start()
-        return self._running
+        running = self._running
+        if running is not None and running.pid != os.getpid():
+            self._lock = threading.Lock()  # a thread of the parent may have held the old one
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(running))  # for ever: even a finalizer would close them
+            self._running = None
 
     def _start(self) -> _Running:
         file.check_path(self.path)
