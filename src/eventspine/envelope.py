@@ -133,7 +133,6 @@ class Envelope:
 
 
 def make_record(
-    *,
     event_type: EventType,
     event: Any,
     id: bytes,

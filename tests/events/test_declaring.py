@@ -44,6 +44,7 @@ def test_a_class_says_its_context_name_version_and_key() -> None:
     assert (known.cls, known.context, known.name) == (OrderPlaced, "orders", "orders.OrderPlaced")
     assert (known.version, known.version_declared, known.tenant) == (1, False, None)
     assert known.key_of(placed) == "c7"
+    assert repr(known) == "<EventType orders.OrderPlaced version 1>"
 
 
 def test_a_name_and_a_version_can_be_stated() -> None:
@@ -272,6 +273,9 @@ NOT_ENCODABLE: list[Any] = [
     set[dict[str, int]],
     set[list[int]],
     frozenset[bytearray],
+    set[tuple[int, list[int]]],
+    set[tuple[dict[str, int], ...]],
+    set[str | list[int]],
     dict[tuple[int, int], str],
     dict[bool, str],
     str | UUID,
@@ -301,9 +305,15 @@ def test_a_set_of_what_can_change_is_refused() -> None:
     class Fixed(msgspec.Struct, frozen=True):
         a: int
 
+    @dataclass
+    class Written:
+        a: int
+
     assert describe(make({"field": set[Fixed]}))
-    with pytest.raises(DeclarationError, match="frozen"):
-        make({"field": set[Changing]})
+    assert describe(make({"field": set[Later | None]}))
+    for changing in (Changing, Written):
+        with pytest.raises(DeclarationError, match="frozen"):
+            make({"field": set[changing]})  # type: ignore[valid-type]
 
 
 def test_other_mistakes_are_told() -> None:

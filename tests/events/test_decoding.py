@@ -150,6 +150,19 @@ def test_whatever_the_class_itself_raises_is_undecodable() -> None:
         describe(Strict).decode(b'{"order_id":"raise"}')
 
 
+def test_running_out_of_memory_is_not_the_events_fault() -> None:
+    class Hungry(Event, context="orders"):
+        order_id: str
+
+        def __post_init__(self) -> None:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        describe(Hungry).decode(b'{"order_id":"1"}')
+    with pytest.raises(MemoryError):
+        describe(Hungry).prove(b'{"order_id":"1"}')
+
+
 def depth(value: Any) -> int:
     if isinstance(value, list):
         return 1 + max(map(depth, value), default=0)

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import given, strategies as st
 
-from eventspine.errors import EventRefused
+from eventspine.errors import EventRefused, Undecodable
 from eventspine.events import Event, describe
 from eventspine.events.checks import Walk
 from eventspine.events.codec import DEPTH_MAX, encoder, raw_codec
@@ -153,6 +153,8 @@ def test_bytes_that_the_class_could_not_read_back_are_found_before_they_are_publ
     wrong = Plain(order_id=5, units=1, day=date(2026, 1, 2), lines=[])  # type: ignore[arg-type]
     with pytest.raises(EventRefused, match="order_id: Expected `str`, got `int`"):
         known.prove(known.encode(wrong))
+    with pytest.raises(Undecodable):  # as every reader would find, were it not for prove
+        known.decode(known.encode(wrong))
     known.prove(known.encode(Plain(order_id="5", units=1, day=date(2026, 1, 2), lines=[("a", 1)])))
 
 

@@ -125,6 +125,11 @@ def test_what_is_too_long_or_no_text_is_refused(value: Any) -> None:
         key_text((value,))
 
 
+def test_a_key_of_nothing_is_refused() -> None:
+    with pytest.raises(KeyRefused, match="no components"):
+        key_text(())
+
+
 def test_exactly_255_bytes_are_a_key() -> None:
     assert key_text(("x" * 255,)) == "x" * 255
     assert key_text((":" * 85,)) == "%3A" * 85

@@ -190,6 +190,47 @@ def test_pydantic_is_not_imported_for_those_who_do_without() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@event(context="orders", key="number")
+class Ordered(BaseModel):
+    number: int
+    paid: Paid | Free
+    later: Later | None = None
+
+
+class Paid(BaseModel):
+    amount: float
+
+
+class Free(BaseModel):
+    why: str
+
+
+class Later(BaseModel):
+    at: datetime
+
+
+def test_types_defined_later_and_unions_that_only_pydantic_tells_apart() -> None:
+    known = describe(Ordered)
+    for ordered in (Ordered(number=1, paid=Paid(amount=2.5)), Ordered(number=2, paid=Free(why="gift"))):
+        assert known.decode(known.encode(ordered)) == ordered
+    with pytest.raises(EventRefused) as refused:
+        known.encode(Ordered(number=1, paid=Paid(amount=NAN)))
+    assert refused.value.details["path"] == "paid.amount"
+    with pytest.raises(Undecodable):
+        known.decode(b'{"number":1,"paid":{"why":"gift"},"later":{"at":"2026-01-02T00:00:00"}}')
+
+
+def test_what_only_pydantic_can_write_is_left_to_it() -> None:
+    @event(context="users")
+    class Visited(BaseModel):
+        model_config = ConfigDict(arbitrary_types_allowed=True)
+        site: AnyUrl | None
+        ratio: complex = 1j
+
+    known = describe(Visited)
+    assert known.decode(known.encode(Visited(site=None))) == Visited(site=None)
+
+
 @dataclass(frozen=True)
 class Holder:
     line: Line

@@ -322,8 +322,13 @@ class Walk:
         return check
 
     def _hashable(self, node: inspect.Type, path: str) -> None:
-        mutable = isinstance(node, inspect.StructType) and not node.cls.__struct_config__.frozen
-        if mutable or isinstance(node, _UNHASHABLE):
+        match node:
+            case inspect.TupleType(item_types=inner) | inspect.UnionType(types=inner):
+                for one in inner:
+                    self._hashable(one, path)
+            case inspect.VarTupleType(item_type=item) | inspect.Metadata(type=item):
+                self._hashable(item, path)
+        if _can_change(node):
             raise DeclarationError(
                 f"{self._event_name}{path} is a set of what can't be in a set, since it isn't hashable. "
                 "Use a list, or make its items frozen.",
@@ -337,3 +342,9 @@ class Walk:
             event=self._event_name,
             path=path,
         )
+
+
+def _can_change(node: inspect.Type) -> bool:
+    if isinstance(node, inspect.StructType):
+        return not node.cls.__struct_config__.frozen
+    return isinstance(node, _UNHASHABLE) or (isinstance(node, inspect.DataclassType) and node.cls.__hash__ is None)
