@@ -211,15 +211,20 @@ class Writing:
         return self._transaction
 
 
-class BatchDelivery(Generic[R]):
+class BatchDelivery(Cause, Generic[R]):
     """What a batch handler may take as its second argument: one unit for the run, an outcome per event.
 
     Without a word every event is done. `retry` and `dead` say otherwise for one event; those after it in its key
     are then handled again."""
 
+    __slots__ = ("_by_event", "_first", "_open", "_outcomes", "_subscription")
+
     def __init__(self, deliveries: dict[int, Delivery[R]], first: Delivery[R]) -> None:
+        super().__init__("", handler=first.handler)
         self._by_event = deliveries
         self._first = first
+        self._subscription = first._subscription
+        self._open = True
         self._outcomes: dict[int, BaseException] = {}
 
     def of(self, event: Any) -> Delivery[R]:
@@ -256,6 +261,12 @@ class BatchDelivery(Generic[R]):
             unit.appends.extend(causing._unit.appends)
             causing._unit = None
         return produced
+
+    def _publish(self, *_: Any) -> list[Receipt]:
+        raise SpineError(
+            f"{self.handler} handles a run of events, and a published event must name the one that caused it: use "
+            f"delivery.publish(event, cause=...)."
+        )
 
     async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return await self._first.query(sql, **parameters)

@@ -131,5 +131,7 @@ class RetryAfter(Exception):
     """Raised by a handler: try again after this long (or at this aware time). Counts as an attempt."""
 
     def __init__(self, after: float | timedelta | datetime, reason: str = "") -> None:
+        if isinstance(after, datetime) and after.tzinfo is None:
+            raise ValueError(f"RetryAfter({after}): an aware datetime is needed, e.g. with tzinfo=UTC.")
         super().__init__(reason or f"the handler asked to be tried again after {after}")
         self.after = after

@@ -122,15 +122,20 @@ class Spine:
         due = due_us(self.clock, at, after)
         cause = current.get()
         if within is None and isinstance(cause, (Delivery, BatchDelivery)) and cause._open:
-            made = self._join(cause, events, time, due)
+            made = await self._join(cause, events, time, due)
         else:
             made = await self._publish(events, cause, time, due, id, within)
         return made[0] if len(events) == 1 else made
 
-    def _join(
-        self, delivery: Delivery[Any], events: tuple[Any, ...], time: datetime | None, due: int | None
+    async def _join(
+        self,
+        delivery: Delivery[Any] | BatchDelivery[Any],
+        events: tuple[Any, ...],
+        time: datetime | None,
+        due: int | None,
     ) -> list[Receipt]:
-        if delivery._subscription.journal is not self.journal:
+        await self.open()
+        if delivery._subscription.journal.id != self.journal.id:
             raise WouldDeadlock(
                 f"{delivery.handler} is handling an event of the journal {delivery._subscription.journal.url}; publishing "
                 f"to {self.journal.url} from inside would not commit with it. Use delivery.publish(...)."
@@ -165,8 +170,8 @@ class Spine:
         given = None if id is None else id_bytes(id)
         if given is not None and len(given) != 16:
             raise EventRefused(f"id={id!r} is not a UUID.")
-        if not self._around:
-            return [publisher.record(event, id=given, time=time, cause=cause) for event in events]
+        if not self._around and given is None:
+            return publisher.records(events, time=time, cause=cause)
         return [through(self._around, publisher, event, id=given, time=time, cause=cause) for event in events]
 
     def _may_publish(self) -> Publisher:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..delivery import BatchDelivery, Delivery
 from ..errors import DeclarationError
 from ..journal.port import Unit, Verdict
+from ..observe.correlation import current
 from .calls import HandlerTimeout, invoker
 from .lanes import Item
 from .workers import Workers
@@ -98,6 +99,7 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
     }
     first = deliveries[id(events[0])]
     delivery = BatchDelivery(deliveries, first)
+    current.set(delivery)
     items[0].timed_out = False
     items[0].started = subscription.clock.monotonic()
     try:
@@ -116,12 +118,13 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
         if task is not None:
             task.uncancel()
         _failed(subscription, items, HandlerTimeout(f"{subscription.name} ran out of time."))
-    except Exception as error:  # noqa: BLE001 -- whatever a handler raises fails the attempt
+    except Exception as error:
         _failed(subscription, items, error)
     else:
         _commit(subscription, items, events, delivery, first)
     finally:
         items[0].started = 0.0
+        delivery._open = False
         for each in deliveries.values():
             each._open = False
 
@@ -187,7 +190,7 @@ def _decoded(
         try:
             events.append(subscription.decode(item.record))  # type: ignore[arg-type]  # loaded by _gather
             kept.append(item)
-        except Exception as error:  # noqa: BLE001 -- so does whatever a decoder raises
+        except Exception as error:
             broken.append((item, error))
     return events, kept, broken
 

@@ -86,7 +86,7 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
             raise
         _uncancel()
         subscription.waiting.failed(item, _too_slow(subscription))
-    except Exception as error:  # noqa: BLE001 -- whatever a handler raises fails the attempt
+    except Exception as error:
         await delivery._abandon()
         subscription.waiting.failed(item, _too_slow(subscription) if item.timed_out else error)
     else:

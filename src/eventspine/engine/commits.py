@@ -83,7 +83,7 @@ class Committer:
                     self._note(verdict.error)
                     again.append(one)
                 else:
-                    one[1](verdict)
+                    _tell(one[1], verdict)
             self.units_done += len(asked) - len(again)
             asked = again
             if asked:
@@ -102,6 +102,14 @@ class Committer:
         if self.trouble != reason:
             log.error("commits do not get through, trying again: %s", reason)
         self.trouble = reason
+
+
+def _tell(then: Then, verdict: Verdict) -> None:
+    """A mistake in what follows one verdict must not keep the others from theirs."""
+    try:
+        then(verdict)
+    except Exception:
+        log.exception("after the verdict %s", verdict.kind)
 
 
 def _ranges(subscription: Subscription, part: Part) -> tuple[Unit, Then]:

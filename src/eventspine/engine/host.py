@@ -241,7 +241,9 @@ class Host:
         behind = self.registered.generation < self.registered.newest
         waits = behind and now - self._newer_seen < 2 * self.runtime.lease_s
         self.leads = self.process.id in ids and not waits
-        if not self.leads or self.stopping:
+        if self.stopping:
+            return set(self.held)  # until what is at work has finished; then all are given back at once
+        if not self.leads:
             return set()
         goal = targets(self._partitions(), ids)
         return {number for number, process in goal.items() if process == self.process.id}

@@ -234,6 +234,8 @@ class Subscription:
         self.host.fenced += 1
         log.info("%s: %s is no longer ours; its effects were dropped", self.name, name_of(item))
         self.release(item)
+        if item.part.alive:
+            self.drop(item.part.number)
         self.host.reload(self)
 
     def progress(self, count: int) -> None:
