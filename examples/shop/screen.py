@@ -62,7 +62,8 @@ class Screen:
         self.console.print(text.rstrip(), markup=False)
 
     def show_books(self, result: Reconciliation) -> None:
-        table = Table("", title="The file of orders, and what each service has kept", box=SIMPLE_HEAD)
+        table = Table(title="The file of orders, and what each service has kept", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True)
         for name in result.books:
             table.add_column(name, justify="right", no_wrap=True)
         for figure in FIGURES:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -103,3 +104,19 @@ def test_a_folder_where_a_demo_is_running_is_left_alone(tmp_path):
 
     assert done.returncode == 2
     assert "is running" in done.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_no_service_outlives_a_demo_that_is_stopped(tmp_path, number, code):
+    command = [sys.executable, "-m", "examples.shop", "--folder", str(tmp_path / "shop")]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as running:
+        assert any("storefront 1" in line for line in running.stdout)  # it sells
+        with closing(sqlite3.connect(tmp_path / "shop" / "spine.db")) as journal:
+            services = [pid for (pid,) in journal.execute("select pid from spine_processes")]
+        running.send_signal(number)
+        assert running.wait() == code
+
+    assert len(services) == 3
+    for pid in services:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
