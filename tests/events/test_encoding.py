@@ -103,6 +103,25 @@ def test_whatever_else_fails_is_refused_too(changes: dict[str, Any]) -> None:
         KNOWN.encode(everything(**changes))
 
 
+def test_fields_that_are_not_set_are_left_out() -> None:
+    class Partial(Event, context="samples"):
+        weights: list[float] | msgspec.UnsetType = msgspec.UNSET
+        prices: dict[str, Decimal] | msgspec.UnsetType = msgspec.UNSET
+        line: Line | msgspec.UnsetType = msgspec.UNSET
+        at: datetime | msgspec.UnsetType = msgspec.UNSET
+        weight: float | msgspec.UnsetType = msgspec.UNSET
+        money: Decimal | msgspec.UnsetType = msgspec.UNSET
+
+    assert describe(Partial).encode(Partial()) == b"{}"
+    assert describe(Partial).decode(b"{}") == Partial()
+
+
+def test_none_where_a_value_belongs_is_found_before_it_is_published() -> None:
+    for field in ("money", "at", "lines", "prices", "line"):
+        with pytest.raises(EventRefused, match=rf"{field}: Expected `.*`, got `null`"):
+            KNOWN.prove(KNOWN.encode(everything(**{field: None})))
+
+
 def test_without_the_check_a_nan_would_become_null() -> None:
     raw_encode, _ = raw_codec(Everything)
     unchecked = encoder("samples.Everything", raw_encode, None, bounded=False)
