@@ -6,6 +6,7 @@ NORMAL loses acknowledged commits on power loss.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sqlite3
 from pathlib import Path
@@ -140,7 +141,7 @@ def translate(error: BaseException, path: Path, holder: tuple[int, int] | None =
     code = _primary(error)
     if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return busy(path, holder)
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or _met_size_limit(error):
         return JournalFull(f"There is no space left to write {path}. Nothing of this was stored; free some and go on.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         return JournalCorrupt(
@@ -153,6 +154,15 @@ def translate(error: BaseException, path: Path, holder: tuple[int, int] | None =
     if code == sqlite3.SQLITE_IOERR:
         return JournalError(f"The disk of {path} failed: {error}. Nothing of this was stored.")
     return None
+
+
+def _met_size_limit(error: sqlite3.Error) -> bool:
+    """SQLite calls it an I/O error when a process may not write larger files."""
+    if error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE or importlib.util.find_spec("resource") is None:
+        return False
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
 def busy(path: Path, holder: tuple[int, int] | None) -> JournalBusy:

@@ -68,7 +68,11 @@ def _check(connection: Any, path: Path) -> None:
             f"within= takes a sqlite3.Connection on {path}; this is a {type(connection).__name__}. Of an SQLAlchemy "
             "session it is session.connection().connection.driver_connection.",
         )
-    main = next((row[2] for row in connection.execute("pragma database_list").fetchall() if row[1] == "main"), "")
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    rows = cursor.execute("/*spine*/ select file from pragma_database_list where name = 'main'").fetchall()
+    cursor.close()
+    main = os.fsdecode(rows[0][0] or "")
     if not main or not _same(Path(main), path):
         raise SettingsError(
             f"This connection is on {main or 'a database in memory'}, the journal on {path}. One commit covers one file: "

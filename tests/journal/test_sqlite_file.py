@@ -1,0 +1,210 @@
+"""Where a journal can't be opened, or its file is in trouble: said clearly, with the way out, and nothing half stored."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from eventspine.errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
+from eventspine.journal import _sqlite_file as file
+from eventspine.journal import open_journal
+from eventspine.journal.port import Append, Unit
+from eventspine.journal.sqlite import SQLiteJournal
+
+from .material import commit, event
+
+
+def publish_one(**given: object) -> Unit:
+    return Unit(appends=[Append([event(**given)])])
+
+
+async def refused(path: object) -> str:
+    journal = SQLiteJournal(f"sqlite:///{path}")
+    with pytest.raises((SettingsError, JournalError)) as caught:
+        await journal.open()
+    return f"{type(caught.value).__name__}: {caught.value}"
+
+
+async def test_a_url_names_a_relative_or_an_absolute_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(relative := open_journal("sqlite:///spine.db"), SQLiteJournal)
+    monkeypatch.chdir("/")
+
+    assert tmp_path / "spine.db" == relative.path
+    assert Path("/var/lib/spine.db") == SQLiteJournal("sqlite:////var/lib/spine.db").path
+
+
+@pytest.mark.parametrize("url", ["sqlite://spine.db", "sqlite:///", "sqlite:///:memory:"])
+def test_a_url_without_a_file_is_refused_with_an_example(url: str) -> None:
+    with pytest.raises(SettingsError, match="sqlite:///spine.db|memory://"):
+        SQLiteJournal(url)
+
+
+async def test_places_where_no_journal_can_be(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("this is no database, and it is long enough to be looked at " * 20)
+
+    assert "is a folder. Name a file in it" in await refused(tmp_path)
+    assert "doesn't exist. Create it" in await refused(tmp_path / "missing" / "spine.db")
+    assert "JournalCorrupt" in await refused(tmp_path / "notes.txt")
+    assert "this is no database" in (tmp_path / "notes.txt").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+async def test_a_folder_or_file_without_permission(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    assert "can't write to the folder" in await refused(tmp_path / "closed" / "spine.db")
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs"])
+async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/data {tmp_path} {kind} rw 0 0\n")
+    monkeypatch.setattr(file, "MOUNTS", mounts)
+
+    assert f"network file system ({kind})" in await refused(tmp_path / "spine.db")
+
+
+async def test_the_file_has_an_identity_and_says_who_made_it(tmp_path: Path) -> None:
+    first, second = (SQLiteJournal(f"sqlite:///{tmp_path}/spine.db") for _ in range(2))
+    await first.open()
+    await second.open()
+
+    assert [True, False] == [first.created, second.created]
+    assert first.id == second.id
+    assert 32 == len(first.id)
+    await second.close()
+    await first.close()
+    assert not (tmp_path / "spine.db-wal").exists()
+
+
+async def test_many_may_open_a_new_file_at_once(tmp_path: Path) -> None:
+    journals = [SQLiteJournal(f"sqlite:///{tmp_path}/spine.db") for _ in range(8)]
+    await asyncio.gather(*(journal.open() for journal in journals))
+
+    assert 1 == len({journal.id for journal in journals})
+    assert 1 == sum(journal.created for journal in journals)
+    for journal in journals:
+        await journal.close()
+
+
+async def test_our_tables_may_live_beside_others_in_their_file(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "app.db")
+    connection.execute("create table users (name text)")
+    connection.close()
+    journal = SQLiteJournal(f"sqlite:///{tmp_path}/app.db")
+    await journal.open()
+
+    assert [] == await journal.query("select * from users", {})
+    await journal.close()
+
+
+# --- locked, full, damaged -------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_holds_the_write_lock_is_waited_for_then_named(tmp_path: Path) -> None:
+    journal = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db", busy_s=0.2)
+    await journal.open()
+    own = sqlite3.connect(journal.path, isolation_level=None)
+    own.execute("begin immediate")
+
+    verdict = await commit(journal, publish_one())
+    assert "failed" == verdict.kind
+    assert isinstance(verdict.error, JournalBusy)
+    assert "within=" in str(verdict.error)
+
+    own.execute("rollback")
+    assert "done" == (await commit(journal, publish_one())).kind
+    own.close()
+    await journal.close()
+
+
+async def test_a_lock_that_is_given_back_in_time_is_only_a_wait(tmp_path: Path) -> None:
+    journal = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
+    await journal.open()
+    own = sqlite3.connect(journal.path, isolation_level=None)
+    own.execute("begin immediate")
+    waiting = asyncio.create_task(commit(journal, publish_one()))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    own.execute("commit")
+
+    assert "done" == (await waiting).kind
+    own.close()
+    await journal.close()
+
+
+FULL = """
+import asyncio, resource, signal, sys
+from eventspine.errors import JournalFull
+from eventspine.journal.port import Append, Unit
+from eventspine.journal.sqlite import SQLiteJournal
+from tests.journal.material import event
+
+def limit(size):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+async def main():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    journal = SQLiteJournal(sys.argv[1])
+    await journal.open()
+    acknowledged, refused = 0, None
+    limit(1_000_000)
+    while refused is None:
+        verdict = (await journal.commit([Unit(appends=[Append([event(data=b"x" * 50_000)])])]))[0]
+        if verdict.kind == "done":
+            acknowledged += 1
+        else:
+            refused = verdict
+    print(refused.kind, type(refused.error).__name__, flush=True)
+    limit(resource.RLIM_INFINITY)
+    after = (await journal.commit([Unit(appends=[Append([event()])])]))[0]
+    pages = await journal.feed(0, limit=1000)
+    print(after.kind, len(pages.records) == acknowledged + 1, acknowledged > 3)
+    await journal.close()
+
+asyncio.run(main())
+"""
+
+
+def test_a_full_disk_refuses_and_goes_on_when_there_is_space_again(tmp_path: Path) -> None:
+    """A small limit on the size of files; what was acknowledged before is all there, and nothing of what was refused."""
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, f"sqlite:///{tmp_path}/spine.db"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+    assert ["failed JournalFull", "done True True"] == done.stdout.splitlines(), done.stderr
+
+
+def test_what_sqlite_says_is_told_in_our_words() -> None:
+    def error(code: int) -> sqlite3.OperationalError:
+        made = sqlite3.OperationalError("what it says")
+        made.sqlite_errorcode = code
+        return made
+
+    path = Path("spine.db")
+    assert isinstance(file.translate(error(sqlite3.SQLITE_FULL), path), JournalFull)
+    assert isinstance(file.translate(error(sqlite3.SQLITE_CORRUPT_VTAB), path), JournalCorrupt)
+    assert isinstance(file.translate(error(sqlite3.SQLITE_BUSY_SNAPSHOT), path), JournalBusy)
+    assert "process 42" in str(file.translate(error(sqlite3.SQLITE_BUSY), path, (42, 1)))
+    assert type(file.translate(error(sqlite3.SQLITE_READONLY_DBMOVED), path)) is JournalError
+    assert file.translate(error(sqlite3.SQLITE_CONSTRAINT_UNIQUE), path) is None
+    assert file.translate(ValueError(), path) is None
+
+
+async def test_a_damaged_file_says_so_to_readers_and_writers(tmp_path: Path) -> None:
+    journal = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
+    await journal.open()
+    await journal.commit([publish_one(data=b"x" * 10_000) for _ in range(50)])
+    await journal.close()
+    with (tmp_path / "spine.db").open("r+b") as damaged:
+        damaged.seek(4096)
+        damaged.write(b"\xff" * 400_000)
+
+    assert "JournalCorrupt" in await refused(tmp_path / "spine.db")
