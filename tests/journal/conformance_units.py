@@ -83,6 +83,11 @@ class TestAppends:
         assert "conflict" == (await publish_to(journal, "o-1", expected=0)).kind
         assert (await publish_to(journal, "o-1", expected=1)).ok
 
+    async def test_an_append_of_nothing_appends_nothing(self, journal: Journal):
+        verdict = await commit(journal, appends=[Append([])])
+        assert ("done", []) == (verdict.kind, verdict.positions)
+        assert 0 == await journal.head()
+
     async def test_streams_of_one_name_in_two_services_are_two(self, journal: Journal):
         await commit(journal, appends=[Append([event()], "orders", "1", 0)])
         assert [1] == (await commit(journal, appends=[Append([event()], "billing", "1", 0)])).versions
@@ -132,6 +137,15 @@ class TestAppends:
         assert (told.positions, told.versions) == (again.positions, again.versions)
         assert 4 == await journal.head()
         assert 3 == await journal.stream_version("orders", "o-1")
+
+    async def test_asked_again_it_expects_nothing_any_more(self, journal: Journal):
+        """Also of a stream that it only looked at."""
+        unit = Unit([Append([event()], "orders", "o-1", 0), Append([], "orders", "o-2", 0)])
+        told = await commit(journal, unit)
+        await publish_to(journal, "o-2", event())
+        again = await commit(journal, unit)
+        assert ("done", "repeated") == (told.kind, again.kind)
+        assert told.positions == again.positions
 
     async def test_also_within_one_group(self, journal: Journal):
         unit = Unit([Append(events(2), "orders", "o-1", 0)])
@@ -346,6 +360,16 @@ class TestStatements:
         assert [{"n": 1}] == await journal.query("select n from email_sent", {})
         assert 1 == await journal.head()
         assert (0, [(1, 2)]) == await cursor(journal, mine)
+
+    async def test_of_two_identical_units_in_a_group_the_statement_runs_once(self, journal: Journal):
+        if not journal.sql:
+            pytest.skip("this journal has no tables")
+        await journal.run_tables("email", "1", "create table email_sent (n integer)")
+        insert = Statement("insert into email_sent values (:n)", {"n": 1})
+        unit = Unit([Append([event()])], statements=[insert])
+        for expected in (["done", "repeated"], ["repeated", "repeated"]):
+            assert expected == [verdict.kind for verdict in await journal.commit([unit, unit])]
+            assert [{"n": 1}] == await journal.query("select n from email_sent", {})
 
 
 class TestClosing:

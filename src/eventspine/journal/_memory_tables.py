@@ -93,6 +93,8 @@ class Tables:
         )
 
     def fold(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> None:
+        if not ranges:
+            return
         position, beyond = self.cursor(subscription, feed, partition)
         if not beyond and len(ranges) == 1 and ranges[0][0] <= position:  # nearly always, and then far cheaper
             cursor = (max(position, ranges[0][1]), beyond)
