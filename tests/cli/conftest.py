@@ -136,7 +136,13 @@ class Story:
 
 
 def record(
-    n: int, type: str, key: str | None, data: bytes = b'{"n": 1}', *, cause: Record | None = None, channel: str | None = ""
+    n: int,
+    type: str,
+    key: str | None,
+    data: bytes = b'{"n": 1}',
+    *,
+    cause: Record | None = None,
+    channel: str | None = "",
 ) -> Record:
     id = (0x0190_0000_0000_7000_8000_0000_0000_0000 + n).to_bytes(16, "big")
     slot = slot_of_id(id) if key is None else slot_of_key(key)
@@ -184,7 +190,17 @@ async def _write(journal: Journal) -> None:
     await _finish(journal, confirm, 5)
     await _finish(journal, count, 2)
     puts = [
-        Put(confirm.number, stored[2].slot % PARTITIONS, stored[2], "dead", 8, None, "SmtpDown", f"SmtpDown: {EVIL}", "Trace\n  back"),
+        Put(
+            confirm.number,
+            stored[2].slot % PARTITIONS,
+            stored[2],
+            "dead",
+            8,
+            None,
+            "SmtpDown",
+            f"SmtpDown: {EVIL}",
+            "Trace\n  back",
+        ),
         Put(confirm.number, stored[3].slot % PARTITIONS, stored[3], "dead", 1, None, "undecodable", "no JSON"),
         Put(confirm.number, stored[4].slot % PARTITIONS, stored[4], "parked", 2, 4_000_000_000_000_000, "SmtpDown"),
     ]

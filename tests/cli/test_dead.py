@@ -20,7 +20,12 @@ def test_dead_deliveries_are_listed_with_their_reason(say, story):
 
 
 def test_nothing_printed_can_act_on_the_terminal(say, story):
-    for listed in (say("dead", "list"), say("dead", "show", "1", "2"), say("dead", "list", "--json"), say("tail", "--no-follow")):
+    for listed in (
+        say("dead", "list"),
+        say("dead", "show", "1", "2"),
+        say("dead", "list", "--json"),
+        say("tail", "--no-follow"),
+    ):
         assert "\x1b" not in listed.stdout
         assert "\u202e" not in listed.stdout
         assert "\\u202e" in listed.stdout

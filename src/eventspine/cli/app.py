@@ -13,11 +13,11 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from ..settings import JOURNAL_DEFAULT, JOURNAL_VARIABLE, journal_url
-from .exits import guarded
+from .exits import PipeClosed, guarded
 
 COMMANDS = {
-    "run": "Run services until told to stop.",
-    "publish": "Publish events.",
+    "run": "Run the services of one or more modules until told to stop.",
+    "publish": "Publish events, given as JSON.",
     "tail": "Print events as they are published.",
     "trace": "Show all that one event caused, as a tree.",
     "dead": "Deliveries that were given up: list, show, replay, drop.",
@@ -87,6 +87,12 @@ class Spine(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # before click sees it, who would call it a failure
+            raise PipeClosed from error
+
     def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **extra: Any) -> NoReturn:  # type: ignore[override]
         invocation = Invocation()
         extra.pop("standalone_mode", None)
@@ -106,7 +112,9 @@ def _show_version(context: click.Context, _: click.Parameter, value: bool) -> No
 
 
 @click.group("spine", cls=Spine, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the release.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_show_version, help="Show the release."
+)
 def spine() -> None:
     """Event-driven services on one journal: run them, and see what they did."""
 

@@ -47,7 +47,9 @@ def filtered(command: F) -> F:
     """Gives the command the options that filter deliveries, as `chosen: Filter`."""
 
     @wraps(command)
-    def call(*args: Any, service: str | None, handlers: Any, reasons: Any, types: Any, key: str | None, **more: Any) -> Any:
+    def call(
+        *args: Any, service: str | None, handlers: Any, reasons: Any, types: Any, key: str | None, **more: Any
+    ) -> Any:
         return command(*args, chosen=Filter((), service, handlers, reasons, types, key), **more)
 
     for option in reversed(_FILTERS):
@@ -78,8 +80,19 @@ def chosen_by_hand(command: F) -> F:
 
 _FILTERS = (
     click.option("--service", help="Only of this service."),
-    click.option("--handler", "handlers", multiple=True, metavar="NAME", help="Only of this handler, by its subscription's name. May be repeated."),
-    click.option("--reason", "reasons", multiple=True, help="Only with this reason, such as SmtpDown or undecodable. May be repeated."),
+    click.option(
+        "--handler",
+        "handlers",
+        multiple=True,
+        metavar="NAME",
+        help="Only of this handler, by its subscription's name. May be repeated.",
+    ),
+    click.option(
+        "--reason",
+        "reasons",
+        multiple=True,
+        help="Only with this reason, such as SmtpDown or undecodable. May be repeated.",
+    ),
     click.option("--type", "types", multiple=True, help="Only events of this type. May be repeated."),
     click.option("--key", help="Only events about this key."),
 )

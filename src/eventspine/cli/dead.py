@@ -52,7 +52,9 @@ async def show(invocation: Invocation, numbers: tuple[int, ...], as_json: bool) 
         subscriptions = await all_subscriptions(journal)
         found = await journal.deliveries(numbers=numbers, limit=len(numbers))
         if missing := sorted(set(numbers) - {delivery.number for delivery in found}):
-            raise NothingFound(f"There is no delivery {', '.join(map(str, missing))}. `spine dead list` lists the dead.")
+            raise NothingFound(
+                f"There is no delivery {', '.join(map(str, missing))}. `spine dead list` lists the dead."
+            )
         if as_json:
             shown = [view(delivery, subscriptions, full=True) for delivery in found]
             say(json_document(shown[0] if len(numbers) == 1 else shown))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from ..journal.port import Journal, Lease, Process, Subscription
+from ..journal.port import Journal, Lease, Process
 from ..journal.processes import is_gone
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
@@ -47,7 +47,8 @@ async def examine(journal: Journal) -> Examined:
     now = now_us()
     head = await journal.head()
     timers = await journal.timers()
-    stored: list[Subscription] = [row for row in await journal.subscriptions() if row.state != "retired"]
+    stored = [row for row in await journal.subscriptions() if row.state != "retired"]
+    stored.sort(key=lambda row: (row.service, row.name))
     return Examined(
         facts=await journal.describe(),
         processes=[(row, row.until_us > now and not is_gone(row)) for row in await journal.processes()],
@@ -87,13 +88,21 @@ def _of_the_work(seen: Examined) -> list[str]:
     for row in seen.rows:
         name, state = title(row.subscription), row.subscription.state
         if state == "suspended":
-            found.append(f"{name} is suspended: no release declares it. Run one that does, or `spine subscriptions retire` it.")
+            found.append(
+                f"{name} is suspended: no release declares it. Run one that does, or `spine subscriptions retire` it."
+            )
         elif row.lag.events and row.subscription.service not in alive:
-            found.append(f"{name} has {row.lag} events to handle, and no process of {row.subscription.service} is alive. Run it.")
+            found.append(
+                f"{name} has {row.lag} events to handle, and no process of {row.subscription.service} is alive. Run it."
+            )
     if dead := seen.stored["dead"]:
-        found.append(f"{plural(dead, 'delivery is', 'deliveries are')} dead. `spine dead list` says why; `spine dead replay` tries again.")
+        found.append(
+            f"{plural(dead, 'delivery is', 'deliveries are')} dead. `spine dead list` says why; `spine dead replay` tries again."
+        )
     if seen.overdue_us > OVERDUE_US:
-        found.append(f"A scheduled event is overdue by {span(seen.overdue_us)}: no process runs on this journal. Run a service.")
+        found.append(
+            f"A scheduled event is overdue by {span(seen.overdue_us)}: no process runs on this journal. Run a service."
+        )
     return found
 
 
@@ -120,7 +129,10 @@ def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
             }
             for process, lives in seen.processes
         ],
-        "leases": [{"name": row.name, "epoch": row.epoch, "owner": row.owner, "until": iso(row.until_us)} for row in seen.leases],
+        "leases": [
+            {"name": row.name, "epoch": row.epoch, "owner": row.owner, "until": iso(row.until_us)}
+            for row in seen.leases
+        ],
     }
 
 

@@ -17,6 +17,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 
 import click
 
@@ -28,6 +29,10 @@ FAILED, USAGE, REFUSED, NOTHING_FOUND, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 4, 13
 
 class NothingFound(click.ClickException):
     exit_code = NOTHING_FOUND
+
+
+class PipeClosed(Exception):
+    """Whoever read our output left."""
 
 
 class Misused(click.ClickException):
@@ -66,7 +71,7 @@ def guarded(command: Callable[[], object], debug: Callable[[], bool]) -> int:
         return INTERRUPTED
     except click.Abort:  # a question that was not answered
         return INTERRUPTED
-    except BrokenPipeError:
+    except (PipeClosed, BrokenPipeError):
         _forget_output()
         return PIPE_CLOSED
     except Exception as error:
@@ -89,10 +94,10 @@ def open_standard_streams() -> None:
 
 def _forget_output() -> None:
     """Nobody reads any more: keep the interpreter's own flush at exit from complaining."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    with suppress(OSError, ValueError):  # a stdout that is no file has no flush to fear
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
 
 
 def _explain(error: Exception, debug: bool) -> None:

@@ -35,7 +35,9 @@ async def existing_journal(invocation: Invocation) -> AsyncIterator[Journal]:
     """The journal that was asked for, opened; refused when it does not exist yet."""
     journal = open_journal(invocation.url)
     if invocation.url.startswith("memory:"):
-        raise SettingsError("A memory:// journal lives inside the process that uses it; there is nothing to read from here.")
+        raise SettingsError(
+            "A memory:// journal lives inside the process that uses it; there is nothing to read from here."
+        )
     if not journal.exists():
         raise NothingFound(
             f"There is no journal at {place_of(journal)}.\n"
@@ -63,9 +65,7 @@ async def position_of(journal: Journal, place: str | int | datetime) -> int:
     return await journal.position_at(to_us(place))
 
 
-async def in_pages(
-    journal: Journal, numbers: list[int], control: Callable[[list[int]], Control]
-) -> int:
+async def in_pages(journal: Journal, numbers: list[int], control: Callable[[list[int]], Control]) -> int:
     """One control operation per page of numbers, lest a long list hold the write lock; how many rows it changed."""
     changed = 0
     for start in range(0, len(numbers), PAGE):

@@ -96,7 +96,11 @@ def reachable(module: ModuleType) -> Iterator[ModuleType]:
     while waiting:
         yield (current := waiting.pop(0))
         for value in vars(current).values():
-            if isinstance(value, ModuleType) and value.__name__.partition(".")[0] == package and value.__name__ not in seen:
+            if (
+                isinstance(value, ModuleType)
+                and value.__name__.partition(".")[0] == package
+                and value.__name__ not in seen
+            ):
                 seen.add(value.__name__)
                 waiting.append(value)
 

@@ -141,7 +141,9 @@ class Publishing:
         if events:
             await self.publish(events)
         if wrong is not None:
-            raise Failed(f"Line {self.line}: {wrong}\nThe lines before it were published; this one and those after it were not.")
+            raise Failed(
+                f"Line {self.line}: {wrong}\nThe lines before it were published; this one and those after it were not."
+            )
 
     async def publish(self, events: Sequence[Any]) -> None:
         answer = await self.spine.publish(*events, **self.when)
@@ -162,7 +164,9 @@ class Publishing:
 @click.command(cls=Command)
 @click.argument("type")
 @click.argument("data")
-@click.option("--module", "-m", metavar="MODULE", help="Where the event's class and the service that publishes it are declared.")
+@click.option(
+    "--module", "-m", metavar="MODULE", help="Where the event's class and the service that publishes it are declared."
+)
 @click.option("--service", help="The service that publishes, where several may.")
 @click.option("--key", help="The value of the field that is the key, when the data leaves it out.")
 @click.option("--at", type=moment, metavar="TIME", help="Publish it then.")
@@ -185,13 +189,11 @@ async def command(
     correlation: str | None,
     as_json: bool,
 ) -> None:
-    """Publish an event of TYPE, such as orders.OrderPlaced, with DATA as JSON.
+    """Publish events, given as JSON.
 
-    DATA - reads JSON lines from stdin, an event each, and publishes them in batches."""
+    TYPE is such as orders.OrderPlaced or OrderPlaced. DATA - reads JSON lines from stdin, an event each, and publishes them in batches."""
     if module is None:
-        raise Misused(
-            "Say where the event's class is declared, so that it can be checked: --module shop.storefront."
-        )
+        raise Misused("Say where the event's class is declared, so that it can be checked: --module shop.storefront.")
     if at is not None and after is not None:
         raise Misused("Say --at or --after, not both.")
     loaded = load(module)

@@ -50,10 +50,23 @@ def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
 @click.command(cls=Command)
 @click.argument("modules", nargs=-1, required=True, metavar="MODULE[:NAME]...")
 @click.option("--roll-back", is_flag=True, help="This release is older than the stored one and shall lead again.")
-@click.option("--retire", multiple=True, metavar="NAME", help="Give up this stored subscription, which is no longer declared. May be repeated.")
-@click.option("--drain-s", type=click.FloatRange(0), default=30.0, show_default=True, help="How long to finish what is in hand when told to stop.")
+@click.option(
+    "--retire",
+    multiple=True,
+    metavar="NAME",
+    help="Give up this stored subscription, which is no longer declared. May be repeated.",
+)
+@click.option(
+    "--drain-s",
+    type=click.FloatRange(0),
+    default=30.0,
+    show_default=True,
+    help="How long to finish what is in hand when told to stop.",
+)
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
+@click.option(
+    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
+)
 @pass_invocation
 @asynchronous
 async def command(

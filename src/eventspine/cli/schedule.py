@@ -33,11 +33,20 @@ async def soonest(journal: Journal, limit: int) -> AsyncIterator[Timer]:
 def _row(timer: Timer) -> list[object]:
     record = timer.record
     when = [clock_time(timer.due_us), due_in(timer.due_us, now_us())]
-    return [*when, record.type, record.key or "", record.source, id_text(record.id), shorten(data_text(record.data), 60)]
+    return [
+        *when,
+        record.type,
+        record.key or "",
+        record.source,
+        id_text(record.id),
+        shorten(data_text(record.data), 60),
+    ]
 
 
 @command.command("list")
-@click.option("-n", "--limit", type=click.IntRange(1), default=1000, show_default=True, metavar="N", help="The first N.")
+@click.option(
+    "-n", "--limit", type=click.IntRange(1), default=1000, show_default=True, metavar="N", help="The first N."
+)
 @json_option
 @pass_invocation
 @asynchronous

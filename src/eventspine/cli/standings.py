@@ -31,7 +31,8 @@ class Standing(NamedTuple):
 async def standings(journal: Journal, records: Sequence[Record]) -> dict[int, list[Standing]]:
     """By position; subscriptions in order of service and name."""
     subscriptions = sorted(
-        (row for row in await journal.subscriptions() if row.state != "retired"), key=lambda row: (row.service, row.name)
+        (row for row in await journal.subscriptions() if row.state != "retired"),
+        key=lambda row: (row.service, row.name),
     )
     cursors = await cursors_of(journal, subscriptions)
     deliveries = await _deliveries(journal, records)

@@ -19,7 +19,7 @@ from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, deliveries, one_subscription
 from .exits import Failed, Misused
 from .journals import asynchronous, existing_journal, position_of
-from .lags import Cursors, Lag, lag, positions
+from .lags import Lag, lag, positions
 from .output import confirm, note, say, say_listing
 from .standings import cursors_of, title
 from .times import place
@@ -92,7 +92,9 @@ async def _list(invocation: Invocation, service: str | None, retired: bool, as_j
             view=view,
             columns=COLUMNS,
             row=table_row,
-            none="No service has registered here." if service is None else f"No service {service!r} has registered here.",
+            none="No service has registered here."
+            if service is None
+            else f"No service {service!r} has registered here.",
         )
 
 
@@ -167,7 +169,9 @@ async def _set_state(
 
 async def _control(journal: Journal, operation: Control) -> None:
     if not await journal.control([operation]):
-        raise Failed("Somebody else changed this subscription meanwhile; nothing was done. Look at `spine subscriptions`.")
+        raise Failed(
+            "Somebody else changed this subscription meanwhile; nothing was done. Look at `spine subscriptions`."
+        )
 
 
 @command.command()
@@ -215,9 +219,24 @@ class Plan(NamedTuple):
 
 @command.command()
 @NAME
-@click.option("--to", "start", type=place, required=True, metavar="PLACE", help="earliest, a position (handled again too), a time, or how long ago (2h).")
-@click.option("--repeat-effects", is_flag=True, help="The handler's effects may happen again. Not needed where it declares replayable=True.")
-@click.option("--publish-again", is_flag=True, help="Publish what the handler publishes again, under new ids. Without it, what was published stays as it was.")
+@click.option(
+    "--to",
+    "start",
+    type=place,
+    required=True,
+    metavar="PLACE",
+    help="earliest, a position (handled again too), a time, or how long ago (2h).",
+)
+@click.option(
+    "--repeat-effects",
+    is_flag=True,
+    help="The handler's effects may happen again. Not needed where it declares replayable=True.",
+)
+@click.option(
+    "--publish-again",
+    is_flag=True,
+    help="Publish what the handler publishes again, under new ids. Without it, what was published stays as it was.",
+)
 @click.option("--skip-unhandled", is_flag=True, help="The new place is ahead: pass what has not been handled.")
 @pass_invocation
 @asynchronous

@@ -80,12 +80,24 @@ async def events(journal: Journal, wanted: Wanted, after: int, follow: bool) -> 
 
 
 @click.command(cls=Command)
-@click.option("--type", "types", multiple=True, metavar="TYPE", help="Only this type: orders.OrderPlaced, or OrderPlaced of any context. May be repeated.")
+@click.option(
+    "--type",
+    "types",
+    multiple=True,
+    metavar="TYPE",
+    help="Only this type: orders.OrderPlaced, or OrderPlaced of any context. May be repeated.",
+)
 @click.option("--key", help="Only events about this key.")
 @click.option("--correlation", metavar="ID", help="Only this correlation.")
 @click.option("--channel", "channels", multiple=True, help="Only this channel (a context's name). May be repeated.")
 @click.option("--private", is_flag=True, help="Also events that are private to their service.")
-@click.option("--from", "start", type=place, metavar="PLACE", help="earliest, now, a position, a time, or how long ago (10m). [default: now; earliest with --no-follow]")
+@click.option(
+    "--from",
+    "start",
+    type=place,
+    metavar="PLACE",
+    help="earliest, now, a position, a time, or how long ago (10m). [default: now; earliest with --no-follow]",
+)
 @click.option("--follow/--no-follow", default=True, help="Wait for more at the end. [default: follow]")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Stop after N events.")
 @json_option
@@ -103,9 +115,9 @@ async def command(
     limit: int | None,
     as_json: bool,
 ) -> None:
-    """Print events as they are published, one on each line, until interrupted.
+    """Print events as they are published.
 
-    With --json each line is the event as CloudEvents JSON."""
+    One line each, until interrupted. With --json a line is the event as CloudEvents JSON."""
     wanted = Wanted(types, key, correlation and normal_id(correlation), channels, private)
     shown: Callable[[Record], str] = (lambda record: json_line(cloud_event(record))) if as_json else line
     async with existing_journal(invocation) as journal:

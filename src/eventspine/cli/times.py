@@ -31,7 +31,9 @@ def parse_time(text: str) -> datetime | None:
     except ValueError:
         return None
     if parsed.tzinfo is None:
-        raise click.BadParameter(f"{text!r} has no time zone. Add one: {text}Z is UTC, {text}+02:00 two hours east of it.")
+        raise click.BadParameter(
+            f"{text!r} has no time zone. Add one: {text}Z is UTC, {text}+02:00 two hours east of it."
+        )
     return parsed
 
 

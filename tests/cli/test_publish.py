@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import json
+
+ORDER = '{"customer": "ann", "title": "Emma"}'
+
+
+def publish(spine, *arguments: str, stdin: str = ""):
+    return spine("publish", *arguments, "--module", "bookshop", stdin=stdin)
+
+
+def test_an_event_is_published_with_its_receipt(spine):
+    receipt = publish(spine, "orders.BookOrdered", ORDER)
+
+    assert receipt.stdout.startswith("orders.BookOrdered  key=ann  #1  "), receipt.stderr
+    (event,) = [json.loads(line) for line in spine("tail", "--no-follow", "--json").stdout.splitlines()]
+    assert {"customer": "ann", "title": "Emma", "copies": 1} == event["data"]
+    assert ("shopfront", "ann") == (event["source"], event["subject"])
+    assert event["id"] in receipt.stdout
+
+
+def test_json_lines_are_published_in_order(spine):
+    lines = "".join(json.dumps({"customer": f"c{n % 7}", "title": str(n)}) + "\n" for n in range(1200)) + "\n"
+    receipts = publish(spine, "BookOrdered", "-", "--json", stdin=lines.rstrip("\n"))
+
+    assert list(range(1, 1201)) == [json.loads(line)["position"] for line in receipts.stdout.splitlines()]
+    events = [json.loads(line) for line in spine("tail", "--no-follow", "--json").stdout.splitlines()]
+    assert [str(n) for n in range(1200)] == [event["data"]["title"] for event in events]
+
+
+def test_a_line_that_is_no_event_is_named_and_nothing_after_it_is_published(spine):
+    lines = f'{ORDER}\n\n{{"customer": "ann"}}\n{ORDER}\n'
+    stopped = publish(spine, "BookOrdered", "-", stdin=lines)
+
+    assert 1 == stopped.returncode
+    assert "Line 3: orders.BookOrdered" in stopped.stderr
+    assert "title" in stopped.stderr
+    assert 1 == len(spine("tail", "--no-follow").stdout.splitlines())
+
+
+def test_what_can_not_be_this_event_is_refused(spine):
+    for data, word in (
+        ("{", "not JSON"),
+        ("[]", "is a JSON object"),
+        ('{"customer": 1, "title": "x"}', "customer"),
+        ('{"customer": "a", "title": "x", "copy": 2}', "has no field 'copy'"),
+    ):
+        refused = publish(spine, "BookOrdered", data)
+        assert (1, "") == (refused.returncode, refused.stdout)
+        assert word in refused.stderr
+    assert not (spine.folder / "spine.db").exists()
+
+
+def test_what_it_can_not_tell_it_asks_for(spine):
+    for arguments, word in (
+        (("publish", "BookOrdered", ORDER), "--module shop.storefront"),
+        (("publish", "BookOrdered", ORDER, "--module", "bookshpo"), "There is no module 'bookshpo'"),
+        (("publish", "BookOrdered", ORDER, "--module", "bookshop.py"), "Name the module, as in an import: bookshop"),
+        (("publish", "BookOrderd", ORDER, "--module", "bookshop"), "It knows: orders.BookOrdered, stock.BookReserved"),
+        (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--service", "x"), "no service named 'x'"),
+        (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--at", "2030-01-01"), "has no time zone"),
+        (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--service", "email"), "belongs to the context"),
+    ):
+        refused = spine(*arguments)
+        assert 2 == refused.returncode, refused
+        assert word in refused.stderr
+
+
+def test_a_module_that_breaks_says_where(spine):
+    (spine.folder / "broken.py").write_text("x = 1\nraise KeyError('x')\n")
+    broken = spine("run", "broken")
+
+    assert 1 == broken.returncode
+    assert "broken can't be imported: KeyError: 'x'" in broken.stderr
+    assert "broken.py, line 2" in broken.stderr
+
+
+def test_the_key_may_be_given_apart(spine):
+    assert "key=bob" in publish(spine, "BookOrdered", '{"title": "Emma"}', "--key", "bob").stdout
+
+
+def test_a_later_event_is_scheduled(spine):
+    receipt = publish(spine, "BookOrdered", ORDER, "--after", "2h", "--json")
+
+    due = json.loads(receipt.stdout)["due"]
+    (timer,) = json.loads(spine("schedule", "list", "--json").stdout)
+    assert due == timer["due"]
+    assert "" == spine("tail", "--no-follow").stdout
+
+
+def test_a_correlation_may_be_joined(spine):
+    publish(spine, "BookOrdered", ORDER, "--correlation", "request-7")
+
+    assert "correlation request-7: 1 event" in spine("trace", "request-7").stdout

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import signal
+import time
+
+ORDER = '{"customer": "%s", "title": "Emma"}'
+
+
+def publish(spine, customer: str) -> str:
+    receipt = spine("publish", "BookOrdered", ORDER % customer, "--module", "bookshop", "--json")
+    assert 0 == receipt.returncode, receipt.stderr
+    return json.loads(receipt.stdout)["id"]
+
+
+def until(spine, *arguments: str, shows: str) -> str:
+    """Ask until the answer has this in it; every question is a process, which is wait enough."""
+    give_up = time.monotonic() + 60
+    while shows not in (answer := spine(*arguments).stdout):
+        assert time.monotonic() < give_up, answer
+    return answer
+
+
+def test_services_run_until_told_to_stop(spine):
+    process = spine.start("run", "bookshop")
+    told = spine.until(process, "running")
+    assert f"journal {spine.folder}/spine.db (new)" in told
+    assert "running shopfront, stock, email" in told
+
+    order = publish(spine, "ann")
+    until(spine, "trace", order, shows="email.confirm  done")
+    process.send_signal(signal.SIGTERM)
+    _, told = process.communicate(timeout=60)
+
+    assert 0 == process.returncode
+    assert "SIGTERM: draining for at most 30s" in told
+    assert "everything in hand was finished" in told
+    assert 1 == len((spine.folder / "sent").read_text().splitlines())
+
+
+def test_dead_then_mended_then_replayed(spine):
+    spine.run_shop()
+    order = publish(spine, "unlucky")
+    until(
+        spine, "trace", order, shows="email.confirm  dead after 1 attempt: ValueError: no address \\x1b[31m for unlucky"
+    )
+    assert "test_run" not in spine("dead", "show", "1").stdout
+    assert "raise ValueError" in spine("dead", "show", "1").stdout
+
+    (spine.folder / "mended").touch()
+    assert "1 dead delivery to be tried again.\n" == spine("dead", "replay", "--handler", "email.confirm").stdout
+
+    until(spine, "trace", order, shows="email.confirm  settled after ")
+    assert "[]\n" == spine("dead", "list", "--json").stdout
+
+
+def test_one_service_of_a_module(spine):
+    process = spine.start("run", "bookshop:stock")
+    assert "running stock as process" in spine.until(process, "running")
+
+
+def test_logs_in_json_name_the_delivery(spine):
+    process = spine.run_shop("--log-format", "json")
+    publish(spine, "unlucky")
+
+    last = spine.until(process, '"email.confirm"').splitlines()[-1]
+    line = json.loads(last)
+    assert ("email.confirm", "unlucky") == (line["handler"], line["key"])
+    assert "\\u001b" in last
+
+
+def test_a_paused_handler_gets_nothing_until_it_is_resumed(spine):
+    spine.run_shop()
+    publish(spine, "ann")
+    until(
+        spine,
+        "subscriptions",
+        "--json",
+        shows='"name":"email.confirm","state":"active","order":"key","on_dead":"goes_on",',
+    )
+    assert 0 == spine("subscriptions", "pause", "email.confirm").returncode
+    order = publish(spine, "bob")
+    until(spine, "trace", order, shows="stock.reserve  done")
+    assert "email.confirm  waiting (the subscription is paused)" in spine("trace", order).stdout
+
+    spine("subscriptions", "resume", "email.confirm")
+    until(spine, "trace", order, shows="email.confirm  done")
+
+
+def test_a_start_that_may_be_a_rename_is_refused_with_3(spine):
+    process = spine.run_shop()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    module = spine.folder / "bookshop.py"
+    module.write_text(module.read_text().replace("async def confirm", "async def write_to_customer"))
+
+    refused = spine("run", "bookshop")
+
+    assert 3 == refused.returncode
+    assert "--retire email.confirm" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    retired = spine.start("run", "bookshop", "--retire", "email.confirm")
+    assert "running shopfront" in spine.until(retired, "running shopfront")
+
+
+def test_what_can_not_be_run(spine):
+    (spine.folder / "empty.py").write_text("")
+    (spine.folder / "twins.py").write_text("from eventspine import Service\na = Service('a')\nb = Service('a')\n")
+    for place, word in (
+        ("empty", "empty has no Service"),
+        ("nowhere", "There is no module 'nowhere'"),
+        ("bookshop:nothing", "bookshop:nothing does not exist. It has shopfront, stock, email."),
+        ("bookshop:Event", "is no Service"),
+        ("twins", "Several Service objects are named 'a'"),
+    ):
+        refused = spine("run", place)
+        assert 2 == refused.returncode
+        assert word in refused.stderr
+    assert not (spine.folder / "spine.db").exists()
+
+
+def test_a_second_signal_ends_at_once(spine):
+    (spine.folder / "stuck.py").write_text(
+        "import asyncio\n"
+        "from bookshop import BookOrdered\n"
+        "from eventspine import Service\n"
+        "stuck = Service('stuck')\n"
+        "@stuck.on(BookOrdered)\n"
+        "async def hang(event: BookOrdered) -> None:\n"
+        "    import logging; logging.warning('hanging')\n"
+        "    await asyncio.Event().wait()\n"
+    )
+    process = spine.start("run", "stuck")
+    spine.until(process, "running")
+    publish(spine, "ann")
+    spine.until(process, "hanging")
+
+    process.send_signal(signal.SIGTERM)
+    assert "draining" in spine.until(process, "draining")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=20)
+
+    assert -signal.SIGTERM == process.returncode
+
+
+def test_tail_wakes_when_another_process_publishes(spine):
+    publish(spine, "first")
+    tail = spine.start("tail", "--json", "--from", "earliest")
+    assert tail.stdout is not None
+    assert "first" in tail.stdout.readline()
+
+    publish(spine, "second")
+    published = time.time()
+    event = json.loads(tail.stdout.readline())
+    print(f"tail had it {(time.time() - published) * 1000:.0f} ms after the publisher's process ended")
+    assert "second" == event["subject"]

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def listed(say, *options: str) -> dict[str, dict]:
+    return {row["name"]: row for row in json.loads(say("subscriptions", "--json", *options).stdout)}
+
+
+def test_what_each_service_reads_and_how_far_it_has_come(say, story):
+    rows = listed(say)
+
+    assert ["email.confirm", "email.count", "stock.reserve"] == list(rows)
+    assert (5, 0, 1, 2) == tuple(rows["email.confirm"][name] for name in ("position", "lag", "parked", "dead"))
+    assert (2, 2) == (rows["email.count"]["position"], rows["email.count"]["lag"])
+    assert 1 == rows["stock.reserve"]["lag"], "the private event in between is nobody's"
+
+
+def test_the_table_and_the_list_command(say, story):
+    table = say("subscriptions")
+
+    assert table.stdout == say("subscriptions", "list").stdout
+    assert "SERVICE  SUBSCRIPTION   STATE   POSITION  LAG  PARKED  DEAD  ORDER  READS" == table.stdout.splitlines()[0]
+    assert ["email.confirm", "email.count"] == list(listed(say, "--service", "email"))
+
+
+def test_pause_and_resume(say, story):
+    assert "email.count is paused.\n" == say("subscriptions", "pause", "email.count").stdout
+    assert "paused" == listed(say)["email.count"]["state"]
+    assert "email.count is paused already.\n" == say("subscriptions", "pause", "email/email.count").stdout
+    assert "email.count is active.\n" == say("subscriptions", "resume", "email.count").stdout
+    assert "active" == listed(say)["email.count"]["state"]
+
+
+def test_a_misspelled_name(say, story):
+    refused = say("subscriptions", "pause", "email.counts")
+
+    assert 4 == refused.exit_code
+    assert "Did you mean email.count?" in refused.stderr
+
+
+def test_a_rewind_that_would_repeat_effects_must_be_meant(say, story):
+    refused = say("subscriptions", "rewind", "email.confirm", "--to", "earliest")
+    assert 2 == refused.exit_code
+    assert "--repeat-effects" in refused.stderr
+
+    rewound = say("subscriptions", "rewind", "email.confirm", "--to", "earliest", "--repeat-effects")
+    assert (0, "email.confirm goes on from position 1.\n") == (rewound.exit_code, rewound.stdout)
+    assert "Discarding 1 parked and 2 dead from there on" in rewound.stderr
+    row = listed(say)["email.confirm"]
+    assert (0, 3, 0, 0) == tuple(row[name] for name in ("position", "lag", "parked", "dead"))
+
+
+def test_a_handler_declared_replayable_may_be_rewound(say, story):
+    rewound = say("subscriptions", "rewind", "email.count", "--to", "2")
+
+    assert (0, "email.count goes on from position 2.\n") == (rewound.exit_code, rewound.stdout)
+    assert 1 == listed(say)["email.count"]["position"]
+
+
+def test_publishing_again_needs_a_fresh_token(say, story):
+    tokens = []
+    for _ in range(2):
+        say("subscriptions", "rewind", "email.count", "--to", "earliest", "--publish-again")
+        rows = story.journal(lambda journal: journal.subscriptions("email"))
+        tokens.append(next(row.republish for row in rows if row.name == "email.count"))
+
+    assert all(tokens)
+    assert tokens[0] != tokens[1]
+
+
+def test_going_ahead_passes_what_was_not_handled_only_when_told(say, story):
+    refused = say("subscriptions", "rewind", "email.count", "--to", "now")
+    assert 2 == refused.exit_code
+    assert "has not handled 2 events" in refused.stderr
+
+    assert 0 == say("subscriptions", "rewind", "email.count", "--to", "now", "--skip-unhandled").exit_code
+    assert 0 == listed(say)["email.count"]["lag"]
+
+
+@pytest.mark.parametrize("place", ["yesterday", "2026-01-01T00:00:00", "-3"])
+def test_a_place_that_is_none(say, story, place):
+    refused = say("subscriptions", "rewind", "email.count", f"--to={place}")
+
+    assert 2 == refused.exit_code
+
+
+def test_rename(say, story):
+    assert "email.count is now email.tally.\n" == say("subscriptions", "rename", "email.count", "email.tally").stdout
+    assert 2 == say("subscriptions", "rename", "email.tally", "email.confirm").exit_code
+    assert "email.tally" in listed(say)
+
+
+def test_retiring_says_what_is_lost_and_asks(say, story):
+    refused = say("subscriptions", "retire", "email.confirm")
+    assert 2 == refused.exit_code
+    assert "with 0 unhandled, 1 parked and 2 dead" in refused.stderr
+
+    assert "email.confirm is retired.\n" == say("subscriptions", "retire", "email.confirm", "--yes").stdout
+    assert "email.confirm" not in listed(say)
+    assert "retired" == listed(say, "--retired")["email.confirm"]["state"]

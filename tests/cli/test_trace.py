@@ -1,0 +1,137 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from eventspine.cli import trace as tracing
+from eventspine.ids import id_text
+from eventspine.journal.memory import MemoryJournal
+from eventspine.journal.port import Append, Record, Unit
+
+
+def test_the_tree_of_an_order(say, story):
+    heading, root, reserve, child, *confirm = say("trace", story.order).stdout.splitlines()
+
+    assert f"correlation {story.order}: 2 events from 2 services" in heading
+    assert root.startswith("orders.Ordered  +0ms  key=c1  by orders  #1")
+    assert "│  · stock.reserve  done" == reserve
+    assert child.startswith("└─ stock.Reserved  +")
+    assert confirm[0].startswith("      · email.confirm  dead after 8 attempts: SmtpDown: ")
+    assert "      · email.count  done" == confirm[1]
+
+
+def test_any_event_of_the_tree_will_do(say, story):
+    whole = say("trace", story.order).stdout
+
+    assert whole == say("trace", story.reserved).stdout
+    assert whole == say("trace", story.reserved.replace("-", "").upper()).stdout
+
+
+def test_the_tree_in_json(say, story):
+    tree = json.loads(say("trace", story.reserved, "--json").stdout)
+
+    (root,) = tree["roots"]
+    (child,) = root["children"]
+    assert (story.order, 2, False) == (tree["correlation"], tree["events"], tree["truncated"])
+    assert {"title": "Emma", "copies": 2} == root["event"]["data"]
+    assert story.order == child["event"]["causationid"]
+    assert [("email.confirm", "dead"), ("email.count", "done")] == [
+        (delivery["subscription"], delivery["state"]) for delivery in child["deliveries"]
+    ]
+
+
+def test_what_waits_and_what_is_parked(say, story):
+    waiting = say("trace", "01900000-0000-7000-8000-000000000006").stdout
+    parked = say("trace", "01900000-0000-7000-8000-000000000004").stdout
+
+    assert "stock.reserve  waiting" in waiting
+    assert "email.confirm  parked after 2 attempts, next in " in parked
+    assert "email.count  waiting" in parked
+
+
+def test_a_paused_subscription_says_what_it_waits_for(say, story):
+    say("subscriptions", "pause", "stock.reserve")
+
+    assert "waiting (the subscription is paused)" in say("trace", "01900000-0000-7000-8000-000000000006").stdout
+
+
+def test_an_id_that_nobody_knows(say, story):
+    unknown = say("trace", "nonsense")
+
+    assert (4, "") == (unknown.exit_code, unknown.stdout)
+    assert "'nonsense'" in unknown.stderr
+
+
+def chain(length: int) -> list[Record]:
+    ids = [number.to_bytes(16, "big") for number in range(1, length + 1)]
+    first = id_text(ids[0])
+    return [
+        Record(
+            0,
+            id,
+            "c",
+            1,
+            "k",
+            "c.E",
+            1,
+            1,
+            0,
+            "c",
+            None if n == 0 else first,
+            None if n == 0 else id_text(ids[n - 1]),
+            n,
+            None,
+            b"{}",
+        )
+        for n, id in enumerate(ids)
+    ]
+
+
+def traced(records: list[Record], asked: str) -> tracing.Trace:
+    async def find() -> Any:
+        journal = MemoryJournal()
+        await journal.open()
+        await journal.commit([Unit(appends=[Append(records)])])
+        return await tracing.trace(journal, asked)
+
+    return asyncio.run(find())
+
+
+@pytest.mark.parametrize("length", [1, 60, 5000])
+def test_a_chain_of_any_depth_is_shown(length, capsys):
+    records = chain(length)
+    found = traced(records, id_text(records[-1].id))
+
+    tracing.write_tree(found)
+    lines = capsys.readouterr().out.splitlines()
+    tracing.write_json(found)
+    as_json = capsys.readouterr().out
+
+    assert length + 1 == len(lines)
+    assert max(map(len, lines)) < 300
+    assert length == as_json.count('"children":[')
+    assert as_json.count("[") == as_json.count("]")
+    assert as_json.count("{") == as_json.count("}")
+    if length < 100:
+        assert length == json.loads(as_json)["events"]
+
+
+def test_siblings_stand_in_order_of_the_feed_and_a_false_cause_makes_no_circle(capsys):
+    root, first, second, third = chain(4)
+    own = id_text(root.id)
+    records = [
+        root,
+        first._replace(causation=own),
+        second._replace(causation=id_text(third.id)),  # claims to be caused by one that came later
+        third._replace(causation=own),
+    ]
+    found = traced(records, own)
+
+    tracing.write_json(found)
+
+    roots = json.loads(capsys.readouterr().out)["roots"]
+    assert [1, 3] == [node["event"]["position"] for node in roots]
+    assert [2, 4] == [node["event"]["position"] for node in roots[0]["children"]]
