@@ -6,8 +6,8 @@ publishes nothing twice (R19). Correlation, causation, hops and trace flow from 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,18 +25,35 @@ from .observe.correlation import Cause
 if TYPE_CHECKING:
     from .service import Middleware
 
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 HOPS_MAX = 100  # an event this far down a chain of causes is taken for a loop
 
 
-@dataclass(frozen=True, slots=True)
 class Receipt:
     """What publishing gives back. `durable` is False inside a handler (it commits with the handler) and with
     `within=` (it commits with the caller's transaction); `position` is then 0, as for an event not yet due."""
 
-    id: str
-    position: int
-    durable: bool
-    due: datetime | None = None
+    __slots__ = ("due", "durable", "event_id", "position")
+
+    def __init__(self, event_id: bytes, position: int, durable: bool, due: datetime | None) -> None:
+        self.event_id = event_id
+        self.position = position
+        self.durable = durable
+        self.due = due
+
+    @property
+    def id(self) -> str:
+        """The event's id, as the envelope has it."""
+        return id_text(self.event_id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Receipt) and other.event_id == self.event_id
+
+    def __hash__(self) -> int:
+        return hash(self.event_id)
+
+    def __repr__(self) -> str:
+        return f"Receipt(id={self.id!r}, position={self.position}, durable={self.durable}, due={self.due})"
 
 
 class Publisher:
@@ -62,20 +79,31 @@ class Publisher:
     def records(
         self, events: Sequence[Any], *, time: datetime | None = None, cause: Cause | None = None
     ) -> list[Record]:
-        """Records of several events: ids in one block, one look at the clock."""
+        """Records of several events: ids in one block, one look at the clock and at the cause."""
         now_us = self.clock.now_us()
         time_us = now_us if time is None else _time_us(time, "publish()")
-        source, contexts = self.service, self.contexts
-        records = []
-        for event, id in zip(events, self.ids.new(len(events)), strict=True):
-            event_type = describe(type(event))
-            if event_type.context not in contexts:
-                self.check(event_type)
-            if cause is None:
-                records.append(make_record(event_type, event, id, source, now_us, time_us))
-            else:
-                records.append(self.record(event, id=id, time=time, cause=cause))
-        return records
+        ids = self.ids.new(len(events))
+        if cause is None:
+            return [
+                make_record(self.mine(event), event, id, self.service, now_us, time_us)
+                for event, id in zip(events, ids, strict=True)
+            ]
+        correlation, causation, hops, trace = _caused(cause)
+        return [
+            make_record(
+                self.mine(event),
+                event,
+                id,
+                self.service,
+                now_us,
+                time_us,
+                correlation,
+                causation,
+                hops,
+                _onwards(trace, id),
+            )
+            for event, id in zip(events, ids, strict=True)
+        ]
 
     def record(
         self,
@@ -85,32 +113,48 @@ class Publisher:
         time: datetime | None = None,
         cause: Cause | None = None,
     ) -> Record:
+        event_type = self.mine(event)
+        now_us = self.clock.now_us()
+        time_us = None if time is None else _time_us(time, event_type.name)
+        given = id if id is not None else self.ids.one()
+        if cause is None:
+            return make_record(event_type, event, given, self.service, now_us, time_us)
+        correlation, causation, hops, trace = _caused(cause)
+        meta = _onwards(trace, given)
+        return make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
+
+    def mine(self, event: Any) -> EventType:
+        """Its type, if this service may publish it."""
         event_type = describe(type(event))
         if event_type.context not in self.contexts:
             self.check(event_type)
-        correlation = causation = meta = None
-        hops = 0
-        if cause is not None:
-            correlation, causation, hops, meta = self._caused(event_type, cause)
-        record_id = id if id is not None else self.ids.one()
-        if meta is not None:
-            meta = _trace_onwards(meta, record_id)
-        time_us = None if time is None else _time_us(time, event_type.name)
-        now_us = self.clock.now_us()
-        return make_record(
-            event_type, event, record_id, self.service, now_us, time_us, correlation, causation, hops, meta
-        )
+        return event_type
 
-    def _caused(self, event_type: EventType, cause: Cause) -> tuple[str, str | None, int, bytes | None]:
-        hops = cause.hops + 1 if cause.event_id else 0
-        if hops > HOPS_MAX:
-            raise EventRefused(
-                f"{event_type.name} would be event {hops} of a chain in which each caused the next: these services "
-                f"answer one another in a circle. `spine trace {cause.correlation}` shows it.",
-                hops=hops,
-            )
-        meta = msgspec.json.encode({"traceparent": cause.traceparent}) if cause.traceparent else None
-        return cause.correlation, cause.event_id or None, hops, meta
+
+def _caused(cause: Cause) -> tuple[str, str | None, int, tuple[bytes, bytes] | None]:
+    event_id = cause.event_id
+    hops = cause.hops + 1 if event_id else 0
+    if hops > HOPS_MAX:
+        raise EventRefused(
+            f"This would be event {hops} of a chain in which each caused the next: these services answer one another "
+            f"in a circle. `spine trace {cause.correlation}` shows it.",
+            hops=hops,
+        )
+    traceparent = cause.traceparent
+    return cause.correlation, event_id or None, hops, None if traceparent is None else _trace(traceparent)
+
+
+def _trace(traceparent: str) -> tuple[bytes, bytes] | None:
+    """What stands around the parent id when the trace is passed on (W3C Trace Context); None: it is not one."""
+    if not TRACEPARENT.match(traceparent):
+        return None
+    version, trace, _, flags = traceparent.split("-")
+    return f'{{"traceparent":"{version}-{trace}-'.encode(), f'-{flags}"}}'.encode()
+
+
+def _onwards(trace: tuple[bytes, bytes] | None, id: bytes) -> bytes | None:
+    """The same trace, with this event as the parent of what follows."""
+    return None if trace is None else trace[0] + id[-8:].hex().encode() + trace[1]
 
 
 def through(
@@ -133,14 +177,6 @@ def through(
     if attributes:
         record = record._replace(meta=msgspec.json.encode({**msgspec.json.decode(record.meta or b"{}"), **attributes}))
     return record
-
-
-def _trace_onwards(meta: bytes, id: bytes) -> bytes:
-    """The same trace, with this event as the parent of what follows (W3C Trace Context)."""
-    attributes = msgspec.json.decode(meta)
-    version, trace, _, flags = attributes["traceparent"].split("-", 3)
-    attributes["traceparent"] = f"{version}-{trace}-{id[-8:].hex()}-{flags}"
-    return msgspec.json.encode(attributes)
 
 
 def _time_us(time: datetime, name: str) -> int:
@@ -169,5 +205,8 @@ def unit_of(records: Sequence[Record], due: int | None) -> Unit:
 def receipts(records: Iterable[Record], verdict: Verdict | None, due: int | None) -> list[Receipt]:
     """`verdict` None: it commits later, with something else."""
     when = None if due is None else datetime.fromtimestamp(due / 1e6, UTC)
-    positions = iter(verdict.positions if verdict is not None else ())
-    return [Receipt(id_text(record.id), next(positions, 0), verdict is not None, when) for record in records]
+    if verdict is None or due is not None:
+        return [Receipt(record.id, 0, verdict is not None, when) for record in records]
+    return [
+        Receipt(record.id, position, True, None) for record, position in zip(records, verdict.positions, strict=True)
+    ]

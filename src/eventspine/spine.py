@@ -199,7 +199,7 @@ class Spine:
     async def cancel(self, *published: Receipt) -> int:
         """Cancel events scheduled with `at=` or `after=`; how many were still to come."""
         await self.open()
-        verdict = await self._committed(Unit(cancels=[id_bytes(receipt.id) for receipt in published]))
+        verdict = await self._committed(Unit(cancels=[receipt.event_id for receipt in published]))
         return verdict.cancelled
 
     # --- running ----------------------------------------------------------------------------------------------------
