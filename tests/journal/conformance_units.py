@@ -147,6 +147,15 @@ class TestAppends:
         assert ("done", "repeated") == (told.kind, again.kind)
         assert told.positions == again.positions
 
+    async def test_a_unit_asked_again_does_nothing_else_again(self, journal: Journal):
+        """What it published has a timer beside it, which somebody cancels before it is asked again."""
+        later = event()
+        unit = Unit([Append([event()])], timers=[Timer(START_US, later)])
+        await commit(journal, unit)
+        await commit(journal, cancels=[later.id])
+        assert "repeated" == (await commit(journal, unit)).kind
+        assert [] == await journal.timers()
+
     async def test_also_within_one_group(self, journal: Journal):
         unit = Unit([Append(events(2), "orders", "o-1", 0)])
         one, two = await journal.commit([unit, unit])
@@ -281,6 +290,14 @@ class TestCursors:
         units = [Unit([Append([event()])], done=[finished(mine, (0, 1))]) for _ in range(3)]
         assert ["done", "repeated", "repeated"] == [verdict.kind for verdict in await journal.commit(units)]
         assert 1 == await journal.head()
+
+    async def test_a_range_that_meets_one_beyond_is_known_in_its_group(self, journal: Journal):
+        mine = await one_subscription(journal)
+        await commit(journal, done=[finished(mine, (9, 14))])
+        unit = Unit([Append([event()])], done=[finished(mine, (6, 9))])
+        again = Unit([Append([event()])], done=[finished(mine, (6, 9))])
+        assert ["done", "repeated"] == [verdict.kind for verdict in await journal.commit([unit, again])]
+        assert (0, [(6, 14)]) == await cursor(journal, mine)
 
     async def test_a_unit_with_an_open_range_is_no_repetition(self, journal: Journal):
         mine = await one_subscription(journal)

@@ -73,7 +73,7 @@ def _fenced(tables: Tables, unit: Unit) -> Fenced | None:
 
 def _is_repetition(tables: Tables, unit: Unit) -> bool:
     """It does more than finish ranges, and all its ranges are finished already."""
-    if not (unit.appends or unit.statements or unit.puts or unit.changes or unit.timers or unit.cancels):
+    if not (unit.appends or unit.statements or unit.puts or unit.changes or unit.timers):
         return False
     done = [done for done in unit.done if done.ranges]
     return bool(done) and all(
@@ -162,7 +162,8 @@ def _append(tables: Tables, append: Append, now_us: int, verdict: Verdict) -> No
     if append.stream is not None:
         stream = tables.streams.setdefault((append.service, append.stream), [])
         stream += range(head + 1, len(tables.feed) + 1)
-        verdict.versions.append(_version(stream, positions))
+        appended = len(tables.feed) > head
+        verdict.versions.append(len(stream) if appended else _version(stream, positions))
 
 
 def _version(stream: list[int], positions: Sequence[int]) -> int:
