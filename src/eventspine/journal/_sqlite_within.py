@@ -70,9 +70,9 @@ def _check(connection: Any, path: Path) -> None:
         )
     cursor = connection.cursor()
     cursor.row_factory = None
-    rows = cursor.execute("/*spine*/ select file from pragma_database_list where name = 'main'").fetchall()
+    rows = cursor.execute("/*spine*/ pragma database_list").fetchall()  # unlike a select, takes no snapshot
     cursor.close()
-    main = os.fsdecode(rows[0][0] or "")
+    main = next((os.fsdecode(row[2] or "") for row in rows if os.fsdecode(row[1]) == "main"), "")
     if not main or not _same(Path(main), path):
         raise SettingsError(
             f"This connection is on {main or 'a database in memory'}, the journal on {path}. One commit covers one file: "

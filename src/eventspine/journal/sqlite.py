@@ -54,6 +54,7 @@ from .port import (
 
 T = TypeVar("T")
 
+INLINE = 500  # records that are read on the loop itself: sooner done than handed to a thread and back
 
 class SQLiteJournal:
     sql = True
@@ -168,9 +169,12 @@ class SQLiteJournal:
         types: Sequence[str] | None = None,
         private: bool = False,
     ) -> Page:
-        return await self._read(
-            lambda cursor: read.feed(cursor, after, limit, upto, channels, partitions, types, private)
-        )
+        def page(cursor: sqlite3.Cursor) -> Page:
+            return read.feed(cursor, after, limit, upto, channels, partitions, types, private)
+
+        if limit <= INLINE:
+            return self._here().readers.read(page)
+        return await self._read(page)
 
     async def position_at(self, time_us: int) -> int:
         return await self._read(lambda cursor: read.position_at(cursor, time_us))
