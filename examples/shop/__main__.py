@@ -27,13 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the services are ended, too
     try:
         expected = expect(read_orders(options.orders))
+        folder = options.check or emptied(options.folder)
         screen = Screen(len(expected.numbers))
-        if options.check is not None:
-            result = reconcile(expected, options.check, Events())
-        else:
-            folder = emptied(options.folder)
-            events = _play(expected, options, folder, screen)
-            result = reconcile(expected, folder, events)
+        events = Events() if options.check else _play(expected, options, folder, screen)
+        result = reconcile(expected, folder, events)
     except (OrdersUnreadable, FolderTaken) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2

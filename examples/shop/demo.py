@@ -50,6 +50,7 @@ def emptied(folder: Path) -> Path:
             raise FolderTaken(f"{folder} holds files that are no demo's; give an empty --folder.")
         if mark.exists() and _alive(int(mark.read_text())):
             raise FolderTaken(f"A demo is running in {folder} (process {mark.read_text()}); give another --folder.")
+        print(f"Clearing away what an earlier demo left in {folder} ...", flush=True)
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     mark.write_text(str(os.getpid()))

@@ -93,8 +93,9 @@ def reconcile(expected: Expected, folder: Path, events: Events) -> Reconciliatio
         "email": _email(expected, kept),
         "analytics": _analytics(expected, kept),
     }
-    differences = [*events.failures, *_figures_that_differ(books), *_details_that_differ(expected, kept)]
-    return Reconciliation(books, events, differences)
+    if events.failures:  # what differs then differs because of them
+        return Reconciliation(books, events, list(events.failures))
+    return Reconciliation(books, events, [*_figures_that_differ(books), *_details_that_differ(expected, kept)])
 
 
 # --- one book each ------------------------------------------------------------------------------------------------

@@ -178,6 +178,13 @@ def test_a_shop_that_never_opened_has_lost_everything(tmp_path, orders):
     assert not result.ok
 
 
+def test_a_shop_whose_demo_failed_is_not_in_order_even_if_its_books_are(folder, orders):
+    result = reconcile(expect(orders), folder, Events(failures=["inventory ended with code 1"]))
+
+    assert not result.ok
+    assert result.differences == ["inventory ended with code 1"]
+
+
 def test_the_exit_code_says_whether_the_books_agree(folder, orders, tmp_path):
     file = write(tmp_path / "orders.csv", orders)
     report = tmp_path / "report.json"
