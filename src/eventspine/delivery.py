@@ -29,17 +29,16 @@ TRANSACTION_LIMIT_S = 1.0
 class Delivery(Cause, Generic[R]):
     """What a handler may take as its second argument. `R` is the type of the service's resources."""
 
-    __slots__ = ("_item", "_joined", "_open", "_ordinal", "_subscription", "_transaction", "_unit", "record")
+    _unit: Unit | None = None  # defaults of the class: one is made for every attempt, and most change nothing
+    _ordinal = 0
+    _open = True
+    _joined: Any = None
+    _transaction: Transaction | None = None
 
     def __init__(self, subscription: Subscription, item: Any, record: Record) -> None:  # no super: see the properties
         self._subscription = subscription
         self._item = item
         self.record = record
-        self._unit: Unit | None = None
-        self._ordinal = 0
-        self._open = True
-        self._joined: Any = None
-        self._transaction: Transaction | None = None
 
     # --- what is being handled ----------------------------------------------------------------------------------
 

@@ -200,11 +200,11 @@ class Service(Generic[R]):
 class Middleware:
     """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
 
-    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ARG002 -- for those who override
+    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
         """Around one attempt. Raising fails the attempt; the result of `proceed` is what the handler returned."""
         return await proceed()
 
-    def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:  # noqa: ARG002 -- likewise
+    def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:
         """Around the making of one record. `attributes` are further CloudEvents attributes to travel with it."""
         return proceed()
 

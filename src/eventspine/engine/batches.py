@@ -28,6 +28,7 @@ class BatchWorkers(Workers):
         assert batch is not None
         me = asyncio.current_task()
         assert me is not None
+        self._waking = False
         while True:
             if not subscription.lanes.ready or self.halted or host.closed:
                 await self._rest()

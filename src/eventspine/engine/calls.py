@@ -29,7 +29,10 @@ class HandlerTimeout(SpineError):
 
 def caller(subscription: Subscription) -> Call:
     """The fastest way to call this handler that has everything it declared."""
-    return partial(_attempt, subscription, invoker(subscription))
+    handler = subscription.handler
+    if handler.is_async and not handler.wants_delivery and not subscription.host.middleware:
+        return partial(_attempt, subscription, handler.function, False)
+    return partial(_attempt, subscription, invoker(subscription), True)
 
 
 def invoker(subscription: Subscription) -> Callable[..., Awaitable[Any]]:
@@ -42,13 +45,13 @@ def invoker(subscription: Subscription) -> Callable[..., Awaitable[Any]]:
     elif wants:
         invoke = function
     else:
-        invoke = partial(_event_only, function)
+        invoke = partial(_without_delivery, function)
     for middleware in reversed(subscription.host.middleware):
         invoke = partial(_around, middleware, invoke)
     return invoke
 
 
-async def _event_only(function: Callable[[Any], Awaitable[Any]], event: Any, _: Delivery[Any]) -> Any:
+async def _without_delivery(function: Callable[[Any], Awaitable[Any]], event: Any, _: object) -> Any:
     return await function(event)
 
 
@@ -66,41 +69,51 @@ async def _in_thread(subscription: Subscription, event: Any, delivery: Any) -> A
     return await loop.run_in_executor(subscription.host.threads, partial(context.run, function, *arguments))
 
 
-async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[Any]], item: Item) -> None:
+async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[Any]], wants: bool, item: Item) -> None:
     record = item.record
     assert record is not None
     delivery: Delivery[Any] = Delivery(subscription, item, record)
     current.set(delivery)  # not reset: the next attempt of this worker sets it anew
-    item.timed_out = False
+    if item.timed_out:
+        item.timed_out = False
     item.started = subscription.clock.monotonic()
     try:
         event = subscription.decode(record)
-        result = await invoke(event, delivery)
+        result = await (invoke(event, delivery) if wants else invoke(event))
         if item.timed_out:
             raise _too_slow(subscription)
         if result is not None:
             delivery.publish(*as_events(result))
-    except asyncio.CancelledError:
-        await delivery._abandon()
-        if not item.timed_out:
+    except asyncio.CancelledError as error:
+        if not item.timed_out and _cancelled_from_outside():
+            await delivery._abandon()
             raise
-        _uncancel()
-        subscription.waiting.failed(item, _too_slow(subscription))
+        await _failed(subscription, item, delivery, error)
     except Exception as error:
-        await delivery._abandon()
-        subscription.waiting.failed(item, _too_slow(subscription) if item.timed_out else error)
+        await _failed(subscription, item, delivery, error)
     else:
         if delivery._unit is None and item.plain:
             delivery._open = False
             subscription.committer.finish(subscription, item)
         else:
             await close(subscription, item, delivery)
-    finally:
-        item.started = 0.0
+
+
+async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any], error: BaseException) -> None:
+    item.started = 0.0
+    if item.timed_out:
+        _uncancel()
+        error = _too_slow(subscription)
+    await delivery._abandon()
+    if delivery._joined is not None and await subscription.is_finished(item):
+        subscription.settled(item)  # its transaction had committed, whatever came after
+    else:
+        subscription.waiting.failed(item, error)
 
 
 async def close(subscription: Subscription, item: Item, delivery: Delivery[Any]) -> None:
     """The handler has returned: its unit commits with the next group, or as it asked."""
+    item.started = 0.0  # its time is over; waiting for the commit is not its own
     unit = delivery._close()
     if delivery._joined is not None:
         await _joined(subscription, item)
@@ -131,6 +144,12 @@ def expire(item: Item, delivery_of: asyncio.Task[Any], *, threaded: bool) -> Non
     item.timed_out = True
     if not threaded:
         delivery_of.cancel()
+
+
+def _cancelled_from_outside() -> bool:
+    """Not so when a handler awaited something that had been cancelled: that is an error of its own."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def _uncancel() -> None:

@@ -117,6 +117,6 @@ def _ranges(subscription: Subscription, part: Part) -> tuple[Unit, Then]:
     ranges = [(item.after, item.record.position) for item in items if item.record is not None]
     unit = Unit(
         fences=[Fence(part.lease, part.epoch)],
-        done=[Done(subscription.number, part.number, ranges, subscription.generation)],
+        done=[Done(subscription.number, part.number, ranges, part.generation)],
     )
     return unit, lambda verdict: subscription.finished(items, verdict)

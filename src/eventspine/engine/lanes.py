@@ -13,7 +13,7 @@ the caller stores them behind. Lanes are taken round robin, so a quiet key waits
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from heapq import heappop, heappush
 
 from ..journal.port import Record
@@ -22,12 +22,17 @@ from ..journal.port import Record
 class Part:
     """One partition of one subscription, for as long as this process holds its lease."""
 
-    __slots__ = ("alive", "beyond", "careful", "epoch", "handled", "last", "lease", "number", "scanned", "taken")
+    __slots__ = (
+        "alive", "beyond", "careful", "epoch", "generation", "handled", "last", "lease", "number", "scanned", "taken",
+    )  # fmt: skip
 
-    def __init__(self, number: int, lease: str, epoch: int, position: int, beyond: list[tuple[int, int]]) -> None:
+    def __init__(
+        self, number: int, lease: str, epoch: int, position: int, beyond: list[tuple[int, int]], generation: int
+    ) -> None:
         self.number = number
         self.lease = lease
         self.epoch = epoch
+        self.generation = generation  # of the cursor when it was loaded: a rewind since then fences what is at work
         self.last = position  # where the last range made for the cursor ends
         self.scanned = position  # how far it has been read
         self.beyond = beyond
@@ -38,47 +43,26 @@ class Part:
 
 
 class Item:
-    """One delivery at work: a live record, or a stored one (`number` > 0)."""
+    """One delivery at work: a live record, or a stored one (`number` > 0). What is rare is a default of the class."""
 
-    __slots__ = (
-        "after",
-        "attempts",
-        "deaths",
-        "failure",
-        "first_us",
-        "lane",
-        "late",
-        "number",
-        "part",
-        "record",
-        "single",
-        "started",
-        "suspect",
-        "timed_out",
-        "waits",
-    )  # fmt: skip
+    attempts = 0
+    deaths = 0
+    number = 0
+    first_us = 0
+    late = False
+    plain = True  # nothing of it is stored but the cursor before it
+    suspect = False
+    single = False  # its run failed as a whole; now it runs by itself
+    failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
+    started = 0.0  # monotonic; 0 while its handler is not running
+    timed_out = False
+    waits = 0  # order="feed": not to be handled before this time (microseconds)
+    lane: Lane
 
     def __init__(self, record: Record | None, part: Part, after: int) -> None:
         self.record = record
         self.part = part
         self.after = after  # its range in the cursor is (after, position]; a stored one has no range left
-        self.lane: Lane
-        self.attempts = 0
-        self.deaths = 0
-        self.number = 0
-        self.first_us = 0
-        self.late = False
-        self.suspect = False
-        self.single = False  # its run failed as a whole; now it runs by itself
-        self.failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
-        self.started = 0.0
-        self.timed_out = False
-        self.waits = 0  # order="feed": not to be handled before this time (microseconds)
-
-    @property
-    def plain(self) -> bool:
-        """Whether nothing of it is stored but the cursor before it."""
-        return not (self.number or self.suspect or self.failure is not None)
 
 
 class Stored:
@@ -178,6 +162,7 @@ class Lanes:
     def _of_stored(self, lane: Lane) -> Item:
         stored = lane.stored[0]
         item = Item(None, stored.part, stored.position)
+        item.plain = False
         item.lane = lane
         item.number, item.attempts, item.deaths = stored.number, stored.attempts, stored.deaths
         item.first_us, item.late, item.suspect = stored.first_us, stored.late, stored.suspect
@@ -212,6 +197,20 @@ class Lanes:
         item.part.taken -= 1
         self.size -= 1
         self.proceed(lane)
+
+    def release_all(self, items: Sequence[Item]) -> None:
+        """`release` for many of one partition."""
+        ready = self.ready
+        for item in items:
+            lane = item.lane
+            lane.taken = False
+            if lane.queue and not (lane.queued or lane.stored or lane.next):
+                lane.queued = True
+                ready.append(lane)
+            else:
+                self.proceed(lane)
+        items[0].part.taken -= len(items)
+        self.size -= len(items)
 
     def again(self, item: Item, due_us: int | None = None) -> None:
         """The same item once more, at once or when due, before anything else of its key."""

@@ -46,7 +46,7 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
 
 
 async def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
-    part = Part(cursor.partition, lease.name, lease.epoch, cursor.position, list(cursor.beyond))
+    part = Part(cursor.partition, lease.name, lease.epoch, cursor.position, list(cursor.beyond), one.generation)
     marks = await one.journal.starts(one.number, cursor.partition)
     for position, mark in marks.items():
         one.marks[cursor.partition, position] = mark

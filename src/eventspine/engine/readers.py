@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 log = logging.getLogger("eventspine.engine")
-PAGE = 1000  # records at most in one fetch
+PAGE = 500  # records at most in one fetch
 ROOM = 256  # a fetch for less is not worth its while
 PAUSE_S = 0.5  # after trouble with the journal
 

@@ -61,6 +61,10 @@ class Subscription:
         self.lanes: Lanes = Lanes()
         self.parts: dict[int, Part] = {}
         self.readers = {kind.name: kind for kind in handler.types}
+        self.decoders = {
+            kind.name: (kind.decode, kind.version if kind.version_declared else None, kind.version)
+            for kind in handler.types
+        }
         self.whole = handler.order == "feed"
         self.bytes = 0
         self.handled = 0
@@ -102,7 +106,7 @@ class Subscription:
             part.last = position
             if part.careful:
                 part.careful -= 1
-                item.suspect = True
+                item.suspect, item.plain = True, False
             self.bytes += len(record.data)
             if whole and self.waiting.rows:
                 self.waiting.recall(item)
@@ -119,7 +123,7 @@ class Subscription:
         """Finish what was read and not wanted, so that the cursor shows it."""
         for part in self.parts.values():
             if part.scanned > part.last and part.alive:
-                done = Done(self.number, part.number, [(part.last, part.scanned)], self.generation)
+                done = Done(self.number, part.number, [(part.last, part.scanned)], part.generation)
                 part.last = part.scanned
                 self.committer.submit(Unit(fences=[Fence(part.lease, part.epoch)], done=[done]), self._passed)
 
@@ -149,13 +153,13 @@ class Subscription:
         return True
 
     def decode(self, record: Record) -> Any:
-        kind = self.readers[record.type]
-        if kind.version_declared and record.version > kind.version:
+        decode, newest, known = self.decoders[record.type]
+        if newest is not None and record.version > newest:
             raise Newer
         try:
-            return kind.decode(record.data)
+            return decode(record.data)
         except Undecodable:
-            if record.version > kind.version:
+            if record.version > known:
                 raise Newer from None
             raise
 
@@ -176,7 +180,7 @@ class Subscription:
         part = item.part
         if not item.number or part.number == WHOLE_FEED:
             position = record_of(item).position
-            unit.done.append(Done(self.number, part.number, [(item.after, position)], self.generation))
+            unit.done.append(Done(self.number, part.number, [(item.after, position)], part.generation))
         if item.suspect:
             unit.starts.append(StartMark(self.number, part.number, record_of(item).position, clear=True))
 
@@ -214,10 +218,9 @@ class Subscription:
             for item in items:
                 self.verdict(item, verdict)
             return
-        release = self.lanes.release
         for item in items:
             self.bytes -= len(item.record.data)  # type: ignore[union-attr]  # handled, so loaded
-            release(item)
+        self.lanes.release_all(items)
         self.progress(len(items))
 
     def verdict(self, item: Item, verdict: Verdict) -> None:

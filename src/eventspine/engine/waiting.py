@@ -64,6 +64,7 @@ class Waiting:
     def _decide(self, item: Item, error: BaseException) -> Outcome:
         one, now_us = self.subscription, self.subscription.clock.now_us()
         item.attempts += 1
+        item.plain, item.started = False, 0.0
         item.first_us = item.first_us or now_us
         self.failures += 1
         tables = (one.handler.errors, one.host.service.errors)
@@ -215,6 +216,7 @@ class Waiting:
         """Its row, if it was tried before: the attempts go on from there, and not before they are due."""
         row = self.rows.pop(record_of(item).position, None)
         if row is not None:
+            item.plain = False
             item.number, item.attempts, item.first_us, item.late = row.number, row.attempts, row.first_us, row.late
             item.waits = FOR_A_WORD if row.state == "dead" else 0 if row.reason == NEWER else row.due_us or 0
 

@@ -26,6 +26,7 @@ class Workers:
         self.tasks: list[asyncio.Task[None]] = []
         self.items: dict[asyncio.Task[None], Item] = {}  # what each is handling now
         self.halted = True  # nothing new is handed out
+        self._waking = False  # one colleague at a time is on its way
         self._idle: deque[asyncio.Future[None]] = deque()
 
     def start(self) -> None:
@@ -46,8 +47,9 @@ class Workers:
         self._idle.clear()
 
     def wake(self) -> None:
-        if self.halted or not self.subscription.lanes.ready:
+        if self._waking or self.halted or not self.subscription.lanes.ready:
             return
+        self._waking = True
         while self._idle:
             waiter = self._idle.popleft()
             if not waiter.done():
@@ -55,6 +57,8 @@ class Workers:
                 return
         if len(self.tasks) < self.subscription.handler.concurrency:
             self._hire()
+        else:
+            self._waking = False
 
     def _hire(self) -> None:
         name = f"{self.subscription.name}-{len(self.tasks)}"
@@ -64,6 +68,7 @@ class Workers:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A worker only ends when it is cancelled; otherwise a colleague is hired for it."""
+        self._waking = False
         item = self.items.pop(task, None)
         if task in self.tasks:
             self.tasks.remove(task)
@@ -81,6 +86,7 @@ class Workers:
         me = asyncio.current_task()
         assert me is not None
         streak = 0
+        self._waking = False
         while True:
             if not ready or self.halted or host.closed:
                 await self._rest()
@@ -89,10 +95,10 @@ class Workers:
             item = lanes.take()
             if item is None:
                 continue
-            if ready:
+            if ready and not self._waking:
                 self.wake()
             items[me] = item
-            await (call if item.plain and item.record is not None and not item.waits else handle)(item)
+            await (call if item.plain else handle)(item)
             del items[me]
             streak += 1
             if streak == STREAK:
@@ -105,6 +111,7 @@ class Workers:
         if self.subscription.host.closed and not self.halted:
             self.subscription.host.when_open(self.wake)
         await waiter
+        self._waking = False
 
     def check_time(self, now: float) -> int:
         """Fail what runs for too long; how many threads are stuck."""

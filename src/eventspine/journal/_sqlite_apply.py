@@ -185,7 +185,7 @@ _TROUBLE = frozenset(
 
 def _fenced(unit: Unit, known: Known) -> Fenced | None:
     for fence in unit.fences:
-        if known.epochs.get(fence.lease) != fence.epoch:
+        if known.epochs.get(fence[0]) != fence[1]:
             return Fenced(
                 f"The lease {fence.lease!r} is no longer held with epoch {fence.epoch}: another process has taken over.",
                 lease=fence.lease,
@@ -208,10 +208,13 @@ def _is_repetition(unit: Unit, known: Known) -> bool:
     """All its ranges are finished already, and it would do more than say so again."""
     if not (unit.statements or unit.appends or unit.puts or unit.changes or unit.timers):
         return False
-    ranged = [done for done in unit.done if done.ranges]
-    return bool(ranged) and all(
-        known.coming((done.subscription, done.feed, done.partition)).covers(done.ranges) for done in ranged
-    )
+    finished = False
+    for subscription, partition, ranges, _, feed in unit.done:
+        if ranges:
+            if not known.coming((subscription, feed, partition)).covers(ranges):
+                return False
+            finished = True
+    return finished
 
 
 def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:

@@ -30,10 +30,14 @@ class Coming:
         self._pending = 0  # how many of `accepted` the two lists hold
 
     def covers(self, ranges: Iterable[Range]) -> bool:
-        for after, upto in self.accepted[self._pending :]:
-            self._insert(after, upto)
-        self._pending = len(self.accepted)
-        return all(self._uptos[bisect_right(self._afters, after) - 1] >= upto for after, upto in ranges)
+        while self._pending < len(self.accepted):
+            self._insert(*self.accepted[self._pending])
+            self._pending += 1
+        afters, uptos = self._afters, self._uptos
+        for after, upto in ranges:
+            if uptos[bisect_right(afters, after) - 1] < upto:
+                return False
+        return True
 
     def folded(self) -> tuple[int, list[Range]]:
         return fold(self.position, self.beyond, self.accepted)
@@ -43,6 +47,9 @@ class Coming:
         afters, uptos = self._afters, self._uptos
         start = bisect_right(afters, after) - 1
         if uptos[start] >= after:
+            if start == len(afters) - 1:  # goes on where the last one ended: the usual case
+                uptos[start] = max(upto, uptos[start])
+                return
             after = afters[start]
         else:
             start += 1

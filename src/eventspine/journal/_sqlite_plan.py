@@ -82,11 +82,11 @@ class Plan:
 
     def append(self, verdict: Verdict, unit: Unit, new: list[Record] | None, now_us: int) -> None:
         """`new`: the records to insert, where the unit has streams; None: all of the unit's."""
-        start = len(self.records)
+        start = len(self.records) if new is None else -1
         records = [record for append in unit.appends for record in append.records]
         self.records += [(*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)]
-        repeats = not (unit.fences or unit.done or unit.changes)
-        self.placed.append(Placed(verdict, start if new is None else -1, [record[1] for record in records], repeats))
+        repeats = not (unit.done or unit.fences or unit.changes)
+        self.placed.append(Placed(verdict, start, [record[1] for record in records], repeats))
 
     def look_up(self, verdict: Verdict, unit: Unit) -> None:
         """Of a repetition: what the first unit wrote, also when that was a moment ago in this group."""
@@ -155,8 +155,8 @@ class Plan:
         self.public = inserted > 0 and any(record[1] is not None for record in self.records)
         if inserted == len(self.records) and all(placed.start >= 0 for placed in self.placed):
             for placed in self.placed:
-                begin = first + placed.start
-                placed.verdict.positions = list(range(begin, begin + len(placed.ids)))
+                begin = first + placed[1]
+                placed[0].positions = [*range(begin, begin + len(placed[2]))]
             return event_trace(self.records[0][0])
         return self._look_up(cursor)
 
