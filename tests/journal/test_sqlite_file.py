@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from eventspine.errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
-from eventspine.journal import _sqlite_file as file
-from eventspine.journal import open_journal
+from eventspine.journal import _sqlite_file as file, open_journal
 from eventspine.journal.port import Append, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 

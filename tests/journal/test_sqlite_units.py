@@ -14,8 +14,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from eventspine.errors import JournalError, RowsUnexpected, StatementRefused, UnitFailed
 from eventspine.journal import cursors

@@ -71,7 +71,7 @@ class Applier:
             return _first_result(self._cursor, unit, known, plan)
         if unit.changes and (fenced := _changed_meanwhile(unit, known)):
             return Verdict("fenced", error=fenced)
-        if unit.statements and _is_published(unit, known):
+        if known.ids and unit.appends and _is_published(unit, known):
             return _first_result(self._cursor, unit, known, plan)
         streams = any(append.stream is not None for append in unit.appends)
         if streams and (conflict := _conflict(unit.appends, known)):
@@ -110,6 +110,7 @@ class Applier:
             plan.append(verdict, unit, self._accept_streams(unit, known, plan, verdict), recorded_us)
         elif unit.appends:
             plan.append(verdict, unit, None, recorded_us)
+        known.appended(unit)
         if unit.done and self._safeguards.fold_after_verdicts:
             _accept_ranges(unit, known)
         for put in unit.puts:

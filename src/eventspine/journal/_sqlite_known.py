@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .cursors import Range, decode, fold
-from .port import Append, Unit
+from .port import Unit
 
 Place = tuple[int, str, int]  # subscription, feed, partition
 
@@ -34,10 +34,7 @@ class Coming:
             self._insert(*self.accepted[self._pending])
             self._pending += 1
         afters, uptos = self._afters, self._uptos
-        for after, upto in ranges:
-            if uptos[bisect_right(afters, after) - 1] < upto:
-                return False
-        return True
+        return all(uptos[bisect_right(afters, after) - 1] >= upto for after, upto in ranges)
 
     def folded(self) -> tuple[int, list[Range]]:
         return fold(self.position, self.beyond, self.accepted)
@@ -57,8 +54,7 @@ class Coming:
         while end < len(afters) and afters[end] <= upto:
             upto = max(upto, uptos[end])
             end += 1
-        if uptos[start:end] != [upto]:
-            afters[start:end], uptos[start:end] = [after], [upto]
+        afters[start:end], uptos[start:end] = [after], [upto]
 
 
 class Head:
@@ -71,7 +67,18 @@ class Head:
 
 
 class Known:
-    __slots__ = ("_cursor", "_places", "cursors", "epochs", "generations", "heads", "ids", "states", "stream_last")
+    __slots__ = (
+        "_asked",
+        "_cursor",
+        "_places",
+        "cursors",
+        "epochs",
+        "generations",
+        "heads",
+        "ids",
+        "states",
+        "stream_last",
+    )
 
     def __init__(self, cursor: sqlite3.Cursor, units: Sequence[Unit]) -> None:
         self._cursor = cursor
@@ -100,15 +107,9 @@ class Known:
             self._load_deliveries(changed)
         if streams:
             self._load_heads(streams)
-        wanted = {
-            record[1]
-            for unit in units
-            for append in unit.appends
-            if _asks_first(unit, append)
-            for record in append.records
-        }
-        if wanted:
-            self.ids = dict(self.among("select id, position from spine_events where id in", wanted))
+        self._asked = {id for unit in units if unit.appends for id in _asked_first(unit)}
+        if self._asked:
+            self.ids = dict(self.among("select id, position from spine_events where id in", self._asked))
 
     def _load_cursors(self, subscriptions: set[int]) -> None:
         query = "select number, generation from spine_subscriptions where number in"
@@ -146,6 +147,12 @@ class Known:
             head = self.heads[stream] = Head(self.stream_last, 0, False)
         return head
 
+    def appended(self, unit: Unit) -> None:
+        """The unit's events will be in the feed, to whoever comes after it in the group."""
+        if self._asked:
+            ids = (record[1] for append in unit.appends for record in append.records)
+            self.ids.update((id, None) for id in ids if id in self._asked and id not in self.ids)
+
     def put(self, place: tuple[int, str, int, int], state: str) -> None:
         """A delivery was put: the row that somebody after it in the group wants to change may be this one."""
         number = self._places.get(place)
@@ -156,9 +163,13 @@ class Known:
         return among(self._cursor, query, values)
 
 
-def _asks_first(unit: Unit, append: Append) -> bool:
-    """Whether the feed must be asked for the append's ids before the unit is judged. Usually the insert itself tells."""
-    return append.stream is not None or (bool(unit.statements) and not (unit.fences or unit.done or unit.changes))
+def _asked_first(unit: Unit) -> Iterator[bytes]:
+    """Ids of events that the feed must be asked for before the unit is judged. Usually the insert itself tells."""
+    more = unit.statements or unit.puts or unit.timers or unit.starts or unit.cancels
+    whole = more and not (unit.fences or unit.done or unit.changes)
+    if whole or any(append.stream is not None for append in unit.appends):
+        for append in unit.appends:
+            yield from (record[1] for record in append.records)
 
 
 def among(cursor: sqlite3.Cursor, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:

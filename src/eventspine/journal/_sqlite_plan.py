@@ -84,6 +84,8 @@ class Plan:
         """`new`: the records to insert, where the unit has streams; None: all of the unit's."""
         start = len(self.records) if new is None else -1
         records = [record for append in unit.appends for record in append.records]
+        if not records:
+            return
         self.records += [(*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)]
         repeats = not (unit.done or unit.fences or unit.changes)
         self.placed.append(Placed(verdict, start, [record[1] for record in records], repeats))

@@ -1,0 +1,235 @@
+"""R9: one file, many services, several releases of us; and the services' own tables."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventspine.errors import JournalVersion, StatementRefused
+from eventspine.journal import _sqlite_apply, migrations
+from eventspine.journal.migrations import Migration, statements
+from eventspine.journal.port import Append, Process, Unit
+from eventspine.journal.sqlite import SQLiteJournal
+
+from .material import LEASE_US, START_US, HandClock, commit, event, one_subscription, process
+
+ADDS = Migration(
+    2, "create table spine_notes (note text); -- a column more, say\n create index spine_n on spine_notes (note)"
+)
+REMOVES = Migration(3, "drop table spine_marks", removes=True, needs="0.3.0")
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/spine.db"
+
+
+async def opened(url: str) -> SQLiteJournal:
+    journal = SQLiteJournal(url, HandClock())
+    await journal.open()
+    return journal
+
+
+def newer(monkeypatch: pytest.MonkeyPatch, *steps: Migration) -> None:
+    """This process is of a release with these migrations."""
+    monkeypatch.setattr(migrations, "MIGRATIONS", steps)
+    monkeypatch.setattr(_sqlite_apply, "SCHEMA_VERSION", steps[-1].version)
+
+
+def tables(url: str) -> set[str]:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        return {row[0] for row in connection.execute("select name from sqlite_master")}
+
+
+def meta(url: str) -> tuple[str, str]:
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        rows = dict(connection.execute("select name, value from spine_meta").fetchall())
+        return rows["schema_version"], rows["writer_min"]
+
+
+def release(text: str, id: str = "p") -> Process:
+    return process(id)._replace(release=text)
+
+
+async def test_r9_what_a_newer_release_adds_lets_an_older_one_go_on(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = await opened(url)
+    with monkeypatch.context() as as_newer:
+        newer(as_newer, ADDS)
+        new = await opened(url)
+        await new.close()
+    assert ("2", "1") == meta(url)
+    assert {"spine_notes", "spine_n"} <= tables(url)
+
+    assert "done" == (await commit(old, appends=[Append([event()])])).kind
+    await old.close()
+    again = await opened(url)
+    assert "done" == (await commit(again, appends=[Append([event()])])).kind
+    await again.close()
+
+
+async def test_r9_removing_is_refused_while_an_older_process_lives(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = await opened(url)
+    await old.lease(release("0.2.9"), [], [], START_US, START_US + LEASE_US)
+    newer(monkeypatch, ADDS, REMOVES)
+
+    with pytest.raises(JournalVersion, match=r"0\.2\.9.*Upgrade it to 0\.3\.0") as caught:
+        await opened(url)
+    assert "email" in str(caught.value)
+    assert ("1", "1") == meta(url)
+    assert "spine_marks" in tables(url)
+    await old.close()
+
+
+@pytest.mark.parametrize("left", ["dead", "newer"])
+async def test_r9_removing_goes_on_when_the_older_have_ended_or_been_upgraded(
+    url: str, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    old = await opened(url)
+    last = release("0.2.9") if left == "dead" else release("0.10.0")
+    await old.lease(last, [], [], START_US - LEASE_US, START_US - 1 if left == "dead" else START_US + LEASE_US)
+    await old.close()
+    newer(monkeypatch, ADDS, REMOVES)
+    new = await opened(url)
+    await new.close()
+
+    assert ("3", "3") == meta(url)
+    assert "spine_marks" not in tables(url)
+
+
+async def test_r9_every_write_of_an_older_release_is_refused_after_that(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was open all the time, and asks in each transaction."""
+    old = await opened(url)
+    with monkeypatch.context() as as_newer:
+        newer(as_newer, ADDS, REMOVES)
+        await (await opened(url)).close()
+
+    verdict = await commit(old, appends=[Append([event()])])
+    assert ("failed", JournalVersion) == (verdict.kind, type(verdict.error))
+    assert "Upgrade eventspine" in str(verdict.error)
+    writes = (
+        old.fire(START_US, 10),
+        old.control([]),
+        old.lease(process("p"), [], [], START_US, START_US),
+        old.leave(process("p")),
+        old.run_tables("a", "1", "create table a (b)"),
+        one_subscription(old),
+    )
+    for write in writes:
+        with pytest.raises(JournalVersion):
+            await write
+    with closing(sqlite3.connect(old.path)) as own, pytest.raises(JournalVersion):
+        old.write_within(own, Unit(appends=[Append([event()])]))
+    assert 0 == await old.head()  # reading goes on
+    await old.close()
+    with pytest.raises(JournalVersion, match="newer release"):
+        await opened(url)
+
+
+async def test_r9_a_migration_that_fails_leaves_the_file_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    await (await opened(url)).close()
+    before = tables(url)
+    newer(monkeypatch, Migration(2, "create table spine_one (a); create table spine_one (a);"))
+
+    with pytest.raises(sqlite3.OperationalError):
+        await opened(url)
+    assert ("1", "1") == meta(url)
+    assert before == tables(url)
+
+
+# --- tables of a service ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def journal(url: str) -> AsyncIterator[SQLiteJournal]:
+    made = await opened(url)
+    yield made
+    await made.close()
+
+
+async def test_a_schema_runs_once_per_service_and_version(url: str, journal: SQLiteJournal) -> None:
+    other = await opened(url)
+    script = "create table if not exists seen (at); insert into seen values (1);"
+    ran = await asyncio.gather(*(each.run_tables("a", "1", script) for each in (journal, other, journal, other)))
+    ran += [await journal.run_tables("a", "2", script), await journal.run_tables("b", "1", script)]
+
+    assert [1, 1, 1] == [1 for yes in ran if yes]
+    assert 3 == len(await journal.query("select * from seen", {}))
+    await other.close()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "create table one (a); insert into spine_meta values ('a', 'b')",
+        "create table one (a); commit",
+        "create table one (a); attach 'x.db' as x",
+        "create table one (a); pragma user_version = 3",
+        "create table one (a); drop table spine_events",
+        "create table one (a); alter table spine_events rename to mine",
+        "create table one (a); create table spine_mine (a)",
+        "create table one (a); create index mine on spine_events (key)",
+        "create table one (a); create trigger t after insert on spine_events begin select 1; end",
+        "create table one (a); vacuum",
+    ],
+)
+async def test_a_schema_runs_as_a_whole_and_reaches_nothing_of_ours(journal: SQLiteJournal, script: str) -> None:
+    with pytest.raises(StatementRefused):
+        await journal.run_tables("a", "1", script)
+
+    assert [] == await journal.query("select name from sqlite_master where name = 'one'", {})
+
+
+async def test_a_trigger_or_view_cannot_reach_ours_either(journal: SQLiteJournal) -> None:
+    await journal.run_tables(
+        "a", "1",
+        "create table one (a); create view peek as select * from spine_events;"
+        "create trigger t after insert on one begin delete from spine_events; end;",
+    )  # fmt: skip
+    await commit(journal, appends=[Append([event()])])
+
+    with pytest.raises(StatementRefused):
+        await journal.query("select * from peek", {})
+    verdict = await commit(journal, Unit(statements=[], appends=[]))
+    assert "done" == verdict.kind
+    assert 1 == await journal.head()
+
+
+async def test_a_callable_gets_a_connection_in_the_same_transaction(journal: SQLiteJournal) -> None:
+    kept: list[Any] = []
+
+    def make(connection: Any) -> None:
+        kept.append(connection)
+        connection.execute("create table price (sku text, amount text)")
+        connection.executemany("insert into price values (?, ?)", [("a", 1), ("b", 2)])
+        connection.execute("insert into price values (:sku, :amount)", {"sku": "c", "amount": None})
+        assert [(3,)] == connection.execute("select count(*) from price")
+
+    assert await journal.run_tables("a", "1", make)
+    with pytest.raises(StatementRefused, match="is over"):
+        kept[0].execute("delete from price")
+
+    def fails(connection: Any) -> None:
+        connection.execute("delete from price")
+        raise ValueError("changed my mind")
+
+    with pytest.raises(ValueError, match="changed my mind"):
+        await journal.run_tables("a", "2", fails)
+    assert 3 == len(await journal.query("select * from price", {}))
+
+
+def test_a_script_is_split_where_statements_end() -> None:
+    script = """
+        create table a (b text default ';'); -- not; here
+        create trigger t after insert on a begin delete from a; select 1; end;
+        /* nor; here */ insert into a values ('x;y')
+    """
+    assert ["create table", "-- not; here", "/* nor; here"] == [text[:12] for text in statements(script)]
+    assert [] == statements("-- nothing;\n /* at; all */")
