@@ -127,10 +127,9 @@ def _first_result(tables: Tables, unit: Unit) -> Verdict:
     """The answer that the first, identical unit got."""
     verdict = Verdict("repeated")
     for append in unit.appends:
-        positions = [tables.by_id[record.id] for record in append.records if record.id in tables.by_id]
-        verdict.positions += positions
+        verdict.positions += [tables.by_id[record.id] for record in append.records if record.id in tables.by_id]
         if append.stream is not None:
-            verdict.versions.append(_version(tables.streams.get((append.service, append.stream), []), positions))
+            verdict.versions.append(_version(tables, append))
     keys = [(put.subscription, put.feed, put.partition, put.record.position) for put in unit.puts]
     verdict.numbers = [tables.delivery_at[key] for key in keys if key in tables.delivery_at]
     return verdict
@@ -157,20 +156,21 @@ def _apply(tables: Tables, unit: Unit, now_us: int) -> Verdict:
 
 def _append(tables: Tables, append: Append, now_us: int, verdict: Verdict) -> None:
     head = len(tables.feed)
-    positions = tables.append(append.records, now_us)
-    verdict.positions += positions
+    verdict.positions += tables.append(append.records, now_us)
     if append.stream is not None:
         stream = tables.streams.setdefault((append.service, append.stream), [])
         stream += range(head + 1, len(tables.feed) + 1)
         appended = len(tables.feed) > head
-        verdict.versions.append(len(stream) if appended else _version(stream, positions))
+        verdict.versions.append(len(stream) if appended else _version(tables, append))
 
 
-def _version(stream: list[int], positions: Sequence[int]) -> int:
-    """The version of the last of these events in the stream, else the stream's own."""
-    if positions:
-        index = bisect_left(stream, positions[-1])
-        if index < len(stream) and stream[index] == positions[-1]:
+def _version(tables: Tables, append: Append) -> int:
+    """The version of the last of these events in its stream, else the stream's own."""
+    stream = tables.streams.get((append.service, append.stream or ""), [])
+    if append.records:
+        position = tables.by_id.get(append.records[-1].id, 0)
+        index = bisect_left(stream, position)
+        if index < len(stream) and stream[index] == position:
             return index + 1
     return len(stream)
 
