@@ -201,7 +201,8 @@ class Middleware:
     """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
 
     async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
-        """Around one attempt. Raising fails the attempt; the result of `proceed` is what the handler returned."""
+        """Around one attempt. Raising fails the attempt. When `proceed` returns, what the handler
+        returned has been added to the unit."""
         return await proceed()
 
     def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:

@@ -258,6 +258,11 @@ class Running:
         """Until `stop()`."""
         await self._stop.wait()
 
+    @property
+    def unfinished_threads(self) -> int:
+        """`def` handlers that have not returned. The interpreter waits for them at exit; `os._exit` does not."""
+        return self.runtime.unfinished_threads
+
     async def guard(self, task: asyncio.Task[Any] | None) -> None:
         await self.runtime.stopped.wait()
         if self.runtime.failure is not None and task is not None:

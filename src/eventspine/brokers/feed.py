@@ -30,7 +30,7 @@ class FeedBroker:
 
     def intake(
         self,
-        service: str,  # noqa: ARG002 -- a broker with consumer groups names them by it
+        service: str,
         channels: Sequence[str],
         types: Sequence[str],
         *,

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NoReturn
 
 import click
 
@@ -86,16 +87,30 @@ async def command(
     services = services_of(modules)
 
     from .. import Spine
+    from ..engine.runtime import StuckThreads
+    from ..observe.handled import LogHandled
 
-    spine = Spine(invocation.url)
+    spine = Spine(invocation.url, middleware=[LogHandled()] if log_level == "debug" else [])
     log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
     async with spine:
-        running_services = spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s)
-        async with running_services as running:
-            with stopping(running.stop, drain_s):
-                log.info("running %s as process %d", ", ".join(service.name for service in services), os.getpid())
-                await running.wait()
+        try:
+            async with spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s) as running:
+                with stopping(running.stop, drain_s):
+                    log.info("running %s as process %d", ", ".join(service.name for service in services), os.getpid())
+                    await running.wait()
+        except StuckThreads as error:
+            _end(str(error))
         if running.drained:
             log.info("stopped; everything in hand was finished")
         else:
             log.warning("stopped; what was still in hand after %gs will be handled again", drain_s)
+        if running.unfinished_threads:
+            _end(f"{running.unfinished_threads} handlers in threads do not return")
+
+
+def _end(why: str) -> NoReturn:
+    """Nobody can stop a thread, and the interpreter would wait for it: end the process as it is. Nothing is lost by
+    that, and the leases that it still holds are free as soon as it is gone."""
+    log.error("ending the process: %s", why)
+    logging.shutdown()
+    os._exit(1)

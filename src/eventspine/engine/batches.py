@@ -87,7 +87,7 @@ async def run(subscription: Subscription, items: list[Item]) -> None:
         followers = [other for other in kept if other.lane is item.lane and _position(other) > _position(item)]
         events = [event for event, other in zip(events, kept, strict=True) if other not in followers]
         kept = [other for other in kept if other not in followers]
-        subscription.lanes.back(followers)
+        subscription.back(followers)
         subscription.waiting.failed(item, error)
     if kept:
         await _attempt(subscription, kept, events)
@@ -164,8 +164,7 @@ def _verdict(
     for item in done:
         subscription.verdict(item, verdict)
     for item, error, followers in failed:
-        subscription.lanes.back(followers)
-        item.lane.taken = True  # `back` gave the lane free; its first item is still ours until its outcome is stored
+        subscription.back(followers)
         subscription.waiting.failed(item, error)
 
 
@@ -177,7 +176,7 @@ def _failed(subscription: Subscription, items: list[Item], error: BaseException)
         return
     for item in items:
         item.single = True
-    subscription.lanes.back(items)
+    subscription.back(items)
     subscription.workers.wake()
 
 

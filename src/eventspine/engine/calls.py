@@ -46,6 +46,8 @@ def invoker(subscription: Subscription) -> Callable[..., Awaitable[Any]]:
         invoke = function
     else:
         invoke = partial(_without_delivery, function)
+    if subscription.host.middleware and handler.batch is None:
+        invoke = partial(_then_publish, invoke)
     for middleware in reversed(subscription.host.middleware):
         invoke = partial(_around, middleware, invoke)
     return invoke
@@ -53,6 +55,13 @@ def invoker(subscription: Subscription) -> Callable[..., Awaitable[Any]]:
 
 async def _without_delivery(function: Callable[[Any], Awaitable[Any]], event: Any, _: object) -> Any:
     return await function(event)
+
+
+async def _then_publish(invoke: Callable[..., Awaitable[Any]], event: Any, delivery: Delivery[Any]) -> None:
+    """What the handler returns is published inside the middleware, so that it belongs to the same span."""
+    result = await invoke(event, delivery)
+    if result is not None:
+        delivery.publish(*as_events(result))
 
 
 async def _around(middleware: Any, invoke: Callable[..., Awaitable[Any]], event: Any, delivery: Delivery[Any]) -> Any:
@@ -66,7 +75,7 @@ async def _in_thread(subscription: Subscription, event: Any, delivery: Any) -> A
     function = subscription.handler.function
     arguments = (event, in_thread(delivery, loop)) if subscription.handler.wants_delivery else (event,)
     context = contextvars.copy_context()
-    return await loop.run_in_executor(subscription.host.threads, partial(context.run, function, *arguments))
+    return await subscription.host.runtime.in_thread(partial(context.run, function, *arguments))
 
 
 async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[Any]], wants: bool, item: Item) -> None:
@@ -85,7 +94,7 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
         if result is not None:
             delivery.publish(*as_events(result))
     except asyncio.CancelledError as error:
-        if not item.timed_out and _cancelled_from_outside():
+        if _cancelled_from_outside(subscription, item):
             await delivery._abandon()
             raise
         await _failed(subscription, item, delivery, error)
@@ -146,10 +155,11 @@ def expire(item: Item, delivery_of: asyncio.Task[Any], *, threaded: bool) -> Non
         delivery_of.cancel()
 
 
-def _cancelled_from_outside() -> bool:
+def _cancelled_from_outside(subscription: Subscription, item: Item) -> bool:
     """Not so when a handler awaited something that had been cancelled: that is an error of its own."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    by_us = item.timed_out and subscription.handler.is_async
+    return task is not None and task.cancelling() > by_us
 
 
 def _uncancel() -> None:

@@ -56,7 +56,6 @@ class Host:
         self.journal = runtime.journal
         self.broker = runtime.broker
         self.committer = runtime.committer
-        self.threads = runtime.threads
         self.middleware = (*runtime.middleware, *service.middleware)
         self.roll_back = roll_back
         self.retire = tuple(retire)

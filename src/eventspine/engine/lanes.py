@@ -64,6 +64,11 @@ class Item:
         self.part = part
         self.after = after  # its range in the cursor is (after, position]; a stored one has no range left
 
+    @property
+    def of_row(self) -> bool:
+        """Whether the cursor has passed it: it was made from a stored row, which can make it anew."""
+        return self.number > 0 and (self.record is None or self.after >= self.record.position)
+
 
 class Stored:
     """A delivery row of this key, without its record."""
@@ -87,7 +92,7 @@ class Stored:
 
 
 class Lane:
-    __slots__ = ("key", "next", "pending", "queue", "queued", "stored", "taken")
+    __slots__ = ("key", "next", "next_due", "pending", "queue", "queued", "stored", "taken")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -95,7 +100,8 @@ class Lane:
         self.stored: list[Stored] = []  # ascending by position
         self.pending = 0  # live items on their way into rows behind the stored ones
         self.next: Item | None = None  # another attempt of the same item
-        self.taken = False
+        self.next_due: int | None = None  # and not before this time
+        self.taken = 0  # items handed out, verdict pending; more than one only in a run
         self.queued = False  # stands in `ready`, or in the heap with its due time
 
     @property
@@ -108,6 +114,7 @@ class Lanes:
         self.lanes: dict[Hashable, Lane] = {}
         self.ready: deque[Lane] = deque()
         self.size = 0  # items in memory
+        self.taken = 0  # of them handed out, verdict pending
         self.full = False  # no more may be stored behind; they wait in memory
         self._due: list[tuple[int, int, Lane]] = []
         self._sequence = 0
@@ -155,9 +162,20 @@ class Lanes:
             item = lane.queue.popleft()
         else:
             return None
-        lane.taken = True
+        lane.taken += 1
         item.part.taken += 1
+        self.taken += 1
         return item
+
+    def hand_out(self, item: Item) -> None:
+        item.lane.taken += 1
+        item.part.taken += 1
+        self.taken += 1
+
+    def _give_back(self, item: Item) -> None:
+        item.lane.taken -= 1
+        item.part.taken -= 1
+        self.taken -= 1
 
     def _of_stored(self, lane: Lane) -> Item:
         stored = lane.stored[0]
@@ -166,6 +184,7 @@ class Lanes:
         item.lane = lane
         item.number, item.attempts, item.deaths = stored.number, stored.attempts, stored.deaths
         item.first_us, item.late, item.suspect = stored.first_us, stored.late, stored.suspect
+        item.single = True  # it failed, or waited for one that did: no run is risked with it
         self.size += 1
         return item
 
@@ -174,64 +193,58 @@ class Lanes:
         if lane.stored or lane.next is not None or not lane.queue:
             return None
         item = lane.queue.popleft()
-        item.part.taken += 1
+        self.hand_out(item)
         return item
 
     def back(self, items: list[Item]) -> None:
         """Items of one run that were not handled after all: first in their keys again, in their order."""
         for item in reversed(items):
-            lane = item.lane
-            item.part.taken -= 1
-            lane.taken = False
-            if item.number:
+            self._give_back(item)
+            if item.of_row:
                 self.size -= 1  # its row makes another item
             else:
-                lane.queue.appendleft(item)
+                item.lane.queue.appendleft(item)
         for item in items:
             self.proceed(item.lane)
 
     def release(self, item: Item) -> None:
         """The verdict is in; the key goes on."""
-        lane = item.lane
-        lane.taken = False
-        item.part.taken -= 1
+        self._give_back(item)
         self.size -= 1
-        self.proceed(lane)
+        self.proceed(item.lane)
 
     def release_all(self, items: Sequence[Item]) -> None:
         """`release` for many of one partition."""
         ready = self.ready
         for item in items:
             lane = item.lane
-            lane.taken = False
-            if lane.queue and not (lane.queued or lane.stored or lane.next):
+            lane.taken -= 1
+            if lane.queue and not (lane.taken or lane.queued or lane.stored or lane.next):
                 lane.queued = True
                 ready.append(lane)
             else:
                 self.proceed(lane)
         items[0].part.taken -= len(items)
+        self.taken -= len(items)
         self.size -= len(items)
 
     def again(self, item: Item, due_us: int | None = None) -> None:
         """The same item once more, at once or when due, before anything else of its key."""
-        lane = item.lane
-        lane.taken = False
-        item.part.taken -= 1
-        lane.next = item
-        self._wait(lane, due_us)
+        self._give_back(item)
+        item.lane.next, item.lane.next_due = item, due_us
+        self.proceed(item.lane)
 
     def hold(self, item: Item) -> None:
         """The same item, when somebody says so (`again` with it, or `release`)."""
-        item.lane.next = item
-        item.lane.taken = False
-        item.part.taken -= 1
+        self._give_back(item)
+        item.lane.next, item.lane.next_due = item, None
 
     def proceed(self, lane: Lane) -> None:
         """Make the lane ready if it has something to do now, plan it if later, forget it if never."""
         if lane.taken or lane.queued:
             return
         if lane.next is not None:
-            self._wait(lane, None)
+            self._wait(lane, lane.next_due)
         elif lane.stored:
             if not lane.stored[0].dead:
                 self._wait(lane, lane.stored[0].due_us)

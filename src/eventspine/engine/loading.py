@@ -106,6 +106,7 @@ async def look_at_rows(one: Subscription) -> None:
             one.waiting.refresh_whole(lane, known)
         else:
             _refresh(one, lane, known, at_work)
+    one.waiting.recount()
     attach(one, [row for row in rows if row.number not in at_work])
 
 

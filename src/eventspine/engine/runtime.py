@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -69,7 +69,8 @@ class Runtime:
         self.release = RELEASE
         self.broker = FeedBroker(journal)
         self.committer = Committer(journal)
-        self.threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spine-handler")
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spine-handler")
+        self._in_threads: set[Future[Any]] = set()
         self.gate = Gate()
         self.hosts: list[Host] = []
         self.stuck_threads = 0
@@ -115,7 +116,7 @@ class Runtime:
         await self.committer.stop()
         if self._unwatch is not None:
             self._unwatch()
-        self.threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)
         self.stopped.set()
         return drained
 
@@ -195,6 +196,17 @@ class Runtime:
         self._noticed.set()
         for host in self.hosts:
             host.changed()
+
+    async def in_thread(self, call: Callable[[], Any]) -> Any:
+        future = self._threads.submit(call)
+        self._in_threads.add(future)
+        future.add_done_callback(self._in_threads.discard)
+        return await asyncio.wrap_future(future)
+
+    @property
+    def unfinished_threads(self) -> int:
+        """Handlers in threads that have not returned. After `stop`, only ending the process ends them."""
+        return len(self._in_threads)
 
     # --- what hosts ask of it -----------------------------------------------------------------------------------------
 

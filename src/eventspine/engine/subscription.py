@@ -178,7 +178,7 @@ class Subscription:
 
     def finish_range(self, item: Item, unit: Unit) -> None:
         part = item.part
-        if not item.number or part.number == WHOLE_FEED:
+        if not item.of_row:
             position = record_of(item).position
             unit.done.append(Done(self.number, part.number, [(item.after, position)], part.generation))
         if item.suspect:
@@ -195,7 +195,7 @@ class Subscription:
 
     async def is_finished(self, item: Item) -> bool:
         """Whether the cursor, as committed, says so (or its row, where it has one)."""
-        if item.number and not self.whole:
+        if item.of_row:
             rows = await self.journal.deliveries(numbers=[item.number], records=False)
             return not rows or rows[0].state == "settled"
         for cursor in await self.journal.cursors([self.number]):
@@ -253,6 +253,11 @@ class Subscription:
         self.workers.wake()
         self.plan()
 
+    def back(self, items: list[Item]) -> None:
+        """Items of a run that were not handled after all."""
+        self.bytes -= sum(len(item.record.data) for item in items if item.of_row and item.record is not None)
+        self.lanes.back(items)
+
     def gone(self, item: Item) -> None:
         """Its row was dropped, or settled by someone else."""
         if item.number:
@@ -290,7 +295,9 @@ class Subscription:
         if part is not None:
             for item in self.lanes.forget(part):
                 self.bytes -= len(item.record.data) if item.record is not None else 0
+            self.waiting.recount()
 
     @property
     def at_work(self) -> int:
-        return sum(part.taken for part in self.parts.values())
+        """Handed out, verdict pending; also what was handed out before a partition was given up or loaded again."""
+        return self.lanes.taken

@@ -47,6 +47,10 @@ class Waiting:
         self.count += more
         self.lanes.full = self.count >= BEHIND_MAX
 
+    def recount(self) -> None:
+        """Rows went without being settled: with their partition, or by an operator's hand."""
+        self._counted(sum(len(lane.stored) for lane in self.lanes.lanes.values()) - self.count)
+
     # --- a failed attempt -------------------------------------------------------------------------------------------
 
     def failed(self, item: Item, error: BaseException) -> None:
@@ -242,8 +246,8 @@ class Waiting:
 
     def _pass(self, item: Item) -> None:
         one = self.subscription
-        item.lane.next, item.lane.taken = None, True
-        item.part.taken += 1
+        item.lane.next = None
+        self.lanes.hand_out(item)
         unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)])
         one.finish_range(item, unit)
         one.committer.submit(unit, partial(one.verdict, item))

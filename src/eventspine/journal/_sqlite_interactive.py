@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from ..errors import JournalError, UnitFailed
 from . import _sqlite_file as file
 from ._sqlite_guard import as_unit_failed, bind, check_read, is_refusal, refused, run_statement
+from ._sqlite_jobs import Answer, LoopAnswer, give
 from .port import Statement, Unit, Verdict
 
 if TYPE_CHECKING:
-    from ._sqlite_writer import Answer, Writer
+    from ._sqlite_writer import Writer
 
 CHECK_EVERY = 10_000  # steps of SQLite's machine between two looks at the clock, in a long statement
 
@@ -46,14 +47,10 @@ class Held:
     # --- the writer's side ------------------------------------------------------------------------------------------
 
     def refuse(self, error: Exception) -> None:
-        from ._sqlite_writer import give
-
         give(self.answer, None, error)
 
     def hold(self, writer: Writer) -> bool:
         """Serve until it is over; whether to ring."""
-        from ._sqlite_writer import give
-
         if self._over:
             return False
         try:
@@ -73,8 +70,6 @@ class Held:
         return self._finished
 
     def _serve(self, writer: Writer) -> None:
-        from ._sqlite_writer import give
-
         while not self._over:
             try:
                 function, answer = self._asked.get(timeout=max(0.0, self._deadline - time.monotonic()))
@@ -96,8 +91,6 @@ class Held:
         self._over = self._over or why
 
     def _refuse_if_over(self) -> None:
-        from ._sqlite_writer import give
-
         while self._over:
             try:
                 _, answer = self._asked.get_nowait()
@@ -181,8 +174,6 @@ class SQLiteTransaction:
             await self._ask(self._held.rollback())
 
     async def _ask(self, function: Callable[[Writer], Any]) -> Any:
-        from ._sqlite_writer import LoopAnswer
-
         answer = LoopAnswer(asyncio.get_running_loop())
         self._held.ask(function, answer)
         return await answer.future

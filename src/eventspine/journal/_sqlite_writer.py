@@ -15,7 +15,6 @@ lock doesn't come within the limit.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import sqlite3
@@ -23,16 +22,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from ..clock import Clock
 from ..errors import JournalError, OutcomeUnknown
 from . import _sqlite_file as file
 from ._sqlite_apply import Applied, Applier, Safeguards, TransactionGone
 from ._sqlite_guard import Guard, as_unit_failed
+from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_outcome import was_committed
 from .lockfile import TurnLock, read_holder
 from .port import Unit, Verdict
@@ -40,97 +39,6 @@ from .port import Unit, Verdict
 UNITS_MAX = 2_000
 BYTES_MAX = 4 * 1024 * 1024
 WAL_BYTES_MAX = 64 * 1024 * 1024
-
-
-class Answer(Protocol):
-    """Where a job's outcome goes; the loop groups answers of one event loop into one call."""
-
-    loop: asyncio.AbstractEventLoop | None
-
-    def give(self, value: Any, error: BaseException | None) -> None: ...
-
-
-class LoopAnswer:
-    __slots__ = ("future", "loop")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = loop
-        self.future: asyncio.Future[Any] = loop.create_future()
-
-    def give(self, value: Any, error: BaseException | None) -> None:
-        if self.future.done():
-            return  # cancelled meanwhile; what was committed stays committed
-        if error is None:
-            self.future.set_result(value)
-        else:
-            self.future.set_exception(error)
-
-
-class ThreadAnswer:
-    __slots__ = ("future", "loop")
-
-    def __init__(self) -> None:
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.future: Future[Any] = Future()
-
-    def give(self, value: Any, error: BaseException | None) -> None:
-        if error is None:
-            self.future.set_result(value)
-        else:
-            self.future.set_exception(error)
-
-
-@dataclass(slots=True)
-class Units:
-    units: Sequence[Unit]
-    answer: Answer
-    weight: int = 0
-
-    def refuse(self, error: Exception) -> None:
-        give(self.answer, [Verdict("failed", error=error) for _ in self.units], None)
-
-
-@dataclass(slots=True)
-class Call:
-    """A function to run in a transaction of its own. It gives its result, and whether to ring."""
-
-    function: Callable[[sqlite3.Cursor], tuple[Any, bool]]
-    answer: Answer
-
-    def refuse(self, error: Exception) -> None:
-        give(self.answer, None, error)
-
-
-class Conversation(Protocol):
-    """A transaction that somebody holds open (see _sqlite_interactive)."""
-
-    answer: Answer
-
-    def hold(self, writer: Writer) -> bool: ...
-    def refuse(self, error: Exception) -> None: ...
-
-
-Job = Units | Call | Conversation
-
-
-def give(answer: Answer, value: Any, error: BaseException | None) -> None:
-    if answer.loop is None:
-        answer.give(value, error)
-    else:
-        _give_all(answer.loop, [(answer, value, error)])
-
-
-def _give_all(loop: asyncio.AbstractEventLoop, answers: list[tuple[Answer, Any, BaseException | None]]) -> None:
-    def deliver() -> None:
-        for answer, value, error in answers:
-            answer.give(value, error)
-
-    with contextlib.suppress(RuntimeError):  # the loop was closed; nobody waits any more
-        loop.call_soon_threadsafe(deliver)
-
-
-def weigh(units: Sequence[Unit]) -> int:
-    return sum(len(record[14]) + 200 for unit in units for append in unit.appends for record in append.records)
 
 
 @dataclass
@@ -247,7 +155,7 @@ class Writer:
                 job.refuse(_unexpected(error))
             return
         self._rang(rings)
-        _deliver(answers)
+        deliver(answers)
 
     @contextlib.contextmanager
     def _turn(self) -> Iterator[None]:
@@ -275,7 +183,7 @@ class Writer:
                     break
         return jobs
 
-    def _do(self, jobs: list[Job]) -> tuple[list[tuple[Answer, Any, BaseException | None]], bool]:
+    def _do(self, jobs: list[Job]) -> tuple[list[Given], bool]:
         if not jobs:
             return [], False
         first = jobs[0]
@@ -286,7 +194,7 @@ class Writer:
         batch = [job for job in jobs if isinstance(job, Units)]
         applied = self._run([unit for job in batch for unit in job.units])
         self.figures.units += len(applied.verdicts)
-        answers: list[tuple[Answer, Any, BaseException | None]] = []
+        answers: list[Given] = []
         start = 0
         for job in batch:
             end = start + len(job.units)
@@ -294,7 +202,7 @@ class Writer:
             start = end
         return answers, applied.rings
 
-    def _call(self, job: Call) -> tuple[list[tuple[Answer, Any, BaseException | None]], bool]:
+    def _call(self, job: Call) -> tuple[list[Given], bool]:
         try:
             self.begin()
             value, rings = job.function(self.cursor)
@@ -444,14 +352,3 @@ def _unexpected(error: Exception) -> JournalError:
 def _cause(error: Exception) -> Exception:
     cause = error.__cause__
     return cause if isinstance(error, TransactionGone) and isinstance(cause, Exception) else error
-
-
-def _deliver(answers: list[tuple[Answer, Any, BaseException | None]]) -> None:
-    loops: dict[asyncio.AbstractEventLoop, list[tuple[Answer, Any, BaseException | None]]] = {}
-    for answer, value, error in answers:
-        if answer.loop is None:
-            answer.give(value, error)
-        else:
-            loops.setdefault(answer.loop, []).append((answer, value, error))
-    for loop, some in loops.items():
-        _give_all(loop, some)

@@ -29,10 +29,11 @@ from . import (
 )
 from ._sqlite_apply import Safeguards
 from ._sqlite_interactive import Held, SQLiteTransaction
+from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer, Units, weigh
 from ._sqlite_readers import Readers
 from ._sqlite_tables import run_tables
 from ._sqlite_within import write_within
-from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Call, Figures, LoopAnswer, ThreadAnswer, Units, Writer, weigh
+from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Figures, Writer
 from .doorbell import Bells, Lookout
 from .port import (
     Control,
