@@ -77,8 +77,10 @@ class Fence(NamedTuple):
 class Done(NamedTuple):
     """Ranges finished for one subscription in one partition, while its cursor has this generation.
 
-    If a unit carries statements, appends or delivery changes and all its ranges are finished already, the unit is a
-    repetition: nothing of it is applied, and its verdict is `repeated`.
+    If a unit carries statements, appends, timers or delivery changes and all its ranges are finished already, the unit is
+    a repetition: nothing of it is applied, and its verdict is `repeated`. Fences are asked first: who lost the lease
+    meanwhile is `fenced`. A unit without done, fences or changes is known by its events instead: a repetition when all
+    that it appends (one at least) are in the feed.
     """
 
     subscription: int
@@ -383,7 +385,10 @@ class Journal(Protocol):
 
     # who does the work
     async def register(self, registration: Registration, now_us: int) -> Registered:
-        """Store what a service declares (R8); raises RegistrationRefused, naming the ways on."""
+        """Store what a service declares (R8; decided by registry.plan); raises RegistrationRefused, naming the ways on.
+
+        An older generation beside a live newer one changes nothing here. It is to register again before it leads, when no
+        newer one has been live for two leases: what is stored then becomes its own again."""
         ...
 
     async def lease(
