@@ -12,6 +12,7 @@ the caller stores them behind. Lanes are taken round robin, so a quiet key waits
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Hashable, Iterator, Sequence
 from heapq import heappop, heappush
@@ -110,7 +111,8 @@ class Lane:
 
 
 class Lanes:
-    def __init__(self) -> None:
+    def __init__(self, shuffle: random.Random | None = None) -> None:
+        self._shuffle = shuffle  # of lanes that become ready: for handlers that must not rely on an order (R18)
         self.lanes: dict[Hashable, Lane] = {}
         self.ready: deque[Lane] = deque()
         self.size = 0  # items in memory
@@ -138,7 +140,10 @@ class Lanes:
         lane.queue.append(item)
         if not lane.queued and not lane.taken and not lane.stored and not lane.pending:
             lane.queued = True
-            self.ready.append(lane)
+            if self._shuffle is not None and self._shuffle.random() < 0.5:
+                self.ready.appendleft(lane)
+            else:
+                self.ready.append(lane)
         return True
 
     def keep(self, lane: Lane, stored: Stored) -> None:

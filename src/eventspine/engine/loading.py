@@ -78,7 +78,8 @@ def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
         part = one.parts.get(row.partition)
         if part is None:
             continue
-        if one.whole:
+        late = row.late and one.handler.on_dead == "goes_on"  # the cursor has passed it, also under order="feed"
+        if one.whole and not late:
             one.waiting.rows[row.position] = row
             continue
         lane = _lane(one, row)
@@ -92,26 +93,29 @@ def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
 
 
 def _lane(one: Subscription, row: Delivery) -> Lane:
+    if one.whole:
+        return one.lanes.lane(WHOLE_FEED)
     keyed = row.key is not None and one.handler.order == "key" and row.record is not None
     return one.lanes.lane((row.record.channel, row.key) if keyed and row.record else row.position)
 
 
 async def look_at_rows(one: Subscription) -> None:
     """Replayed, retried and dropped deliveries: rows that others have changed."""
+    before = one.waiting.numbers()
     rows = await _rows(one, list(one.parts))
     known = {row.number: row for row in rows}
     at_work = {item.number for item in one.workers.items.values()}
+    gone = before - known.keys() - at_work  # what has parked since is no part of the answer, and stays
     for lane in list(one.lanes.lanes.values()):
         if one.whole:
-            one.waiting.refresh_whole(lane, known)
-        else:
-            _refresh(one, lane, known, at_work)
+            one.waiting.refresh_whole(lane, known, gone)
+        _refresh(one, lane, known, gone)
     one.waiting.recount()
     attach(one, [row for row in rows if row.number not in at_work])
 
 
-def _refresh(one: Subscription, lane: Lane, known: dict[int, Delivery], at_work: set[int]) -> None:
-    kept = [stored for stored in lane.stored if stored.number in known or stored.number in at_work or lane.taken]
+def _refresh(one: Subscription, lane: Lane, known: dict[int, Delivery], gone: set[int]) -> None:
+    kept = [stored for stored in lane.stored if stored.number not in gone or lane.taken]
     changed = len(kept) < len(lane.stored)
     lane.stored = kept
     for stored in kept:

@@ -58,7 +58,8 @@ class Subscription:
         self.clock = host.clock
         self.journal = host.journal
         self.committer = host.committer
-        self.lanes: Lanes = Lanes()
+        channels = {kind.context for kind in handler.types}
+        self.lanes: Lanes = Lanes(host.clock.random if len(channels) > 1 else None)
         self.parts: dict[int, Part] = {}
         self.readers = {kind.name: kind for kind in handler.types}
         self.decoders = {

@@ -45,7 +45,14 @@ class Waiting:
     def _counted(self, more: int) -> None:
         """At the bound no more are added: later events wait in memory, and reading stops by itself."""
         self.count += more
-        self.lanes.full = self.count >= BEHIND_MAX
+        self.lanes.full = self.subscription.whole or self.count >= BEHIND_MAX  # a feed never parks behind
+
+    def numbers(self) -> set[int]:
+        """The rows that are known here."""
+        lanes = self.lanes.lanes.values()
+        return {stored.number for lane in lanes for stored in lane.stored} | {
+            lane.next.number for lane in lanes if lane.next is not None and lane.next.number
+        }
 
     def recount(self) -> None:
         """Rows went without being settled: with their partition, or by an operator's hand."""
@@ -232,15 +239,15 @@ class Waiting:
             self.lanes.again(item, item.waits)
             self.subscription.plan()
 
-    def refresh_whole(self, lane: Lane, known: dict[int, Delivery]) -> None:
+    def refresh_whole(self, lane: Lane, known: dict[int, Delivery], gone: set[int]) -> None:
         """The delivery that the feed stands at may have been replayed, retried or dropped."""
         item = lane.next
         if item is None or not item.number:
             return
         row = known.get(item.number)
-        if row is None:
+        if item.number in gone:
             self._pass(item)
-        elif row.state == "parked":
+        elif row is not None and row.state == "parked":
             item.attempts, item.late, item.waits = row.attempts, row.late, row.due_us or 0
             self.lanes.hurry(lane)
 
