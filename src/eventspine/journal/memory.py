@@ -6,8 +6,6 @@ process may share one MemoryJournal; it is closed when each that opened it has c
 It has no tables: whoever hands it SQL is told to use a SQLite journal.
 """
 
-
-
 from __future__ import annotations
 
 import asyncio
