@@ -1,0 +1,254 @@
+"""A process of these tests: `python -m tests.faults.child publish|consume FOLDER ...`.
+
+What no product code has is here: the places at which a process kills or stops itself, and the safeguards that it can do
+without (`--without`). Both are put into the running modules from outside, in this process alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import resource
+import signal
+import sqlite3
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from eventspine import Service, Spine
+from eventspine.engine import health as health_module, host, runtime, subscription
+from eventspine.errors import JournalError, OutcomeUnknown
+from eventspine.journal import _sqlite_apply, _sqlite_writer
+from eventspine.journal.sqlite import SQLiteJournal
+from tests.faults import services
+
+NAMESPACE = uuid.UUID("6f1d2b52-6d0b-4c1c-9d0e-7a3b8f2f0c11")
+
+
+def main() -> None:
+    asked = arguments()
+    logging.basicConfig(level=logging.INFO, format="%(relativeCreated)d %(name)s %(message)s")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # past a limit of its file size, a write fails instead
+    health_module.WAIT_MOST_S = 0.3
+    if asked.threads:
+        runtime.THREADS = asked.threads
+    for safeguard in asked.without:
+        WITHOUT[safeguard]()
+    if asked.at:
+        happen(*asked.at)
+    asyncio.run(publish(asked) if asked.role == "publish" else consume(asked))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("role", choices=["publish", "consume"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--services", nargs="*", default=["books", "mail"])
+    parser.add_argument("--lease", type=float, default=1.5)
+    parser.add_argument("--busy", type=float, default=30.0)
+    parser.add_argument("--without", nargs="*", default=[])
+    parser.add_argument("--at", nargs=3, metavar=("PLACE", "TIMES", "DEED"))
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--roll-back", action="store_true")
+    parser.add_argument("--retire", nargs="*", default=[])
+    parser.add_argument("--name", default="p")
+    parser.add_argument("--keys", type=int, default=6)
+    parser.add_argument("--count", type=int, default=1_000_000)
+    parser.add_argument("--pause", type=float, default=0.01)
+    parser.add_argument("--type", default="Counted")
+    parser.add_argument("--do", default="")
+    return parser.parse_args()
+
+
+def open_spine(asked: argparse.Namespace, **given: Any) -> Spine:
+    journal = SQLiteJournal(f"sqlite:///{asked.folder}/spine.db", busy_s=asked.busy)
+    for name in asked.without:
+        if name in SAFEGUARDS:
+            setattr(journal._safeguards, SAFEGUARDS[name], False)
+    return Spine(journal, lease_s=asked.lease, **given)
+
+
+# --- roles ---------------------------------------------------------------------------------------------------------------
+
+
+async def publish(asked: argparse.Namespace) -> None:
+    """A task per key. What was acknowledged is told in the file `acknowledged`; what was not is published again, under the
+    same id, by whoever has this name next."""
+    known = acknowledged(asked.folder)
+    async with open_spine(asked, service=services.till) as spine:
+        tell(asked, spine)
+        ready(asked)
+        keys = [f"{asked.name}-{number}" for number in range(asked.keys)]
+        await asyncio.gather(*(_publish(asked, spine, key, known.get(key, 0) + 1) for key in keys))
+
+
+async def _publish(asked: argparse.Namespace, spine: Spine, key: str, number: int) -> None:
+    kind, more = getattr(services, asked.type), {"do": asked.do} if asked.do else {}
+    while number <= asked.count and not (asked.folder / "stop").exists():
+        try:
+            receipt = await spine.publish(
+                kind(key=key, number=number, **more), id=str(uuid.uuid5(NAMESPACE, f"{key}/{number}"))
+            )
+        except (JournalError, OutcomeUnknown) as error:
+            line(asked.folder / "troubles", f"{type(error).__name__} {asked.name} {error}")
+            await asyncio.sleep(0.05)
+        else:
+            assert receipt.durable
+            line(asked.folder / "acknowledged", f"{key} {number}")
+            number += 1
+            await asyncio.sleep(asked.pause)
+
+
+def acknowledged(folder: Path) -> dict[str, int]:
+    """The last number of each key."""
+    path = folder / "acknowledged"
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {key: int(number) for key, number in (line.split() for line in lines)}
+
+
+async def consume(asked: argparse.Namespace) -> None:
+    chosen: list[Service[Any]] = [
+        services.letters(int(name[7:])) if name.startswith("letters") else getattr(services, name)
+        for name in asked.services
+    ]
+    async with open_spine(asked) as spine:
+        tell(asked, spine)
+        async with spine.running(*chosen, roll_back=asked.roll_back, retire=asked.retire, drain_s=20) as running:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.stop)
+            ready(asked)
+            await running.wait()
+    sys.exit(0 if running.drained else 5)
+
+
+def tell(asked: argparse.Namespace, spine: Spine) -> None:
+    """On SIGUSR1, the health of this process in a file; on SIGUSR2, no file may grow beyond a limit, or any."""
+    place = asked.folder / f"{asked.name}-{os.getpid()}"
+
+    def told() -> None:
+        part = place.with_suffix(".part")
+        part.write_text(json.dumps(spine.health()))
+        part.rename(place.with_suffix(".health"))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, told)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR2, lambda: limit_files(asked.folder))
+
+
+def limit_files(folder: Path) -> None:
+    """As when the disk is full: what the file `limit` says, in bytes."""
+    size = int((folder / "limit").read_text())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size or resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def ready(asked: argparse.Namespace) -> None:
+    line(asked.folder / "ready", str(os.getpid()))
+
+
+def line(path: Path, text: str) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{text}\n".encode())
+    os.close(file)
+
+
+# --- places where something happens ------------------------------------------------------------------------------------------
+
+
+DEEDS: dict[str, Callable[[], None]] = {
+    "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "stop": lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP),
+}
+
+
+def happen(place: str, times: str, deed: str) -> None:
+    """At the nth commit that finishes deliveries, at this place in it: do the deed, once."""
+    left = int(times)
+
+    def reached(here: str, counted: bool = True) -> None:
+        nonlocal left
+        if here == place and counted:
+            left -= 1
+            if left == 0:
+                DEEDS[deed]()
+
+    PLACES(reached)
+
+
+def PLACES(reached: Callable[..., None]) -> None:
+    finishes = threading.local()
+    submit, ask, apply, commit = (
+        host.Subscription.succeeded, _sqlite_writer.Writer._once, _sqlite_writer.Applier.apply, _sqlite_writer._commit,
+    )  # fmt: skip
+    settled = subscription.Subscription.settled
+
+    def handled(self: Any, *given: Any) -> Any:
+        reached("handled")
+        return submit(self, *given)
+
+    def once(self: Any, units: Any) -> Any:
+        finishes.now = any(unit.done and unit.statements for unit in units)
+        reached("before begin", finishes.now)
+        try:
+            return ask(self, units)
+        finally:
+            reached("committed, nobody told", finishes.now)
+            finishes.now = False
+
+    def applied(self: Any, units: Any, now_us: int) -> Any:
+        finishing = getattr(finishes, "now", False)
+        reached("begun", finishing)
+        answer = apply(self, units, now_us)
+        reached("written", finishing)
+        return answer
+
+    def committed(connection: sqlite3.Connection) -> None:
+        finishing = getattr(finishes, "now", False)
+        commit(connection)
+        reached("at commit", finishing)
+
+    def told(self: Any, item: Any) -> None:
+        reached("told")
+        settled(self, item)
+
+    subscription.Subscription.succeeded = handled  # type: ignore[method-assign]
+    subscription.Subscription.settled = told  # type: ignore[method-assign]
+    _sqlite_writer.Writer._once = once  # type: ignore[method-assign]
+    _sqlite_writer.Applier.apply = applied  # type: ignore[method-assign]
+    _sqlite_writer._commit = committed
+
+
+# --- safeguards that a process may do without ----------------------------------------------------------------------------------
+
+
+SAFEGUARDS = {"fences": "fences", "folding": "fold_after_verdicts", "savepoints": "savepoints", "reruns": "rerun"}
+
+
+def without_repetition() -> None:
+    _sqlite_apply._is_repetition = lambda *_: False
+
+
+def without_care() -> None:
+    subscription.run_marked = lambda one, item: one.call(item)
+
+
+def without_drain() -> None:
+    async def at_once(*_: Any) -> bool:
+        return True
+
+    runtime.Runtime._drain = at_once  # type: ignore[method-assign]
+
+
+WITHOUT: dict[str, Callable[[], None]] = {
+    **dict.fromkeys(SAFEGUARDS, lambda: None),
+    "repetition": without_repetition,
+    "care": without_care,
+    "drain": without_drain,
+}
+
+
+if __name__ == "__main__":
+    main()

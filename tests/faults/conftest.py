@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .harness import Place
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    """Whatever happens in the test, nothing is left running after it."""
+    place = Place(tmp_path)
+    try:
+        yield place
+    finally:
+        place.end()

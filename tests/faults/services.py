@@ -1,0 +1,195 @@
+"""What the processes of these tests run: a till that counts, books that write down, mail that tells.
+
+    till ── Counted ──▶ books.book ── Booked ──▶ mail.tell
+
+Every handler leaves two traces: a row in the table `effects`, which is part of its unit, and lines in a file, which is
+not. The file is in the folder named by FAULTS_FOLDER, and so are the files whose being there changes what handlers do.
+An event may say in `do` what goes wrong while it is handled, in processes whose FAULTS name it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sqlite3
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from eventspine import Delivery, Event, Retry, Service
+from eventspine.sync import Delivery as ThreadDelivery
+
+FOLDER = Path(os.environ.get("FAULTS_FOLDER", "."))
+FAULTS = frozenset(os.environ.get("FAULTS", "").split(","))
+SOON = Retry(attempts=3, immediate=1, first_s=0.05, factor=1.0, most_s=0.05)
+EFFECT = "insert into effects (handler, key, number, idem, pid) values (:handler, :key, :number, :idem, :pid)"
+
+
+class Counted(Event, context="till", key="key"):
+    key: str
+    number: int
+    do: str = ""
+
+
+class Booked(Event, context="books", key="key"):
+    key: str
+    number: int
+
+
+def tables(connection: Any) -> None:
+    connection.executescript(
+        "create table if not exists effects"
+        " (id integer primary key, handler text, key text, number integer, idem text, pid integer);"
+        "create table if not exists parents (name text primary key);"
+        "create table if not exists children"
+        " (name text primary key, parent text references parents deferrable initially deferred);"
+    )
+
+
+till = Service("till", tables=tables)
+books = Service("books", tables=tables)
+mail = Service("mail", tables=tables)
+threads = Service("threads", tables=tables)
+rough = Service("rough", tables=tables)
+
+
+def note(word: str, event: Any, delivery: Any) -> None:
+    """One line, whole or not at all, whoever else writes and whatever happens next."""
+    line = f"{word} {delivery.handler} {event.key} {event.number} {delivery.idempotency_key} {os.getpid()}\n"
+    file = os.open(FOLDER / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, line.encode())
+    os.close(file)
+
+
+def there(name: str) -> bool:
+    return (FOLDER / name).exists()
+
+
+async def until_there(name: str) -> None:
+    while not there(name):
+        await asyncio.sleep(0.01)
+
+
+def effect(event: Any, delivery: Any) -> None:
+    delivery.execute(
+        EFFECT,
+        handler=delivery.handler,
+        key=event.key,
+        number=event.number,
+        idem=delivery.idempotency_key,
+        pid=os.getpid(),
+    )
+
+
+async def misbehave(do: str) -> None:
+    if do not in FAULTS or there("mended"):
+        return
+    match do:
+        case "wait":
+            await until_there("go")
+        case "work":
+            await asyncio.sleep(0.3)
+        case "hang":
+            await asyncio.Event().wait()
+        case "fail":
+            raise ValueError("this event is poison")
+        case "exit":
+            os._exit(9)
+        case "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@books.on(Counted, retry=SOON, timeout_s=30)
+async def book(event: Counted, delivery: Delivery) -> Booked:
+    note("start", event, delivery)
+    await misbehave(event.do)
+    effect(event, delivery)
+    note("end", event, delivery)
+    return Booked(key=event.key, number=event.number)
+
+
+@mail.on(Booked)
+async def tell(event: Booked, delivery: Delivery) -> None:
+    note("start", event, delivery)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+impatient = Service("impatient", tables=tables)
+
+
+@impatient.on(Counted, retry=SOON, timeout_s=0.3)
+async def wait_for_it(event: Counted, delivery: Delivery) -> None:
+    note("start", event, delivery)
+    await misbehave(event.do)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+@threads.on(Counted, retry=SOON, timeout_s=0.3)
+def compute(event: Counted, delivery: ThreadDelivery) -> None:
+    note("start", event, delivery)
+    if event.do == "hang" and not there("mended"):
+        threading.Event().wait()
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+# --- SQL that would harm others, beside handlers that harm nobody --------------------------------------------------------
+
+
+def rough_handler(name: str) -> None:
+    @rough.on(Counted, name=name, retry=Retry(attempts=2, immediate=1))
+    async def handle(event: Counted, delivery: Delivery) -> None:
+        note("start", event, delivery)
+        effect(event, delivery)
+        if event.do == name:
+            misuse(name, event, delivery)
+        note("end", event, delivery)
+
+
+def misuse(name: str, event: Counted, delivery: Delivery) -> None:
+    match name:
+        case "rollback":
+            for _ in range(2):
+                delivery.execute("insert or rollback into parents values (:name)", name=f"{event.key} {event.number}")
+        case "commit":
+            delivery.execute("commit")
+        case "deferred":
+            delivery.execute(
+                "insert into children values (:name, 'nobody')", name=f"{event.key} {event.number}"
+            )
+
+
+for each in ("rollback", "commit", "deferred", "innocent"):
+    rough_handler(each)
+
+
+# --- a rolling deploy: the same service as its releases declare it -----------------------------------------------------------
+
+
+class Refunded(Event, context="till", key="key"):
+    key: str
+    number: int
+
+
+async def _tell(event: Counted | Refunded, delivery: Delivery) -> None:
+    note("start", event, delivery)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+def letters(release: int) -> Service[Any]:
+    service: Service[Any] = Service("letters", tables=tables)
+    if release == 1:
+        service.on(Counted, name="write")(_tell)
+    elif release == 2:  # the filter is widened
+        service.on(Counted, Refunded, name="write")(_tell)
+    elif release == 3:  # a handler is renamed, another added
+        service.on(Counted, Refunded, name="compose", renamed_from="write")(_tell)
+        service.on(Counted, name="count", start="earliest")(_tell)
+    elif release == 4:  # and removed again, which has to be said with retire=
+        service.on(Counted, Refunded, name="compose", renamed_from="write")(_tell)
+    return service

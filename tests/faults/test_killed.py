@@ -1,0 +1,72 @@
+"""SIGKILL: of a publisher, of a consumer at every point of a commit, of everybody at once."""
+
+from __future__ import annotations
+
+import random
+
+from .harness import NOTHING, Child, Place, until
+
+POINTS = ["handled", "before begin", "begun", "written", "at commit", "committed, nobody told", "told"]
+
+
+def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(place: Place) -> None:
+    """What was not acknowledged is published again under the same id."""
+    for _ in range(4):
+        publisher = place.start("publish", "--pause", 0, name="p").ready()
+        told = len(place.acknowledged())
+        until(lambda: len(place.acknowledged()) > told + 60, "60 more receipts")
+        publisher.kill()
+    assert 0 == place.start("publish", "--pause", 0, "--count", max(n for _, n in place.acknowledged()), name="p").end()
+    place.start("consume")
+    place.settle()
+
+    assert NOTHING == place.reckon()
+
+
+def test_a_consumer_killed_at_every_point_of_a_commit_does_everything_once(place: Place) -> None:
+    publisher = place.start("publish").ready()
+    for point in POINTS:
+        consumer = place.start("consume", "--at", point, 3, "kill")
+        assert -9 == consumer.end(), consumer.said()
+    last = place.start("consume").ready()
+    place.progress(20)
+    place.stop_publishing(publisher)
+    place.settle()
+
+    assert NOTHING == place.reckon()
+    assert [] == place.dead()
+    assert 0 == last.terminate()
+
+
+def test_consumers_killed_at_random_while_others_take_over(place: Place) -> None:
+    chance = random.Random(4)
+    publishers = [place.start("publish", name=name) for name in ("p", "q")]
+    consumers = [place.start("consume").ready() for _ in range(2)]
+    for _ in range(6):
+        place.progress(chance.randrange(1, 40))
+        consumers.pop(0).kill()
+        consumers.append(place.start("consume"))
+    place.stop_publishing(*publishers)
+    place.settle()
+
+    assert NOTHING == place.reckon()
+    assert [] == place.dead()
+
+
+def test_all_processes_killed_at_once(place: Place) -> None:
+    for _ in range(3):
+        everybody = [*(place.start("publish", name=name) for name in ("p", "q")), *_consumers(place, 2)]
+        place.progress(50)
+        for child in everybody:
+            child.signal(9)  # type: ignore[arg-type]
+        for child in everybody:
+            child.end()
+    place.start("consume")
+    place.settle()
+
+    assert NOTHING == place.reckon()
+    assert [] == place.dead()
+
+
+def _consumers(place: Place, count: int) -> list[Child]:
+    return [place.start("consume", "--services", *names) for names in (["books"], ["mail"])[:count]]
