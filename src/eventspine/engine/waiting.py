@@ -249,6 +249,7 @@ class Waiting:
             self._pass(item)
         elif row is not None and row.state == "parked":
             item.attempts, item.late, item.waits = row.attempts, row.late, row.due_us or 0
+            lane.next_due = row.due_us
             self.lanes.hurry(lane)
 
     def _pass(self, item: Item) -> None:

@@ -1,0 +1,328 @@
+"""Dead deliveries: what their key does meanwhile (R10), how they come back, and what never dies."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from eventspine import Delivery, Event, Retry as Policy, Service, Spine
+from eventspine.engine import loading
+from eventspine.journal.port import Append, Drop, Replay, Retry, Unit
+
+from .material import FOR_EVER, ONCE, Broken, Placed, Store, dead, host, parked, rows, subscription, until
+
+
+class Bug:
+    """A handler that fails for some numbers until it is mended."""
+
+    def __init__(self, *numbers: int) -> None:
+        self.numbers = set(numbers)
+        self.handled: list[tuple[int, bool]] = []
+
+    async def handle(self, event: Placed, delivery: Delivery) -> None:
+        if event.number in self.numbers:
+            raise Broken(str(event.number))
+        self.handled.append((event.number, delivery.late))
+
+    def mend(self) -> None:
+        self.numbers.clear()
+
+    @property
+    def order(self) -> list[int]:
+        return [number for number, _ in self.handled]
+
+    def service(self, **options: Any) -> Service[Any]:
+        service: Service[Any] = Service("mail")
+        service.on(Placed, name="note", retry=ONCE, **options)(self.handle)
+        return service
+
+
+async def replay(spine: Spine) -> int:
+    numbers = [row.number for row in await rows(spine, "dead")]
+    return await spine.journal.control([Replay(numbers)])
+
+
+LATER = Policy(immediate=0, first_s=3600, most_s=3600)
+ORDERS = pytest.mark.parametrize("order", ["key", "feed"])
+
+
+@ORDERS
+async def test_r10_the_key_goes_on_and_what_died_comes_late(spine: Spine, order: Any) -> None:
+    bug = Bug(5)
+    await spine.publish(*[Placed(number=number) for number in (5, 6, 7)])
+    async with spine.running(bug.service(order=order)):
+        await dead(spine)
+        await until(lambda: bug.order == [6, 7])
+        bug.mend()
+        await replay(spine)
+        await until(lambda: bug.order == [6, 7, 5])
+    assert [False, False, True] == [late for _, late in bug.handled]
+    assert ["settled"] == [row.state for row in await rows(spine)]
+
+
+@ORDERS
+async def test_r10_a_key_that_waits_keeps_its_whole_order(spine: Spine, order: Any) -> None:
+    bug = Bug(5)
+    await spine.publish(*[Placed(number=number) for number in (4, 5, 6, 7)])
+    async with spine.running(bug.service(order=order, on_dead="waits")):
+        await dead(spine)
+        await spine.publish(Placed(number=8))
+        if order == "key":
+            await parked(spine, 3)
+        assert bug.order == [4]
+        bug.mend()
+        await replay(spine)
+        await until(lambda: bug.order == [4, 5, 6, 7, 8])
+    assert {"settled"} == {row.state for row in await rows(spine)}
+
+
+@ORDERS
+async def test_a_key_that_waits_goes_on_waiting_after_a_restart(spine: Spine, order: Any) -> None:
+    bug = Bug(5)
+    service = bug.service(order=order, on_dead="waits")
+    await spine.publish(Placed(number=5), Placed(number=6))
+    async with spine.running(service):
+        await dead(spine)
+    bug.mend()
+    async with spine.running(service):
+        await spine.publish(Placed(customer="bob", number=1))
+        if order == "key":
+            await until(lambda: bug.order == [1])
+        await until(lambda: host(spine).held)
+        assert 6 not in bug.order
+        await replay(spine)
+        await until(lambda: len(bug.order) == 3)
+    assert bug.order == ([1, 5, 6] if order == "key" else [5, 6, 1])
+
+
+async def test_other_keys_do_not_wait(spine: Spine) -> None:
+    bug = Bug(5)
+    async with spine.running(bug.service(on_dead="waits")):
+        await spine.publish(Placed(number=5), Placed(number=6), Placed(customer="bob", number=7))
+        await until(lambda: bug.order == [7])
+
+
+async def test_replaying_twice_handles_once(spine: Spine) -> None:
+    bug = Bug(5)
+    await spine.publish(Placed(number=5))
+    async with spine.running(bug.service()):
+        (row,) = await dead(spine)
+        bug.mend()
+        assert await spine.journal.control([Replay([row.number]), Replay([row.number])]) == 1
+        assert await spine.journal.control([Replay([row.number])]) == 0
+        await until(lambda: bug.order == [5])
+        assert await spine.journal.control([Replay([row.number])]) == 0, "settled: there is nothing to replay"
+        await spine.publish(Placed(number=6))
+        await until(lambda: bug.order == [5, 6])
+
+
+async def test_what_is_replayed_while_nobody_runs_is_handled_by_the_next_who_does(spine: Spine) -> None:
+    bug = Bug(5)
+    await spine.publish(Placed(number=5), Placed(number=6))
+    async with spine.running(bug.service()):
+        await dead(spine)
+        await until(lambda: bug.order == [6])
+    bug.mend()
+    await replay(spine)
+    async with spine.running(bug.service()):
+        await until(lambda: bug.handled == [(6, False), (5, True)])
+
+
+async def test_several_dead_of_a_key_are_replayed_in_their_order(spine: Spine) -> None:
+    bug = Bug(*range(5))
+    await spine.publish(*[Placed(number=number) for number in range(8)])
+    async with spine.running(bug.service()):
+        await dead(spine, 5)
+        await until(lambda: bug.order == [5, 6, 7])
+        bug.mend()
+        numbers = [row.number for row in await rows(spine, "dead")]
+        await spine.journal.control([Replay(numbers[::-1])])
+        await until(lambda: len(bug.order) == 8)
+    assert bug.order == [5, 6, 7, 0, 1, 2, 3, 4]
+
+
+async def test_the_first_of_them_that_fails_again_holds_the_rest(spine: Spine) -> None:
+    service = Service("mail")
+    broken, handled, tried = {0, 1, 2}, list[int](), 0
+
+    @service.on(Placed, retry=FOR_EVER, errors={Broken: ONCE})
+    async def note(event: Placed, delivery: Delivery) -> None:
+        nonlocal tried
+        if event.number in broken:
+            if delivery.late:
+                tried += 1
+                raise OSError
+            raise Broken
+        handled.append(event.number)
+
+    await spine.publish(*[Placed(number=number) for number in range(3)])
+    async with spine.running(service):
+        await dead(spine, 3)
+        broken.discard(1)
+        broken.discard(2)
+        await replay(spine)
+        await until(lambda: tried > 3)
+        await spine.publish(Placed(number=3))
+        await until(lambda: subscription(spine).waiting.count == 4)
+        assert handled == []
+        broken.clear()
+        await until(lambda: len(handled) == 4)
+    assert handled == [0, 1, 2, 3]
+
+
+@ORDERS
+async def test_dropping_a_dead_delivery_lets_its_key_go_on(spine: Spine, order: Any) -> None:
+    bug = Bug(5)
+    await spine.publish(*[Placed(number=number) for number in (5, 6)])
+    async with spine.running(bug.service(order=order, on_dead="waits")):
+        (row,) = await dead(spine)
+        await spine.journal.control([Drop([row.number])])
+        await until(lambda: bug.order == [6])
+        await spine.publish(Placed(number=7))
+        await until(lambda: bug.order == [6, 7])
+        await until(lambda: subscription(spine).waiting.count == 0)
+
+
+async def test_retrying_a_parked_delivery_does_it_now(spine: Spine) -> None:
+    service = Service("mail")
+    handled, broken = list[int](), True
+
+    @service.on(Placed, retry=LATER)
+    async def note(event: Placed) -> None:
+        if broken:
+            raise Broken
+        handled.append(event.number)
+
+    await spine.publish(Placed(number=1), Placed(number=2))
+    async with spine.running(service):
+        rows = await parked(spine, 2)
+        broken = False
+        await spine.journal.control([Retry([rows[0].number])])
+        await until(lambda: handled == [1, 2])
+
+
+# --- what can't be read -----------------------------------------------------------------------------------------------
+
+
+async def publish_raw(spine: Spine, data: bytes, version: int = 1, customer: str = "ann") -> None:
+    (record,) = spine.records([Placed(customer=customer)], cause=None, time=None, id=None)
+    (verdict,) = await spine.journal.commit([Unit(appends=[Append([record._replace(data=data, version=version)])])])
+    assert verdict.ok
+
+
+@ORDERS
+async def test_what_can_not_be_decoded_is_dead_at_once_and_blocks_nobody(spine: Spine, order: Any) -> None:
+    bug = Bug()
+    await publish_raw(spine, b'{"customer": 7}')
+    await spine.publish(Placed(number=2))
+    async with spine.running(bug.service(order=order)):
+        (row,) = await dead(spine)
+        await until(lambda: bug.order == [2])
+    assert (row.reason, row.attempts) == ("undecodable", 1)
+    assert "customer" in row.error
+    assert row.record is not None
+    assert row.record.data == b'{"customer": 7}', "raw bytes are kept for the day when they can be read"
+
+
+class NewPlaced(Event, context="orders", key="customer", type="orders.Placed", version=2):
+    customer: str
+    number: int = 0
+    currency: str = "EUR"
+
+
+class OldPlaced(Event, context="orders", key="customer", type="orders.Placed", version=1):
+    customer: str
+    number: int = 0
+
+
+@ORDERS
+async def test_an_event_of_a_newer_version_waits_for_a_process_that_knows_it(store: Store, order: Any) -> None:
+    old, new = Service("mail"), Service("mail")
+    seen: list[tuple[int, str]] = []
+
+    async def read_old(event: OldPlaced) -> None:
+        seen.append((event.number, "old"))
+
+    async def read_new(event: NewPlaced, delivery: Delivery) -> None:
+        assert delivery.attempt == 1, "being too old is no failed attempt"
+        seen.append((event.number, event.currency))
+
+    old.on(OldPlaced, name="note", retry=ONCE, order=order)(read_old)
+    new.on(NewPlaced, name="note", retry=ONCE, order=order)(read_new)
+    async with store.spine() as spine:
+        await spine.publish(OldPlaced(customer="ann", number=1))
+        await spine.publish(NewPlaced(customer="ann", number=2, currency="USD"))
+        await spine.publish(OldPlaced(customer="ann", number=3))
+        async with spine.running(old):
+            (row, *_) = await parked(spine)
+            assert (row.reason, row.attempts) == ("newer-version", 0)
+            assert seen == [(1, "old")]
+        async with spine.running(new):
+            await until(lambda: len(seen) == 3)
+    assert seen == [(1, "old"), (2, "USD"), (3, "EUR")]
+
+
+async def test_an_old_process_without_a_declared_version_gives_back_what_it_can_not_read(spine: Spine) -> None:
+    bug = Bug()
+    await publish_raw(spine, b'{"customer":["a","list"]}', version=2)
+    async with spine.running(bug.service()):
+        (row,) = await parked(spine)
+    assert row.reason == "newer-version"
+
+
+# --- operators at work while handlers are -------------------------------------------------------------------------------
+
+
+async def look_slowly(spine: Spine, monkeypatch: Any, meanwhile: Any) -> None:
+    """Have an operator's change be looked at by a read that is answered before, and arrives after, `meanwhile`."""
+    read, asked, go = loading._rows, asyncio.Event(), asyncio.Event()
+
+    async def slowly(*given: Any) -> Any:
+        found = await read(*given)
+        asked.set()
+        await go.wait()
+        return found
+
+    monkeypatch.setattr(loading, "_rows", slowly)
+    spine_host = host(spine)
+    spine_host.control = -1
+    look = asyncio.create_task(spine_host.beat())
+    await asked.wait()
+    await meanwhile()
+    monkeypatch.setattr(loading, "_rows", read)
+    go.set()
+    await look
+
+
+@ORDERS
+async def test_what_parks_while_an_operators_change_is_read_is_not_forgotten(
+    spine: Spine, monkeypatch: Any, order: Any
+) -> None:
+    service = Service("mail")
+    handled, broken, go = list[int](), True, asyncio.Event()
+
+    @service.on(Placed, retry=LATER, order=order)
+    async def note(event: Placed) -> None:
+        if event.number == 0 and broken:
+            await go.wait()
+            raise Broken
+        handled.append(event.number)
+
+    async def fail() -> None:
+        go.set()
+        await parked(spine)
+        await until(lambda: subscription(spine).at_work == 0)
+
+    await spine.publish(Placed(number=0))
+    async with spine.running(service):
+        await until(lambda: subscription(spine).workers.items)
+        await look_slowly(spine, monkeypatch, fail)
+        broken = False
+        await spine.publish(Placed(number=1))
+        await until(lambda: subscription(spine).lanes.size or len(handled) or subscription(spine).waiting.count == 2)
+        (row, *_) = await rows(spine, "parked")
+        await spine.journal.control([Retry([row.number])])
+        await until(lambda: len(handled) == 2)
+    assert handled == [0, 1]
