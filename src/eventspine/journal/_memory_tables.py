@@ -76,9 +76,6 @@ class Tables:
     def position_at(self, time_us: int) -> int:
         return bisect_left(self.feed, time_us, key=lambda record: record.recorded_us)
 
-    def unknown(self, records: Iterable[Record]) -> bool:
-        return any(record.id not in self.by_id for record in records)
-
     # --- cursors ----------------------------------------------------------------------------------------------------
 
     def cursor(self, subscription: int, feed: str, partition: int) -> tuple[int, list[Range]]:
@@ -95,12 +92,15 @@ class Tables:
     def fold(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> None:
         if not ranges:
             return
-        position, beyond = self.cursor(subscription, feed, partition)
+        rows = self.cursors.get(subscription)
+        if rows is None:
+            rows = self.cursors[subscription] = {}
+        place = (feed, partition)
+        position, beyond = rows.get(place) or (0, [])
         if not beyond and len(ranges) == 1 and ranges[0][0] <= position:  # nearly always, and then far cheaper
-            cursor = (max(position, ranges[0][1]), beyond)
+            rows[place] = (max(position, ranges[0][1]), beyond)
         else:
-            cursor = fold(position, beyond, ranges)
-        self.cursors.setdefault(subscription, {})[feed, partition] = cursor
+            rows[place] = fold(position, beyond, ranges)
 
     # --- timers -----------------------------------------------------------------------------------------------------
 

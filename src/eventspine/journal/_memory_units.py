@@ -84,8 +84,11 @@ def _is_repetition(tables: Tables, unit: Unit) -> bool:
 
 def _is_published(tables: Tables, unit: Unit) -> bool:
     """A unit that finishes nothing is known by its events."""
-    records = [record for append in unit.appends for record in append.records]
-    return bool(records) and not tables.unknown(records)
+    for append in unit.appends:
+        for record in append.records:
+            if record.id not in tables.by_id:
+                return False
+    return any(append.records for append in unit.appends)
 
 
 def _changed_meanwhile(tables: Tables, unit: Unit) -> Fenced | None:
