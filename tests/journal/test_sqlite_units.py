@@ -179,6 +179,42 @@ async def test_a_column_may_be_called_what_it_likes(journal: SQLiteJournal) -> N
 
 
 @pytest.mark.parametrize(
+    "text",
+    [
+        "delete from stock",
+        "with a as (select 'a' as sku) delete from stock where sku in (select sku from a)",
+        "insert into stock values ('a', 1) returning sku",
+        "select * from spine_events",
+        "pragma query_only = off",
+        "select 1; select 2",
+        "begin",
+    ],
+)
+async def test_a_query_only_reads_and_only_what_is_the_handlers(journal: SQLiteJournal, text: str) -> None:
+    for _ in range(2):
+        with pytest.raises(StatementRefused):
+            await journal.query(text, {})
+        with pytest.raises(StatementRefused):
+            await asyncio.to_thread(journal.query_blocking, text, {})
+    assert [] == await skus(journal)
+    with pytest.raises(UnitFailed, match="no such table"):
+        await journal.query("select * from nothing", {})
+
+
+async def test_a_page_of_large_events_stays_within_some_megabytes(journal: SQLiteJournal) -> None:
+    small = [event(data=b"x") for _ in range(100)]
+    large = [event(data=b"x" * 3_000_000) for _ in range(6)]
+    await journal.commit([Unit(appends=[Append([*small, *large])])])
+    after, sizes = 0, []
+    while (page := await journal.feed(after, limit=1_000)).records:
+        sizes.append(sum(len(record.data) for record in page.records))
+        after = page.scanned
+
+    assert max(sizes) <= 8 * 1024 * 1024
+    assert sum(sizes) == 100 + 6 * 3_000_000
+
+
+@pytest.mark.parametrize(
     ("text", "rows"),
     [
         ("update stock set free = free - 1", 2),
@@ -368,6 +404,27 @@ async def test_a_committer_that_was_cancelled_disturbs_nobody(journal: SQLiteJou
     results = await asyncio.gather(*tasks, return_exceptions=True)
 
     assert ["done"] * 10 == [result.kind for result in results if isinstance(result, Verdict)]
+
+
+async def test_the_writer_outlives_whatever_goes_wrong_around_it(
+    journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody waits for ever: a bell that can't be rung is only noted, and a turn that can't be taken refuses."""
+
+    def fails() -> None:
+        raise OSError("too many open files")
+
+    running = journal._here()
+    with monkeypatch.context() as without_bells:
+        without_bells.setattr(running.bells, "ring", fails)
+        assert "done" == (await commit(journal, Unit(appends=[Append([event()])]))).kind
+    with monkeypatch.context() as without_turns:
+        without_turns.setattr(running.writer.turn, "take", fails)
+        assert "failed" == (await commit(journal, Unit(appends=[Append([event()])]))).kind
+        with pytest.raises(JournalError, match="too many open files"):
+            await journal.fire(1, 1)
+    assert "done" == (await commit(journal, Unit(appends=[Append([event()])]))).kind
+    assert 3 == len(journal.figures.errors)
 
 
 async def test_closing_finishes_what_waits_and_refuses_what_comes(tmp_path: Path) -> None:

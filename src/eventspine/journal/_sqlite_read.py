@@ -6,7 +6,8 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Sequence
-from itertools import repeat
+from itertools import accumulate, repeat
+from operator import itemgetter
 from typing import Any
 
 from ._records import decode_record
@@ -84,15 +85,19 @@ def _feed_query(
 def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Any], bool]:
     """Rows up to some megabytes of data, and at least one; whether they were cut."""
     rows: list[Any] = []
-    size, step = 0, 8
+    size, step = 0, 16
     while some := cursor.fetchmany(step):
-        for index, row in enumerate(some):
-            size += len(row[14])
-            if size > PAGE_BYTES_MAX and (rows or index):
-                return rows + some[:index], True
+        size += sum(map(len, map(_data, some)))
         rows += some
-        step = min(step * 2, 1024) if size < PAGE_BYTES_MAX // 16 else 8
+        if size > PAGE_BYTES_MAX:
+            fitting = sum(upto <= PAGE_BYTES_MAX for upto in accumulate(map(len, map(_data, rows))))
+            return rows[: max(1, fitting)], fitting < len(rows)
+        # So many that they would fit if they were as large as those before, and few while nothing is known.
+        step = max(1, min(step * 4, 4096, (PAGE_BYTES_MAX - size) * len(rows) // (size + 1)))
     return rows, False
+
+
+_data = itemgetter(14)
 
 
 def _records(rows: Sequence[Any]) -> list[Record]:

@@ -154,7 +154,10 @@ class Writer:
             for job in jobs or self._take_jobs():
                 job.refuse(_unexpected(error))
             return
-        self._rang(rings)
+        try:
+            self._rang(rings)  # before the answers: another process needs the longer time to wake up
+        except Exception as error:  # noqa: BLE001 -- a bell is only a hint
+            self.figures.errors.append(repr(error))
         deliver(answers)
 
     @contextlib.contextmanager

@@ -302,6 +302,7 @@ class SQLiteJournal:
         running = self._running
         if running is not None and running.pid != os.getpid():
             self._lock = threading.Lock()  # a thread of the parent may have held the old one
+            running.writer.turn.close()  # else a turn of the parent's would outlive it here
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(running))  # for ever: even a finalizer would close them
             self._running = None
 
