@@ -198,7 +198,7 @@ async def test_a_query_only_reads_and_only_what_is_the_handlers(journal: SQLiteJ
             await asyncio.to_thread(journal.query_blocking, text, {})
     assert [] == await skus(journal)
     with pytest.raises(UnitFailed, match="no such table"):
-        await journal.query("select * from nothing", {})
+        await journal.query("select * from missing", {})
 
 
 async def test_a_page_of_large_events_stays_within_some_megabytes(journal: SQLiteJournal) -> None:
