@@ -70,6 +70,7 @@ class Host:
         self.control = -1
         self.trusted_until = 0.0
         self.leads = False
+        self.newest = 0  # generation of this service that was ever seen
         self.stopping = False
         self._newer_seen = self.clock.monotonic()
         self._reload: set[Subscription] = set()
@@ -89,6 +90,7 @@ class Host:
             await self.journal.run_tables(self.service.name, version, script)
         self.registered = await self._register()
         self.process = self._process()
+        self.newest = self.registered.newest
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
         handlers = list(self.service.handlers.values())
@@ -184,7 +186,10 @@ class Host:
         async with self._changing:
             view = await self._ask([], self._drained())
             for _ in range(3):
+                led = self.leads
                 wanted = self._wanted(view)
+                if self.leads and not led:
+                    await self._take_the_lead()
                 self._give_up(sorted(set(self.held) - wanted))
                 take = sorted(wanted - set(self.held))
                 drained = self._drained()
@@ -195,6 +200,14 @@ class Host:
                     break
             await self._follow_control(view.control)
             await self._reload_asked()
+
+    async def _take_the_lead(self) -> None:
+        """Code that is older than what led before says again what it declares: what was suspended is active again."""
+        if self.registered.generation == self.newest:
+            return
+        self.registered = await self._register()
+        for one, stored in zip(self.subscriptions, self.registered.subscriptions, strict=True):
+            one.update(stored)
 
     async def _ask(self, take: Sequence[int], release: Sequence[int]) -> LeaseView:
         asked = self.clock.monotonic()
@@ -237,7 +250,8 @@ class Host:
         ids = [process.id for process in lead]
         if self.process.id not in ids:
             self._newer_seen = now
-        behind = self.registered.generation < self.registered.newest
+        self.newest = max([self.newest, *(process.generation for process in view.processes)])
+        behind = self.registered.generation < self.newest
         waits = behind and now - self._newer_seen < 2 * self.runtime.lease_s
         self.leads = self.process.id in ids and not waits
         if self.stopping:

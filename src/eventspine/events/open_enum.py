@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Self
+from typing import Any, Self
 
 
 class OpenEnum(StrEnum):
@@ -27,6 +27,9 @@ class OpenEnum(StrEnum):
         unknown = str.__new__(cls, value)
         unknown._name_ = unknown._value_ = str.__str__(value)
         return unknown
+
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        return type(self), (self._value_,)  # by value: an early Python 3.11 copies by name, which an unknown one lacks
 
     @property
     def known(self) -> bool:
