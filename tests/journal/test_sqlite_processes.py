@@ -146,7 +146,7 @@ def test_four_busy_processes_get_their_turns(family: Family) -> None:
 
     counts = sorted(len(times) for times in took)
     assert counts[0] > counts[-1] / 4, counts  # SQLite's own waiting starves by a factor of eight
-    assert max(max(times) for times in took) < 1
+    assert max(max(times) for times in took) < 3, "as long as SQLite alone would let one wait"
 
 
 async def test_r6_a_process_stopped_inside_a_commit_is_named_and_waited_for_within_a_limit(family: Family) -> None:
