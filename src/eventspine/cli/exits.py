@@ -5,7 +5,7 @@
     2    usage: the command line, a setting or a declaration is wrong; nothing was done
     3    the journal refused: registration, busy, or written by a release that this one can't share it with
     4    nothing found: the journal, event, delivery or subscription that was named does not exist
-    130  interrupted from the keyboard
+    130  interrupted from the keyboard, or a question was answered with no
     141  whoever read the output left (as a shell reports it)
 
 A traceback is printed with --debug only.
