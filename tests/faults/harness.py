@@ -104,11 +104,6 @@ class Child:
         health: dict[str, Any] = json.loads(found.read_text())
         return health
 
-    def limit_files(self, size: int) -> None:
-        """From now on, writing beyond this size fails; 0: no limit any more."""
-        (self.place.folder / "limit").write_text(str(size))
-        self.signal(signal.SIGUSR2)
-
     def said(self) -> str:
         return self.errors.read_text()[-4000:]
 
@@ -173,6 +168,14 @@ class Place:
     def told(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.err")))
 
+    def limit_files(self, size: int, *children: Child) -> None:
+        """From now on they fail to write beyond this size; 0: no limit any more."""
+        part = self.folder / "limit.part"
+        part.write_text(str(size))
+        part.rename(self.folder / "limit")
+        for child in children:
+            child.signal(signal.SIGUSR2)
+
     # --- files ------------------------------------------------------------------------------------------------------
 
     def touch(self, name: str) -> None:
@@ -186,9 +189,10 @@ class Place:
         return [(key, int(number)) for key, number in (line.split() for line in self.lines("acknowledged"))]
 
     def log(self, word: str = "start") -> list[tuple[str, str, int, str, int]]:
-        """(handler, key, number, idempotency key, pid), as it happened."""
-        words = (line.split() for line in self.lines("log"))
-        return [(w[1], w[2], int(w[3]), w[4], int(w[5])) for w in words if w[0] == word]
+        """(handler, key, number, idempotency key, pid), as it happened; the clock is the same for all processes."""
+        words = [line.split() for path in self.folder.glob("log-*") for line in self.lines(path.name)]
+        words.sort(key=lambda w: int(w[0]))
+        return [(w[2], w[3], int(w[4]), w[5], int(w[6])) for w in words if w[1] == word]
 
     # --- the journal ------------------------------------------------------------------------------------------------
 

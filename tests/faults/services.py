@@ -2,8 +2,8 @@
 
     till ── Counted ──▶ books.book ── Booked ──▶ mail.tell
 
-Every handler leaves two traces: a row in the table `effects`, which is part of its unit, and lines in a file, which is
-not. The file is in the folder named by FAULTS_FOLDER, and so are the files whose being there changes what handlers do.
+Every handler leaves two traces: a row in the table `effects`, which is part of its unit, and lines in a file, which are
+not. These files are in the folder named by FAULTS_FOLDER, and so are those whose being there changes what handlers do.
 An event may say in `do` what goes wrong while it is handled, in processes whose FAULTS name it.
 """
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sqlite3
 import threading
 import time
 from pathlib import Path
@@ -56,9 +55,9 @@ rough = Service("rough", tables=tables)
 
 
 def note(word: str, event: Any, delivery: Any) -> None:
-    """One line, whole or not at all, whoever else writes and whatever happens next."""
-    line = f"{word} {delivery.handler} {event.key} {event.number} {delivery.idempotency_key} {os.getpid()}\n"
-    file = os.open(FOLDER / "log", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    """One line, whole or not at all, whatever happens next."""
+    line = f"{time.monotonic_ns()} {word} {delivery.handler} {event.key} {event.number} {delivery.idempotency_key} {os.getpid()}\n"
+    file = os.open(FOLDER / f"log-{os.getpid()}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, line.encode())
     os.close(file)
 

@@ -92,12 +92,14 @@ async def command(
 
     spine = Spine(invocation.url, middleware=[LogHandled()] if log_level == "debug" else [])
     log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
+    told_to_stop = asyncio.Event()
     async with spine:
         try:
-            async with spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s) as running:
-                with stopping(running.stop, drain_s):
+            # Signals are heard before the services start: they handle events from their start on, not from "running".
+            with stopping(told_to_stop.set, drain_s):
+                async with spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s) as running:
                     log.info("running %s as process %d", ", ".join(service.name for service in services), os.getpid())
-                    await running.wait()
+                    await told_to_stop.wait()
         except StuckThreads as error:
             _end(str(error))
         if running.drained:
