@@ -92,13 +92,16 @@ class Stored:
         self.suspect = False
 
 
+NOTHING: deque[Item] = deque(maxlen=0)  # stands for an empty queue; nothing can be put into it
+
+
 class Lane:
     __slots__ = ("key", "next", "next_due", "pending", "queue", "queued", "stored", "taken")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
-        self.queue: deque[Item] = deque()
-        self.stored: list[Stored] = []  # ascending by position
+        self.queue: deque[Item] = NOTHING  # until there is something: most lanes come and go with one item
+        self.stored: Sequence[Stored] = ()  # ascending by position
         self.pending = 0  # live items on their way into rows behind the stored ones
         self.next: Item | None = None  # another attempt of the same item
         self.next_due: int | None = None  # and not before this time
@@ -137,7 +140,10 @@ class Lanes:
         if (lane.stored or lane.pending) and not lane.queue and not self.full:
             lane.pending += 1
             return False
-        lane.queue.append(item)
+        if lane.queue is NOTHING:
+            lane.queue = deque((item,))
+        else:
+            lane.queue.append(item)
         if not lane.queued and not lane.taken and not lane.stored and not lane.pending:
             lane.queued = True
             if self._shuffle is not None and self._shuffle.random() < 0.5:
@@ -151,7 +157,7 @@ class Lanes:
         at = len(lane.stored)
         while at and lane.stored[at - 1].position > stored.position:
             at -= 1
-        lane.stored.insert(at, stored)
+        lane.stored = [*lane.stored[:at], stored, *lane.stored[at:]]
 
     def take(self) -> Item | None:
         """The next item of the next ready lane. None when that lane has nothing after all."""
@@ -208,7 +214,7 @@ class Lanes:
             if item.of_row:
                 self.size -= 1  # its row makes another item
             else:
-                item.lane.queue.appendleft(item)
+                item.lane.queue = deque((item, *item.lane.queue))
         for item in items:
             self.proceed(item.lane)
 
@@ -301,7 +307,7 @@ class Lanes:
         for lane in list(self.lanes.values()):
             if lane.queue and lane.queue[0].part is part:
                 dropped.extend(lane.queue)
-                lane.queue.clear()
+                lane.queue = NOTHING
             lane.stored = [stored for stored in lane.stored if stored.part is not part]
             if lane.next is not None and lane.next.part is part:
                 dropped.append(lane.next)

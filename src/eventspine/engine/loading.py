@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NEWER = "newer-version"  # the reason of a delivery given back because this process is too old for it
 ROWS = 1000
-SUSPECTS = 4096  # deliveries that a dead owner may have handed out, per subscription and partition (R16)
+SUSPECTS = 2048  # deliveries that a dead owner may have handed out, per subscription and partition (R16)
 
 
 def partition_of(lease: Lease) -> int:
@@ -120,7 +120,9 @@ def _refresh(one: Subscription, lane: Lane, known: dict[int, Delivery], gone: se
     lane.stored = kept
     for stored in kept:
         row = known.get(stored.number)
-        if row is not None and (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
+        if row is None or row.reason == NEWER:  # given back: its time is this process's own matter
+            continue
+        if (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
             stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", row.late
             stored.attempts = row.attempts
             changed = True

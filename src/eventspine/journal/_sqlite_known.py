@@ -25,11 +25,14 @@ class Coming:
     def __init__(self, position: int, beyond: list[Range], stored: bool) -> None:
         self.position, self.beyond, self.stored = position, beyond, stored
         self.accepted: list[Range] = []
-        self._afters = [0, *(after for after, _ in beyond)]
-        self._uptos = [position, *(upto for _, upto in beyond)]
+        self._afters: list[int] = []  # both made when first asked: units without effects never ask
+        self._uptos: list[int] = []
         self._pending = 0  # how many of `accepted` the two lists hold
 
     def covers(self, ranges: Iterable[Range]) -> bool:
+        if not self._afters:
+            self._afters = [0, *(after for after, _ in self.beyond)]
+            self._uptos = [self.position, *(upto for _, upto in self.beyond)]
         while self._pending < len(self.accepted):
             self._insert(*self.accepted[self._pending])
             self._pending += 1

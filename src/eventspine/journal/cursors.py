@@ -10,9 +10,13 @@ cursor can be folded after the verdicts are known (R3), and a second answer to t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import pairwise
+
+import msgspec
 
 Range = tuple[int, int]
+
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(list[Range])
 
 
 def fold(position: int, beyond: Sequence[Range], finished: Iterable[Range]) -> tuple[int, list[Range]]:
@@ -35,18 +39,9 @@ def is_finished(position: int, beyond: Sequence[Range], at: int) -> bool:
 
 
 def encode(beyond: Sequence[Range]) -> bytes | None:
-    """Ranges as they are stored: ascending numbers, each the distance from the one before, as text."""
-    if not beyond:
-        return None
-    edges = [0, *(edge for pair in beyond for edge in pair)]
-    return ",".join(str(right - left) for left, right in pairwise(edges)).encode()
+    """Ranges as they are stored: a msgpack array of [after, upto] pairs, ascending; null when there are none."""
+    return _ENCODER.encode(beyond) if beyond else None
 
 
 def decode(stored: bytes | None) -> list[Range]:
-    if not stored:
-        return []
-    edge, edges = 0, []
-    for distance in stored.split(b","):
-        edge += int(distance)
-        edges.append(edge)
-    return list(zip(edges[::2], edges[1::2], strict=True))
+    return _DECODER.decode(stored) if stored else []
