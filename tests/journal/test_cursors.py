@@ -81,5 +81,5 @@ def test_nothing_beyond_is_stored_as_nothing():
 
 
 def test_the_stored_form_is_fixed():
-    """It is on disk: distances from one edge to the next."""
-    assert b"7,2,3,1" == encode([(7, 9), (12, 13)])
+    """It is on disk: a msgpack array of pairs."""
+    assert bytes([0x92, 0x92, 7, 9, 0x92, 12, 13]) == encode([(7, 9), (12, 13)])
