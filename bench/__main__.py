@@ -1,0 +1,79 @@
+"""`python -m bench [name …] [--quick] [--json FILE] [--write PAGE]`: see the package's docstring."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+from . import backlog, both, busy, lanes, latency, million, publishing, starting
+from .figures import Figure
+from .page import Section, text, write_json, write_page
+from .sizes import QUICK, Sizes
+
+Measure = Callable[[Sizes], Awaitable[list[Figure]]]
+
+MEASUREMENTS: dict[str, Measure] = {
+    "publish": publishing.batches,
+    "concurrent": publishing.concurrent,
+    "backlog": backlog.measure,
+    "both": both.measure,
+    "lanes": lanes.measure,
+    "latency": latency.measure,
+    "busy": busy.measure,
+    "million": million.measure,
+    "starting": starting.measure,
+}
+
+
+def main() -> None:
+    options = _options()
+    sizes = QUICK if options.quick else Sizes()
+    sections: list[Section] = []
+    for name in options.names or MEASUREMENTS:
+        sections.append(asyncio.run(_measure(name, sizes)))
+        print(text(sections[-1]), end="\n\n", flush=True)
+    run = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "arguments": _arguments(options)}
+    if options.json:
+        write_json(options.json, sections, run)
+    if options.write:
+        write_page(options.write, sections, run)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Each figure beside its raw twin or a peer.")
+    parser.add_argument("names", nargs="*", metavar="name", choices=[[], *MEASUREMENTS], help=", ".join(MEASUREMENTS))
+    parser.add_argument("--quick", action="store_true", help="small sizes: does it run, and roughly how fast")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, with every round, as JSON")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page of results")
+    return parser.parse_args()
+
+
+def _arguments(options: argparse.Namespace) -> str:
+    """What `make bench` is given for the same run."""
+    given = [*options.names, *(["--quick"] if options.quick else [])]
+    return f' BENCH="{" ".join(given)}"' if given else ""
+
+
+async def _measure(name: str, sizes: Sizes) -> Section:
+    began, before = time.perf_counter(), _load()
+    try:
+        figures = await MEASUREMENTS[name](sizes)
+    except Exception as error:
+        # One that fails takes the others' figures with it if it isn't kept apart.
+        print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+        figures = [Figure(name, f"failed: {type(error).__name__}: {error}")]
+    return Section(name, time.perf_counter() - began, (before, _load()), figures)
+
+
+def _load() -> str:
+    return f"{os.getloadavg()[0]:.1f}"
+
+
+if __name__ == "__main__":
+    main()
