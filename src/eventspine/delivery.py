@@ -130,7 +130,7 @@ class Delivery(Cause, Generic[R]):
         return derived_id(subscription.uid, subscription.republish, self.record.source, self.record.id, ordinal)
 
     def _changeable(self) -> Unit:
-        if not self._open:
+        if not self._open or self._item.timed_out:
             raise SpineError(
                 f"{self.handler} has returned (or run out of time); its unit is closed. Finish all work, and await all "
                 f"tasks that publish or execute, before returning."
@@ -166,8 +166,7 @@ class Delivery(Cause, Generic[R]):
         self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction already; a second one would wait for the first.")
-        transaction = await self._subscription.journal.begin(TRANSACTION_LIMIT_S)
-        self._transaction = transaction
+        transaction = self._transaction = await self._lock()
         if self._unit is not None:
             for statement in self._unit.statements:
                 await transaction.execute(statement.sql, statement.parameters, statement.expect_rows)
@@ -177,6 +176,16 @@ class Delivery(Cause, Generic[R]):
             yield writing
         finally:
             writing.closed = True
+
+    async def _lock(self) -> Transaction:
+        """Waiting for the lock is not the handler's time (R4)."""
+        item, clock = self._item, self._subscription.clock
+        started, asked = item.started, clock.monotonic()
+        item.started = 0.0
+        try:
+            return await self._subscription.journal.begin(TRANSACTION_LIMIT_S)
+        finally:
+            item.started = started and started + clock.monotonic() - asked
 
     # --- for the engine -----------------------------------------------------------------------------------------
 
