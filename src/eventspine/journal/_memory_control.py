@@ -160,7 +160,12 @@ def _rewind(tables: Tables, rewind: Rewind) -> int:
     tables.subscriptions[row.number] = row._replace(
         generation=row.generation + 1, republish=rewind.republish or row.republish
     )
-    return len(partitions) + len(discarded)
+    return len(partitions) + len(discarded) + _forget_marks(tables, rewind)
+
+
+def _forget_marks(tables: Tables, rewind: Rewind) -> int:
+    named = [place for place in tables.marks if place[0] == rewind.subscription and place[1] in rewind.origins]
+    return sum(len(tables.marks.pop(place)) for place in named)
 
 
 def _change_subscription(tables: Tables, number: int, **changes: str) -> int:

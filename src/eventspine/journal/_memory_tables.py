@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from .cursors import Range, fold
-from .port import Delivery, Lease, Process, Record, Subscription, Timer
+from .port import Delivery, Lease, Process, Record, Seen, Subscription, Timer
 
 _new_record = tuple.__new__  # a third of the time of Record._replace, which every appended event pays
 
@@ -26,6 +26,7 @@ class Tables:
         "feed_bytes",
         "generations",
         "leases",
+        "marks",
         "processes",
         "starts",
         "streams",
@@ -45,6 +46,7 @@ class Tables:
         self.deliveries: dict[int, Delivery] = {}  # ascending, since numbers are
         self.delivery_at: dict[tuple[int, str, int, int], int] = {}
         self.delivery_last = 0
+        self.marks: dict[tuple[int, str, str], dict[int, tuple[int, list[Range]]]] = {}  # by slot
         self.starts: dict[tuple[int, str, int], dict[int, tuple[int, int]]] = {}
         self.timers: dict[bytes, Timer] = {}
         self.due: list[tuple[int, bytes]] = []  # a heap; what it says of a cancelled timer is passed over
@@ -83,11 +85,7 @@ class Tables:
 
     def is_finished(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> bool:
         """Whether folding these ranges would change nothing."""
-        position, beyond = self.cursor(subscription, feed, partition)
-        return all(
-            upto <= position or any(left <= max(after, position) and upto <= right for left, right in beyond)
-            for after, upto in ranges
-        )
+        return covers(*self.cursor(subscription, feed, partition), ranges)
 
     def fold(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> None:
         if not ranges:
@@ -101,6 +99,20 @@ class Tables:
             rows[place] = (max(position, ranges[0][1]), beyond)
         else:
             rows[place] = fold(position, beyond, ranges)
+
+    # --- marks ------------------------------------------------------------------------------------------------------
+
+    def is_marked(self, seen: Seen) -> bool:
+        """Whether folding its ranges would change nothing."""
+        subscription, origin, channel, slot, ranges = seen
+        return covers(*self.marks.get((subscription, origin, channel), {}).get(slot, (0, [])), ranges)
+
+    def mark(self, seen: Seen) -> None:
+        subscription, origin, channel, slot, ranges = seen
+        if not ranges:
+            return
+        slots = self.marks.setdefault((subscription, origin, channel), {})
+        slots[slot] = fold(*slots.get(slot, (0, [])), ranges)
 
     # --- timers -----------------------------------------------------------------------------------------------------
 
@@ -132,3 +144,11 @@ class Tables:
     def remove_delivery(self, number: int) -> None:
         row = self.deliveries.pop(number)
         del self.delivery_at[row.subscription, row.feed, row.partition, row.position]
+
+
+def covers(position: int, beyond: Sequence[Range], ranges: Sequence[Range]) -> bool:
+    """Whether all of `ranges` is finished at this cursor."""
+    return all(
+        upto <= position or any(left <= max(after, position) and upto <= right for left, right in beyond)
+        for after, upto in ranges
+    )

@@ -21,7 +21,7 @@ NO_SQL = (
 
 
 def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
-    if unit.fences or unit.done or unit.changes:
+    if unit.fences or unit.done or unit.marks or unit.changes:
         fenced = _fenced(tables, unit)
         if fenced:
             return Verdict("fenced", error=fenced)
@@ -75,11 +75,18 @@ def _is_repetition(tables: Tables, unit: Unit) -> bool:
     """It does more than finish ranges, and all its ranges are finished already."""
     if not (unit.appends or unit.statements or unit.puts or unit.changes or unit.timers):
         return False
-    done = [done for done in unit.done if done.ranges]
-    return bool(done) and all(
-        tables.is_finished(finished.subscription, finished.feed, finished.partition, finished.ranges)
-        for finished in done
-    )
+    finished = False
+    for done in unit.done:
+        if done.ranges:
+            if not tables.is_finished(done.subscription, done.feed, done.partition, done.ranges):
+                return False
+            finished = True
+    for seen in unit.marks:
+        if seen.ranges:
+            if not tables.is_marked(seen):
+                return False
+            finished = True
+    return finished
 
 
 def _is_published(tables: Tables, unit: Unit) -> bool:
@@ -144,6 +151,8 @@ def _apply(tables: Tables, unit: Unit, now_us: int) -> Verdict:
         _append(tables, append, now_us, verdict)
     for done in unit.done:
         tables.fold(done.subscription, done.feed, done.partition, done.ranges)
+    for seen in unit.marks:
+        tables.mark(seen)
     for put in unit.puts:
         verdict.numbers.append(_put(tables, put, now_us))
     for change in unit.changes:

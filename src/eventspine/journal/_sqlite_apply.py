@@ -67,7 +67,7 @@ class Applier:
             _accept_ranges(unit, known)
         if self._safeguards.fences and (unit.fences or unit.done) and (fenced := _fenced(unit, known)):
             return Verdict("fenced", error=fenced)
-        if unit.done and _is_repetition(unit, known):
+        if (unit.done or unit.marks) and _is_repetition(unit, known):
             return _first_result(self._cursor, unit, known, plan)
         if unit.changes and (fenced := _changed_meanwhile(unit, known)):
             return Verdict("fenced", error=fenced)
@@ -111,7 +111,7 @@ class Applier:
         elif unit.appends:
             plan.append(verdict, unit, None, recorded_us)
         known.appended(unit)
-        if unit.done and self._safeguards.fold_after_verdicts:
+        if (unit.done or unit.marks) and self._safeguards.fold_after_verdicts:
             _accept_ranges(unit, known)
         for put in unit.puts:
             plan.put(put, verdict)
@@ -215,6 +215,11 @@ def _is_repetition(unit: Unit, known: Known) -> bool:
             if not known.coming((subscription, feed, partition)).covers(ranges):
                 return False
             finished = True
+    for subscription, origin, channel, slot, ranges in unit.marks:
+        if ranges:
+            if not known.mark((subscription, origin, channel, slot)).covers(ranges):
+                return False
+            finished = True
     return finished
 
 
@@ -232,7 +237,7 @@ def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:
 
 def _is_published(unit: Unit, known: Known) -> bool:
     """A unit that finishes nothing is known by its events."""
-    if unit.fences or unit.done or unit.changes:
+    if unit.fences or unit.done or unit.marks or unit.changes:
         return False
     ids = [record.id for append in unit.appends for record in append.records]
     return bool(ids) and all(id in known.ids for id in ids)
@@ -265,6 +270,8 @@ def _new(append: Append, known: Known) -> list[Record]:
 def _accept_ranges(unit: Unit, known: Known) -> None:
     for done in unit.done:
         known.coming((done.subscription, done.feed, done.partition)).accepted += done.ranges
+    for seen in unit.marks:
+        known.mark((seen.subscription, seen.origin, seen.channel, seen.slot)).accepted += seen.ranges
 
 
 # --- what a repetition is answered ----------------------------------------------------------------------------------

@@ -56,7 +56,15 @@ def _rewind(cursor: sqlite3.Cursor, rewind: Rewind) -> int:
     where = "where subscription = :number and feed = :feed and position > :position"
     cursor.execute(f"/*spine*/ delete from spine_starts {where}", place)
     cursor.execute(f"/*spine*/ delete from spine_deliveries {where} and state <> 'settled'", place)
-    return len(partitions) + cursor.rowcount
+    return len(partitions) + cursor.rowcount + _forget_marks(cursor, rewind)
+
+
+def _forget_marks(cursor: sqlite3.Cursor, rewind: Rewind) -> int:
+    cursor.executemany(
+        "/*spine*/ delete from spine_marks where subscription = ? and origin = ?",
+        [(rewind.subscription, origin) for origin in rewind.origins],
+    )
+    return cursor.rowcount if rewind.origins else 0
 
 
 def _change_subscription(cursor: sqlite3.Cursor, number: int, column: str, value: str) -> int:

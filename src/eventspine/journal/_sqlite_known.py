@@ -15,10 +15,16 @@ from .cursors import Range, decode, fold
 from .port import Unit
 
 Place = tuple[int, str, int]  # subscription, feed, partition
+MarkPlace = tuple[int, str, str, int]  # subscription, origin, channel, slot
+
+
+_MARK = (
+    "/*spine*/ select upto, beyond from spine_marks where subscription = ? and origin = ? and channel = ? and slot = ?"
+)
 
 
 class Coming:
-    """A cursor while a group is judged: as stored, and what accepted units have finished since."""
+    """A cursor or mark while a group is judged: as stored, and what accepted units have finished since."""
 
     __slots__ = ("_afters", "_pending", "_uptos", "accepted", "beyond", "position", "stored")
 
@@ -79,6 +85,7 @@ class Known:
         "generations",
         "heads",
         "ids",
+        "marks",
         "states",
         "stream_last",
     )
@@ -88,6 +95,7 @@ class Known:
         self.epochs: dict[str, int] = {}
         self.generations: dict[int, int] = {}
         self.cursors: dict[Place, Coming] = {}
+        self.marks: dict[MarkPlace, Coming] = {}  # of the slots that units name; each is read when first asked for
         self.states: dict[int, str] = {}  # of stored deliveries that units want to change
         self._places: dict[tuple[int, str, int, int], int] = {}  # their numbers
         self.heads: dict[tuple[str, str], Head] = {}
@@ -143,6 +151,14 @@ class Known:
             cursor = self.cursors[place] = Coming(0, [], False)
         return cursor
 
+    def mark(self, place: MarkPlace) -> Coming:
+        mark = self.marks.get(place)
+        if mark is None:
+            rows = self._cursor.execute(_MARK, place).fetchall()
+            mark = Coming(rows[0][0], decode(rows[0][1]), True) if rows else Coming(0, [], False)
+            self.marks[place] = mark
+        return mark
+
     def head(self, stream: tuple[str, str]) -> Head:
         head = self.heads.get(stream)
         if head is None:
@@ -169,7 +185,7 @@ class Known:
 def _asked_first(unit: Unit) -> Iterator[bytes]:
     """Ids of events that the feed must be asked for before the unit is judged. Usually the insert itself tells."""
     more = unit.statements or unit.puts or unit.timers or unit.starts or unit.cancels
-    whole = more and not (unit.fences or unit.done or unit.changes)
+    whole = more and not (unit.fences or unit.done or unit.marks or unit.changes)
     if whole or any(append.stream is not None for append in unit.appends):
         for append in unit.appends:
             yield from (record[1] for record in append.records)

@@ -1,8 +1,8 @@
 """Whether a group was committed, when COMMIT itself could not say.
 
 A group is one transaction, so one thing that it alone wrote tells for all of it: an event that it inserted, or a
-cursor that it moved. The turn lock is still held, so no other process of ours has written since. Where a group wrote
-neither, nobody can say.
+cursor or mark that it moved. The turn lock is still held, so no other process of ours has written since. Where a group
+wrote none of them, nobody can say.
 """
 
 from __future__ import annotations
@@ -26,6 +26,14 @@ def cursor_trace(row: tuple[object, ...]) -> Trace:
     return Trace(
         "/*spine*/ select 1 from spine_cursors"
         " where subscription = ? and feed = ? and partition = ? and position = ? and beyond is ?",
+        row,
+    )
+
+
+def mark_trace(row: tuple[object, ...]) -> Trace:
+    return Trace(
+        "/*spine*/ select 1 from spine_marks"
+        " where subscription = ? and origin = ? and channel = ? and slot = ? and upto = ? and beyond is ?",
         row,
     )
 

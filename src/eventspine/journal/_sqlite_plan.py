@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Mapping
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from ._records import encode_record
-from ._sqlite_known import Known, among
-from ._sqlite_outcome import Trace, cursor_trace, event_trace
+from ._sqlite_known import Coming, Known, among
+from ._sqlite_outcome import Trace, cursor_trace, event_trace, mark_trace
 from .cursors import encode
 from .port import Change, Put, Record, StartMark, Timer, Unit, Verdict
 
@@ -49,6 +50,10 @@ _CURSOR = (
     "/*spine*/ insert into spine_cursors (subscription, feed, partition, position, beyond) values (?,?,?,?,?)"
     " on conflict (subscription, feed, partition) do update set position = excluded.position, beyond = excluded.beyond"
 )
+_MARK = (
+    "/*spine*/ insert into spine_marks (subscription, origin, channel, slot, upto, beyond) values (?,?,?,?,?,?)"
+    " on conflict (subscription, origin, channel, slot) do update set upto = excluded.upto, beyond = excluded.beyond"
+)
 
 
 class Step(NamedTuple):
@@ -87,7 +92,7 @@ class Plan:
         if not records:
             return
         self.records += [(*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)]
-        repeats = not (unit.done or unit.fences or unit.changes)
+        repeats = not (unit.done or unit.marks or unit.fences or unit.changes)
         self.placed.append(Placed(verdict, start, [record[1] for record in records], repeats))
 
     def look_up(self, verdict: Verdict, unit: Unit) -> None:
@@ -135,17 +140,13 @@ class Plan:
             self._write_streams(cursor, known)
         for sql, steps in groupby(self.steps, key=lambda step: step.sql):
             _write_steps(cursor, sql, list(steps))
-        return self._write_cursors(cursor, known) or trace
-
-    def _write_cursors(self, cursor: sqlite3.Cursor, known: Known) -> Trace | None:
-        rows = []
-        for place, coming in known.cursors.items():
-            if coming.accepted and (folded := coming.folded()) != (coming.position, coming.beyond):
-                rows.append((*place, folded[0], encode(folded[1])))
-        if not rows:
-            return None
-        cursor.executemany(_CURSOR, rows)
-        return cursor_trace(rows[0])
+        if marked := _moved(known.marks):
+            cursor.executemany(_MARK, marked)
+            trace = mark_trace(marked[0])
+        if moved := _moved(known.cursors):
+            cursor.executemany(_CURSOR, moved)
+            trace = cursor_trace(moved[0])
+        return trace
 
     def _write_events(self, cursor: sqlite3.Cursor) -> Trace | None:
         inserted, last = 0, 0
@@ -188,6 +189,15 @@ class Plan:
             " select ?, ?, position from spine_events where id = ?",
             self.stream_rows,
         )
+
+
+def _moved(places: Mapping[Any, Coming]) -> list[tuple[Any, ...]]:
+    """Rows of the cursors or marks that accepted units have moved."""
+    rows = []
+    for place, coming in places.items():
+        if coming.accepted and (folded := coming.folded()) != (coming.position, coming.beyond):
+            rows.append((*place, folded[0], encode(folded[1])))
+    return rows
 
 
 def _write_steps(cursor: sqlite3.Cursor, sql: str, steps: list[Step]) -> None:

@@ -11,7 +11,7 @@ from operator import itemgetter
 from typing import Any
 
 from ._records import decode_record
-from .cursors import decode
+from .cursors import Range, decode
 from .port import (
     OWN_FEED,
     PARTITIONS,
@@ -238,6 +238,17 @@ def starts(cursor: sqlite3.Cursor, subscription: int, partition: int) -> dict[in
         (subscription, OWN_FEED, partition),
     ).fetchall()
     return {position: (times, alone) for position, times, alone in rows}
+
+
+def marks(
+    cursor: sqlite3.Cursor, subscription: int, origin: str, channel: str
+) -> dict[int, tuple[int, Sequence[Range]]]:
+    rows = cursor.execute(
+        "/*spine*/ select slot, upto, beyond from spine_marks where subscription = ? and origin = ? and channel = ?"
+        " order by slot",
+        (subscription, origin, channel),
+    ).fetchall()
+    return {slot: (upto, decode(beyond)) for slot, upto, beyond in rows}
 
 
 def next_due(cursor: sqlite3.Cursor) -> int | None:

@@ -19,6 +19,7 @@ from ..errors import JournalError, SettingsError, UnitFailed
 from . import _memory_control as control
 from ._memory_tables import Tables
 from ._memory_units import NO_SQL, commit_unit, rings
+from .cursors import Range
 from .port import (
     OWN_FEED,
     PARTITIONS,
@@ -220,6 +221,10 @@ class MemoryJournal:
 
     async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
         return dict(self._live().starts.get((subscription, OWN_FEED, partition), {}))
+
+    async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
+        slots = self._live().marks.get((subscription, origin, channel), {})
+        return {slot: (upto, list(beyond)) for slot, (upto, beyond) in sorted(slots.items())}
 
     async def control_version(self) -> int:
         return self._live().control

@@ -8,7 +8,7 @@ come, deliveries that wait or have died, timers, leases. What it promises, whate
 * The feed has no gaps to a reader: once position n is visible, nothing below n will ever appear, and no position is
   used twice.
 * A unit never says where a cursor goes. It says what it finished; the journal folds that into the cursor, in the same
-  commit, after it knows which units were accepted (R3).
+  commit, after it knows which units were accepted (R3). Marks, the cursors of other origins' numbers, are the same.
 * A unit that was already committed is not committed again: events are known by id, finished deliveries by range.
   `commit` may therefore be asked again after `unknown`.
 * A fence that no longer holds (lease epoch, cursor generation) fails the unit with `fenced`, and nothing else.
@@ -77,10 +77,10 @@ class Fence(NamedTuple):
 class Done(NamedTuple):
     """Ranges finished for one subscription in one partition, while its cursor has this generation.
 
-    If a unit carries statements, appends, timers or delivery changes and all its ranges are finished already, the unit is
-    a repetition: nothing of it is applied, and its verdict is `repeated`. Fences are asked first: who lost the lease
-    meanwhile is `fenced`. A unit without done, fences or changes is known by its events instead: a repetition when all
-    that it appends (one at least) are in the feed.
+    If a unit carries statements, appends, timers or delivery changes and all its ranges, those of its marks included,
+    are finished already, the unit is a repetition: nothing of it is applied, and its verdict is `repeated`. Fences are
+    asked first: who lost the lease meanwhile is `fenced`. A unit without done, marks, fences or changes is known by its
+    events instead: a repetition when all that it appends (one at least) are in the feed.
     """
 
     subscription: int
@@ -88,6 +88,25 @@ class Done(NamedTuple):
     ranges: Sequence[Range]
     generation: int
     feed: str = OWN_FEED
+
+
+class Seen(NamedTuple):
+    """Numbers of another origin's events that the unit finishes for one subscription: handled, parked, dead or passed.
+
+    An origin numbers what it publishes from 1, without holes, per (channel, slot); a broker in between may repeat or
+    reorder it. So a mark has the shape of a cursor, all up to a number and ranges beyond, and is folded like one:
+    after the verdicts, in the same commit, in whatever order the numbers come. Reordering is not duplication (R1): of
+    3, 1, 2 each is new, and the three fold to 3. Ranges `(after, upto)` are exclusive of `after`, so number n alone is
+    `(n - 1, n)`; whoever begins in mid-course finishes all below the lowest it has seen: `(0, lowest - 1)`.
+
+    A mark has no generation of its own. The unit's Done names the one it counts on, without ranges if need be.
+    """
+
+    subscription: int
+    origin: str  # of the other journal: its identity and incarnation
+    channel: str
+    slot: int
+    ranges: Sequence[Range]
 
 
 State = Literal["parked", "dead", "held", "settled"]
@@ -167,6 +186,7 @@ class Unit:
     timers: list[Timer] = field(default_factory=list)
     cancels: list[bytes] = field(default_factory=list)  # ids of timers; the verdict's `cancelled` says how many were there
     statements: list[Statement] = field(default_factory=list)
+    marks: list[Seen] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -296,11 +316,15 @@ class Page(NamedTuple):
 
 
 class Rewind(NamedTuple):
-    """Set cursors of every partition to `position` (exclusive), discard what is parked, dead and beyond from there on."""
+    """Set cursors of every partition to `position` (exclusive), discard what is parked, dead and beyond from there on.
+
+    That is a position of our own feed, and says nothing of the numbers of other origins: their marks stay, unless the
+    origin is named. Then this subscription's marks of it are forgotten, on every channel, and all its numbers are new."""
 
     subscription: int
     position: int
     republish: str = ""  # a fresh token when events published by handlers are to be published again
+    origins: Sequence[str] = ()  # whose events are to come again too
 
 
 class SetState(NamedTuple):
@@ -449,6 +473,10 @@ class Journal(Protocol):
 
     async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
         """Start marks by position: (times started, times started alone) without a finish."""
+        ...
+
+    async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
+        """By slot: all numbers up to the first are finished, and these ranges beyond it. A slot without any is left out."""
         ...
 
     async def control_version(self) -> int:

@@ -34,6 +34,7 @@ from ._sqlite_readers import Readers
 from ._sqlite_tables import run_tables
 from ._sqlite_within import write_within
 from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Figures, Writer
+from .cursors import Range
 from .doorbell import Bells, Lookout
 from .port import (
     Control,
@@ -227,6 +228,9 @@ class SQLiteJournal:
     async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
         return await self._read(lambda cursor: read.starts(cursor, subscription, partition))
 
+    async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
+        return await self._read(lambda cursor: read.marks(cursor, subscription, origin, channel))
+
     async def control_version(self) -> int:
         return await self._read(read.control)
 
@@ -249,7 +253,9 @@ class SQLiteJournal:
         return await self._read(lambda cursor: describe.describe(cursor, self.path, Path(f"{self.path}-lock")))
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return await asyncio.wrap_future(self._here().readers.submit_query(sql, parameters))
+        readers = self._here().readers
+        rows = readers.query_quickly(sql, parameters)
+        return rows if rows is not None else await asyncio.wrap_future(readers.submit_query(sql, parameters))
 
     def query_blocking(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """For callers in threads, on their own thread."""
