@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from .envelope import Envelope
 from .errors import SpineError, UnitFailed, WouldDeadlock
@@ -20,9 +20,16 @@ from .observe.correlation import Cause
 from .publishing import Receipt, due_us, receipts
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
     from .engine.subscription import Subscription
 
-R = TypeVar("R")
+    R = TypeVar("R", default=None)  # a service without a lifespan has no resources
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
+
 TRANSACTION_LIMIT_S = 1.0
 
 

@@ -24,10 +24,15 @@ from .journal.port import SubscriptionDeclaration
 from .policies import Batch, Policies, Retry
 
 if TYPE_CHECKING:
+    from typing_extensions import TypeVar as WithDefault
+
     from .delivery import BatchDelivery, Delivery
     from .sync import Delivery as SyncDelivery
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    R = WithDefault("R", default=None)  # a service without a lifespan has no resources
+else:
+    R = TypeVar("R")
 E = TypeVar("E")
 E1 = TypeVar("E1")
 E2 = TypeVar("E2")

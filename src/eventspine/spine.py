@@ -21,7 +21,7 @@ from .journal import open_journal
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
-from .service import Middleware, Service
+from .service import Middleware, Service, tables_script
 
 DRAIN_S = 30.0
 UNKNOWN_TRIES = 5
@@ -62,7 +62,14 @@ class Spine:
                 if not self._opened:
                     await self.journal.open()
                     self._opened = True
+                    await self._make_tables()
         return self
+
+    async def _make_tables(self) -> None:
+        """Of the service that this program speaks for: it may want them before anything runs."""
+        if self.service is not None and self.service.tables is not None:
+            version, script = tables_script(self.service.tables)
+            await self.journal.run_tables(self.service.name, version, script)
 
     async def close(self) -> None:
         if self._opened:

@@ -13,7 +13,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from . import delivery as _delivery, spine as _spine
 from .clock import Clock
@@ -25,8 +25,13 @@ from .observe.correlation import current
 from .publishing import Receipt, due_us, receipts, unit_of
 from .service import Middleware, Service
 
-R = TypeVar("R")
 T = TypeVar("T")
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar as WithDefault
+
+    R = WithDefault("R", default=None)
+else:
+    R = TypeVar("R")
 
 
 class Loop:

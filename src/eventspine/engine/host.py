@@ -34,7 +34,7 @@ from ..publishing import Publisher, through
 from ..service import Service, tables_script
 from .lanes import Part
 from .loading import adopt, look_at_rows, partition_of
-from .readers import Readers
+from .readers import ROOM, Readers
 from .shares import leaders, targets
 from .subscription import WINDOW, Subscription
 from .workers import Workers
@@ -72,6 +72,7 @@ class Host:
         self.leads = False
         self.newest = 0  # generation of this service that was ever seen
         self.stopping = False
+        self._head = 0  # of the feed, when last looked at
         self._newer_seen = self.clock.monotonic()
         self._reload: set[Subscription] = set()
         self._nudge = asyncio.Event()
@@ -230,15 +231,21 @@ class Host:
         mine = {number: lease for number, lease in held.items() if number not in self.leaving}
         lost = [number for number, lease in self.held.items() if mine.get(number) is None]
         new = [number for number, lease in mine.items() if self._epoch(number) != lease.epoch]
+        if not lost and not new:
+            return
+        await self.readers.stop()  # one that is ahead would pass events for who is loaded anew
         for number in {*lost, *new}:
             self.held.pop(number, None)
             for subscription in self.subscriptions:
                 subscription.drop(number)
         self.held.update({number: mine[number] for number in new})
-        if new:
-            await adopt(self._active(), [self.held[number] for number in new])
-        if lost or new:
+        try:
+            if new:
+                await adopt(self._active(), [self.held[number] for number in new])
             await self.readers.rebuild(self._active())
+        except BaseException:
+            self._reload.update(self.subscriptions)
+            raise
 
     def _epoch(self, number: int) -> int | None:
         lease = self.held.get(number)
@@ -310,6 +317,15 @@ class Host:
         asked, self._reload = self._reload, set()
         if not asked:
             return
+        await self.readers.stop()
+        try:
+            await self._load_again(asked)
+        except BaseException:
+            self._reload |= asked
+            raise
+        await self.readers.rebuild(self._active())
+
+    async def _load_again(self, asked: Iterable[Subscription]) -> None:
         stored = {row.number: row for row in await self.journal.subscriptions(self.service.name)}
         for one in asked:
             for number in list(one.parts):
@@ -319,7 +335,6 @@ class Host:
                 one.update(stored[one.number])
             if one.state == "active":
                 await adopt([one], list(self.held.values()))
-        await self.readers.rebuild(self._active())
 
     # --- what subscriptions ask of it -------------------------------------------------------------------------------------
 
@@ -354,6 +369,7 @@ class Host:
             return
         for one in self._active():
             one.passed()
+        self._head = await self.journal.head()
         if (failed := self.readers.failed()) is not None:
             log.error("%s: a reader ended and is started again", self.service.name, exc_info=failed)
             await self._restart()
@@ -367,9 +383,12 @@ class Host:
             self._nudge.set()
 
     def stalled(self, one: Subscription) -> bool:
-        if not one.lanes.ready or one.workers.items or self.closed or not self.committer.idle:
-            one.progressed = self.clock.monotonic()
-        return self.clock.monotonic() - one.progressed > STALLED_S
+        """Whether it has work that nobody does: lanes are ready, or the feed goes on, and nothing moves."""
+        now = self.clock.monotonic()
+        behind = one.capacity >= ROOM and any(part.scanned < self._head for part in one.parts.values())
+        if not (one.lanes.ready or behind) or one.workers.items or self.closed or not self.committer.idle:
+            one.progressed = now
+        return now - one.progressed > STALLED_S
 
     async def _restart(self) -> None:
         self.restarts += 1

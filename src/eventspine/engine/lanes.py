@@ -37,7 +37,7 @@ class Part:
         self.last = position  # where the last range made for the cursor ends
         self.scanned = position  # how far it has been read
         self.beyond = beyond
-        self.careful = 0  # how many more deliveries may have been handed out by an owner that died (R16)
+        self.careful = False  # the owner before died with it (R16)
         self.handled: list[Item] = []  # without effects, for the next commit
         self.alive = True
         self.taken = 0  # items handed out, verdict pending

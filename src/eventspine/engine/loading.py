@@ -50,7 +50,9 @@ async def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
     marks = await one.journal.starts(one.number, cursor.partition)
     for position, mark in marks.items():
         one.marks[cursor.partition, position] = mark
-    part.careful = SUSPECTS if lease.unclean or marks else 0
+    part.careful = lease.unclean or bool(marks)
+    if part.careful:
+        one.suspects = SUSPECTS
     return part
 
 
@@ -136,5 +138,5 @@ def _stored(row: Delivery, part: Part) -> Stored:
     stored.dead = row.state == "dead"
     stored.attempts, stored.deaths = row.attempts, row.deaths
     stored.first_us, stored.late = row.first_us, row.late
-    stored.suspect = part.careful > 0
+    stored.suspect = part.careful
     return stored

@@ -72,6 +72,7 @@ class Subscription:
         self.progressed = host.clock.monotonic()
         self._timer: asyncio.TimerHandle | None = None
         self.waiting = Waiting(self)
+        self.suspects = 0  # how many more records an owner that died may have had in hand (R16)
         self.marks: dict[tuple[int, int], tuple[int, int]] = {}  # (partition, position): started, started alone
         self.call = caller(self) if handler.batch is None else partial(run_one, self)
         self.workers = Workers(self) if handler.batch is None else BatchWorkers(self)
@@ -95,6 +96,7 @@ class Subscription:
 
     def admit(self, records: Sequence[Record], scanned: int) -> None:
         parts, readers, lanes = self.parts, self.readers, self.lanes
+        now = self.clock.monotonic()
         whole, keyed = self.whole, self.handler.order == "key"
         for record in records:
             part = parts.get(WHOLE_FEED if whole else record.slot & 15)
@@ -105,8 +107,8 @@ class Subscription:
                 continue
             item = Item(record, part, part.last)
             part.last = position
-            if part.careful:
-                part.careful -= 1
+            if part.careful and self.suspects:
+                self.suspects -= 1
                 item.suspect, item.plain = True, False
             self.bytes += len(record.data)
             if whole and self.waiting.rows:
@@ -117,7 +119,9 @@ class Subscription:
             if not lanes.add(item, key):
                 self.waiting.store_behind(item)
         for part in parts.values():
-            part.scanned = max(part.scanned, scanned)
+            if scanned > part.scanned:
+                part.scanned = scanned
+                self.progressed = now
         self.workers.wake()
 
     def passed(self) -> None:
@@ -238,9 +242,9 @@ class Subscription:
         self.host.fenced += 1
         log.info("%s: %s is no longer ours; its effects were dropped", self.name, name_of(item))
         self.release(item)
-        if item.part.alive:
+        if item.part.alive:  # else it is known already, and loaded anew
             self.drop(item.part.number)
-        self.host.reload(self)
+            self.host.reload(self)
 
     def progress(self, count: int) -> None:
         self.handled += count

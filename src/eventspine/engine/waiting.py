@@ -153,8 +153,9 @@ class Waiting:
             self.subscription.fenced(item)
             return False
         item.number = item.number or verdict.numbers[0]
-        if not item.part.alive:
+        if not item.part.alive:  # its row may have been written after the rows were loaded anew
             self.subscription.release(item)
+            self.subscription.host.reload(self.subscription)
             return False
         return True
 
@@ -213,9 +214,9 @@ class Waiting:
         lane.pending -= 1
         self.lanes.size -= 1
         one.bytes -= len(record_of(item).data)
-        if not verdict.ok:
+        if not verdict.ok or not item.part.alive:
             one.host.reload(one)
-        elif item.part.alive:
+        else:
             self.keep(lane, Stored(verdict.numbers[0], record_of(item).position, item.part, None))
         self.lanes.proceed(lane)
         one.progress(0)
