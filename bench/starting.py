@@ -1,13 +1,18 @@
-"""Whole processes: how long an import takes, and the help of the command line."""
+"""Whole processes: how long an import takes, and the help of the command line.
+
+Byte code is kept between the runs, as it is wherever a package is installed, whatever this environment says."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 
 from .figures import Figure, milliseconds
+from .places import folder
 from .sizes import Sizes
 
 COMMANDS = {
@@ -20,10 +25,11 @@ COMMANDS = {
 
 async def measure(sizes: Sizes) -> list[Figure]:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for _ in range(sizes.starts + 1):
-        for name, arguments in COMMANDS.items():
-            times[name].append(_time(arguments))
-    took = {name: median(some[1:]) for name, some in times.items()}  # the first one warms the disk's cache
+    with folder() as cache:
+        for _ in range(sizes.starts + 1):
+            for name, arguments in COMMANDS.items():
+                times[name].append(_time(arguments, cache))
+    took = {name: median(some[1:]) for name, some in times.items()}  # the first one compiles
     beside = [
         f"python -c pass: {milliseconds(took['nothing'])}",
         f"import asyncio, sqlite3, msgspec: {milliseconds(took['parts'])}",
@@ -36,7 +42,9 @@ async def measure(sizes: Sizes) -> list[Figure]:
     ]
 
 
-def _time(arguments: list[str]) -> float:
+def _time(arguments: list[str], cache: Path) -> float:
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(cache)
     began = perf_counter()
-    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL, env=environment)
     return perf_counter() - began
