@@ -17,7 +17,12 @@ from eventspine.journal.port import Journal
 from .conformance_control import TestControl, TestDeliveries, TestStarts
 from .conformance_feed import TestFeed, TestLookingUp
 from .conformance_living import TestLeases, TestReopening, TestTimers, TestWatching
-from .conformance_marks import TestMarks, TestMarksAndRepetition, TestMarksAndRewind, TestMarksOfRefusedUnits
+from .conformance_marks import (
+    TestMarks,
+    TestMarksAndRepetition,
+    TestMarksAndRewind,
+    TestMarksOfRefusedUnits,
+)
 from .conformance_registration import TestOlderGenerations, TestRegistration, TestRenames, TestStarting, TestUndeclared
 from .conformance_units import TestAppends, TestClosing, TestCursors, TestFences, TestStatements
 from .material import Store

@@ -33,6 +33,7 @@ from eventspine.journal.port import (
     Replay,
     Retry,
     Rewind,
+    Seen,
     SetState,
     StartMark,
     Subscription,
@@ -45,6 +46,7 @@ from eventspine.journal.sqlite import SQLiteJournal
 from .material import LEASE_US, HandClock, event, handler, process, whole_feed
 
 STEPS = 40
+ORIGINS = ("a:1", "b:1")
 NAMES = ("email.a", "email.b", "email.c")
 
 
@@ -87,6 +89,11 @@ class Life:
         ranges = [(start, start + self.random.randint(1, 4)) for start in starts]
         return Done(number, self.random.randint(0, 1), ranges, self.generation(number))
 
+    def seen(self) -> Seen:
+        starts = [self.random.randint(0, 9) for _ in range(self.random.randint(0, 3))]
+        ranges = [(start, start + self.random.randint(1, 3)) for start in starts]
+        return Seen(self.number(), self.random.choice(ORIGINS), "orders", self.random.randint(0, 1), ranges)
+
     def put(self) -> Put:
         position = self.random.randint(1, 6)
         record = event(id=position.to_bytes(16, "big"), position=position)
@@ -116,13 +123,14 @@ class Life:
             starts=self.some(2, self.mark) if rare else [],
             timers=self.some(2, self.timer) if rare else [],
             cancels=self.some(1, lambda: self.record(46, 60).id) if rare else [],
+            marks=self.some(2, self.seen) if self.random.random() < 0.4 else [],
         )
 
     def control(self) -> Control:
         numbers = [self.random.randint(0, 8) for _ in range(3)]
         states = ("active", "active", "paused", "suspended", "retired")
         choices: list[Callable[[], Control]] = [
-            lambda: Rewind(self.number(), self.random.randint(0, 9), self.random.choice(["", "x"])),
+            self.rewind,
             lambda: SetState(self.number(), self.random.choice(states)),
             lambda: Rename(self.number(), self.random.choice(NAMES)),
             lambda: Replay(numbers),
@@ -130,6 +138,10 @@ class Life:
             lambda: Retry(numbers),
         ]
         return self.random.choice(choices)()
+
+    def rewind(self) -> Rewind:
+        origins = self.random.sample(ORIGINS, self.random.randint(0, 2))
+        return Rewind(self.number(), self.random.randint(0, 9), self.random.choice(["", "x"]), origins)
 
     def declaration(self, name: str) -> SubscriptionDeclaration:
         types = self.random.choice([(), (("orders.OrderPlaced", 1),)])
@@ -235,6 +247,7 @@ async def everything(journal: Journal) -> dict[str, Any]:
         "subscriptions": [row._replace(uid=b"") for row in rows],
         "cursors": sorted((*row[:3], tuple(row.beyond), row.feed) for row in await journal.cursors(numbers)),
         "deliveries": [row._replace(number=0) for row in await journal.deliveries()],
+        "marks": [await journal.marks(number, origin, "orders") for number in (1, 2, 3) for origin in ORIGINS],
         "starts": [await journal.starts(number, partition) for number in (1, 2, 3) for partition in (0, 1)],
         "timers": await journal.timers(),
         "next_due": await journal.next_due(),

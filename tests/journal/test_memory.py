@@ -10,7 +10,14 @@ from eventspine.journal import _memory_tables, _memory_units, open_journal
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Append, Journal, Unit, Verdict
 
-from . import conformance_control, conformance_feed, conformance_living, conformance_registration, conformance_units
+from . import (
+    conformance_control,
+    conformance_feed,
+    conformance_living,
+    conformance_marks,
+    conformance_registration,
+    conformance_units,
+)
 from .conformance import *  # noqa: F403
 from .material import START_US, Bell, HandClock, commit, event, finished, one_subscription, publish, whole_feed
 
@@ -156,6 +163,12 @@ async def test_with_cursors_that_jump_the_suite_fails(journal: Journal, monkeypa
     monkeypatch.setattr(_memory_tables, "fold", lambda position, beyond, ranges: (max(upto for _, upto in ranges), []))
     with pytest.raises(AssertionError):
         await conformance_units.TestCursors().test_r3_a_cursor_is_folded_after_the_verdicts(journal)
+
+
+async def test_with_marks_that_are_highest_numbers_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_memory_tables, "fold", lambda position, beyond, ranges: (max(upto for _, upto in ranges), []))
+    with pytest.raises(AssertionError):
+        await conformance_marks.TestMarks().test_r1_within_one_group_too(journal)
 
 
 async def test_without_guarding_states_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventspine.errors import JournalError, OutcomeUnknown
-from eventspine.journal.port import Append, StartMark, Unit
+from eventspine.journal.port import Append, Seen, StartMark, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import commit, event, finished, one_subscription
@@ -61,6 +61,16 @@ async def test_ranges_tell_whether_the_commit_happened(journal: SQLiteJournal, h
     break_next_commit(journal, happens=happens)
 
     verdict = await commit(journal, done=[finished(subscription, (3, 8))])
+
+    assert ("done" if happens else "failed") == verdict.kind
+
+
+@pytest.mark.parametrize("happens", [True, False])
+async def test_marks_tell_whether_the_commit_happened(journal: SQLiteJournal, happens: bool) -> None:
+    await commit(journal, marks=[Seen(1, "5f0c:1", "orders", 5, [(0, 3)])])
+    break_next_commit(journal, happens=happens)
+
+    verdict = await commit(journal, marks=[Seen(1, "5f0c:1", "orders", 5, [(3, 4), (6, 8)])])
 
     assert ("done" if happens else "failed") == verdict.kind
 

@@ -20,7 +20,7 @@ from eventspine.errors import JournalError, RowsUnexpected, StatementRefused, Un
 from eventspine.journal import cursors
 from eventspine.journal._sqlite_guard import parameters_of
 from eventspine.journal._sqlite_known import Coming
-from eventspine.journal.port import Append, Fence, Statement, Unit, Verdict
+from eventspine.journal.port import Append, Fence, Seen, Statement, Unit, Verdict
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import commit, cursor, event, finished, one_subscription, process
@@ -321,6 +321,17 @@ async def test_r3_folding_before_the_verdicts_loses_the_failed_event(journal: SQ
     await journal.commit([ten, eleven])
 
     assert (11, []) == await cursor(journal, subscription)
+
+
+async def test_r3_folding_before_the_verdicts_marks_the_failed_number_too(journal: SQLiteJournal) -> None:
+    """The ablation: it would be taken for a duplicate when it comes again."""
+    journal._safeguards.fold_after_verdicts = False
+    seen = Seen((await one_subscription(journal)).number, "5f0c:1", "orders", 5, [(0, 1)])
+    failing = Unit(statements=CULPRITS["a statement that fails"].statements, marks=[seen])
+
+    await journal.commit([failing, stock("beside")])
+
+    assert {5: (1, [])} == await journal.marks(seen.subscription, "5f0c:1", "orders")
 
 
 async def test_r13_without_fences_an_owner_from_before_writes_over_the_new_one(journal: SQLiteJournal) -> None:
