@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
-from itertools import groupby
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from ._records import encode_record
 from ._sqlite_known import Coming, Known, among
 from ._sqlite_outcome import Trace, cursor_trace, event_trace, mark_trace
 from .cursors import encode
-from .port import Change, Put, Record, StartMark, Timer, Unit, Verdict
+from .port import PARTITIONS, Change, Put, Record, StartMark, Timer, Unit, Verdict
 
 EVENTS = (
     "/*spine*/ insert into spine_events (id, channel, slot, key, type, version, time_us, recorded_us, source, correlation,"
@@ -19,10 +20,12 @@ EVENTS = (
 )
 _PUT = (
     "/*spine*/ insert into spine_deliveries (subscription, feed, partition, position, slot, key, state, attempts, due_us,"
-    " reason, error, traceback, late, first_us, last_us, event_id, record) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
+    " reason, error, traceback, late, deaths, first_us, last_us, event_id, record)"
+    " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
     " on conflict (subscription, feed, partition, position) do update set state = excluded.state,"
     " attempts = excluded.attempts, due_us = excluded.due_us, reason = excluded.reason, error = excluded.error,"
-    " traceback = excluded.traceback, late = excluded.late, last_us = excluded.last_us, record = excluded.record"
+    " traceback = excluded.traceback, late = excluded.late, deaths = max(deaths, excluded.deaths),"
+    " last_us = excluded.last_us, record = excluded.record"
     " returning number"
 )
 _NUMBER = (
@@ -107,7 +110,7 @@ class Plan:
         record, now_us = put.record, self._now_us
         values = (
             put.subscription, put.feed, put.partition, record.position, record.slot, record.key, put.state, put.attempts,
-            put.due_us, put.reason, put.error, put.traceback, int(put.late), now_us, now_us, record.id,
+            put.due_us, put.reason, put.error, put.traceback, int(put.late), put.deaths, now_us, now_us, record.id,
             encode_record(record),
         )  # fmt: skip
         self.steps.append(Step(_PUT, values, verdict))
@@ -144,15 +147,14 @@ class Plan:
             cursor.executemany(_MARK, marked)
             trace = mark_trace(marked[0])
         if moved := _moved(known.cursors):
-            cursor.executemany(_CURSOR, moved)
+            write_rows(cursor, _CURSOR, moved, PARTITIONS)
             trace = cursor_trace(moved[0])
         return trace
 
     def _write_events(self, cursor: sqlite3.Cursor) -> Trace | None:
         inserted, last = 0, 0
         if self.records:
-            cursor.executemany(EVENTS, self.records)
-            inserted = cursor.rowcount
+            inserted = write_rows(cursor, EVENTS, self.records, 50)
             last = cursor.execute("/*spine*/ select last_insert_rowid()").fetchone()[0]
         first = last - inserted + 1
         self.public = inserted > 0 and any(record[1] is not None for record in self.records)
@@ -211,3 +213,23 @@ def _write_steps(cursor: sqlite3.Cursor, sql: str, steps: list[Step]) -> None:
             step.verdict.numbers += [row[0] for row in rows]
         else:
             step.verdict.cancelled += cursor.rowcount
+
+
+def write_rows(cursor: sqlite3.Cursor, sql: str, rows: Sequence[tuple[Any, ...]], at_once: int) -> int:
+    """`executemany` with many rows to a statement; how many were written. Python gives up its lock for each
+    statement, and gets it back late when other threads are busy; so a row is no statement of its own."""
+    written = 0
+    for start in range(0, len(rows) - at_once + 1, at_once):
+        cursor.execute(_many(sql, at_once), [*chain.from_iterable(rows[start : start + at_once])])
+        written += cursor.rowcount
+    if rest := rows[len(rows) - len(rows) % at_once :]:
+        cursor.executemany(sql, rest)
+        written += cursor.rowcount
+    return written
+
+
+@cache
+def _many(sql: str, count: int) -> str:
+    before, _, after = sql.partition("values (")
+    row, _, after = after.partition(")")
+    return f"{before}values {', '.join([f'({row})'] * count)}{after}"
