@@ -179,3 +179,6 @@ async def abandon(spine: Spine) -> None:
             await one.readers.stop()
             for each in one.subscriptions:
                 await each.workers.stop()
+        runtime.committer._busy = False
+        runtime.committer._plain.clear()
+        runtime.committer._units.clear()

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 DEATHS_MAX = 3
 
 
+def clearing(subscription: Subscription) -> list[Unit]:
+    """Units that clear the marks of what is being cancelled: a process that ends in order has not died of it."""
+    items = [item for item in subscription.workers.items.values() if item.suspect and item.record is not None]
+    return [
+        Unit(
+            fences=[Fence(item.part.lease, item.part.epoch)],
+            starts=[StartMark(subscription.number, item.part.number, item.record.position, clear=True)],
+        )
+        for item in items
+        if item.record is not None
+    ]
+
+
 async def run_marked(subscription: Subscription, item: Item) -> None:
     position = item.record.position if item.record is not None else 0
     times, alone = subscription.marks.get((item.part.number, position), (0, 0))
@@ -38,6 +51,8 @@ async def _run(subscription: Subscription, item: Item, position: int, *, alone: 
     verdict = await _committed(subscription, Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark]))
     if verdict.ok:
         subscription.marks.pop((item.part.number, position), None)
+        if not alone:
+            await subscription.host.runtime.gate.opened()  # else a killer may start beside one that runs alone by now
         await subscription.call(item)
     else:
         subscription.fenced(item)

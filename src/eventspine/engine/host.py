@@ -32,6 +32,7 @@ from ..journal.port import (
 from ..journal.processes import pid_start, this_host
 from ..publishing import Publisher, through
 from ..service import Service, tables_script
+from .careful import clearing
 from .lanes import Part
 from .loading import adopt, look_at_rows, partition_of
 from .readers import ROOM, Readers
@@ -150,9 +151,11 @@ class Host:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         await self.readers.stop()
+        suspects = [clearing(subscription) for subscription in self.subscriptions]
         for subscription in self.subscriptions:
             await subscription.workers.stop()
         try:
+            await self.journal.commit([unit for units in suspects for unit in units])
             await self._leave()
         except JournalError as error:
             log.warning("leases could not be given back and will run out: %s", error)
