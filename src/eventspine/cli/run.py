@@ -8,6 +8,7 @@ by whoever takes over.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -93,6 +94,7 @@ async def command(
     spine = Spine(invocation.url, middleware=[LogHandled()] if log_level == "debug" else [])
     log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
     told_to_stop = asyncio.Event()
+    collect_less()
     async with spine:
         try:
             # Signals are heard before the services start: they handle events from their start on, not from "running".
@@ -108,6 +110,14 @@ async def command(
             log.warning("stopped; what was still in hand after %gs will be handled again", drain_s)
         if running.unfinished_threads:
             _end(f"{running.unfinished_threads} handlers in threads do not return")
+
+
+def collect_less() -> None:
+    """Have Python look for garbage cycles less often than every 700 objects: each event makes a few objects, and hardly
+    any of them is in a cycle. Measured: a tenth of the time of a handler that does nothing."""
+    gc.collect()
+    gc.freeze()  # what the imports made stays
+    gc.set_threshold(20_000, 20, 100)
 
 
 def _end(why: str) -> NoReturn:
