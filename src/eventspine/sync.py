@@ -245,6 +245,10 @@ class Delivery(Generic[R]):
         return self._inner.key
 
     @property
+    def handler(self) -> str:
+        return self._inner.handler
+
+    @property
     def attempt(self) -> int:
         return self._inner.attempt
 
@@ -255,6 +259,10 @@ class Delivery(Generic[R]):
     @property
     def correlation(self) -> str:
         return self._inner.correlation
+
+    @property
+    def causation(self) -> str | None:
+        return self._inner.causation
 
     @property
     def envelope(self) -> Envelope:

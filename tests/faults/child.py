@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from eventspine import Service, Spine
+from eventspine.cli import main as command
 from eventspine.engine import health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
 from eventspine.journal import _sqlite_apply, _sqlite_writer
@@ -42,12 +43,16 @@ def main() -> None:
         WITHOUT[safeguard]()
     if asked.at:
         happen(*asked.at)
-    asyncio.run(publish(asked) if asked.role == "publish" else consume(asked))
+    if asked.role == "spine":
+        sys.argv = ["spine", *asked.line]
+        command()
+    else:
+        asyncio.run(publish(asked) if asked.role == "publish" else consume(asked))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
-    parser.add_argument("role", choices=["publish", "consume"])
+    parser.add_argument("role", choices=["publish", "consume", "spine"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--services", nargs="*", default=["books", "mail"])
     parser.add_argument("--lease", type=float, default=1.5)
@@ -62,7 +67,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--pause", type=float, default=0.01)
     parser.add_argument("--type", default="Counted")
-    parser.add_argument("--do", default="")
+    parser.add_argument("--do", nargs="*", default=[], metavar="DEED[:KEY:NUMBER]")
+    parser.add_argument("--line", nargs=argparse.REMAINDER, help="of the command, for the role spine")
     return parser.parse_args()
 
 
@@ -89,11 +95,12 @@ async def publish(asked: argparse.Namespace) -> None:
 
 
 async def _publish(asked: argparse.Namespace, spine: Spine, key: str, number: int) -> None:
-    kind, more = getattr(services, asked.type), {"do": asked.do} if asked.do else {}
+    kind = getattr(services, asked.type)
     while number <= asked.count and not (asked.folder / "stop").exists():
         try:
             receipt = await spine.publish(
-                kind(key=key, number=number, **more), id=str(uuid.uuid5(NAMESPACE, f"{key}/{number}"))
+                kind(key=key, number=number, **deed(asked, key, number)),
+                id=str(uuid.uuid5(NAMESPACE, f"{key}/{number}")),
             )
         except (JournalError, OutcomeUnknown) as error:
             line(asked.folder / "troubles", f"{type(error).__name__} {asked.name} {error}")
@@ -103,6 +110,12 @@ async def _publish(asked: argparse.Namespace, spine: Spine, key: str, number: in
             line(asked.folder / "acknowledged", f"{key} {number}")
             number += 1
             await asyncio.sleep(asked.pause)
+
+
+def deed(asked: argparse.Namespace, key: str, number: int) -> dict[str, str]:
+    """What this event says in `do`."""
+    chosen = (word.partition(":") for word in asked.do)
+    return next(({"do": do} for do, _, which in chosen if which in ("", f"{key}:{number}")), {})
 
 
 def acknowledged(folder: Path) -> dict[str, int]:
@@ -158,7 +171,16 @@ def line(path: Path, text: str) -> None:
 # --- places where something happens ------------------------------------------------------------------------------------------
 
 
+def can_not_tell() -> None:
+    """The disk fails at the end of a COMMIT, and nothing says whether it happened."""
+    _sqlite_writer.was_committed = lambda *_: None  # type: ignore[assignment]
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+    raise error
+
+
 DEEDS: dict[str, Callable[[], None]] = {
+    "unknown": can_not_tell,
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "stop": lambda: signal.pthread_kill(threading.get_ident(), signal.SIGSTOP),
 }
@@ -175,10 +197,10 @@ def happen(place: str, times: str, deed: str) -> None:
             if left == 0:
                 DEEDS[deed]()
 
-    PLACES(reached)
+    put_places(reached)
 
 
-def PLACES(reached: Callable[..., None]) -> None:
+def put_places(reached: Callable[..., None]) -> None:
     finishes = threading.local()
     submit, ask, apply, commit = (
         host.Subscription.succeeded, _sqlite_writer.Writer._once, _sqlite_writer.Applier.apply, _sqlite_writer._commit,
@@ -224,11 +246,24 @@ def PLACES(reached: Callable[..., None]) -> None:
 # --- safeguards that a process may do without ----------------------------------------------------------------------------------
 
 
-SAFEGUARDS = {"fences": "fences", "folding": "fold_after_verdicts", "savepoints": "savepoints", "reruns": "rerun"}
+SAFEGUARDS = {"fences": "fences", "savepoints": "savepoints"}
 
 
 def without_repetition() -> None:
     _sqlite_apply._is_repetition = lambda *_: False
+
+
+def without_folding() -> None:
+    """The cursor moves with a commit, whatever the verdicts in it are."""
+    judge = _sqlite_apply.Applier._judge
+
+    def judged(self: Any, unit: Any, known: Any, *more: Any) -> Any:
+        verdict = judge(self, unit, known, *more)
+        if not verdict.ok:
+            _sqlite_apply._accept_ranges(unit, known)
+        return verdict
+
+    _sqlite_apply.Applier._judge = judged  # type: ignore[method-assign]
 
 
 def without_care() -> None:
@@ -245,6 +280,7 @@ def without_drain() -> None:
 WITHOUT: dict[str, Callable[[], None]] = {
     **dict.fromkeys(SAFEGUARDS, lambda: None),
     "repetition": without_repetition,
+    "folding": without_folding,
     "care": without_care,
     "drain": without_drain,
 }

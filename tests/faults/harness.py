@@ -125,7 +125,7 @@ class Reckoning:
     lost: list[str] = field(default_factory=list)  # in the feed, without an effect
     twice: list[str] = field(default_factory=list)
     out_of_order: list[str] = field(default_factory=list)
-    keys: list[str] = field(default_factory=list)  # idempotency keys that differ between attempts, or don't between events
+    keys: list[str] = field(default_factory=list)  # idempotency keys that differ by attempt, or don't by event
 
     def __bool__(self) -> bool:
         return any(vars(self).values())
@@ -147,7 +147,7 @@ class Place:
     # --- processes ----------------------------------------------------------------------------------------------
 
     def start(self, role: str, *more: object, name: str = "", faults: str = "") -> Child:
-        name = name or f"{role}-{len(self.children)}"
+        name = name or ("p" if role == "publish" else f"{role}-{len(self.children)}")
         line = [sys.executable, "-m", "tests.faults.child", role, str(self.folder), "--name", name]
         return self.begin(name, [*line, *map(str, more)], faults)
 
@@ -240,6 +240,11 @@ class Place:
         """Pids that hold its leases."""
         sql = "select p.pid from spine_leases l left join spine_processes p on p.id = l.owner where l.name like ?"
         return {pid for (pid,) in self.query(sql, f"{service}/%")}
+
+    def receipts(self, more: int) -> None:
+        """Until so many more events have been acknowledged."""
+        before = len(self.acknowledged())
+        until(lambda: len(self.acknowledged()) >= before + more, self.told)
 
     def progress(self, more: int, handler: str = "books.book") -> None:
         """Until this handler has had so many more effects."""

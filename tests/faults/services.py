@@ -127,6 +127,17 @@ async def wait_for_it(event: Counted, delivery: Delivery) -> None:
     note("end", event, delivery)
 
 
+strict = Service("strict", tables=tables)
+
+
+@strict.on(Counted, retry=SOON, on_dead="waits")
+async def keep(event: Counted, delivery: Delivery) -> None:
+    note("start", event, delivery)
+    await misbehave(event.do)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
 @threads.on(Counted, retry=SOON, timeout_s=0.3)
 def compute(event: Counted, delivery: ThreadDelivery) -> None:
     note("start", event, delivery)
@@ -157,12 +168,12 @@ def misuse(name: str, event: Counted, delivery: Delivery) -> None:
         case "commit":
             delivery.execute("commit")
         case "deferred":
-            delivery.execute(
-                "insert into children values (:name, 'nobody')", name=f"{event.key} {event.number}"
-            )
+            delivery.execute("insert into children values (:name, 'nobody')", name=f"{event.key} {event.number}")
+        case "once" if delivery.attempt == 1:
+            delivery.execute("insert into nowhere values (1)")
 
 
-for each in ("rollback", "commit", "deferred", "innocent"):
+for each in ("rollback", "commit", "deferred", "once", "innocent"):
     rough_handler(each)
 
 

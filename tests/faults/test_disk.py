@@ -15,7 +15,9 @@ def test_a_full_disk_refuses_what_is_published_and_goes_on_when_there_is_space(p
     consumer = place.start("consume", "--lease", LEASE_S).ready()
     place.progress(20)
     place.limit_files(SMALL, publisher, consumer)
-    until(lambda: any(line.startswith("JournalFull p ") for line in place.lines("troubles")), "publishing to be refused")
+    until(
+        lambda: any(line.startswith("JournalFull p ") for line in place.lines("troubles")), "publishing to be refused"
+    )
     until(lambda: "no space" in str(consumer.health()["problems"]), "the consumer to know why nothing gets through")
     assert "degraded" == consumer.health()["status"]
     told = place.acknowledged()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from .harness import NOTHING, Child, Place, until
+from .harness import NOTHING, Child, Place
 
 POINTS = ["handled", "before begin", "begun", "written", "at commit", "committed, nobody told", "told"]
 
@@ -13,8 +13,7 @@ def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(pla
     """What was not acknowledged is published again under the same id."""
     for _ in range(4):
         publisher = place.start("publish", "--pause", 0, name="p").ready()
-        told = len(place.acknowledged())
-        until(lambda: len(place.acknowledged()) > told + 60, "60 more receipts")
+        place.receipts(60)
         publisher.kill()
     assert 0 == place.start("publish", "--pause", 0, "--count", max(n for _, n in place.acknowledged()), name="p").end()
     place.start("consume")

@@ -42,6 +42,10 @@ class Gate:
     def when_open(self, call: Callable[[], None]) -> None:
         self._waiting.append(call)
 
+    async def opened(self) -> None:
+        while self.closed:  # noqa: ASYNC110 -- as rare as what it waits for
+            await asyncio.sleep(0.005)
+
     @asynccontextmanager
     async def alone(self, others_at_work: Callable[[], bool]) -> AsyncIterator[None]:
         async with self._one:
@@ -211,10 +215,11 @@ class Runtime:
     # --- what hosts ask of it -----------------------------------------------------------------------------------------
 
     def others_at_work(self, mine: Workers) -> bool:
+        """Without those that are out of time: a thread that never returns must not keep everybody waiting."""
         me = asyncio.current_task()
         every = [one.workers for host in self.hosts for one in host.subscriptions]
         return any(
-            item.started
+            item.started and not item.timed_out
             for workers in every
             for task, item in workers.items.items()
             if workers is not mine or task is not me

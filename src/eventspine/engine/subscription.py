@@ -147,6 +147,7 @@ class Subscription:
         elif item.suspect:
             await run_marked(self, item)
         else:
+            await self.host.runtime.gate.opened()
             await self.call(item)
 
     async def load(self, item: Item) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from ..envelope import Envelope
 from ..errors import Fenced
-from ..journal.port import Change, Delivery, Fence, Put, Record, State, Unit, Verdict
+from ..journal.port import Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
@@ -88,6 +88,7 @@ class Waiting:
         match outcome:
             case Again():
                 item.failure = (type(error).__name__, text)
+                self._unsuspect(item)
                 self.lanes.again(item)
                 one.workers.wake()
             case Park():
@@ -98,6 +99,15 @@ class Waiting:
                 item.failure = (f"dropped: {reason}", text)
                 item.attempts -= 1  # finishing counts it
                 one.succeeded(item, None)
+
+    def _unsuspect(self, item: Item) -> None:
+        """It has returned, if only to fail: its process didn't die of it (R16)."""
+        if item.suspect:
+            unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[self._returned(item)])
+            self.subscription.committer.submit(unit, lambda _: None)
+
+    def _returned(self, item: Item) -> StartMark:
+        return StartMark(self.subscription.number, item.part.number, record_of(item).position, clear=True)
 
     def _log(self, item: Item, outcome: Outcome, text: str) -> None:
         what = {Again: "again at once", Park: "parked", Die: "dead", Finish: "dropped"}[type(outcome)]
@@ -169,12 +179,16 @@ class Waiting:
             unit.puts.append(self.put(item, state, due_us, item.attempts, trace))
         if finishes:
             self.subscription.finish_range(item, unit)
+        elif item.suspect:
+            unit.starts.append(self._returned(item))
         return unit
 
     def put(self, item: Item, state: State, due_us: int | None, attempts: int, trace: str = "") -> Put:
         reason, text = item.failure or ("behind", "")
         number, part = self.subscription.number, item.part.number
-        return Put(number, part, record_of(item), state, attempts, due_us, reason, text, trace, item.late)
+        return Put(
+            number, part, record_of(item), state, attempts, due_us, reason, text, trace, item.late, deaths=item.deaths
+        )
 
     def _row(self, item: Item) -> Stored:
         for stored in item.lane.stored:

@@ -206,7 +206,7 @@ def _put(tables: Tables, put: Put, now_us: int) -> int:
         record.key,
         put.state,
         put.attempts,
-        before.deaths if before else 0,
+        max(put.deaths, before.deaths if before else 0),
         put.due_us,
         put.reason,
         put.error,

@@ -127,6 +127,7 @@ class Put(NamedTuple):
     traceback: str = ""
     late: bool = False
     feed: str = OWN_FEED
+    deaths: int = 0  # of processes, while it ran alone (R16); a row keeps the most that was said
 
 
 class Change(NamedTuple):
