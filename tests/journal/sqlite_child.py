@@ -85,6 +85,16 @@ class Child:
         writer.commit_statement = stops
         await self.publish()
 
+    async def hold_the_file(self) -> bool:
+        """As a program of its own would, through a connection that is none of the journal's."""
+        self.own = sqlite3.connect(self.journal.path, isolation_level=None)
+        self.own.execute("begin immediate")
+        return True
+
+    async def let_the_file_go(self) -> bool:
+        self.own.close()
+        return True
+
     async def read_slowly(self, seconds: float) -> int:
         """Snapshots of 50 ms, one after the other."""
         connection = sqlite3.connect(self.journal.path, isolation_level=None)

@@ -33,6 +33,7 @@ class Safeguards:
     rerun: bool = True  # by the writer: a group that fails as a whole runs again in parts
     fences: bool = True
     fold_after_verdicts: bool = True
+    own_lock: bool = True  # a wait for a lock that this process holds itself is refused at once (R21)
 
 
 @dataclass(slots=True)

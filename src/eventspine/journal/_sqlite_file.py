@@ -130,6 +130,10 @@ def _primary(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
+def is_busy(error: BaseException) -> bool:
+    return _primary(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+
+
 def is_io_error(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_IOERR
 
@@ -139,7 +143,7 @@ def translate(error: BaseException, path: Path, holder: tuple[int, int] | None =
     if not isinstance(error, sqlite3.Error):
         return None
     code = _primary(error)
-    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+    if is_busy(error):
         return busy(path, holder)
     if code == sqlite3.SQLITE_FULL or _met_size_limit(error):
         return JournalFull(f"There is no space left to write {path}. Nothing of this was stored; free some and go on.")
@@ -165,11 +169,20 @@ def _met_size_limit(error: sqlite3.Error) -> bool:
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
-def busy(path: Path, holder: tuple[int, int] | None) -> JournalBusy:
-    who = f"process {holder[0]} (its turn since {holder[1]} µs)" if holder else "a connection that is not the spine's"
+def busy(path: Path, turn: tuple[int, int] | None, pid: int | None = None) -> JournalBusy:
+    """`turn`: whose it is, and since when; `pid`: who holds SQLite's lock, through a connection that is none of ours."""
+    whose, way_out = "a connection that is not the spine's", "otherwise end that transaction or that process"
+    if pid == os.getpid():
+        whose = f"this very process ({pid}), in a transaction on {whose}"
+        way_out = "or commit it before; if another thread holds it, end it sooner or publish again"
+    elif pid:
+        whose = f"process {pid}, through {whose}"
+    elif turn:
+        whose = f"process {turn[0]} (its turn since {turn[1]} µs)"
     return JournalBusy(
-        f"{path} is locked for writing by {who}. If your own code holds a transaction on this file, publish inside it "
-        "with within=<connection>; otherwise end that transaction or that process.",
+        f"{path} is locked for writing by {whose}. If your own code holds a transaction on this file, publish inside it "
+        f"with within=<connection>; {way_out}.",
         path=str(path),
-        holder=holder,
+        holder=turn,
+        pid=pid or (turn[0] if turn else None),
     )

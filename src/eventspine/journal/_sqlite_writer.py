@@ -10,7 +10,7 @@ refused, nothing of it was stored, and it runs again in halves until the culprit
                                      └── failed as a whole: halves     └── reopen, look for what was written
 
 What waits in the queue is taken only after the turn lock is held: it can still be refused, as JournalBusy, when the
-lock doesn't come within the limit.
+lock doesn't come within the limit, or when this process itself keeps others from giving it back (R21).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from . import _sqlite_file as file
 from ._sqlite_apply import Applied, Applier, Safeguards, TransactionGone
 from ._sqlite_guard import Guard, as_unit_failed
 from ._sqlite_jobs import Call, Given, Job, Units, deliver
+from ._sqlite_locks import Watch, WriteLock, write_lock_holder
 from ._sqlite_outcome import was_committed
 from .lockfile import TurnLock, read_holder
 from .port import Unit, Verdict
@@ -70,6 +71,8 @@ class Writer:
         self._closing = False
         self._open = threading.Event()
         self.turn = TurnLock(Path(f"{path}-lock"))
+        self._lock = WriteLock(path, busy_s, safeguards)
+        self._watch = Watch(path)
         self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
         self._connected = False  # the first transaction connects, so that even making the file has its turn
         self._thread = threading.Thread(target=self._work, name=f"spine writer {path.name}", daemon=True)
@@ -87,18 +90,28 @@ class Writer:
             self._changed.notify()
 
     def refuse_waiting(self, limit_s: float) -> None:
-        """Refuse what waits when another process has held the turn for longer than the limit (R6)."""
-        since = self.turn.waiting_since
-        if since is None or time.monotonic() - since < limit_s:
+        """Refuse what waits when another process has held the turn for longer than the limit (R6), or at once when that
+        process can't give it back, since it waits for a transaction of a caller in this one (R21)."""
+        since, now = self.turn.waiting_since, time.monotonic()
+        if since is None:
+            return
+        pid = write_lock_holder(self.path) if self.holder_elsewhere() else None
+        own = self._safeguards.own_lock and self._watch.kept_by_ourselves(pid, since, now)
+        if now - since < limit_s and not own:
             return
         with self._changed:
             jobs = list(self._queue)
             self._queue.clear()
         for job in jobs:
-            job.refuse(file.busy(self.path, self.holder()))
+            job.refuse(file.busy(self.path, self.holder(), pid if own else None))
+
+    @property
+    def waiting_since(self) -> float | None:
+        return self.turn.waiting_since or self._lock.waiting_since
 
     def holder(self) -> tuple[int, int] | None:
-        return read_holder(Path(f"{self.path}-lock"))
+        """Who holds the write lock: a connection that is none of ours, or whoever has its turn."""
+        return self._lock.holder or read_holder(Path(f"{self.path}-lock"))
 
     def close(self, limit_s: float) -> bool:
         """Finish what waits, then end; False when another process held the turn for too long."""
@@ -118,6 +131,7 @@ class Writer:
         self.guard = Guard(self.connection)
         self.applier = Applier(self.connection, self.guard, self._safeguards)
         self.cursor = self.connection.cursor()
+        self._lock.set_up(self.connection)
         self._connected = True
 
     def _disconnect(self) -> None:
@@ -304,7 +318,7 @@ class Writer:
     def begin(self) -> None:
         if not self._connected:
             self._connect()
-        self.connection.execute("/*spine*/ begin immediate")
+        self._lock.take(self.connection)
 
     def rollback(self) -> None:
         try:
@@ -332,7 +346,7 @@ class Writer:
         except sqlite3.Error:
             blocked = 1
         finally:
-            self.connection.execute(f"/*spine*/ pragma busy_timeout={int(self.busy_s * 1000)}").close()
+            self._lock.set_up(self.connection)
         self.figures.checkpoints += 1
         # A reader stood in the way: the next try comes a little later, so that commits go on meanwhile.
         self._checkpoint_at = size + 4 * 1024 * 1024 if blocked else WAL_BYTES_MAX

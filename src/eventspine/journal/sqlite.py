@@ -267,12 +267,12 @@ class SQLiteJournal:
         return self._here().lookout.watch(changed)
 
     def lock_holder(self) -> tuple[int, int] | None:
-        """Whose turn it is to write: (pid, since when in microseconds UTC)."""
+        """Who holds the write lock, or whose turn it is: (pid, since when in microseconds UTC)."""
         return self._here().writer.holder()
 
     def waiting_since(self) -> float | None:
-        """Since when (monotonic seconds) this process has waited for its turn, while it does."""
-        return self._here().writer.turn.waiting_since
+        """Since when (monotonic seconds) this process has waited for its turn or for the write lock, while it does."""
+        return self._here().writer.waiting_since
 
     @property
     def figures(self) -> Figures:
