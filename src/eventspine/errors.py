@@ -15,7 +15,7 @@ SpineError
 ├── StatementRefused          SQL that a unit may not contain
 ├── WouldDeadlock             waiting here would wait for ourselves; pass within=, or leave the delivery first
 ├── JournalError              the journal itself
-│   ├── JournalBusy           somebody else holds the write lock
+│   ├── JournalBusy           somebody else holds the write lock, or the caller's own connection (then pass within=)
 │   ├── JournalFull           no space
 │   ├── JournalCorrupt
 │   └── JournalVersion        written by a release that this one can't share the file with

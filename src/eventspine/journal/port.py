@@ -388,7 +388,12 @@ class Journal(Protocol):
 
     # writing
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
-        """One verdict per unit, in order. Never raises for a unit; raises JournalError only when closed."""
+        """One verdict per unit, in order. Never raises for a unit; raises JournalError only when closed.
+
+        While somebody else holds the write lock, units wait, up to a limit that ends in `failed` with JournalBusy. That
+        comes at once where the journal can tell that this process itself holds it: a caller with a transaction of its
+        own would wait for itself (R21). The message names `within=`; nobody's unit is to blame, and it may be asked
+        again."""
         ...
 
     async def begin(self, limit_s: float) -> Transaction: ...
@@ -510,7 +515,8 @@ class Journal(Protocol):
 
     # who holds the file
     def lock_holder(self) -> tuple[int, int] | None:
-        """The process that holds the write lock now and since when (pid, microseconds), where that can be known."""
+        """The process that holds the write lock now and since when (pid, microseconds), where that can be known; of a
+        connection that is not the journal's: since when it was seen to hold it."""
         ...
 
     def waiting_since(self) -> float | None:
