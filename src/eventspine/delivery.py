@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic
@@ -206,6 +206,25 @@ class Delivery(Cause, Generic[R]):
             await asyncio.shield(self._transaction.rollback())
 
 
+class RunDelivery(Delivery[R]):
+    """One event of a run. What it changes goes into the run's unit, if this event is done."""
+
+    __slots__ = ()
+
+    def join(self, connection: Any) -> None:
+        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't join a connection.")
+
+    def transaction(self) -> AbstractAsyncContextManager[Writing]:  # type: ignore[override]  # refused before it is one
+        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't have a transaction.")
+
+    def _move_to(self, unit: Unit) -> None:
+        own, self._unit = self._unit, None
+        if own is not None and own is not unit:
+            unit.appends.extend(own.appends)
+            unit.statements.extend(own.statements)
+            unit.timers.extend(own.timers)
+
+
 class Writing:
     """A handler's own transaction. See `Delivery.transaction`."""
 
@@ -232,17 +251,18 @@ class BatchDelivery(Cause, Generic[R]):
     Without a word every event is done. `retry` and `dead` say otherwise for one event; those after it in its key
     are then handled again."""
 
-    __slots__ = ("_by_event", "_first", "_open", "_outcomes", "_subscription")
+    __slots__ = ("_by_event", "_first", "_open", "_outcomes", "_subscription", "_unit")
 
-    def __init__(self, deliveries: dict[int, Delivery[R]], first: Delivery[R]) -> None:
+    def __init__(self, deliveries: dict[int, RunDelivery[R]], first: RunDelivery[R]) -> None:
         super().__init__("", handler=first.handler)
         self._by_event = deliveries
         self._first = first
         self._subscription = first._subscription
         self._open = True
         self._outcomes: dict[int, BaseException] = {}
+        self._unit = Unit()
 
-    def of(self, event: Any) -> Delivery[R]:
+    def of(self, event: Any) -> RunDelivery[R]:
         """The delivery of one event of this run: its key, id, attempt, idempotency key."""
         try:
             return self._by_event[id(event)]
@@ -265,17 +285,14 @@ class BatchDelivery(Cause, Generic[R]):
         self.retry(event, Reject(reason))
 
     def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
-        self._first.execute(sql, expect_rows=expect_rows, **parameters)
+        """Run this SQL in the run's unit, unless no event of the run is done."""
+        self._first._changeable()
+        self._unit.statements.append(Statement(sql, parameters, expect_rows))
 
     def publish(self, *events: Any, cause: Any, time: datetime | None = None) -> list[Receipt]:
         """Publish in the run's unit; `cause` is the event of this run that it answers."""
         causing = self.of(cause)
-        unit = self._first._changeable()
-        produced = causing._publish(events, causing, time, None)
-        if causing._unit is not unit and causing._unit is not None:
-            unit.appends.extend(causing._unit.appends)
-            causing._unit = None
-        return produced
+        return causing._publish(events, causing, time, None)
 
     def _publish(self, *_: Any) -> list[Receipt]:
         raise SpineError(

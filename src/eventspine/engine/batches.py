@@ -9,12 +9,12 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..delivery import BatchDelivery, Delivery
-from ..errors import DeclarationError
-from ..journal.port import Unit, Verdict
+from ..delivery import BatchDelivery, RunDelivery
+from ..errors import DeclarationError, JournalError
+from ..journal.port import Verdict
 from ..observe.correlation import current
-from .calls import HandlerTimeout, invoker
-from .lanes import Item
+from .calls import HandlerTimeout, cancelled_from_outside, in_time, invoker
+from .lanes import Item, Lane
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -55,9 +55,13 @@ class BatchWorkers(Workers):
                 break
             if len(items) < size:
                 await asyncio.sleep(min(0.005, within_s))
-        for item in items:
-            if item.record is None:
-                await self.subscription.load(item)
+        try:
+            for item in items:
+                if item.record is None:
+                    await self.subscription.load(item)
+        except JournalError:
+            self.subscription.back(items)
+            raise
         lost = [item for item in items if item.record is None]
         for item in lost:
             self.subscription.gone(item)
@@ -82,20 +86,17 @@ async def run_one(subscription: Subscription, item: Item) -> None:
 
 
 async def run(subscription: Subscription, items: list[Item]) -> None:
-    events, kept, broken = _decoded(subscription, items)
+    events, kept, broken, followers = _decoded(subscription, items)
+    subscription.back(followers)
     for item, error in broken:
-        followers = [other for other in kept if other.lane is item.lane and _position(other) > _position(item)]
-        events = [event for event, other in zip(events, kept, strict=True) if other not in followers]
-        kept = [other for other in kept if other not in followers]
-        subscription.back(followers)
         subscription.waiting.failed(item, error)
     if kept:
         await _attempt(subscription, kept, events)
 
 
 async def _attempt(subscription: Subscription, items: list[Item], events: list[Any]) -> None:
-    deliveries: dict[int, Delivery[Any]] = {
-        id(event): Delivery(subscription, item, item.record)  # type: ignore[arg-type]  # loaded by _gather
+    deliveries: dict[int, RunDelivery[Any]] = {
+        id(event): RunDelivery(subscription, item, item.record)  # type: ignore[arg-type]  # loaded by _gather
         for event, item in zip(events, items, strict=True)
     }
     first = deliveries[id(events[0])]
@@ -112,17 +113,14 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
                 f"{subscription.name} is a batch handler and returned {type(result).__name__}. A published event must "
                 f"name its cause: delivery.publish(event, cause=...)."
             )
-    except asyncio.CancelledError:
-        if not items[0].timed_out:
+    except asyncio.CancelledError as error:
+        if cancelled_from_outside(subscription, items[0]):
             raise
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
-        _failed(subscription, items, HandlerTimeout(f"{subscription.name} ran out of time."))
+        _failed(subscription, items, in_time(subscription, items[0], error))
     except Exception as error:
-        _failed(subscription, items, error)
+        _failed(subscription, items, in_time(subscription, items[0], error))
     else:
-        _commit(subscription, items, events, delivery, first)
+        _commit(subscription, items, events, delivery)
     finally:
         items[0].started = 0.0
         delivery._open = False
@@ -130,10 +128,8 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
             each._open = False
 
 
-def _commit(
-    subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any], first: Delivery[Any]
-) -> None:
-    unit = first._close() or Unit()
+def _commit(subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any]) -> None:
+    unit = delivery._unit
     done: list[Item] = []
     failed: list[tuple[Item, BaseException, list[Item]]] = []
     stopped: dict[Any, list[Item]] = {}
@@ -144,9 +140,13 @@ def _commit(
         elif error is None:
             done.append(item)
             subscription.complete(item, unit)
+            delivery.of(event)._move_to(unit)
         else:
             stopped[item.lane] = []
             failed.append((item, error, stopped[item.lane]))
+    if not done:  # nothing of a run of which no event is done
+        _verdict(subscription, done, failed, Verdict("done"))
+        return
     subscription.committer.submit(unit, partial(_verdict, subscription, done, failed))
 
 
@@ -182,17 +182,24 @@ def _failed(subscription: Subscription, items: list[Item], error: BaseException)
 
 def _decoded(
     subscription: Subscription, items: list[Item]
-) -> tuple[list[Any], list[Item], list[tuple[Item, BaseException]]]:
+) -> tuple[list[Any], list[Item], list[tuple[Item, BaseException]], list[Item]]:
+    """Events with their items, those that can't be read, and what follows one of these in its key."""
     events: list[Any] = []
     kept: list[Item] = []
     broken: list[tuple[Item, BaseException]] = []
+    followers: list[Item] = []
+    stopped: set[Lane] = set()
     for item in items:
+        if item.lane in stopped:
+            followers.append(item)
+            continue
         try:
             events.append(subscription.decode(item.record))  # type: ignore[arg-type]  # loaded by _gather
             kept.append(item)
         except Exception as error:
             broken.append((item, error))
-    return events, kept, broken
+            stopped.add(item.lane)
+    return events, kept, broken, followers
 
 
 def _position(item: Item) -> int:

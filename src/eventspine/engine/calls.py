@@ -94,7 +94,7 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
         if result is not None:
             delivery.publish(*as_events(result))
     except asyncio.CancelledError as error:
-        if _cancelled_from_outside(subscription, item):
+        if cancelled_from_outside(subscription, item):
             await delivery._abandon()
             raise
         await _failed(subscription, item, delivery, error)
@@ -108,11 +108,17 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
             await close(subscription, item, delivery)
 
 
+def in_time(subscription: Subscription, item: Item, error: BaseException) -> BaseException:
+    """The error of a failed attempt, or that it was too slow."""
+    if not item.timed_out:
+        return error
+    _uncancel()
+    return _too_slow(subscription)
+
+
 async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any], error: BaseException) -> None:
     item.started = 0.0
-    if item.timed_out:
-        _uncancel()
-        error = _too_slow(subscription)
+    error = in_time(subscription, item, error)
     await delivery._abandon()
     if delivery._joined is not None and await subscription.is_finished(item):
         subscription.settled(item)  # its transaction had committed, whatever came after
@@ -155,7 +161,7 @@ def expire(item: Item, delivery_of: asyncio.Task[Any], *, threaded: bool) -> Non
         delivery_of.cancel()
 
 
-def _cancelled_from_outside(subscription: Subscription, item: Item) -> bool:
+def cancelled_from_outside(subscription: Subscription, item: Item) -> bool:
     """Not so when a handler awaited something that had been cancelled: that is an error of its own."""
     task = asyncio.current_task()
     by_us = item.timed_out and subscription.handler.is_async

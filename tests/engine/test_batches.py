@@ -1,0 +1,339 @@
+"""Batch handlers: a run is one unit, each event has its own outcome, and order per key holds through failures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventspine import Batch, BatchDelivery, Retry, Service, Spine
+from eventspine.engine.lanes import Lanes
+
+from .material import FOR_EVER, ONCE, Broken, Mailed, Placed, dead, parked, rows, subscription, until
+
+LATER = Retry(immediate=0, first_s=3600, most_s=3600)
+
+
+def some(count: int, keys: int = 3) -> list[Placed]:
+    return [Placed(customer=f"c{number % keys}", number=number) for number in range(count)]
+
+
+def counting(**options: Any) -> tuple[Service[Any], list[list[int]]]:
+    service: Service[Any] = Service("email")
+    runs: list[list[int]] = []
+
+    @service.on(Placed, **{"batch": Batch(10), **options})
+    async def note(events: list[Placed]) -> None:
+        runs.append([event.number for event in events])
+        await asyncio.sleep(0)
+
+    return service, runs
+
+
+def handled(runs: list[list[int]]) -> list[int]:
+    return [number for run in runs for number in run]
+
+
+async def test_runs_are_as_large_as_they_may_be_and_in_order_per_key(spine: Spine) -> None:
+    service, runs = counting()
+    await spine.publish(*some(100))
+    async with spine.running(service):
+        await until(lambda: len(handled(runs)) == 100)
+    assert max(map(len, runs)) == 10
+    for key in range(3):
+        assert [number for number in handled(runs) if number % 3 == key] == list(range(key, 100, 3))
+
+
+async def test_a_run_waits_for_more_within_its_time_and_no_longer(spine: Spine) -> None:
+    service, runs = counting(batch=Batch(5, within_ms=1000))
+    async with spine.running(service):
+        await spine.publish(*some(2))
+        await spine.publish(*some(3))
+        await until(lambda: runs)
+        assert len(runs[0]) == 5, "a full run begins at once"
+        await spine.publish(*some(2))
+        await until(lambda: len(runs) == 2)
+        assert len(runs[1]) == 2, "and one that is not full when its time is over"
+
+
+async def test_each_event_has_its_own_outcome_and_what_follows_a_failed_one_comes_after_it(spine: Spine) -> None:
+    service, seen, broken = Service("email"), list[tuple[str, int]](), {4}
+
+    @service.on(Placed, batch=Batch(10), retry=FOR_EVER)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            if event.number in broken:
+                delivery.retry(event, Broken())
+                delivery.of(event)
+            seen.append((delivery.of(event).key or "", event.number))
+
+    await spine.publish(*some(10))
+    async with spine.running(service):
+        await until(lambda: subscription(spine).waiting.count == 2)
+        broken.clear()
+        await until(lambda: subscription(spine).waiting.count == 0)
+        await until(lambda: subscription(spine).at_work == 0)
+    of_key = [number for key, number in seen if key == "c1"]
+    last = {number: at for at, number in enumerate(of_key)}
+    assert sorted(last, key=lambda number: last[number]) == [1, 4, 7]
+    assert [number for key, number in seen if key == "c0"] == [0, 3, 6, 9], "others are handled once"
+    assert {row.state for row in await rows(spine)} == {"settled"}
+
+
+async def failing_second_of_a_key(spine: Spine) -> list[int]:
+    """Events 0 and 1 of a key in one run; 1 fails and parks; 2 comes later."""
+    service, seen = Service("email"), list[int]()
+
+    @service.on(Placed, batch=Batch(10), retry=LATER)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            seen.append(event.number)
+            if event.number == 1:
+                delivery.retry(event, Broken())
+
+    await spine.publish(*some(2, keys=1))
+    async with spine.running(service):
+        await parked(spine)
+        await spine.publish(Placed(customer="c0", number=2), Placed(customer="other", number=3))
+        await until(lambda: 3 in seen)
+        await until(lambda: 2 in seen or subscription(spine).waiting.count == 2)
+    return seen
+
+
+async def test_a_key_stays_taken_for_the_one_that_failed_when_others_of_it_are_done(spine: Spine) -> None:
+    assert await failing_second_of_a_key(spine) == [0, 1, 3]
+
+
+async def test_if_the_first_verdict_set_the_key_free_order_would_break(memory: Spine, monkeypatch: Any) -> None:
+    give_back = Lanes._give_back
+
+    def all_at_once(lanes: Lanes, item: Any) -> None:
+        give_back(lanes, item)
+        item.lane.taken = 0
+
+    monkeypatch.setattr(Lanes, "_give_back", all_at_once)
+    assert 2 in await failing_second_of_a_key(memory)
+
+
+async def test_one_may_be_dead_while_the_others_are_done(spine: Spine) -> None:
+    service = Service("email")
+
+    @service.on(Placed, batch=Batch(10))
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            if event.number == 4:
+                delivery.dead(event, "no such street")
+
+    await spine.publish(*some(10))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: subscription(spine).handled >= 10)
+    assert (row.reason, row.error) == ("rejected", "Reject: no such street")
+
+
+async def test_a_run_that_raises_is_done_one_by_one_and_only_the_culprit_fails(spine: Spine) -> None:
+    service, sizes, seen = Service("email"), list[int](), list[int]()
+
+    @service.on(Placed, batch=Batch(10), retry=ONCE)
+    async def note(events: list[Placed]) -> None:
+        sizes.append(len(events))
+        if any(event.number == 4 for event in events):
+            raise Broken
+        seen.extend(event.number for event in events)
+
+    await spine.publish(*some(10))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: len(seen) == 9)
+    assert row.attempts == 1, "the run's failure was nobody's attempt"
+    assert sizes[0] == 10
+    assert sorted(seen) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert seen.index(1) < seen.index(7)
+
+
+async def test_two_parked_deliveries_that_are_due_together_do_not_fail_each_other_for_ever(spine: Spine) -> None:
+    """After a restart all are due at once; were they one run, it would fail as a whole again and again."""
+    service, broken, attempts = Service("email"), True, list[int]()
+
+    @service.on(Placed, batch=Batch(10), retry=Retry(attempts=4, immediate=0, first_s=0.001, most_s=0.001))
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        attempts.append(len(events))
+        if broken or any(event.number == 0 for event in events):
+            raise Broken
+
+    await spine.publish(*some(3))
+    async with spine.running(service):
+        await until(lambda: len(attempts) > 1)
+    broken = False
+    async with spine.running(service):
+        await dead(spine)
+        await until(lambda: subscription(spine).waiting.count == 0)
+    assert len(await rows(spine, "dead")) >= 1
+    assert await rows(spine, "parked") == []
+
+
+async def test_order_feed_with_runs_stands_at_the_failing_event(spine: Spine) -> None:
+    service, broken, done = Service("email"), True, list[int]()
+
+    @service.on(Placed, batch=Batch(4), order="feed", retry=FOR_EVER)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        if broken and any(event.number == 5 for event in events):
+            raise Broken
+        done.extend(event.number for event in events)
+
+    await spine.publish(*some(12))
+    async with spine.running(service):
+        await parked(spine)
+        assert done == [0, 1, 2, 3, 4]
+        broken = False
+        await until(lambda: len(done) == 12)
+    assert done == list(range(12))
+
+
+async def test_what_can_not_be_decoded_dies_and_the_rest_of_the_run_goes_on(spine: Spine) -> None:
+    from eventspine.journal.port import Append, Unit
+
+    service, runs = counting(retry=ONCE)
+    records = spine.records(some(9, keys=1), cause=None, time=None, id=None)
+    for number in (2, 5):
+        records[number] = records[number]._replace(data=b"[]")
+    await spine.journal.commit([Unit(appends=[Append(records)])])
+    async with spine.running(service):
+        await dead(spine, 2)
+        await until(lambda: len(handled(runs)) == 7)
+    assert handled(runs) == [0, 1, 3, 4, 6, 7, 8]
+
+
+async def test_what_is_published_names_its_cause(spine: Spine) -> None:
+    service = Service("email")
+
+    @service.on(Placed, batch=Batch(10))
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            delivery.publish(Mailed(number=event.number), cause=event)
+            delivery.of(event).publish(Mailed(number=event.number + 100))
+
+    receipts = await spine.publish(*some(3))
+    async with spine.running(service):
+
+        async def mailed() -> Any:
+            found = (await spine.journal.feed(0, limit=100, types=["email.Mailed"])).records
+            return found if len(found) == 6 else None
+
+        records = await until(mailed)
+    assert sorted(r.causation for r in records) == sorted([receipt.id for receipt in receipts] * 2)
+
+
+@pytest.mark.parametrize("how", ["returns", "spine", "join", "transaction"])
+async def test_what_does_not_say_which_event_it_belongs_to_is_refused(spine: Spine, how: str) -> None:
+    service = Service("email")
+
+    @service.on(Placed, batch=Batch(10), retry=ONCE)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> Any:
+        if how == "spine":
+            await spine.publish(Mailed())
+        if how == "join":
+            delivery.of(events[0]).join(None)
+        if how == "transaction":
+            async with delivery.of(events[0]).transaction():
+                pass
+        return Mailed()
+
+    await spine.publish(Placed())
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    expected = {"returns": "cause=", "spine": "cause=", "join": "as one unit", "transaction": "as one unit"}
+    assert expected[how] in row.error
+    assert await spine.journal.head() == 1
+
+
+TABLES = "create table email_done (number integer primary key, run integer)"
+
+
+def schema(tmp_path: Path) -> Callable[[Any], None]:
+    def tables(connection: Any) -> None:
+        connection.execute(TABLES)
+
+    return tables
+
+
+async def test_a_run_is_one_unit_all_or_nothing(file: Spine, tmp_path: Path) -> None:
+    service, runs = Service("email", tables=schema(tmp_path)), 0
+
+    @service.on(Placed, batch=Batch(10), retry=ONCE)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        nonlocal runs
+        runs += 1
+        for event in events:
+            of_event = delivery.of(event) if event.number % 2 else delivery
+            of_event.execute("insert into email_done values (:number, :run)", number=event.number, run=runs)
+            if event.number == 4:
+                delivery.execute("insert into email_done values (:number, :run)", number=4, run=runs)
+
+    await file.publish(*some(10))
+    async with file.running(service):
+        (row,) = await dead(file)
+
+        async def stored() -> bool:
+            return len(await file.journal.query("select * from email_done", {})) == 9
+
+        await until(stored)
+    assert "UNIQUE" in row.error
+    found = await file.journal.query("select number, run from email_done order by number", {})
+    assert [row["number"] for row in found] == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+    assert 1 not in {row["run"] for row in found}, "nothing is left of the run that failed"
+
+
+async def test_nothing_is_changed_by_a_run_of_which_no_event_is_done(file: Spine, tmp_path: Path) -> None:
+    service, attempts = Service("email", tables=schema(tmp_path)), 0
+
+    @service.on(Placed, batch=Batch(10), retry=FOR_EVER)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        nonlocal attempts
+        attempts += 1
+        delivery.execute("insert into email_done values (:number, 0)", number=attempts)
+        delivery.of(events[0]).execute("insert into email_done values (:number, 0)", number=-attempts)
+        if attempts < 4:
+            delivery.retry(events[0], Broken())
+
+    await file.publish(Placed())
+    async with file.running(service):
+        await until(lambda: subscription(file).handled and subscription(file).at_work == 0 and attempts == 4)
+    found = await file.journal.query("select number from email_done", {})
+    assert {4, -4} == {row["number"] for row in found}
+
+
+async def test_a_run_that_takes_too_long_has_failed(spine: Spine) -> None:
+    service, sizes = Service("email"), list[int]()
+
+    @service.on(Placed, batch=Batch(10), timeout_s=0.05, retry=ONCE)
+    async def note(events: list[Placed]) -> None:
+        sizes.append(len(events))
+        if any(event.number == 1 for event in events):
+            await asyncio.Event().wait()
+
+    await spine.publish(*some(3))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: len(sizes) == 4)
+    assert row.reason == "HandlerTimeout"
+    assert sizes == [3, 1, 1, 1]
+
+
+async def test_a_run_in_a_thread(spine: Spine) -> None:
+    service, runs = Service("email"), list[int]()
+
+    @service.on(Placed, batch=Batch(10))
+    def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            delivery.publish(Mailed(number=event.number), cause=event)
+        runs.append(len(events))
+
+    await spine.publish(*some(10))
+    async with spine.running(service):
+        await until(lambda: sum(runs) == 10)
+        await until(lambda: subscription(spine).at_work == 0)
+    assert await spine.journal.head() == 20
