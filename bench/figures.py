@@ -43,7 +43,7 @@ class Rounds:
 
     def spread(self, leg: str, twin: str) -> str:
         ratios = self.ratios(leg, twin)
-        return f"{self.ratio(leg, twin):.2f}× ({min(ratios):.2f}–{max(ratios):.2f})"
+        return f"{_times(self.ratio(leg, twin))} ({_times(min(ratios))} to {_times(max(ratios))})"
 
 
 async def in_turns(legs: Mapping[str, Leg], rounds: int) -> Rounds:
@@ -63,6 +63,10 @@ async def in_turns(legs: Mapping[str, Leg], rounds: int) -> Rounds:
 def quantile(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.2f}×" if ratio >= 0.1 else f"{ratio:.4f}×"
 
 
 def per_second(rate: float) -> str:

@@ -93,10 +93,21 @@ def _figure(count: int, results: list[dict[str, Any]], watch: Watch, written: fl
         "",
         [
             f"all readers together: {per_second(len(results) * count / seconds)}",
+            f"tenth by tenth: {', '.join(f'{rate / 1000:.0f}k' for rate in _tenths(results, count))}",
             f"written in commits of 1,000: {per_second(written)}; the tail printed {shown:,} events",
         ],
         {"times": [result["times"] for result in results], "memory": [result["memory"] for result in results]},
     )
+
+
+def _tenths(results: list[dict[str, Any]], count: int) -> list[float]:
+    """How fast all readers together handled each tenth of the whole."""
+    done = sorted(at for result in results for at in result["times"])
+    step = len(done) // 10
+    return [
+        len(results) * count / 10 / (done[min(start + step, len(done) - 1)] - done[start])
+        for start in range(0, step * 10, step)
+    ]
 
 
 def _flatness(times: list[float]) -> float:

@@ -14,15 +14,19 @@ PAGE = """\
 # Benchmarks
 
 Every figure stands beside a raw twin or a peer that ran in turns with it, on the same machine, in the same minutes. A
-ratio is the median over rounds, with the least and the greatest in brackets. The machine was {sharing}; rates
-by themselves say little, ratios more. Nothing here passes or fails: *to reach* is what we want.
+ratio is the median over rounds, with the least and the greatest in brackets. The machine was shared with other work
+({sharing}), so rates by themselves say little, ratios more. Nothing here passes or fails: *to reach* is what
+we want.
 
     make bench{arguments}
 
-{date}. {machine}
+| | |
+|---|---|
+| when | {date} |
+{machine}
 
 Durability of both sides: WAL, `synchronous=FULL`, so that what was acknowledged survives the loss of power. Files in a
-temporary folder on {file_system}, removed afterwards.
+temporary folder on {file_system}, removed afterwards. FastStream's broker and the `memory://` journal keep nothing.
 
 {tables}
 """
@@ -74,10 +78,10 @@ def write_page(path: Path, sections: Sequence[Section], run: Mapping[str, str]) 
     loads = [load for section in sections for load in section.load]
     path.write_text(
         PAGE.format(
-            sharing=f"shared with other work (load {min(loads, key=float)} to {max(loads, key=float)})",
+            sharing=f"load {min(loads, key=float)} to {max(loads, key=float)}",
             arguments=run["arguments"],
             date=run["date"],
-            machine=", ".join(f"{name} {value}" for name, value in about.items() if name != "file system") + ".",
+            machine="\n".join(f"| {name} | {value} |" for name, value in about.items()),
             file_system=about["file system"],
             tables="\n".join(_table(section) for section in sections).rstrip(),
         )
