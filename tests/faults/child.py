@@ -25,7 +25,7 @@ from eventspine import Service, Spine
 from eventspine.cli import main as command
 from eventspine.engine import health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
-from eventspine.journal import _sqlite_apply, _sqlite_writer
+from eventspine.journal import _sqlite_apply, _sqlite_describe, _sqlite_writer, migrations
 from eventspine.journal.sqlite import SQLiteJournal
 from tests.faults import services
 
@@ -39,6 +39,8 @@ def main() -> None:
     health_module.WAIT_MOST_S = 0.3
     if asked.threads:
         runtime.THREADS = asked.threads
+    if asked.release:
+        be_release(asked.release)
     for safeguard in asked.without:
         WITHOUT[safeguard]()
     if asked.at:
@@ -60,6 +62,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--without", nargs="*", default=[])
     parser.add_argument("--at", nargs=3, metavar=("PLACE", "TIMES", "DEED"))
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--release", type=int, help="of eventspine itself, instead of the one that is installed")
     parser.add_argument("--roll-back", action="store_true")
     parser.add_argument("--retire", nargs="*", default=[])
     parser.add_argument("--name", default="p")
@@ -168,6 +171,18 @@ def line(path: Path, text: str) -> None:
     os.close(file)
 
 
+def be_release(number: int) -> None:
+    """Release 2 adds a table to the schema; release 3 takes away what release 1 needs."""
+    steps = (
+        migrations.Migration(2, "create table spine_added (name text)"),
+        migrations.Migration(3, "drop table spine_added", removes=True, needs="3.0"),
+    )
+    runtime.RELEASE = f"{number}.0"
+    migrations.MIGRATIONS = steps[: number - 1]
+    for module in (_sqlite_apply, _sqlite_describe, migrations):
+        module.SCHEMA_VERSION = number  # type: ignore[attr-defined]
+
+
 # --- places where something happens ------------------------------------------------------------------------------------------
 
 
@@ -270,6 +285,23 @@ def without_care() -> None:
     subscription.run_marked = lambda one, item: one.call(item)
 
 
+def without_generations() -> None:
+    """Processes of all generations share the partitions."""
+    host.leaders = list  # type: ignore[assignment]
+
+
+def without_one_sqlite() -> None:
+    """Another part of this process, or a library in it, opens the file and closes it again."""
+    published = _sqlite_writer.Writer._once
+
+    def once(self: Any, units: Any) -> Any:
+        applied = published(self, units)
+        os.close(os.open(self.path, os.O_RDONLY))
+        return applied
+
+    _sqlite_writer.Writer._once = once  # type: ignore[method-assign]
+
+
 def without_drain() -> None:
     async def at_once(*_: Any) -> bool:
         return True
@@ -282,6 +314,8 @@ WITHOUT: dict[str, Callable[[], None]] = {
     "repetition": without_repetition,
     "folding": without_folding,
     "care": without_care,
+    "generations": without_generations,
+    "one-sqlite": without_one_sqlite,
     "drain": without_drain,
 }
 

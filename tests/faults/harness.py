@@ -259,23 +259,24 @@ class Place:
     # --- the reckoning --------------------------------------------------------------------------------------------------
 
     def reckon(self, handlers: dict[str, str] = HANDLERS) -> Reckoning:
-        """Each handler with the type that it handles, against the feed: every event has its effect, once, in order."""
+        """Each handler with what it handles, against the feed: every event has its effect, once, in order."""
         found = Reckoning()
-        for kind in sorted(set(handlers.values())):
-            stored = Counter(self._of_feed(kind))
-            found.stored_twice += [f"{kind} {one}" for one, count in stored.items() if count > 1]
-            if kind == "till.Counted":
-                found.unstored += [f"{one}" for one in self.acknowledged() if one not in stored]
-            for handler in (name for name, handled in handlers.items() if handled == kind):
-                self._of_handler(found, handler, stored)
+        till = Counter(self.of_feed("till.Counted", "till.Refunded"))
+        found.stored_twice += [f"{one}" for one, count in till.items() if count > 1]
+        found.unstored += [f"{one}" for one in self.acknowledged() if one not in till]
+        for handler, kinds in handlers.items():
+            self._of_handler(found, handler, Counter(self.of_feed(*kinds.split("|"))))
         return found
 
-    def _of_feed(self, kind: str) -> list[tuple[str, int]]:
-        sql = "select json_extract(data, '$.key'), json_extract(data, '$.number') from spine_events where type = ?"
-        return [tuple(row) for row in self.query(f"{sql} order by position", kind)]
+    def of_feed(self, *kinds: str) -> list[tuple[str, int]]:
+        marks = ",".join("?" * len(kinds))
+        sql = f"select json_extract(data, '$.key'), json_extract(data, '$.number') from spine_events where type in ({marks})"
+        return [tuple(row) for row in self.query(f"{sql} order by position", *kinds)]
 
     def _of_handler(self, found: Reckoning, handler: str, stored: Counter[tuple[str, int]]) -> None:
-        rows = self.query("select key, number, idem from effects where handler = ? order by id", handler)
+        names = handler.split("|")  # a subscription that has been renamed
+        marks = ",".join("?" * len(names))
+        rows = self.query(f"select key, number, idem from effects where handler in ({marks}) order by id", *names)
         effects = Counter((key, number) for key, number, _ in rows)
         dead = {
             (key, number)
@@ -283,13 +284,14 @@ class Place:
                 "select json_extract(e.data, '$.key'), json_extract(e.data, '$.number') from spine_deliveries d"
                 " join spine_events e on e.position = d.position join spine_subscriptions s on s.number = d.subscription"
                 " where d.state = 'dead' and s.name = ?",
-                handler,
+                names[-1],
             )
         }
+        found.stored_twice += [f"for {handler} {one}" for one, count in stored.items() if count > 1]
         found.lost += [f"{handler} {one}" for one in stored if one not in effects and one not in dead]
         found.twice += [f"{handler} {one}" for one, count in effects.items() if count > 1 or one not in stored]
         found.out_of_order += _out_of_order(handler, [(key, number) for key, number, _ in rows])
-        runs = [run for run in self.log() if run[0] == handler]
+        runs = [run for run in self.log() if run[0] in names]
         found.out_of_order += _out_of_order(f"{handler}, begun", list(dict.fromkeys((run[1], run[2]) for run in runs)))
         idems: dict[tuple[str, int], set[str]] = {}
         for _, key, number, idem, _ in runs:

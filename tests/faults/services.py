@@ -66,11 +66,6 @@ def there(name: str) -> bool:
     return (FOLDER / name).exists()
 
 
-async def until_there(name: str) -> None:
-    while not there(name):
-        await asyncio.sleep(0.01)
-
-
 def effect(event: Any, delivery: Any) -> None:
     delivery.execute(
         EFFECT,
@@ -82,12 +77,13 @@ def effect(event: Any, delivery: Any) -> None:
     )
 
 
-async def misbehave(do: str) -> None:
+async def misbehave(do: str, key: str) -> None:
     if do not in FAULTS or there("mended"):
         return
     match do:
         case "wait":
-            await until_there("go")
+            while not (there("go") or there(f"go-{key}")):
+                await asyncio.sleep(0.01)
         case "work":
             await asyncio.sleep(0.3)
         case "hang":
@@ -103,7 +99,7 @@ async def misbehave(do: str) -> None:
 @books.on(Counted, retry=SOON, timeout_s=30)
 async def book(event: Counted, delivery: Delivery) -> Booked:
     note("start", event, delivery)
-    await misbehave(event.do)
+    await misbehave(event.do, event.key)
     effect(event, delivery)
     note("end", event, delivery)
     return Booked(key=event.key, number=event.number)
@@ -122,7 +118,7 @@ impatient = Service("impatient", tables=tables)
 @impatient.on(Counted, retry=SOON, timeout_s=0.3)
 async def wait_for_it(event: Counted, delivery: Delivery) -> None:
     note("start", event, delivery)
-    await misbehave(event.do)
+    await misbehave(event.do, event.key)
     effect(event, delivery)
     note("end", event, delivery)
 
@@ -133,7 +129,7 @@ strict = Service("strict", tables=tables)
 @strict.on(Counted, retry=SOON, on_dead="waits")
 async def keep(event: Counted, delivery: Delivery) -> None:
     note("start", event, delivery)
-    await misbehave(event.do)
+    await misbehave(event.do, event.key)
     effect(event, delivery)
     note("end", event, delivery)
 

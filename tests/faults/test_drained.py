@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+
+from eventspine.keys import slot_of_key
+
 from .harness import NOTHING, Child, Place, until
 
 MODULE = "tests.faults.services"
@@ -32,6 +36,33 @@ def test_a_service_told_to_stop_under_load_finishes_what_it_has_begun(place: Pla
     place.settle()
     assert NOTHING == place.reckon()
     assert len(set(place.log())) == len(place.log())  # not one event was begun twice
+
+
+def test_what_is_being_given_to_another_process_finishes_too(place: Place) -> None:
+    """Its partitions have been given up, and are given back when nothing of them is in hand any more."""
+    assert 0 == place.start("publish", "--keys", 20, "--count", 2, "--do", "wait").end()
+    first = place.start("consume", "--services", "books", faults="wait").ready()
+    until(lambda: 20 == len(place.log()), "an event of every key to be in hand")
+    other = place.start("consume").ready()
+    until(
+        lambda: 8 == len(partitions := first.health()["services"][0]["partitions"]) and partitions,
+        "its share to be half",
+    )
+    kept = first.health()["services"][0]["partitions"]
+    first.signal(signal.SIGTERM)
+    mine = [key for key in (f"p-{number}" for number in range(20)) if slot_of_key(key) % 16 in kept]
+    for key in mine:
+        place.touch(f"go-{key}")
+    until(lambda: len(mine) <= place.effects(), "what it keeps to be finished")
+    assert 0 == place.start("publish", "--keys", 20, "--count", 5, name="q").end()
+    place.touch("go")
+
+    assert 0 == first.end(), first.said()
+    assert [] == cut(place, first)
+    place.settle()
+    assert NOTHING == place.reckon()
+    assert len(set(place.log())) == len(place.log())
+    assert other.alive
 
 
 def test_without_a_drain_handlers_are_cut(place: Place) -> None:
