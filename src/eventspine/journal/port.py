@@ -185,7 +185,7 @@ class Unit:
     changes: list[Change] = field(default_factory=list)
     starts: list[StartMark] = field(default_factory=list)
     timers: list[Timer] = field(default_factory=list)
-    cancels: list[bytes] = field(default_factory=list)  # ids of timers; the verdict's `cancelled` says how many were there
+    cancels: list[bytes] = field(default_factory=list)  # ids of timers; `Verdict.cancelled` says how many there were
     statements: list[Statement] = field(default_factory=list)
     marks: list[Seen] = field(default_factory=list)
 

@@ -58,6 +58,7 @@ T = TypeVar("T")
 
 INLINE = 500  # records that are read on the loop itself: sooner done than handed to a thread and back
 
+
 class SQLiteJournal:
     sql = True
 
