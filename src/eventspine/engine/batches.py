@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 
 class BatchWorkers(Workers):
+    _gathering = False
+
     async def _work(self) -> None:
         subscription = self.subscription
         host, batch = subscription.host, subscription.handler.batch
@@ -30,12 +32,16 @@ class BatchWorkers(Workers):
         assert me is not None
         self._waking = False
         while True:
-            if not subscription.lanes.ready or self.halted or host.closed:
+            if self._gathering or not subscription.lanes.ready or self.halted or host.closed:
                 await self._rest()
                 continue
-            items = await self._gather(batch.size, batch.within_ms / 1000)
+            self._gathering = True  # by one at a time: two would share out what is to be one run
+            try:
+                items = await self._gather(batch.size, batch.within_ms / 1000)
+            finally:
+                self._gathering = False
+            self.wake()
             if items:
-                self.wake()
                 self.items[me] = items[0]
                 if items[0].suspect:
                     await subscription.handle(items[0])
@@ -69,16 +75,25 @@ class BatchWorkers(Workers):
 
     def _collect(self, items: list[Item], size: int) -> None:
         lanes = self.subscription.lanes
+        for lane in dict.fromkeys(item.lane for item in items):
+            if not self._take_all(items, size, lanes.more(lane)):
+                return
         while lanes.ready and len(items) < size:
-            item = lanes.take()
-            while item is not None:
-                if (item.single or item.suspect) and items:
-                    lanes.back([item])
-                    return
-                items.append(item)
-                if item.single or item.suspect or len(items) == size:
-                    return
-                item = lanes.more(item.lane)
+            if not self._take_all(items, size, lanes.take()):
+                return
+
+    def _take_all(self, items: list[Item], size: int, item: Item | None) -> bool:
+        """This item and the others of its key; whether there may be more of other keys."""
+        lanes = self.subscription.lanes
+        while item is not None:
+            if items and (item.single or item.suspect or len(items) == size):
+                lanes.back([item])
+                return False
+            items.append(item)
+            if item.single or item.suspect or len(items) == size:
+                return False
+            item = lanes.more(item.lane)
+        return True
 
 
 async def run_one(subscription: Subscription, item: Item) -> None:

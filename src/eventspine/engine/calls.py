@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, as_events
 from ..errors import SpineError, UnitFailed
-from ..journal.port import Unit
+from ..journal.port import Transaction, Unit, Verdict
 from ..observe.correlation import current
 from .lanes import Item
 
@@ -133,11 +133,21 @@ async def close(subscription: Subscription, item: Item, delivery: Delivery[Any])
     if delivery._joined is not None:
         await _joined(subscription, item)
     elif delivery._transaction is not None:
-        unit = unit or Unit()
-        subscription.complete(item, unit)
-        subscription.verdict(item, await delivery._transaction.commit(unit))
+        await _transacted(subscription, item, delivery._transaction, unit or Unit())
     else:
         subscription.succeeded(item, unit)
+
+
+async def _transacted(subscription: Subscription, item: Item, transaction: Transaction, unit: Unit) -> None:
+    subscription.complete(item, unit)
+    try:
+        verdict = await transaction.commit(unit)
+    except UnitFailed as error:  # it had been rolled back before, for having taken too long
+        verdict = Verdict("failed", error=error)
+    if verdict.kind == "unknown" and await subscription.is_finished(item):
+        subscription.settled(item)
+    else:
+        subscription.verdict(item, verdict)
 
 
 async def _joined(subscription: Subscription, item: Item) -> None:

@@ -75,8 +75,9 @@ class Workers:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("%s: a worker ended, its work is taken up again", self.subscription.name, exc_info=error)
             if item is not None and item.lane.taken:
+                self.subscription.drop(item.part.number)  # so that nothing of its key overtakes it
+                self.subscription.release(item)
                 self.subscription.host.reload(self.subscription)
-                self.subscription.lanes.release(item)
             self.wake()
 
     async def _work(self) -> None:

@@ -1,0 +1,293 @@
+"""SQL in handlers: it commits with the cursor and the events, or not at all (R4), also on a connection of one's own (R21)."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from typing import Any
+
+import pytest
+
+from eventspine import Delivery, Retry, Service, Spine
+from eventspine.errors import SettingsError
+from eventspine.sync import Delivery as SyncDelivery
+
+from .material import ONCE, QUICK, Broken, Mailed, Placed, dead, host, rows, subscription, until
+
+
+def tables(connection: Any) -> None:
+    connection.execute("create table email_done (number integer, note text)")
+
+
+def mail() -> Service[Any]:
+    return Service("email", tables=tables)
+
+
+async def done(spine: Spine) -> list[int]:
+    return [row["number"] for row in await spine.journal.query("select number from email_done order by rowid", {})]
+
+
+def connect(spine: Spine) -> sqlite3.Connection:
+    return sqlite3.connect(spine.journal.path, timeout=10)  # type: ignore[attr-defined]
+
+
+INSERT = "insert into email_done (number) values (:number)"
+
+
+async def test_what_is_handed_over_commits_with_the_cursor_or_not_at_all(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> Mailed:
+        delivery.execute(INSERT, number=event.number)
+        if event.number == 2:
+            raise Broken
+        return Mailed(number=event.number)
+
+    await file.publish(*[Placed(number=number) for number in (1, 2, 3)])
+    async with file.running(service):
+        await dead(file)
+        await until(lambda: subscription(file).handled == 3)
+    assert await done(file) == [1, 3]
+    assert await file.journal.head() == 5
+
+
+async def test_another_number_of_rows_than_expected_fails_the_attempt(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=QUICK)
+    async def note(event: Placed, delivery: Delivery) -> Mailed:
+        delivery.execute(INSERT, number=event.number)
+        delivery.execute("update email_done set note = 'x' where number = -1", expect_rows=1)
+        return Mailed()
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert (row.reason, row.attempts) == ("RowsUnexpected", 3)
+    assert await done(file) == []
+    assert await file.journal.head() == 1
+
+
+async def test_a_query_sees_all_that_earlier_events_of_the_key_did(file: Spine) -> None:
+    service, counts = mail(), list[int]()
+
+    @service.on(Placed)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        (row,) = await delivery.query("select count(*) as n from email_done where note = :key", key=event.customer)
+        counts.append(row["n"])
+        delivery.execute("insert into email_done values (:number, :key)", number=event.number, key=event.customer)
+        (again,) = await delivery.query("select count(*) as n from email_done where note = :key", key=event.customer)
+        assert again == row, "not what it has only handed over"
+
+    await file.publish(*[Placed(number=number) for number in range(20)])
+    async with file.running(service):
+        await until(lambda: len(counts) == 20)
+    assert counts == list(range(20))
+
+
+async def test_a_transaction_reads_its_own_writes_and_commits_with_the_handler(file: Spine) -> None:
+    service, seen = mail(), list[int]()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> Mailed:
+        delivery.execute(INSERT, number=event.number)
+        async with delivery.transaction() as tx:
+            assert await tx.execute(INSERT, number=event.number) == 1
+            (row,) = await tx.query("select count(*) as n from email_done")
+            seen.append(row["n"])
+            assert [row] == await delivery.query("select count(*) as n from email_done")
+        if event.number == 2:
+            raise Broken
+        return Mailed()
+
+    await file.publish(*[Placed(number=number) for number in (1, 2, 3)])
+    async with file.running(service):
+        await dead(file)
+        await until(lambda: subscription(file).handled == 3)
+    assert seen == [2, 4, 4], "what was handed over before is in it"
+    assert await done(file) == [1, 1, 3, 3]
+
+
+async def test_a_transaction_is_closed_when_its_block_is_left(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            await tx.execute(INSERT, number=1)
+        await tx.execute(INSERT, number=2)
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert "has been left" in row.error
+    assert await done(file) == []
+
+
+async def test_a_transaction_that_takes_too_long_fails_the_attempt(file: Spine, monkeypatch: Any) -> None:
+    monkeypatch.setattr("eventspine.delivery.TRANSACTION_LIMIT_S", 0.1)
+    service, release = mail(), asyncio.Event()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            await tx.execute(INSERT, number=1)
+            await release.wait()
+
+    await file.publish(Placed())
+    async with file.running(service):
+        await until(lambda: subscription(file).workers.items)
+        asyncio.get_running_loop().call_later(0.3, release.set)
+        (row,) = await dead(file)
+    assert row.reason in ("UnitFailed", "TimeoutError")
+    assert await done(file) == []
+
+
+async def test_a_second_transaction_would_wait_for_the_first(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction(), delivery.transaction():
+            pass
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert row.reason == "WouldDeadlock"
+
+
+async def test_r21_a_delivery_joins_a_connection_and_commits_with_it(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    def note(event: Placed, delivery: SyncDelivery[Any]) -> None:
+        connection = connect(file)
+        try:
+            connection.execute("begin immediate")
+            connection.execute("insert into email_done (number) values (?)", (event.number,))
+            delivery.publish(Mailed(number=event.number))
+            delivery.join(connection)
+            if event.number == 2:
+                connection.rollback()
+            if event.number != 3:
+                connection.commit()
+            if event.number == 4:
+                raise Broken
+        finally:
+            connection.close()
+
+    await file.publish(*[Placed(customer=f"c{number}", number=number) for number in (1, 2, 3, 4)])
+    async with file.running(service):
+        died = await dead(file, 2)
+        await until(lambda: host(file).subscriptions[0].at_work == 0)
+    assert all("has not committed" in row.error for row in died)
+    assert sorted(await done(file)) == [1, 4], "4 had committed; what it raised afterwards changes nothing"
+    assert len(await rows(file)) == 2
+    assert await file.journal.head() == 6
+
+
+async def test_an_async_handler_may_join_too(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        connection = connect(file)
+        with connection:
+            connection.execute("begin immediate")
+            connection.execute("insert into email_done (number) values (?)", (event.number,))
+            delivery.join(connection)
+        connection.close()
+
+    async with file.running(service):
+        for number in range(5):
+            await file.publish(Placed(number=number))
+        await until(lambda: subscription(file).handled == 5)
+    assert await done(file) == [0, 1, 2, 3, 4]
+
+
+async def test_a_retried_delivery_may_join(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=Retry(attempts=5, immediate=1, first_s=0.001, most_s=0.001))
+    def note(event: Placed, delivery: SyncDelivery[Any]) -> None:
+        if delivery.attempt < 4:
+            raise Broken
+        connection = connect(file)
+        with connection:
+            connection.execute("begin immediate")
+            connection.execute("insert into email_done (number) values (?)", (event.number,))
+            delivery.join(connection)
+        connection.close()
+
+    await file.publish(Placed(number=1), Placed(number=2))
+    async with file.running(service):
+        await until(lambda: subscription(file).waiting.count == 0 and subscription(file).handled >= 2)
+    assert await done(file) == [1, 2]
+    assert {"settled"} == {row.state for row in await rows(file)}
+
+
+async def test_r21_publishing_within_a_connection_commits_or_rolls_back_with_it(file: Spine) -> None:
+    service, handled = mail(), list[int]()
+
+    @service.on(Placed)
+    async def note(event: Placed) -> None:
+        handled.append(event.number)
+
+    async with file.running(service):
+        connection = connect(file)
+        for number in (1, 2):
+            connection.execute("begin immediate")
+            receipt = await file.publish(Placed(number=number), within=connection)
+            assert not receipt.durable
+            connection.rollback() if number == 1 else connection.commit()
+        connection.close()
+        await until(lambda: handled == [2])
+    assert await file.journal.head() == 1
+
+
+async def test_r21_a_connection_to_another_file_is_refused(file: Spine, tmp_path: Any) -> None:
+    connection = sqlite3.connect(tmp_path / "other.db")
+    with pytest.raises(SettingsError):
+        await file.publish(Placed(), within=connection)
+    connection.close()
+
+
+async def test_a_memory_journal_says_that_it_has_no_tables(memory: Spine) -> None:
+    with pytest.raises(SettingsError, match="SQLite journal"):
+        async with memory.running(mail()):
+            pass
+    with pytest.raises(SettingsError, match="SQLite journal"):
+        await memory.publish(Placed(), within=object())
+
+
+async def test_a_thread_queries_without_await(file: Spine) -> None:
+    service, seen = mail(), list[int]()
+
+    @service.on(Placed)
+    def note(event: Placed, delivery: SyncDelivery[Any]) -> None:
+        delivery.execute(INSERT, number=event.number)
+        with delivery.transaction() as tx:
+            tx.execute(INSERT, number=event.number)
+            seen.append(len(tx.query("select * from email_done")))
+        seen.append(len(delivery.query("select * from email_done")))
+
+    await file.publish(Placed(number=1))
+    async with file.running(service):
+        await until(lambda: subscription(file).handled == 1)
+    assert seen == [2, 2]
+    assert await done(file) == [1, 1]
+
+
+async def test_statements_that_no_unit_may_contain_are_dead_at_once(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        delivery.execute("commit")
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert (row.reason, row.attempts) == ("StatementRefused", 1)

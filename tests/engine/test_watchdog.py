@@ -1,0 +1,160 @@
+"""What looks after the rest: readers that ended, subscriptions that stand still, trouble with the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from eventspine import Service, Spine
+from eventspine.engine import host as hosts
+from eventspine.engine.workers import Workers
+from eventspine.errors import JournalFull
+from eventspine.journal.port import Verdict
+
+from .material import Mailed, Placed, host, subscription, until
+
+
+def noting() -> tuple[Service[Any], list[int]]:
+    service, handled = Service("email"), list[int]()
+
+    @service.on(Placed)
+    async def note(event: Placed) -> Mailed:
+        handled.append(event.number)
+        return Mailed(number=event.number)
+
+    return service, handled
+
+
+async def test_a_reader_that_ended_is_started_again_and_health_shows_it(spine: Spine, monkeypatch: Any) -> None:
+    service, handled = noting()
+    async with spine.running(service):
+        await spine.publish(Placed(number=1))
+        await until(lambda: handled == [1])
+        feed, failed = spine.journal.feed, False
+
+        async def fails(*given: Any, **more: Any) -> Any:
+            nonlocal failed
+            if not failed:
+                failed = True
+                raise ZeroDivisionError
+            return await feed(*given, **more)
+
+        monkeypatch.setattr(spine.journal, "feed", fails)
+        await spine.publish(Placed(number=2))
+        await until(lambda: host(spine).readers.failed())
+        assert handled == [1]
+        await until(lambda: handled == [1, 2])
+        assert spine.health()["services"][0]["restarts"] == 1
+        assert failed
+
+
+async def test_a_subscription_that_stands_still_is_loaded_again(spine: Spine, monkeypatch: Any) -> None:
+    monkeypatch.setattr(hosts, "STALLED_S", 0.2)
+    service, handled = noting()
+    wake = Workers.wake
+    async with spine.running(service):
+        await spine.publish(Placed(number=1))
+        await until(lambda: handled == [1])
+        monkeypatch.setattr(Workers, "wake", lambda workers: None)
+        await spine.publish(Placed(number=2))
+        await until(lambda: subscription(spine).lanes.ready)
+        await until(lambda: spine.health()["status"] == "degraded")
+        assert "makes no progress" in spine.health()["problems"][0]
+        assert handled == [1]
+        await until(lambda: spine.health()["services"][0]["restarts"] >= 1)
+        monkeypatch.setattr(Workers, "wake", wake)
+        await until(lambda: handled == [1, 2])
+
+
+async def test_a_worker_that_ends_is_replaced_and_its_work_taken_up(spine: Spine, monkeypatch: Any) -> None:
+    service, handled = noting()
+    async with spine.running(service):
+        one, failed = subscription(spine), False
+        call = one.call
+
+        async def fails(item: Any) -> None:
+            nonlocal failed
+            if not failed:
+                failed = True
+                raise ZeroDivisionError
+            await call(item)
+
+        one.call = fails
+        await spine.publish(*[Placed(number=number) for number in range(5)])
+        await until(lambda: handled == [0, 1, 2, 3, 4])
+        assert failed
+
+
+async def test_trouble_with_the_journal_is_nobodys_failed_attempt(spine: Spine, monkeypatch: Any) -> None:
+    service, handled = noting()
+    commit, full = spine.journal.commit, True
+
+    async def no_space(units: Any) -> Any:
+        if full and any(unit.done for unit in units):
+            return [Verdict("failed", error=JournalFull("no space left")) for _ in units]
+        return await commit(units)
+
+    await spine.publish(Placed(number=1))
+    monkeypatch.setattr(spine.journal, "commit", no_space)
+    async with spine.running(service):
+        await until(lambda: spine.health()["status"] == "degraded")
+        assert "no space left" in spine.health()["problems"][0]
+        full = False
+        await until(lambda: subscription(spine).handled == 1)
+        await until(lambda: spine.health()["status"] == "ok")
+    assert handled == [1], "it is asked again, not handled again"
+    assert await spine.journal.deliveries() == []
+    assert await spine.journal.head() == 2
+
+
+async def test_an_unknown_outcome_is_asked_again_with_the_same_ids(spine: Spine, monkeypatch: Any) -> None:
+    service, handled = noting()
+    commit, asked = spine.journal.commit, 0
+
+    async def lost_answer(units: Any) -> Any:
+        nonlocal asked
+        verdicts = await commit(units)
+        if any(unit.appends for unit in units) and not asked:
+            asked += 1
+            return [Verdict("unknown") for _ in units]
+        return verdicts
+
+    async with spine.running(service):
+        monkeypatch.setattr(spine.journal, "commit", lost_answer)
+        receipt = await spine.publish(Placed(number=1))
+        assert (receipt.position, asked) == (1, 1)
+        await until(lambda: handled == [1])
+        asked = 0
+        await spine.publish(Placed(number=2))
+        await until(lambda: subscription(spine).handled == 2)
+    assert len((await spine.journal.feed(0, limit=10)).records) == 4
+
+
+async def test_the_tasks_beside_the_work_outlive_trouble(spine: Spine, monkeypatch: Any) -> None:
+    service, handled = noting()
+    next_due, failures = spine.journal.next_due, 1
+
+    async def fails() -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise ZeroDivisionError
+        return await next_due()
+
+    monkeypatch.setattr(spine.journal, "next_due", fails)
+    async with spine.running(service):
+        from datetime import timedelta
+
+        await spine.publish(Placed(number=1), after=timedelta(milliseconds=1))
+        await until(lambda: handled == [1])
+    assert failures == 0
+
+
+async def test_a_failure_of_the_engine_is_raised_where_the_block_is(spine: Spine) -> None:
+    service, _ = noting()
+    with pytest.raises(ZeroDivisionError):
+        async with spine.running(service) as running:
+            running.runtime.fail(ZeroDivisionError())
+            await asyncio.Event().wait()
