@@ -13,6 +13,7 @@ import pytest
 
 from eventspine.errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
 from eventspine.journal import _sqlite_file as file, open_journal
+from eventspine.journal._sqlite_file import path_of
 from eventspine.journal.port import Append, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
@@ -207,3 +208,11 @@ async def test_a_damaged_file_says_so_to_readers_and_writers(tmp_path: Path) -> 
         damaged.write(b"\xff" * 400_000)
 
     assert "JournalCorrupt" in await refused(tmp_path / "spine.db")
+
+
+async def test_two_names_of_one_file_share_its_lock_and_its_bells(tmp_path):
+    """A link to the file or its folder is the file; else each name would take turns of its own."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    assert path_of(f"sqlite:///{tmp_path}/link/spine.db") == tmp_path.resolve() / "real" / "spine.db"

@@ -42,7 +42,8 @@ MOUNTS = Path("/proc/mounts")
 
 
 def path_of(url: str) -> Path:
-    """The file of a sqlite:/// URL, absolute, so that a later change of folder doesn't matter."""
+    """The file of a sqlite:/// URL: absolute, so that a later change of folder doesn't matter, and without links, so that
+    two names of one file share its lock and its bells."""
     text = url.removeprefix("sqlite:///")
     if text == url or not text:
         raise SettingsError(
@@ -52,7 +53,7 @@ def path_of(url: str) -> Path:
         )
     if text.startswith(":memory:"):
         raise SettingsError("A SQLite journal needs a file. Use memory:// for a journal in memory.", url=url)
-    return Path(os.path.abspath(text))
+    return Path(os.path.realpath(text))
 
 
 def check_path(path: Path) -> None:
