@@ -18,6 +18,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=1_000_000)
     parser.add_argument("--pause", type=float, default=0.01)
     parser.add_argument("--type", default="Counted")
+    parser.add_argument("--after", type=float, help="seconds, to publish later")
     parser.add_argument("--do", nargs="*", default=[], metavar="DEED[:KEY:NUMBER]")
     parser.add_argument("--line", nargs=argparse.REMAINDER, help="of the command, for the role spine")
     return parser.parse_args()
@@ -104,6 +106,7 @@ async def _publish(asked: argparse.Namespace, spine: Spine, key: str, number: in
             receipt = await spine.publish(
                 kind(key=key, number=number, **deed(asked, key, number)),
                 id=str(uuid.uuid5(NAMESPACE, f"{key}/{number}")),
+                after=timedelta(seconds=asked.after) if asked.after else None,
             )
         except (JournalError, OutcomeUnknown) as error:
             line(asked.folder / "troubles", f"{type(error).__name__} {asked.name} {error}")
@@ -133,12 +136,13 @@ async def consume(asked: argparse.Namespace) -> None:
         services.letters(int(name[7:])) if name.startswith("letters") else getattr(services, name)
         for name in asked.services
     ]
+    told_to_stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_stop.set)
     async with open_spine(asked) as spine:
         tell(asked, spine)
         async with spine.running(*chosen, roll_back=asked.roll_back, retire=asked.retire, drain_s=20) as running:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, running.stop)
             ready(asked)
-            await running.wait()
+            await told_to_stop.wait()
     sys.exit(0 if running.drained else 5)
 
 

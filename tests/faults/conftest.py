@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from .harness import Place
+
+collect_ignore_glob = [] if os.name == "posix" else ["test_*.py"]  # there are no such signals
 
 
 @pytest.fixture

@@ -75,7 +75,8 @@ class Child:
 
     @property
     def stopped(self) -> bool:
-        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+        state = subprocess.run(["ps", "-o", "state=", "-p", str(self.pid)], capture_output=True, text=True, check=False)
+        return state.stdout.startswith("T")
 
     def go_on(self) -> None:
         self.signal(signal.SIGCONT)
@@ -291,6 +292,8 @@ class Place:
         found.lost += [f"{handler} {one}" for one in stored if one not in effects and one not in dead]
         found.twice += [f"{handler} {one}" for one, count in effects.items() if count > 1 or one not in stored]
         found.out_of_order += _out_of_order(handler, [(key, number) for key, number, _ in rows])
+        ended = {run[1:3] for run in self.log("end") if run[0] in names}
+        found.lost += [f"{handler} {one}, outside" for one in effects if one not in ended]
         runs = [run for run in self.log() if run[0] in names]
         found.out_of_order += _out_of_order(f"{handler}, begun", list(dict.fromkeys((run[1], run[2]) for run in runs)))
         idems: dict[tuple[str, int], set[str]] = {}

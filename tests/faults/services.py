@@ -12,12 +12,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from eventspine import Delivery, Event, Retry, Service
+from eventspine import Batch, BatchDelivery, Delivery, Event, Retry, Service
 from eventspine.sync import Delivery as ThreadDelivery
 
 FOLDER = Path(os.environ.get("FAULTS_FOLDER", "."))
@@ -141,6 +143,82 @@ def compute(event: Counted, delivery: ThreadDelivery) -> None:
         threading.Event().wait()
     effect(event, delivery)
     note("end", event, delivery)
+
+
+# --- every kind of handler ---------------------------------------------------------------------------------------------------
+
+kinds = Service("kinds", tables=tables)
+
+
+@kinds.on(Counted, order="feed")
+async def whole(event: Counted, delivery: Delivery) -> None:
+    note("start", event, delivery)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+@kinds.on(Counted, order="none")
+async def loose(event: Counted, delivery: Delivery) -> None:
+    note("start", event, delivery)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+@kinds.on(Counted, batch=Batch(20, within_ms=5))
+async def run(events: list[Counted], delivery: BatchDelivery) -> None:
+    for event in events:
+        note("start", event, delivery.of(event))
+        one = delivery.of(event)
+        values = {"handler": one.handler, "key": event.key, "number": event.number, "idem": one.idempotency_key}
+        delivery.execute(EFFECT, **values, pid=os.getpid())
+        note("end", event, one)
+
+
+@kinds.on(Counted, retry=Retry(attempts=5, immediate=0, first_s=0.03, factor=1.0, most_s=0.03))
+async def flaky(event: Counted, delivery: Delivery) -> None:
+    """Every third event fails at first, and waits in a row of its own, with others of its key behind it."""
+    note("start", event, delivery)
+    if event.number % 3 == 0 and delivery.attempt == 1:
+        raise ValueError("at first")
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+@kinds.on(Counted)
+def threaded(event: Counted, delivery: ThreadDelivery) -> None:
+    note("start", event, delivery)
+    effect(event, delivery)
+    note("end", event, delivery)
+
+
+@kinds.on(Counted)
+async def interactive(event: Counted, delivery: Delivery) -> None:
+    """Reads its own writes, holding the write lock."""
+    note("start", event, delivery)
+    async with delivery.transaction() as transaction:
+        values = {"handler": delivery.handler, "key": event.key, "number": event.number}
+        await transaction.execute(EFFECT, **values, idem=delivery.idempotency_key, pid=os.getpid())
+        sql = "select max(number) as last from effects where handler = :handler and key = :key"
+        rows = await transaction.query(sql, handler=delivery.handler, key=event.key)
+        assert event.number == rows[0]["last"]
+    note("end", event, delivery)
+
+
+@kinds.on(Counted)
+async def joined(event: Counted, delivery: Delivery) -> None:
+    """Commits on a connection of its own, and so before it returns."""
+    note("start", event, delivery)
+    note("end", event, delivery)
+    await asyncio.to_thread(_join, event, delivery)
+
+
+def _join(event: Counted, delivery: Delivery) -> None:
+    with closing(sqlite3.connect(FOLDER / "spine.db", timeout=30, isolation_level=None)) as connection:
+        connection.execute("begin immediate")
+        values = (delivery.handler, event.key, event.number, delivery.idempotency_key, os.getpid())
+        connection.execute("insert into effects (handler, key, number, idem, pid) values (?, ?, ?, ?, ?)", values)
+        delivery.join(connection)
+        connection.execute("commit")
 
 
 # --- SQL that would harm others, beside handlers that harm nobody --------------------------------------------------------

@@ -1,0 +1,53 @@
+"""Every kind of handler, and events that are due later, while processes are killed at random."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from .harness import NOTHING, Child, Place, until
+
+KINDS = {
+    f"kinds.{name}": "till.Counted"
+    for name in ("whole", "loose", "run", "flaky", "threaded", "interactive", "joined")
+}  # fmt: skip
+
+
+def killed_at_random(place: Place, chance: random.Random, start: Callable[[], Child]) -> None:
+    for _ in range(4):
+        many = len(place.log()) + chance.randrange(1, 400)
+        child = start()
+        until(lambda: len(place.log()) >= many, place.told)  # noqa: B023
+        child.kill()
+
+
+def test_every_kind_of_handler_does_everything_once_whatever_is_killed(place: Place) -> None:
+    publisher = place.start("publish", "--keys", 5, "--pause", 0.05).ready()
+    killed_at_random(place, random.Random(3), lambda: place.start("consume", "--services", "kinds"))
+    place.stop_publishing(publisher)
+    place.start("consume", "--services", "kinds")
+    place.settle(*KINDS)
+
+    assert [] == place.dead()
+    found = place.reckon(KINDS)
+    found.out_of_order = [one for one in found.out_of_order if not one.startswith("kinds.loose")]
+    assert NOTHING == found
+    whole = place.query("select key, number from effects where handler = 'kinds.whole' order by id")
+    assert place.of_feed("till.Counted") == whole
+
+
+def test_r11_what_is_due_later_comes_once_and_never_early_whatever_is_killed(place: Place) -> None:
+    late = ["--after", 0.4]
+    publisher = place.start("publish", *late).ready()
+    killed_at_random(place, random.Random(4), lambda: place.start("consume"))
+    publisher.kill()
+    publisher = place.start("publish", *late).ready()
+    place.receipts(20)
+    place.stop_publishing(publisher)
+    place.start("consume")
+    place.settle()
+
+    assert NOTHING == place.reckon()
+    assert 0 == place.number(
+        "select count(*) from spine_events where type = 'till.Counted' and recorded_us < time_us + 400000"
+    )
