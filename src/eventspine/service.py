@@ -260,7 +260,7 @@ def _check(handler: Handler, where: str) -> None:
     if isinstance(handler.start, datetime) and handler.start.tzinfo is None:
         raise DeclarationError(f"{where}: start= has no time zone; pass an aware datetime.")
     for error, policy in handler.errors.items():
-        if not issubclass(cast("type", error), BaseException):
+        if not (isinstance(cast("object", error), type) and issubclass(error, BaseException)):
             raise DeclarationError(
                 f"{where}: errors= maps exception classes to Retry(...), Dead or Drop, not {error!r}."
             )

@@ -43,7 +43,7 @@ async def test_a_reader_that_ended_is_started_again_and_health_shows_it(spine: S
 
         monkeypatch.setattr(spine.journal, "feed", fails)
         await spine.publish(Placed(number=2))
-        await until(lambda: host(spine).readers.failed())
+        await until(host(spine).readers.failed)
         assert handled == [1]
         await until(lambda: handled == [1, 2])
         assert spine.health()["services"][0]["restarts"] == 1

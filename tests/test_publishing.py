@@ -1,0 +1,167 @@
+"""Publishing: all of it or nothing, durable when it returns, and refused with a word that says what to do."""
+
+from __future__ import annotations
+
+import math
+import uuid
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventspine import Envelope, Event, Service, Spine, correlate
+from eventspine.errors import (
+    DeclarationError,
+    EventRefused,
+    EventTooLarge,
+    KeyRefused,
+    OutcomeUnknown,
+    SettingsError,
+    UnknownPublisher,
+)
+from eventspine.journal.port import Verdict
+
+
+class Placed(Event, context="orders", key="customer"):
+    customer: str = "ann"
+    amount: float = 0.0
+    at: datetime | None = None
+    note: str = ""
+
+
+class Mailed(Event, context="email", key="customer"):
+    customer: str = "ann"
+
+
+SHOP: Service[Any] = Service("shop", publishes="orders")
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+async def spine(request: Any, tmp_path: Path) -> Any:
+    url = "memory://" if request.param == "memory" else f"sqlite:///{tmp_path / 'spine.db'}"
+    async with Spine(url, service=SHOP) as spine:
+        yield spine
+
+
+async def records(spine: Spine) -> list[Any]:
+    return list((await spine.journal.feed(0, limit=1000)).records)
+
+
+async def test_one_event_gives_one_receipt_and_several_give_a_list(spine: Spine) -> None:
+    receipt = await spine.publish(Placed())
+    assert (receipt.position, receipt.durable, receipt.due) == (1, True, None)
+    receipts = await spine.publish(Placed(), Placed())
+    assert [2, 3] == [receipt.position for receipt in receipts]
+    assert [receipt.id, *(one.id for one in receipts)] == [Envelope(record).id for record in await records(spine)]
+
+
+async def test_the_envelope_says_who_published_what_about_whom(spine: Spine) -> None:
+    before = datetime.now(UTC)
+    receipt = await spine.publish(Placed(customer="ann"))
+    (record,) = await records(spine)
+    envelope = Envelope(record)
+    assert (envelope.source, envelope.type, envelope.key) == ("shop", "orders.Placed", "ann")
+    assert (envelope.correlationid, envelope.causationid, envelope.hops) == (receipt.id, None, 0)
+    assert before - timedelta(milliseconds=1) <= envelope.time <= datetime.now(UTC)
+
+
+async def test_a_fact_of_the_past_has_its_own_time(spine: Spine) -> None:
+    when = datetime(2001, 2, 3, 4, 5, 6, tzinfo=UTC)
+    await spine.publish(Placed(), time=when)
+    assert Envelope((await records(spine))[0]).time == when
+
+
+async def test_the_same_event_published_again_under_its_own_id_answers_with_the_first_receipt(spine: Spine) -> None:
+    own = str(uuid.uuid4())
+    first = await spine.publish(Placed(), id=own)
+    await spine.publish(Placed())
+    again = await spine.publish(Placed(), id=own)
+    assert (first.id, first.position) == (again.id, again.position) == (own, 1)
+    assert len(await records(spine)) == 2
+
+
+async def test_correlate_makes_everything_inside_belong_together(spine: Spine) -> None:
+    with correlate("request-7"):
+        await spine.publish(Placed(), Placed())
+    await spine.publish(Placed())
+    assert [Envelope(record).correlationid == "request-7" for record in await records(spine)] == [True, True, False]
+    with pytest.raises(ValueError, match="needs an id"), correlate(""):
+        pass
+
+
+REFUSED: list[tuple[Any, type[Exception]]] = [
+    (lambda: Placed(amount=math.nan), EventRefused),
+    (lambda: Placed(at=datetime(2030, 1, 1)), EventRefused),  # noqa: DTZ001 -- naive on purpose
+    (lambda: Placed(customer=""), KeyRefused),
+    (lambda: Placed(customer="x" * 300), KeyRefused),
+    (lambda: Placed(note="x" * 1_000_001), EventTooLarge),
+    (Mailed, UnknownPublisher),
+    (lambda: "no event", DeclarationError),
+]
+
+
+@pytest.mark.parametrize(("make", "error"), REFUSED)
+async def test_what_is_refused_takes_the_rest_of_its_publish_with_it(spine: Spine, make: Any, error: Any) -> None:
+    with pytest.raises(error):
+        await spine.publish(Placed(), make(), Placed())
+    assert await records(spine) == []
+
+
+async def test_another_contexts_event_names_the_ways_on(spine: Spine) -> None:
+    with pytest.raises(UnknownPublisher, match=r"belongs to the context 'email'.*publishes orders.*publishes=\["):
+        await spine.publish(Mailed())
+
+
+async def test_a_spine_that_speaks_for_nobody_publishes_nothing() -> None:
+    async with Spine("memory://") as spine:
+        with pytest.raises(UnknownPublisher, match="service=storefront"):
+            await spine.publish(Placed())
+
+
+@pytest.mark.parametrize("options", [{"id": "no uuid"}, {"time": datetime(2030, 1, 1)}])  # noqa: DTZ001 -- naive on purpose
+async def test_options_that_can_not_be_meant_are_refused(spine: Spine, options: Any) -> None:
+    with pytest.raises(EventRefused):
+        await spine.publish(Placed(), **options)
+    anything: Any = spine
+    with pytest.raises(EventRefused, match="no event"):
+        await anything.publish()
+    with pytest.raises(EventRefused, match="one event"):
+        await anything.publish(Placed(), Placed(), id=str(uuid.uuid4()))
+
+
+@pytest.mark.parametrize("traceparent", ["garbage", "00-x-y", ""])
+async def test_a_trace_that_is_none_does_not_stop_an_event(spine: Spine, traceparent: str) -> None:
+    """It comes from outside, with a request; whoever sent it must not be able to break the publishing."""
+    with correlate("request-7", traceparent=traceparent):
+        await spine.publish(Placed())
+    assert len(await records(spine)) == 1
+    assert len(Envelope((await records(spine))[0]).traceparent) == 55
+
+
+async def test_an_outcome_that_stays_unknown_is_said_to_be_unknown(spine: Spine, monkeypatch: Any) -> None:
+    asked = 0
+
+    async def unknown(units: Any) -> list[Verdict]:
+        nonlocal asked
+        asked += 1
+        return [Verdict("unknown") for _ in units]
+
+    monkeypatch.setattr(spine.journal, "commit", unknown)
+    with pytest.raises(OutcomeUnknown, match="same id="):
+        await spine.publish(Placed())
+    assert asked == 5
+
+
+async def test_many_publishers_at_once_each_get_their_own_answer(spine: Spine) -> None:
+    import asyncio
+
+    receipts = await asyncio.gather(*[spine.publish(Placed(customer=f"c{number}")) for number in range(100)])
+    assert sorted(receipt.position for receipt in receipts) == list(range(1, 101))
+    by_id = {Envelope(record).id: record.position for record in await records(spine)}
+    assert by_id == {receipt.id: receipt.position for receipt in receipts}
+
+
+def test_a_journal_is_named_by_its_url() -> None:
+    with pytest.raises(SettingsError, match="names no journal"):
+        Spine("postgres://nowhere")
