@@ -132,10 +132,7 @@ def acknowledged(folder: Path) -> dict[str, int]:
 
 
 async def consume(asked: argparse.Namespace) -> None:
-    chosen: list[Service[Any]] = [
-        services.letters(int(name[7:])) if name.startswith("letters") else getattr(services, name)
-        for name in asked.services
-    ]
+    chosen = [service(name) for name in asked.services]
     told_to_stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_stop.set)
     async with open_spine(asked) as spine:
@@ -144,6 +141,15 @@ async def consume(asked: argparse.Namespace) -> None:
             ready(asked)
             await told_to_stop.wait()
     sys.exit(0 if running.drained else 5)
+
+
+def service(name: str) -> Service[Any]:
+    """By its name; of some, a release: letters2."""
+    if name[-1].isdigit():
+        of_release: Service[Any] = getattr(services, name[:-1])(int(name[-1]))
+        return of_release
+    chosen: Service[Any] = getattr(services, name)
+    return chosen
 
 
 def tell(asked: argparse.Namespace, spine: Spine) -> None:

@@ -262,7 +262,7 @@ class Place:
     def reckon(self, handlers: dict[str, str] = HANDLERS) -> Reckoning:
         """Each handler with what it handles, against the feed: every event has its effect, once, in order."""
         found = Reckoning()
-        till = Counter(self.of_feed("till.Counted", "till.Refunded"))
+        till = Counter(self.of_feed("till.Counted", "till.Refunded", "till.Painted", "till.Carved"))
         found.stored_twice += [f"{one}" for one, count in till.items() if count > 1]
         found.unstored += [f"{one}" for one in self.acknowledged() if one not in till]
         for handler, kinds in handlers.items():

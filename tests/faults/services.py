@@ -15,7 +15,9 @@ import signal
 import sqlite3
 import threading
 import time
+import types
 from contextlib import closing
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -277,3 +279,34 @@ def letters(release: int) -> Service[Any]:
     elif release == 4:  # and removed again, which has to be said with retire=
         service.on(Counted, Refunded, name="compose", renamed_from="write")(_tell)
     return service
+
+
+# --- a producer that goes on ahead: new members of an enum, and a new version of an event ------------------------------------
+
+
+class Painted(Event, context="till", key="key"):
+    key: str
+    number: int
+    do: str = "red"
+
+
+class Carved(Event, context="till", key="key", version=2):
+    key: str
+    number: int
+
+
+def readers(release: int) -> Service[Any]:
+    """What the service of another team knows: some colours of Painted, some version of Carved."""
+    Colour = Enum("Colour", {name: name for name in ("red", "green")[:release]})
+    declared = {"context": "till", "key": "key"}
+    Closed = types.new_class("Closed", (Event,), {**declared, "type": "till.Painted"}, _fields(do=Colour))
+    Older = types.new_class("Older", (Event,), {**declared, "type": "till.Carved", "version": release}, _fields())
+    service: Service[Any] = Service("readers", tables=tables)
+    service.on(Closed, name="by_colour")(_tell)
+    service.on(Older, name="by_version")(_tell)
+    return service
+
+
+def _fields(**more: Any) -> Any:
+    annotations = {"key": str, "number": int, **more}
+    return lambda namespace: namespace.update(__annotations__=annotations, __module__=__name__)

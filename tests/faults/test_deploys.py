@@ -80,3 +80,32 @@ def test_r9_releases_that_add_share_the_file_and_one_that_removes_waits_for_the_
     place.stop_publishing(successor)
     place.settle()
     assert NOTHING == place.reckon()
+
+
+def test_r23_a_member_that_an_enum_does_not_have_is_dead_until_the_consumer_knows_it(place: Place) -> None:
+    old = place.start("consume", "--services", "readers1").ready()
+    green = [f"green:p-{key}:2" for key in range(3)]
+    assert 0 == place.start("publish", "--type", "Painted", "--count", 4, "--do", *green).end()
+    until(lambda: 6 * 4 - 3 == place.effects("readers.by_colour"), place.told)
+    assert [(f"p-{key}", "undecodable", 0) for key in range(3)] == sorted(place.dead())
+    assert 0 == old.terminate()
+
+    place.start("consume", "--services", "readers2").ready()
+    assert 0 == place.spine("dead", "replay", "--reason", "undecodable").end()
+    place.settle("readers.by_colour")
+    found = place.reckon({"readers.by_colour": "till.Painted"})
+    assert ([], [], []) == (found.lost, found.twice, place.dead())
+
+
+def test_r8_a_newer_version_than_it_knows_is_given_back_and_waits_for_the_next_release(place: Place) -> None:
+    old = place.start("consume", "--services", "readers1").ready()
+    assert 0 == place.start("publish", "--type", "Carved", "--count", 4).end()
+    parked = "select count(*) from spine_deliveries where state = 'parked' and reason in ('newer-version', 'behind')"
+    until(lambda: 6 * 4 == place.number(parked), place.told)
+    assert 0 == place.effects("readers.by_version")
+    assert 0 == old.terminate()
+
+    place.start("consume", "--services", "readers2").ready()
+    place.settle("readers.by_version")
+    assert NOTHING == place.reckon({"readers.by_version": "till.Carved"})
+    assert [] == place.dead()
