@@ -158,3 +158,20 @@ async def test_a_failure_of_the_engine_is_raised_where_the_block_is(spine: Spine
         async with spine.running(service) as running:
             running.runtime.fail(ZeroDivisionError())
             await asyncio.Event().wait()
+
+
+async def test_without_its_committer_the_engine_fails_rather_than_stands_still(spine: Spine, monkeypatch: Any) -> None:
+    service, _ = noting()
+
+    async def of_too_few(units: Any) -> Any:
+        return []
+
+    await spine.publish(Placed(number=1))
+    monkeypatch.setattr(spine.journal, "commit", of_too_few)
+    with pytest.raises(ValueError, match="zip"):
+        async with spine.running(service):
+            await asyncio.Event().wait()
+    monkeypatch.undo()
+    async with spine.running(service):
+        await until(lambda: subscription(spine).handled == 1)
+    assert len((await spine.journal.feed(0, limit=10)).records) == 2

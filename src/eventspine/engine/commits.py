@@ -38,8 +38,12 @@ class Committer:
         self._task: asyncio.Task[None] | None = None
         self._busy = False
 
-    def start(self) -> None:
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """`failed` is told when the committer ends by an error of ours: without it nothing would be stored any more."""
         self._task = asyncio.create_task(self._run(), name="spine-committer")
+        self._task.add_done_callback(
+            lambda task: None if task.cancelled() or (error := task.exception()) is None else failed(error)
+        )
 
     async def stop(self) -> None:
         if self._task is not None:

@@ -86,7 +86,7 @@ class Runtime:
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self, services: Sequence[Service[Any]], *, roll_back: bool, retire: Sequence[str]) -> None:
-        self.committer.start()
+        self.committer.start(self.fail)
         self._unwatch = self.broker.watch(self._on_change)
         try:
             for service in services:
@@ -135,7 +135,7 @@ class Runtime:
 
     async def _settle(self) -> None:
         """Let the last units be committed, unless the journal is in trouble."""
-        until = self.clock.monotonic() + 5.0
+        until = self.clock.monotonic() + (5.0 if self.failure is None else 0.0)
         while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

@@ -1,0 +1,115 @@
+"""Errors of handlers that are like no others: each fails one attempt, holds its own key, and harms nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from eventspine import Batch, RetryAfter, Service, Spine
+from eventspine.engine import waiting
+
+from .material import QUICK, Broken, Placed, dead, host, subscription, until
+
+
+class Speechless(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+class NotAnException(BaseException):
+    """As the time limits of some libraries are."""
+
+
+ODD = {
+    "sys.exit": SystemExit(3),
+    "base": NotAnException("no"),
+    "group": BaseExceptionGroup("some", [NotAnException("no"), Broken()]),
+    "cancelled": asyncio.CancelledError(),
+    "surrogate": Broken("no such file: caf\udce9.txt"),
+    "str": Speechless(),
+    "recursion": RecursionError("too deep"),
+}
+IN_THREADS = {**ODD, "stop": StopIteration(), "interrupt": KeyboardInterrupt(), "generator": GeneratorExit()}
+
+
+def failing(error: BaseException, how: str) -> tuple[Service[Any], list[int]]:
+    service, handled = Service("email"), list[int]()
+
+    def one(event: Placed) -> None:
+        if event.customer == "bad":
+            raise error
+        handled.append(event.number)
+
+    async def also(event: Placed) -> None:
+        one(event)
+
+    async def many(events: list[Placed]) -> None:
+        for event in events:
+            one(event)
+
+    if how == "batch":
+        service.on(Placed, retry=QUICK, batch=Batch(10), name="note")(many)
+    else:
+        service.on(Placed, retry=QUICK, name="note")(one if how == "def" else also)
+    return service, handled
+
+
+CASES = [(name, how) for how in ("async", "batch") for name in ODD] + [(name, "def") for name in IN_THREADS]
+
+
+@pytest.mark.parametrize(("name", "how"), CASES)
+async def test_whatever_is_raised_is_an_attempt_that_failed(spine: Spine, name: str, how: str) -> None:
+    service, handled = failing(IN_THREADS[name], how)
+    await spine.publish(*[Placed(customer=who, number=number) for number in range(3) for who in ("bad", "ann", "bob")])
+    async with spine.running(service):
+        rows = await dead(spine, 3)
+        await until(lambda: len(set(handled)) == 3)
+        one = subscription(spine)
+        await until(lambda: one.handled >= 9)
+        assert {row.attempts for row in rows} == {3}
+        assert host(spine).fenced == 0, "nothing was loaded anew, and nobody's work was done again"
+    assert not spine._runtimes
+
+
+async def test_an_error_that_cannot_be_written_is_told_in_what_can(spine: Spine) -> None:
+    service, _ = failing(ODD["surrogate"], "async")
+    await spine.publish(Placed(customer="bad"))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    assert row.error == r"Broken: no such file: caf\udce9.txt"
+
+
+async def test_without_that_care_its_row_is_never_stored(file: Spine, monkeypatch: Any, caplog: Any) -> None:
+    monkeypatch.setattr(waiting, "_storable", lambda text: text)
+    service, _ = failing(ODD["surrogate"], "async")
+    await file.publish(Placed(customer="bad"))
+    async with file.running(service):
+        await until(lambda: "could not be stored" in caplog.text)
+
+
+@pytest.mark.parametrize("after", [float("inf"), 1e300, timedelta.max])
+async def test_an_absurd_time_to_wait_is_a_long_one(spine: Spine, after: Any) -> None:
+    service = Service("email")
+
+    @service.on(Placed)
+    async def note(event: Placed) -> None:
+        raise RetryAfter(after)
+
+    await spine.publish(Placed())
+
+    async def waits() -> Any:
+        return await spine.journal.deliveries(states=["parked"])
+
+    async with spine.running(service):
+        (row,) = await until(waits)
+    assert row.due_us is not None
+    assert row.due_us > spine.clock.now_us() + 90 * 365 * 86_400_000_000
+
+
+@pytest.mark.parametrize("after", [float("nan"), "5", None])
+def test_what_is_no_time_is_refused_where_it_is_raised(after: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="give seconds"):
+        RetryAfter(after)
