@@ -84,6 +84,7 @@ def _figure(count: int, results: list[dict[str, Any]], watch: Watch, written: fl
     began = min(result["began"] for result in results)
     seconds = max(result["times"][-1] for result in results) - began
     memory = max(result["memory"] for result in results)
+    work = [_flatness(result["work"]) for result in results]
     together = _flatness_together([result["times"] for result in results])
     return Figure(
         f"backlog of {count:,} events, {READERS} processes of {READERS} services, and a tail",
@@ -94,6 +95,7 @@ def _figure(count: int, results: list[dict[str, Any]], watch: Watch, written: fl
         [
             f"all readers together: {per_second(len(results) * count / seconds)}",
             f"tenth by tenth: {', '.join(f'{rate / 1000:.0f}k' for rate in _tenths(results, count))}",
+            f"by processor time instead of the clock: {', '.join(f'{one:.2f}×' for one in work)}",
             f"written in commits of 1,000: {per_second(written)}; the tail printed {shown:,} events",
         ],
         {"times": [result["times"] for result in results], "memory": [result["memory"] for result in results]},
