@@ -28,6 +28,7 @@ Reject, RetryAfter            raised by handlers to say what should happen; not 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from math import isnan
 from typing import Any
 
 
@@ -133,5 +134,9 @@ class RetryAfter(Exception):
     def __init__(self, after: float | timedelta | datetime, reason: str = "") -> None:
         if isinstance(after, datetime) and after.tzinfo is None:
             raise ValueError(f"RetryAfter({after}): an aware datetime is needed, e.g. with tzinfo=UTC.")
+        if isinstance(after, float) and isnan(after):
+            raise ValueError("RetryAfter(nan): give seconds, a timedelta, or an aware datetime.")
+        if not isinstance(after, (int, float, timedelta, datetime)):
+            raise TypeError(f"RetryAfter({after!r}): give seconds, a timedelta, or an aware datetime.")
         super().__init__(reason or f"the handler asked to be tried again after {after}")
         self.after = after

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .service import Middleware
 
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
+_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_FIRST_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _US  # of the times that a datetime in UTC can say
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _US
 HOPS_MAX = 100  # an event this far down a chain of causes is taken for a loop
 
 
@@ -184,7 +187,13 @@ def _time_us(time: datetime, name: str) -> int:
         raise EventRefused(
             f"{name}: time={time.isoformat()} has no time zone; pass an aware datetime, e.g. with tzinfo=UTC."
         )
-    return round(time.timestamp() * 1_000_000)
+    return _in_calendar((time - _EPOCH) // _US, name)
+
+
+def _in_calendar(us: int, name: str) -> int:
+    if not _FIRST_US <= us <= _LAST_US:
+        raise EventRefused(f"{name}: this time, in UTC, is not in the years 1 to 9999.")
+    return us
 
 
 def due_us(clock: Clock, at: datetime | None, after: timedelta | None) -> int | None:
@@ -192,7 +201,7 @@ def due_us(clock: Clock, at: datetime | None, after: timedelta | None) -> int | 
     if at is not None and after is not None:
         raise EventRefused("Give at= or after=, not both.")
     if after is not None:
-        return clock.now_us() + round(after.total_seconds() * 1_000_000)
+        return _in_calendar(clock.now_us() + after // _US, "after=")
     return None if at is None else _time_us(at, "at=")
 
 
@@ -204,7 +213,7 @@ def unit_of(records: Sequence[Record], due: int | None) -> Unit:
 
 def receipts(records: Iterable[Record], verdict: Verdict | None, due: int | None) -> list[Receipt]:
     """`verdict` None: it commits later, with something else."""
-    when = None if due is None else datetime.fromtimestamp(due / 1e6, UTC)
+    when = None if due is None else _EPOCH + timedelta(microseconds=due)
     if verdict is None or due is not None:
         return [Receipt(record.id, 0, verdict is not None, when) for record in records]
     return [

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from eventspine import Delivery, Service, Spine
+from eventspine.envelope import Envelope
 from eventspine.errors import EventRefused
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.sqlite import SQLiteJournal
@@ -144,3 +145,30 @@ async def test_a_time_without_a_zone_and_two_times_are_refused(spine: Spine, whe
     with pytest.raises(EventRefused, match=r"no time zone|not both"):
         await spine.publish(Placed(), **when)
     assert await spine.journal.timers() == []
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        {"after": timedelta.max},
+        {"after": timedelta.min},
+        {"at": datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))},
+        {"at": datetime.min.replace(tzinfo=timezone(timedelta(hours=12)))},
+        {"time": datetime.max.replace(tzinfo=timezone(timedelta(hours=-12)))},
+    ],
+)
+async def test_a_time_that_no_calendar_has_is_refused_and_nothing_is_stored(spine: Spine, when: Any) -> None:
+    with pytest.raises(EventRefused, match="years 1 to 9999"):
+        await spine.publish(Placed(), **when)
+    assert await spine.journal.timers() == []
+    assert await spine.journal.head() == 0
+
+
+async def test_the_first_and_the_last_time_of_the_calendar_are_times_like_others(spine: Spine) -> None:
+    last, first = datetime.max.replace(tzinfo=UTC), datetime.min.replace(tzinfo=UTC)
+    receipt = await spine.publish(Placed(), at=last)
+    assert receipt.due == last
+    told = await spine.publish(Placed(), time=first)
+    record = await spine.journal.event(told.event_id)
+    assert record is not None
+    assert Envelope(record).time == first

@@ -132,7 +132,9 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
         if cancelled_from_outside(subscription, items[0]):
             raise
         _failed(subscription, items, in_time(subscription, items[0], error))
-    except Exception as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
         _failed(subscription, items, in_time(subscription, items[0], error))
     else:
         _commit(subscription, items, events, delivery)

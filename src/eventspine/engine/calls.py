@@ -75,7 +75,15 @@ async def _in_thread(subscription: Subscription, event: Any, delivery: Any) -> A
     function = subscription.handler.function
     arguments = (event, in_thread(delivery, loop)) if subscription.handler.wants_delivery else (event,)
     context = contextvars.copy_context()
-    return await subscription.host.runtime.in_thread(partial(context.run, function, *arguments))
+    return await subscription.host.runtime.in_thread(partial(_returning, context, function, *arguments))
+
+
+def _returning(context: contextvars.Context, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Some errors can't cross from a thread to an event loop: they would never arrive, or end the loop or the task."""
+    try:
+        return context.run(function, *arguments)
+    except (StopIteration, KeyboardInterrupt, GeneratorExit) as error:
+        raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
 
 async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[Any]], wants: bool, item: Item) -> None:
@@ -98,7 +106,9 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
             await delivery._abandon()
             raise
         await _failed(subscription, item, delivery, error)
-    except Exception as error:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # sys.exit() deep in a library fails one attempt, not the process
         await _failed(subscription, item, delivery, error)
     else:
         if delivery._unit is None and item.plain:

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from ..errors import Reject, RetryAfter, StatementRefused, Undecodable
 from ..policies import Dead, Drop, Policies, Retry, nearest
 
+LONGEST_S = 100 * 365 * 86_400.0  # to wait for another attempt; what is longer is meant as "never by itself"
+
 
 @dataclass(frozen=True, slots=True)
 class Again:
@@ -84,12 +86,19 @@ def _exhausted(retry: Retry, attempts: int, first_us: int, now_us: int) -> bool:
 
 def _backoff_s(retry: Retry, attempts: int, chance: random.Random) -> float:
     exponent = min(attempts - retry.immediate - 1, 64)
-    return chance.uniform(0, min(retry.most_s, retry.first_s * retry.factor**exponent))
+    return chance.uniform(0, min(retry.most_s, _grown(retry, exponent), LONGEST_S))
+
+
+def _grown(retry: Retry, exponent: int) -> float:
+    try:
+        return retry.first_s * retry.factor**exponent
+    except OverflowError:
+        return retry.most_s
 
 
 def _asked_for(error: RetryAfter, now_us: int) -> int:
     after = error.after
     if isinstance(after, datetime):
         return round(after.timestamp() * 1e6)
-    seconds = after.total_seconds() if isinstance(after, timedelta) else float(after)
-    return now_us + round(max(0.0, seconds) * 1e6)
+    seconds = after.total_seconds() if isinstance(after, timedelta) else after
+    return now_us + round(min(max(0.0, seconds), LONGEST_S) * 1e6)

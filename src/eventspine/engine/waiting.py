@@ -287,5 +287,15 @@ def name_of(item: Item) -> str:
 
 
 def _text(error: BaseException) -> tuple[str, str]:
+    """An error as its row keeps it. It may hold what no text in a file can (lone surrogates, of a file's name), or fail
+    to say what it is; an attempt that failed is stored all the same."""
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception as fault:  # of the error's own __str__
+        text = f"{type(error).__name__}, which can't say what it is: its __str__ raised {type(fault).__name__}"
     trace = "".join(traceback.format_exception(error))
-    return f"{type(error).__name__}: {error}"[:2000], trace[-TRACEBACK_MAX:]
+    return _storable(text[:2000]), _storable(trace[-TRACEBACK_MAX:])
+
+
+def _storable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
