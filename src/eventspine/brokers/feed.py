@@ -55,7 +55,7 @@ class FeedIntake:
 
     async def fetch(self, *, records_max: int, upto: int | None = None) -> Page:
         if self._partitions == ():
-            return Page((), self.position)
+            return Page((), self.position, more=False)
         after = self.position
         page = await self._journal.feed(
             after,

@@ -92,6 +92,8 @@ class Stored:
         self.suspect = False
 
 
+IDLE_MAX = 4096  # lanes of keys that may be kept with nothing to do; a lane without a key is of no use again
+
 NOTHING: deque[Item] = deque(maxlen=0)  # stands for an empty queue; nothing can be put into it
 
 
@@ -262,8 +264,8 @@ class Lanes:
         elif lane.queue:
             lane.queued = True
             self.ready.append(lane)
-        elif not lane.pending:
-            self.lanes.pop(lane.key, None)
+        elif not lane.pending and (len(self.lanes) > IDLE_MAX or type(lane.key) is not tuple):
+            self.lanes.pop(lane.key, None)  # else it is kept, since a key that has been will be again
 
     def behind(self, lane: Lane) -> Iterator[Item]:
         """Live items that must be stored behind, because their key waits now. Each counts as pending."""

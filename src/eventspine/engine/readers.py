@@ -54,13 +54,12 @@ class Reader:
                 if not (capacity := await self._capacity()):
                     continue
                 self.changed.clear()
-                before = self.position
                 page = await intake.fetch(records_max=min(PAGE, capacity), upto=self.readers.next_beyond(self))
                 self.position = page.scanned
                 for member in members:
                     member.admit(page.records, page.scanned)
                 self.readers.meet(self)
-                if not page.records and page.scanned == before:
+                if not page.more:
                     await self.changed.wait()
         finally:
             await intake.close()

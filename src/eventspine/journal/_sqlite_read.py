@@ -49,17 +49,20 @@ def feed(
     sql, values = _feed_query(channels, partitions, types, private)
     cursor.execute("/*spine*/ begin")  # one snapshot, so that `scanned` never passes what is not in `records`
     try:
-        end = min(head(cursor), after + max(SPAN, limit))
+        last = head(cursor)
+        end = min(last, after + max(SPAN, limit))
         if upto is not None:
             end = min(end, upto)
         if end <= after:
-            return Page((), after)
+            return Page((), after, last > after)
         cursor.execute(sql, (after, end, *values, limit))
         rows, cut = _within_bounds(cursor)
     finally:
         cursor.connection.rollback()
     records = _records(rows)
-    return Page(records, records[-1].position if cut or len(records) == limit else end)
+    if cut or len(records) == limit:
+        return Page(records, records[-1].position)
+    return Page(records, end, end < last)
 
 
 def _feed_query(

@@ -157,7 +157,9 @@ class MemoryJournal:
             records, cut = _bounded(records)
             if cut:
                 return Page(records, records[-1].position)
-        return Page(records, records[-1].position if len(records) == limit else max(after, end))
+        if len(records) == limit:
+            return Page(records, records[-1].position)
+        return Page(records, max(after, end), end < len(feed))
 
     async def position_at(self, time_us: int) -> int:
         return self._live().position_at(time_us)

@@ -311,6 +311,7 @@ class Delivery(NamedTuple):
 class Page(NamedTuple):
     records: Sequence[Record]
     scanned: int  # every wanted record up to and including here is in `records` or was returned before
+    more: bool = True  # False: this is the end of the feed as it was; wait for a change before asking again
 
 
 # --- control: what operators do -----------------------------------------------------------------------------------
