@@ -3,9 +3,8 @@ effect. The names users import, and nothing else."""
 
 from ._version import RELEASE as __version__  # noqa: N811
 from .delivery import BatchDelivery, Delivery
-from .engine.calls import HandlerTimeout
 from .envelope import Envelope
-from .errors import Reject, RetryAfter, SpineError
+from .errors import HandlerTimeout, Reject, RetryAfter, SpineError
 from .events import Event, OpenEnum, event
 from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry

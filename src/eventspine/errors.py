@@ -84,6 +84,10 @@ class RowsUnexpected(UnitFailed):
     pass
 
 
+class HandlerTimeout(SpineError):
+    """The handler did not return within its `timeout_s`."""
+
+
 class StatementRefused(SpineError):
     pass
 

@@ -9,12 +9,10 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 from .clock import Clock, SystemClock
 from .delivery import BatchDelivery, Delivery
-from .engine.health import health
-from .engine.runtime import LEASE_S, Runtime
 from .errors import EventRefused, OutcomeUnknown, SpineError, UnknownPublisher, WouldDeadlock
 from .ids import IdSource, id_bytes
 from .journal import open_journal
@@ -23,7 +21,11 @@ from .observe.correlation import Cause, current
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, tables_script
 
+if TYPE_CHECKING:
+    from .engine.runtime import Runtime
+
 DRAIN_S = 30.0
+LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one on this host loses them at once
 UNKNOWN_TRIES = 5
 
 
@@ -223,6 +225,8 @@ class Spine:
         within `drain_s`, cursors are stored and leases given back. If the engine fails, the block is cancelled and
         the failure is raised."""
         await self.open()
+        from .engine.runtime import Runtime  # here, since who only publishes does without the engine
+
         runtime = Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
         await runtime.start(services, roll_back=roll_back, retire=retire)
         self._runtimes.append(runtime)
@@ -246,6 +250,8 @@ class Spine:
 
     def health(self) -> dict[str, Any]:
         """What runs here and how it is: `status` is "ok", "degraded" or "failed"; the rest says why."""
+        from .engine.health import health
+
         return health(self.journal, self._runtimes)
 
 

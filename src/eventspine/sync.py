@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from . import delivery as _delivery, spine as _spine
 from .clock import Clock
-from .engine.runtime import LEASE_S
 from .envelope import Envelope
 from .errors import WouldDeadlock
 from .journal.port import Journal
@@ -100,7 +99,7 @@ class Spine:
         *,
         service: Service[Any] | None = None,
         middleware: Sequence[Middleware] = (),
-        lease_s: float = LEASE_S,
+        lease_s: float = _spine.LEASE_S,
         clock: Clock | None = None,
     ) -> None:
         self._make = partial(_spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock)

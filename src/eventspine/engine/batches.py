@@ -10,10 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import BatchDelivery, RunDelivery
-from ..errors import DeclarationError, JournalError
+from ..errors import DeclarationError, HandlerTimeout, JournalError
 from ..journal.port import Verdict
 from ..observe.correlation import current
-from .calls import HandlerTimeout, cancelled_from_outside, in_time, invoker
+from .calls import cancelled_from_outside, in_time, invoker
 from .lanes import Item, Lane
 from .workers import Workers
 

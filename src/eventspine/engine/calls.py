@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, as_events
-from ..errors import SpineError, UnitFailed
+from ..errors import HandlerTimeout, UnitFailed
 from ..journal.port import Transaction, Unit, Verdict
 from ..observe.correlation import current
 from .lanes import Item
@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 Call = Callable[[Item], Awaitable[None]]
-
-
-class HandlerTimeout(SpineError):
-    """The handler did not return within its `timeout_s`."""
 
 
 def caller(subscription: Subscription) -> Call:

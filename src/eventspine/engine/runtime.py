@@ -23,7 +23,6 @@ from .workers import Workers
 
 log = logging.getLogger("eventspine.engine")
 THREADS = 64
-LEASE_S = 10.0
 TIMERS_AT_ONCE = 500
 
 
