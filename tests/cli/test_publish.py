@@ -92,3 +92,23 @@ def test_a_correlation_may_be_joined(spine):
     publish(spine, "BookOrdered", ORDER, "--correlation", "request-7")
 
     assert "correlation request-7: 1 event" in spine("trace", "request-7").stdout
+
+
+def test_hostile_input_is_refused_in_clear_words(spine):
+    deep = '{"customer": "ann", "title": ' + "[" * 60_000
+    for data, stdin, word in (
+        (deep, "", "nested too deeply"),
+        ("-", deep, "nested too deeply"),
+        ("-", "x" * 9_000_000, "longer than 8,000,000 bytes"),
+        (b'{"customer": "\xff"}', "", "DATA is not UTF-8"),
+    ):
+        refused = publish(spine, "BookOrdered", data, stdin=stdin)
+        assert (True, "") == (refused.returncode > 0, refused.stdout)
+        assert word in refused.stderr
+        assert "unexpected" not in refused.stderr
+
+
+def test_a_duration_beyond_the_calendar_is_no_duration(spine):
+    far = "999999999999999999d"
+    assert "is no duration" in publish(spine, "BookOrdered", ORDER, "--after", far).stderr
+    assert "is no place in the feed" in spine("tail", "--no-follow", "--from", far).stderr

@@ -216,3 +216,24 @@ async def test_two_names_of_one_file_share_its_lock_and_its_bells(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "real")
 
     assert path_of(f"sqlite:///{tmp_path}/link/spine.db") == tmp_path.resolve() / "real" / "spine.db"
+
+
+async def test_what_can_be_no_file_is_refused_before_sqlite_meets_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path, word in ((pipe, "a device, a pipe"), (Path("/dev/null"), "a device, a pipe"), (tmp_path, "is a folder")):
+        with pytest.raises(SettingsError, match=word):
+            await SQLiteJournal(f"sqlite:///{path}").open()
+        with pytest.raises(SettingsError, match=word):
+            SQLiteJournal(f"sqlite:///{path}").exists()
+    for name in ("x" * 5000, "a\0b"):
+        with pytest.raises(SettingsError, match="can't be the name of a file"):
+            SQLiteJournal(f"sqlite:///{name}")
+
+
+@pytest.mark.parametrize("url", ["postgres://ann:secret@host/shop", "sqlite://ann:secret@host/shop"])
+def test_a_url_that_is_refused_is_shown_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        open_journal(url)
+    assert "secret" not in str(refused.value)
+    assert "host/shop" in str(refused.value)

@@ -18,6 +18,7 @@ from typing import Any
 import click
 import msgspec
 
+from ..envelope import DATA_BYTES_MAX
 from ..errors import EventRefused, Undecodable
 from ..events import EventType
 from ..observe.correlation import correlate
@@ -33,6 +34,7 @@ from .times import duration, iso, moment, to_us
 
 BATCH = 500
 CHUNK = 256 * 1024
+LINE_MAX = 8 * DATA_BYTES_MAX  # JSON may say one byte in six
 
 
 def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
@@ -42,6 +44,8 @@ def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
         given = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EventRefused(f"This is not JSON: {error}. In a shell, put it in single quotes.") from error
+    except RecursionError:
+        raise EventRefused("This JSON is nested too deeply to be read.") from None
     if not isinstance(given, dict):
         raise EventRefused(f"{kind.name} is a JSON object, such as {{{_example(kind)}}}.")
     if key is not None:
@@ -54,6 +58,17 @@ def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
     if unknown := sorted(set(given) - set(known)):
         raise EventRefused(f"{kind.name} has no field {unknown[0]!r}. Its fields are {', '.join(known)}.")
     return event
+
+
+def in_utf8(text: str, what: str) -> str:
+    """Bytes of the command line that are no UTF-8 reach Python as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Misused(
+            f"{what} is not UTF-8. Set the terminal to it, or read the event from a file: spine publish … -"
+        ) from None
+    return text
 
 
 def _example(kind: EventType) -> str:
@@ -75,6 +90,10 @@ async def lines() -> AsyncIterator[list[bytes]]:
         *complete, rest = (rest + chunk).split(b"\n")
         if complete:
             yield complete
+        if len(rest) > LINE_MAX:
+            raise Failed(
+                f"A line of stdin is longer than {LINE_MAX:,} bytes; no event is. Give one JSON object per line."
+            )
     if rest:
         yield [rest]
 
@@ -199,9 +218,10 @@ async def command(
     loaded = load(module)
     kind = event_type(loaded, type)
     speaker = publisher(loaded, kind.context, service)
+    key = None if key is None else in_utf8(key, "--key")
     given = {"at": at, "after": after, "time": happened}
     when = {name: value for name, value in given.items() if value is not None}
-    single = None if data == "-" else read_event(kind, data.encode(), key)
+    single = None if data == "-" else read_event(kind, in_utf8(data, "DATA").encode(), key)
 
     from .. import Spine
 

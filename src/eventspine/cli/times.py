@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -17,11 +18,14 @@ def now_us() -> int:
 
 
 def parse_duration(text: str) -> timedelta | None:
-    """`90s`, `1h30m`, `250ms`, `2d`; None when it is no duration."""
+    """`90s`, `1h30m`, `250ms`, `2d`; None when it is no duration, or one that leaves the calendar."""
     parts = _DURATION.findall(text)
     if not parts or "".join(number + unit for number, unit in parts) != text:
         return None
-    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    try:
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        return None
 
 
 def parse_time(text: str) -> datetime | None:
@@ -61,7 +65,8 @@ def place(text: str) -> str | int | datetime:
     if text.isascii() and text.isdigit():
         return int(text)
     if (ago := parse_duration(text)) is not None:
-        return datetime.now(UTC) - ago
+        with suppress(OverflowError):
+            return datetime.now(UTC) - ago
     if (when := parse_time(text)) is not None:
         return when
     raise click.BadParameter(

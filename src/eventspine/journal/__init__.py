@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ..errors import SettingsError
 from .port import Journal
 
@@ -17,4 +19,10 @@ def open_journal(url: str) -> Journal:
         from .sqlite import SQLiteJournal
 
         return SQLiteJournal(url)
-    raise SettingsError(f"{url!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db or memory://.")
+    raise SettingsError(
+        f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db or memory://."
+    )
+
+
+def without_password(url: str) -> str:
+    return re.sub("//[^/@]*@", "//…@", url)

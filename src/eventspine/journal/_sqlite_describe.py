@@ -38,6 +38,7 @@ def identity_if_current(path: Path, busy_s: float) -> tuple[str, str] | None:
 def _meta_of(path: Path, busy_s: float) -> dict[str, str]:
     if not path.exists():
         return {}
+    file.check_kind(path)
     connection = file.connect(path, busy_s=busy_s, readonly=True)
     try:
         query = "/*spine*/ select 1 from sqlite_master where type = 'table' and name = 'spine_meta'"

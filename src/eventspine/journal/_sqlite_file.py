@@ -12,6 +12,7 @@ import sqlite3
 from pathlib import Path
 
 from ..errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
+from . import without_password
 
 # WAL needs memory shared between processes; these file systems have none, or only pretend.
 _NETWORK = frozenset(
@@ -46,22 +47,34 @@ def path_of(url: str) -> Path:
     two names of one file share its lock and its bells."""
     text = url.removeprefix("sqlite:///")
     if text == url or not text:
+        shown = without_password(url)
         raise SettingsError(
-            f"{url!r} names no SQLite file. Write sqlite:///spine.db for a file in this folder, "
+            f"{shown!r} names no SQLite file. Write sqlite:///spine.db for a file in this folder, "
             "or sqlite:////var/lib/shop/spine.db with four slashes for an absolute path.",
-            url=url,
+            url=shown,
         )
     if text.startswith(":memory:"):
         raise SettingsError("A SQLite journal needs a file. Use memory:// for a journal in memory.", url=url)
-    return Path(os.path.realpath(text))
+    try:
+        path = Path(os.path.realpath(text))
+        path.is_dir()
+    except (ValueError, OSError) as error:
+        raise SettingsError(f"{url[:100]!r} can't be the name of a file: {error}.", url=url) from error
+    return path
 
 
-def check_path(path: Path) -> None:
-    """Refuse, in clear words, places where SQLite would fail obscurely or lose data."""
+def check_kind(path: Path) -> None:
     if path.is_dir():
         raise SettingsError(
             f"{path} is a folder. Name a file in it, such as sqlite:///{path}/spine.db.", path=str(path)
         )
+    if path.exists() and not path.is_file():
+        raise SettingsError(f"{path} is a device, a pipe or a socket. Name a file.", path=str(path))
+
+
+def check_path(path: Path) -> None:
+    """Refuse, in clear words, places where SQLite would fail obscurely or lose data."""
+    check_kind(path)
     if not path.parent.is_dir():
         raise SettingsError(f"The folder {path.parent} doesn't exist. Create it, then start again.", path=str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):
