@@ -1,7 +1,7 @@
 # The one door. `make help` lists what it opens; every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup set-up-test test check lint types docs docs-serve snippets bench demo coverage lock format clean
+.PHONY: help setup set-up-test set-up-bench test check lint types docs docs-serve snippets bench demo coverage lock format clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -17,6 +17,9 @@ setup: ## Make .venv with everything that is pinned (PYTHON=… names the interp
 
 set-up-test:
 	@scripts/setup test
+
+set-up-bench:
+	@scripts/setup bench
 
 test: set-up-test ## Run the tests (TESTS=tests/journal PYTEST_ARGS=-x narrow them)
 	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)
@@ -40,7 +43,7 @@ docs-serve: setup
 snippets: set-up-test ## Run every snippet of README.md and docs/
 	@$(PY) -m pytest tests/docs -q
 
-bench: set-up-test ## Measure, each figure beside its raw twin
+bench: set-up-bench ## Measure, each figure beside its raw twin
 	@$(PY) -m bench $(BENCH)
 
 demo: set-up-test ## A shop of four services on real orders, some of them killed (ORDERS=orders.csv REPORT=report.json)
@@ -56,7 +59,7 @@ format: setup ## Let ruff format the code and mend what it can
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
 
 lock: setup ## Compile requirements/*.txt anew from pyproject.toml
-	@for set in test check; do \
+	@for set in test check bench; do \
 	  $(PY) -m uv pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
 	    --extra pydantic --extra otel --group $$set pyproject.toml -o requirements/$$set.txt || exit 1; \

@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from eventspine.cli.run import collect_less
+
 from . import backlog, both, busy, lanes, latency, million, publishing, starting
 from .figures import Figure
 from .page import Section, text, write_json, write_page
@@ -33,6 +35,7 @@ MEASUREMENTS: dict[str, Measure] = {
 
 def main() -> None:
     options = _options()
+    collect_less()  # as `spine run` does; every leg of every comparison runs with it
     sizes = QUICK if options.quick else Sizes()
     sections: list[Section] = []
     for name in options.names or MEASUREMENTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from decimal import Decimal
 from time import perf_counter
 
@@ -18,6 +18,7 @@ from .sizes import Sizes
 
 BATCH = 100
 KEYS = 1_000
+PUBLISHERS = 8
 PEER = "FastStream's TestNatsBroker, in memory"
 MISSING = "FastStream is not installed: pip install 'faststream[nats]'"
 
@@ -40,7 +41,7 @@ async def measure(sizes: Sizes) -> list[Figure]:
     beside = [f"{PEER}: {per_second(rounds.rate('peer'))}" if "peer" in legs else MISSING]
     return [
         Figure(
-            f"publish in batches of {BATCH} and handle, {text}",
+            f"{PUBLISHERS} publishers of batches of {BATCH}, and handle, {text}",
             per_second(rounds.rate(leg)),
             f"≥ {goal}× {PEER}",
             rounds.spread(leg, "peer") if "peer" in legs else "",
@@ -66,10 +67,16 @@ async def _publish_and_handle(url: str, events: Sequence[OrderPlaced]) -> float:
     async with Spine(url, service=storefront) as spine:
         async with spine.running(service):
             began = perf_counter()
-            for some in portions(events, BATCH):
-                await spine.publish(*some)
+            batches = iter(portions(events, BATCH))
+            await asyncio.gather(*(_publish(spine, batches) for _ in range(PUBLISHERS)))
             await finished.wait()
         return len(events) / (perf_counter() - began)
+
+
+async def _publish(spine: Spine, batches: Iterator[Sequence[OrderPlaced]]) -> None:
+    """One of several publishers, each of which waits until its batch is stored before it sends the next."""
+    for some in batches:
+        await spine.publish(*some)
 
 
 def _peer(count: int) -> Leg | None:
