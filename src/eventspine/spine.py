@@ -131,6 +131,10 @@ class Spine:
         due = due_us(self.clock, at, after)
         cause = current.get()
         if within is None and isinstance(cause, (Delivery, BatchDelivery)) and cause._open:
+            if id is not None:
+                raise EventRefused(
+                    "id= is for publishing outside of handlers; inside one, ids derive from the delivery."
+                )
             made = await self._join(cause, events, time, due)
         else:
             made = await self._publish(events, cause, time, due, id, within)

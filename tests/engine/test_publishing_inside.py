@@ -9,7 +9,7 @@ import pytest
 
 from eventspine import Delivery, Envelope, Service, Spine, correlate
 from eventspine.engine.subscription import Subscription
-from eventspine.errors import DeclarationError, SpineError, UnknownPublisher
+from eventspine.errors import DeclarationError, EventRefused, SpineError, UnknownPublisher
 from eventspine.journal.port import Record, Rewind
 from eventspine.observe.logs import CorrelationFilter
 
@@ -317,3 +317,22 @@ async def test_a_service_may_handle_what_a_class_of_its_own_reads(spine: Spine) 
     assert {Placed, Few} == {type(event) for event in seen}
     with pytest.raises(DeclarationError, match="one event type"):
         few.on(Placed, Few)(read_few)
+
+
+async def test_an_id_of_ones_own_is_refused_inside_a_handler(spine: Spine) -> None:
+    """Ids derive from the delivery there, so that a second run publishes nothing twice; a given one would be ignored."""
+    answering = Service("answering", publishes="orders")
+    said: list[str] = []
+
+    @answering.on(Placed)
+    async def answer(event: Placed) -> None:
+        try:
+            await spine.publish(Placed(customer="bob"), id="01a20a6d-f6ae-7246-8a51-2c9483ed34a3")
+        except EventRefused as error:
+            said.append(str(error))
+
+    async with spine.running(answering):
+        await spine.publish(Placed())
+        await until(lambda: said)
+
+    assert "ids derive from the delivery" in said[0]
