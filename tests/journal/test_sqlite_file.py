@@ -14,6 +14,7 @@ import pytest
 from eventspine.errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
 from eventspine.journal import _sqlite_file as file, open_journal
 from eventspine.journal._sqlite_file import path_of
+from eventspine.journal.lockfile import Turn
 from eventspine.journal.port import Append, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
@@ -192,7 +193,7 @@ def test_what_sqlite_says_is_told_in_our_words() -> None:
     assert isinstance(file.translate(error(sqlite3.SQLITE_FULL), path), JournalFull)
     assert isinstance(file.translate(error(sqlite3.SQLITE_CORRUPT_VTAB), path), JournalCorrupt)
     assert isinstance(file.translate(error(sqlite3.SQLITE_BUSY_SNAPSHOT), path), JournalBusy)
-    assert "process 42" in str(file.translate(error(sqlite3.SQLITE_BUSY), path, (42, 1)))
+    assert "process 42" in str(file.translate(error(sqlite3.SQLITE_BUSY), path, Turn(42, 1)))
     assert type(file.translate(error(sqlite3.SQLITE_READONLY_DBMOVED), path)) is JournalError
     assert file.translate(error(sqlite3.SQLITE_CONSTRAINT_UNIQUE), path) is None
     assert file.translate(ValueError(), path) is None

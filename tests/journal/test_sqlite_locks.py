@@ -243,6 +243,34 @@ async def test_r21_also_when_another_process_has_the_turn_and_waits_for_our_call
     await journal.close()
 
 
+@needs_a_list
+async def test_who_only_waits_in_its_turn_is_not_named_as_the_holder(family: Family) -> None:  # noqa: F811
+    holder, waiter = family.spawn(), family.spawn()
+    journal = SQLiteJournal(family.url, busy_s=1.0)
+    await journal.open()
+    holder.do("hold_the_file")
+    waiter.ask("publish")
+    turn = read_holder(Path(f"{journal.path}-lock"))
+    while turn is None or not turn.waits:
+        await asyncio.sleep(0.005)
+        turn = read_holder(Path(f"{journal.path}-lock"))
+    assert waiter.process.pid == turn.pid
+
+    told = await journal.describe()
+    assert (holder.process.pid, waiter.process.pid) == (told["lock_pid"], told["lock_waits_pid"])
+    assert (holder.process.pid, turn.since_us) == journal.lock_holder()
+    error = (await commit(journal, one())).error
+    assert isinstance(error, JournalBusy)
+    assert f"process {holder.process.pid}, through a connection" in str(error)
+    assert holder.process.pid == error.details["pid"]
+
+    holder.do("let_the_file_go")
+    assert 1 == await asyncio.to_thread(waiter.answer)
+    assert "done" == (await commit(journal, one())).kind
+    assert (await journal.describe())["lock_pid"] is None
+    await journal.close()
+
+
 # --- the list of locks ----------------------------------------------------------------------------------------------------
 
 LISTED = """\

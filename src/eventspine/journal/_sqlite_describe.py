@@ -12,6 +12,7 @@ from . import (
     migrations,
 )
 from ._sqlite_apply import SCHEMA_VERSION
+from ._sqlite_locks import write_lock_holder
 from .lockfile import read_holder
 
 _SYNCHRONOUS = {
@@ -55,7 +56,8 @@ def _meta(cursor: sqlite3.Cursor) -> dict[str, str]:
 
 def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | int | None]:
     meta = _meta(cursor)
-    holder = read_holder(turn)
+    now = read_holder(turn)
+    holder = now.pid if now and not now.waits else write_lock_holder(path)
     return {
         "kind": "sqlite",
         "file": str(path),
@@ -69,8 +71,9 @@ def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | 
         "writer_min": int(meta["writer_min"]),
         "sqlite": sqlite3.sqlite_version,
         "file_system": file.file_system(path.parent) or None,
-        "lock_pid": holder[0] if holder else None,
-        "lock_since_us": holder[1] if holder else None,
+        "lock_pid": holder,
+        "lock_since_us": now.since_us if now else None,
+        "lock_waits_pid": now.pid if now and now.waits else None,
     }
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 
 from ..errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
 from . import without_password
+from .lockfile import Turn
 
 # WAL needs memory shared between processes; these file systems have none, or only pretend.
 _NETWORK = frozenset(
@@ -152,13 +154,13 @@ def is_io_error(error: BaseException) -> bool:
     return isinstance(error, sqlite3.Error) and _primary(error) == sqlite3.SQLITE_IOERR
 
 
-def translate(error: BaseException, path: Path, holder: tuple[int, int] | None = None) -> JournalError | None:
+def translate(error: BaseException, path: Path, turn: Turn | None = None) -> JournalError | None:
     """The journal's trouble behind an error of SQLite; None when a statement is to blame."""
     if not isinstance(error, sqlite3.Error):
         return None
     code = _primary(error)
     if is_busy(error):
-        return busy(path, holder)
+        return busy(path, turn)
     if code == sqlite3.SQLITE_FULL or _met_size_limit(error):
         return JournalFull(f"There is no space left to write {path}. Nothing of this was stored; free some and go on.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
@@ -183,20 +185,25 @@ def _met_size_limit(error: sqlite3.Error) -> bool:
     return resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
 
 
-def busy(path: Path, turn: tuple[int, int] | None, pid: int | None = None) -> JournalBusy:
-    """`turn`: whose it is, and since when; `pid`: who holds SQLite's lock, through a connection that is none of ours."""
+def busy(path: Path, turn: Turn | None, pid: int | None = None) -> JournalBusy:
+    """`turn`: of another process, which may wait itself; `pid`: who holds SQLite's lock, where the system tells."""
     whose, way_out = "a connection that is not the spine's", "otherwise end that transaction or that process"
     if pid == os.getpid():
         whose = f"this very process ({pid}), in a transaction on {whose}"
         way_out = "or commit it before; if another thread holds it, end it sooner or publish again"
+    elif turn and not turn.waits:
+        pid, whose = turn.pid, f"process {turn.pid}, since {utc(turn.since_us)}"
     elif pid:
         whose = f"process {pid}, through {whose}"
-    elif turn:
-        whose = f"process {turn[0]} (its turn since {turn[1]} µs)"
     return JournalBusy(
         f"{path} is locked for writing by {whose}. If your own code holds a transaction on this file, publish inside it "
         f"with within=<connection>; {way_out}.",
         path=str(path),
         holder=turn,
-        pid=pid or (turn[0] if turn else None),
+        pid=pid,
     )
+
+
+def utc(us: int) -> str:
+    """For people."""
+    return f"{datetime.fromtimestamp(us // 1_000_000, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -56,7 +56,7 @@ class Held:
         try:
             writer.begin()
         except (sqlite3.Error, JournalError) as error:
-            self.refuse(file.translate(error, writer.path, writer.holder_elsewhere()) or error)
+            self.refuse(file.translate(error, writer.path, writer.turn_elsewhere()) or error)
             return False
         self._deadline = time.monotonic() + self.limit_s
         writer.connection.set_progress_handler(lambda: time.monotonic() > self._deadline, CHECK_EVERY)

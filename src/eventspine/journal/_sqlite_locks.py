@@ -24,6 +24,7 @@ from pathlib import Path
 
 from . import _sqlite_file as file
 from ._sqlite_apply import Safeguards
+from .lockfile import TurnLock
 
 LOCKS = Path("/proc/locks")
 GRACE_S = 0.25
@@ -34,8 +35,8 @@ _WRITE_LOCK = 120  # the byte of the -shm that whoever writes has locked: part o
 class WriteLock:
     """`waiting_since` (monotonic) and `holder` (pid, and since when it was seen to hold it) may be asked by any thread."""
 
-    def __init__(self, path: Path, limit_s: float, safeguards: Safeguards) -> None:
-        self._path, self._limit_s, self._safeguards = path, limit_s, safeguards
+    def __init__(self, path: Path, turn: TurnLock, limit_s: float, safeguards: Safeguards) -> None:
+        self._path, self._turn, self._limit_s, self._safeguards = path, turn, limit_s, safeguards
         self.waiting_since: float | None = None
         self.holder: tuple[int, int] | None = None
 
@@ -44,14 +45,16 @@ class WriteLock:
         connection.execute(f"/*spine*/ pragma busy_timeout={int(LOOK_EVERY_S * 1000)}").close()
 
     def take(self, connection: sqlite3.Connection) -> None:
-        """Begin a write transaction."""
+        """Begin a write transaction, in our turn. Who has to wait says so, lest others take it for the holder."""
         since = time.monotonic()
         if not _begun(connection):
             self.waiting_since = since
+            self._turn.say_waits()
             try:
                 self._wait(connection, since)
             finally:
                 self.waiting_since = self.holder = None
+            self._turn.say("")
 
     def _wait(self, connection: sqlite3.Connection, since: float) -> None:
         watch = Watch(self._path)
@@ -103,7 +106,7 @@ def write_lock_holder(path: Path) -> int | None:
     here = [words for words in here if words[5] == device] or here
     for _, _, _, kind, pid, _, first, last in here:
         if kind == "WRITE" and int(first) <= _WRITE_LOCK and (last == "EOF" or int(last) >= _WRITE_LOCK):
-            return int(pid)
+            return int(pid) if int(pid) > 0 else None  # 0: it is in another pid namespace
     return None
 
 

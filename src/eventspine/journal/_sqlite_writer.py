@@ -34,7 +34,7 @@ from ._sqlite_guard import Guard, as_unit_failed
 from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
 from ._sqlite_outcome import was_committed
-from .lockfile import TurnLock, read_holder
+from .lockfile import Turn, TurnLock, read_holder
 from .port import Unit, Verdict
 
 UNITS_MAX = 2_000
@@ -71,7 +71,7 @@ class Writer:
         self._closing = False
         self._open = threading.Event()
         self.turn = TurnLock(Path(f"{path}-lock"))
-        self._lock = WriteLock(path, busy_s, safeguards)
+        self._lock = WriteLock(path, self.turn, busy_s, safeguards)
         self._watch = Watch(path)
         self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
         self._connected = False  # the first transaction connects, so that even making the file has its turn
@@ -95,7 +95,8 @@ class Writer:
         since, now = self.turn.waiting_since, time.monotonic()
         if since is None:
             return
-        pid = write_lock_holder(self.path) if self.holder_elsewhere() else None
+        turn = self.turn_elsewhere()
+        pid = write_lock_holder(self.path) if turn else None
         own = self._safeguards.own_lock and self._watch.kept_by_ourselves(pid, since, now)
         if now - since < limit_s and not own:
             return
@@ -103,15 +104,23 @@ class Writer:
             jobs = list(self._queue)
             self._queue.clear()
         for job in jobs:
-            job.refuse(file.busy(self.path, self.holder(), pid if own else None))
+            job.refuse(file.busy(self.path, turn, pid))
 
     @property
     def waiting_since(self) -> float | None:
         return self.turn.waiting_since or self._lock.waiting_since
 
     def holder(self) -> tuple[int, int] | None:
-        """Who holds the write lock: a connection that is none of ours, or whoever has its turn."""
-        return self._lock.holder or read_holder(Path(f"{self.path}-lock"))
+        """Who holds the write lock, and since when: whoever has its turn, unless that one waits for it too."""
+        turn = read_holder(Path(f"{self.path}-lock"))
+        if self._lock.holder or turn is None:
+            return self._lock.holder
+        pid = write_lock_holder(self.path) if turn.waits else turn.pid
+        return (pid, turn.since_us) if pid else None
+
+    def holder_in_words(self) -> str:
+        holder = self.holder()
+        return f"process {holder[0]}, since {file.utc(holder[1])}" if holder else "by whom can't be told"
 
     def close(self, limit_s: float) -> bool:
         """Finish what waits, then end; False when another process held the turn for too long."""
@@ -228,7 +237,7 @@ class Writer:
             self.rollback()
             if file.is_io_error(error):
                 self._disconnect()
-            return [(job.answer, None, file.translate(error, self.path, self.holder_elsewhere()) or error)], False
+            return [(job.answer, None, file.translate(error, self.path, self.turn_elsewhere()) or error)], False
         return [(job.answer, value, None)], rings
 
     # --- units ------------------------------------------------------------------------------------------------------
@@ -275,7 +284,7 @@ class Writer:
             self.rollback()
             if file.is_io_error(error):
                 self._disconnect()
-            trouble = file.translate(error, self.path, self.holder_elsewhere())
+            trouble = file.translate(error, self.path, self.turn_elsewhere())
             if trouble:
                 raise trouble from error
             raise
@@ -327,9 +336,9 @@ class Writer:
         except sqlite3.Error:
             self._disconnect()  # the next transaction connects anew
 
-    def holder_elsewhere(self) -> tuple[int, int] | None:
-        holder = self.holder()
-        return holder if holder and holder[0] != os.getpid() else None
+    def turn_elsewhere(self) -> Turn | None:
+        turn = read_holder(Path(f"{self.path}-lock"))
+        return turn if turn and turn.pid != os.getpid() else None
 
     def _look_after_wal(self) -> None:
         """Keep the WAL small whatever readers do (R20); under the turn lock, so that no other writer waits in vain."""

@@ -4,7 +4,8 @@ SQLite's own busy handler lets processes starve one another for seconds; a block
 beside the database, serves them in turn. It is only about fairness: what keeps data whole is SQLite's own lock, so
 where `flock` is missing (Windows) the turn is skipped and SQLite's busy handling remains.
 
-The holder writes its pid and the time into the file, so that others can say whom they wait for (R6). The database
+The holder writes its pid and the time into the file, so that others can say whom they wait for (R6); and, should it
+have to wait for SQLite's lock in its turn, that it waits: then somebody else is the one to look for. The database
 file itself, its -wal and its -shm are never opened here: closing any descriptor of them would drop SQLite's locks (R7).
 """
 
@@ -14,6 +15,7 @@ import importlib.util
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from .processes import pid_start, this_host
 
@@ -22,6 +24,15 @@ if HAS_FLOCK:
     import fcntl
 
 _BLANK = b" " * 160
+_WAITS = "waits"
+
+
+class Turn(NamedTuple):
+    """Whose turn it is."""
+
+    pid: int
+    since_us: int  # UTC; for one that waits, since when it waits
+    waits: bool = False  # for SQLite's lock, which a connection holds that takes no turns
 
 
 class TurnLock:
@@ -44,7 +55,16 @@ class TurnLock:
                 fcntl.flock(self._file, fcntl.LOCK_EX)
             finally:
                 self.waiting_since = None
-        os.pwrite(self._file, f"{time.time_ns() // 1000} {self._identity}".encode().ljust(len(_BLANK)), 0)
+        self.say("")
+
+    def say(self, word: str) -> None:
+        """Only in one's turn."""
+        if HAS_FLOCK:
+            text = f"{time.time_ns() // 1000} {self._identity} {word}"
+            os.pwrite(self._file, text.encode().ljust(len(_BLANK)), 0)
+
+    def say_waits(self) -> None:
+        self.say(_WAITS)
 
     def give_back(self) -> None:
         if not HAS_FLOCK:
@@ -58,8 +78,8 @@ class TurnLock:
             self._file = -1
 
 
-def read_holder(path: Path) -> tuple[int, int] | None:
-    """(pid, since when in microseconds UTC) of the process whose turn it is, as far as the file says."""
+def read_holder(path: Path) -> Turn | None:
+    """The process whose turn it is, as far as the file says."""
     try:
         words = path.read_text(errors="replace").split()
     except OSError:
@@ -69,4 +89,4 @@ def read_holder(path: Path) -> tuple[int, int] | None:
     since_us, pid, started, host = int(words[0]), int(words[1]), words[2], words[3]
     if host == this_host().replace(" ", "_") and pid_start(pid) != (started if started != "-" else ""):
         return None  # it died while it had its turn; the kernel has given the lock back
-    return pid, since_us
+    return Turn(pid, since_us, words[4:] == [_WAITS])

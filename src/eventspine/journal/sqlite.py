@@ -268,7 +268,7 @@ class SQLiteJournal:
         return self._here().lookout.watch(changed)
 
     def lock_holder(self) -> tuple[int, int] | None:
-        """Who holds the write lock, or whose turn it is: (pid, since when in microseconds UTC)."""
+        """Who holds the write lock: (pid, since when in microseconds UTC)."""
         return self._here().writer.holder()
 
     def waiting_since(self) -> float | None:
@@ -363,7 +363,7 @@ class _Running:
         if not ended:
             raise JournalBusy(
                 f"Another process has held the journal's turn for more than {limit_s:g} s while this one closed: "
-                f"{self.writer.holder()}. What waited was refused; nothing acknowledged is lost."
+                f"{self.writer.holder_in_words()}. What waited was refused; nothing acknowledged is lost."
             )
 
 
