@@ -175,14 +175,16 @@ class TestMarksAndRepetition:
         assert [] == await journal.timers()
 
     async def test_only_when_its_ranges_and_its_marks_all_are(self, journal: Journal):
+        """When some are, its owner knows less than the journal does."""
         mine = await one_subscription(journal)
         await commit(journal, done=[finished(mine, (0, 1))], marks=[number(mine, 1)])
         for done, marks, kind in (
             ([finished(mine, (0, 1))], [number(mine, 1)], "repeated"),
-            ([finished(mine, (0, 1))], [number(mine, 2)], "done"),
-            ([finished(mine, (1, 2))], [number(mine, 1)], "done"),
+            ([finished(mine, (0, 1))], [number(mine, 2)], "fenced"),
+            ([finished(mine, (1, 2))], [number(mine, 1)], "fenced"),
             ([finished(mine)], [number(mine, 1), seen(mine, slot=8)], "repeated"),
-            ([finished(mine)], [number(mine, 1), number(mine, 1, slot=8)], "done"),
+            ([finished(mine)], [number(mine, 1), number(mine, 1, slot=8)], "fenced"),
+            ([finished(mine, (1, 2))], [number(mine, 2)], "done"),
         ):
             assert kind == (await commit(journal, appends=[Append([event()])], done=done, marks=marks)).kind
         assert (2, []) == await cursor(journal, mine)

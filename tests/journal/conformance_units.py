@@ -299,14 +299,29 @@ class TestCursors:
         assert ["done", "repeated"] == [verdict.kind for verdict in await journal.commit([unit, again])]
         assert (0, [(6, 14)]) == await cursor(journal, mine)
 
-    async def test_a_unit_with_an_open_range_is_no_repetition(self, journal: Journal):
+    async def test_a_unit_that_ends_beyond_what_is_finished_is_no_repetition(self, journal: Journal):
         mine = await one_subscription(journal)
         await commit(journal, done=[finished(mine, (0, 2))])
-        for ranges in ([(0, 2), (2, 3)], [(1, 4)]):
-            verdict = await commit(journal, appends=[Append([event()])], done=[finished(mine, *ranges)])
-            assert "done" == verdict.kind
-        assert (4, []) == await cursor(journal, mine)
-        assert 2 == await journal.head()
+        verdict = await commit(journal, appends=[Append([event()])], done=[finished(mine, (1, 4))])
+        assert "done" == verdict.kind
+
+    async def test_a_unit_whose_event_is_finished_is_a_repetition_wherever_its_range_begins(self, journal: Journal):
+        """Its owner has loaded the cursor anew meanwhile and counts otherwise what it passes before the event."""
+        mine = await one_subscription(journal)
+        await commit(journal, done=[finished(mine, (0, 1)), finished(mine, (3, 4))])
+        verdict = await commit(journal, appends=[Append([event()])], done=[finished(mine, (2, 4))])
+        assert "repeated" == verdict.kind
+        assert 0 == await journal.head()
+        assert (1, [(2, 4)]) == await cursor(journal, mine)
+
+    async def test_a_run_of_which_some_is_finished_is_fenced(self, journal: Journal):
+        mine = await one_subscription(journal)
+        await commit(journal, done=[finished(mine, (0, 2))])
+        run = [finished(mine, (1, 2)), finished(mine, (2, 3))]
+        verdict = await commit(journal, appends=[Append([event()])], done=run)
+        assert "fenced" == verdict.kind
+        assert 0 == await journal.head()
+        assert (2, []) == await cursor(journal, mine)
 
     async def test_a_repetition_changes_and_puts_nothing(self, journal: Journal):
         mine = await one_subscription(journal)

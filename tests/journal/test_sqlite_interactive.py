@@ -12,7 +12,7 @@ from eventspine.errors import RowsUnexpected, StatementRefused, UnitFailed
 from eventspine.journal.port import Append, Fence, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
-from .material import commit, event, process
+from .material import commit, event, finished, one_subscription, process
 
 
 @pytest.fixture
@@ -131,3 +131,14 @@ async def test_a_lost_fence_rolls_its_own_sql_back(journal: SQLiteJournal) -> No
 
     assert "fenced" == (await transaction.commit(Unit(fences=[Fence("p5", 0)]))).kind
     assert [] == await rows(journal)
+
+
+async def test_it_is_rolled_back_when_what_it_finishes_is_finished_already(journal: SQLiteJournal) -> None:
+    """Its effects happened with whoever finished it; its unit has nothing else by which that could be known."""
+    mine = await one_subscription(journal)
+    for kind in ("done", "repeated"):
+        transaction = await journal.begin(10)
+        await transaction.execute("insert into account values (:id, 5)", {"id": kind})
+        assert kind == (await transaction.commit(Unit(done=[finished(mine, (0, 1))]))).kind
+
+    assert [("done", 5)] == await rows(journal)

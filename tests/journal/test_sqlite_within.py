@@ -14,7 +14,7 @@ from eventspine.errors import Conflict, Fenced, JournalBusy, SettingsError, Unit
 from eventspine.journal.port import Append, Fence, Statement, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
-from .material import Bell, commit, event
+from .material import Bell, commit, event, finished, one_subscription
 
 
 @pytest.fixture
@@ -152,3 +152,16 @@ async def test_r21_settings_of_the_callers_connection_do_not_matter(journal: SQL
         assert own.text_factory is bytes
         own.commit()
     assert (1, 0) == await count(journal)
+
+
+async def test_r21_a_transaction_for_what_is_finished_already_is_fenced(
+    journal: SQLiteJournal, own: sqlite3.Connection
+) -> None:
+    mine = await one_subscription(journal)
+    await commit(journal, done=[finished(mine, (0, 1))])
+    own.execute("insert into request values (1)")
+    with pytest.raises(Fenced, match="would happen twice"):
+        journal.write_within(own, Unit(done=[finished(mine, (0, 1))]))
+    own.rollback()
+
+    assert (0, 0) == await count(journal)

@@ -39,13 +39,19 @@ class Waiting:
         self.subscription = subscription
         self.lanes: Lanes = subscription.lanes
         self.count = 0
+        self.full = False
         self.failures = 0
         self.rows: dict[int, Delivery] = {}  # order="feed": by position, of deliveries that the cursor stands before
 
     def _counted(self, more: int) -> None:
         """At the bound no more are added: later events wait in memory, and reading stops by itself."""
         self.count += more
-        self.lanes.full = self.subscription.whole or self.count >= BEHIND_MAX  # a feed never parks behind
+        was, self.full = self.full, self.count >= BEHIND_MAX
+        self.lanes.full = self.subscription.whole or self.full  # a feed never parks behind
+        if self.full and not was:
+            log.warning(
+                "%s: %d deliveries wait behind keys that fail; no more are stored", self.subscription.name, self.count
+            )
 
     def numbers(self) -> set[int]:
         """The rows that are known here."""
@@ -162,6 +168,9 @@ class Waiting:
                 log.error("%s: %s could not be stored: %s", self.subscription.name, name_of(item), verdict.error)
             self.subscription.fenced(item)
             return False
+        if not item.number and not verdict.numbers:  # a repetition: it was finished meanwhile, and has no row
+            self.subscription.gone(item)
+            return False
         item.number = item.number or verdict.numbers[0]
         if not item.part.alive:  # its row may have been written after the rows were loaded anew
             self.subscription.release(item)
@@ -230,7 +239,7 @@ class Waiting:
         one.bytes -= len(record_of(item).data)
         if not verdict.ok or not item.part.alive:
             one.host.reload(one)
-        else:
+        elif verdict.numbers:  # else it was finished meanwhile, and has no row
             self.keep(lane, Stored(verdict.numbers[0], record_of(item).position, item.part, None))
         self.lanes.proceed(lane)
         one.progress(0)

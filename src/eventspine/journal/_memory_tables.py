@@ -6,7 +6,7 @@ import heapq
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
-from .cursors import Range, fold
+from .cursors import Range, fold, is_finished
 from .port import Delivery, Lease, Process, Record, Seen, Subscription, Timer
 
 _new_record = tuple.__new__  # a third of the time of Record._replace, which every appended event pays
@@ -83,9 +83,11 @@ class Tables:
     def cursor(self, subscription: int, feed: str, partition: int) -> tuple[int, list[Range]]:
         return self.cursors.get(subscription, {}).get((feed, partition)) or (0, [])
 
-    def is_finished(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> bool:
-        """Whether folding these ranges would change nothing."""
-        return covers(*self.cursor(subscription, feed, partition), ranges)
+    def ends(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> list[bool]:
+        """Whether the event at the end of each range is finished. What lies before it in its range may be counted
+        otherwise by an owner that has loaded the cursor anew, and is no event of its own."""
+        position, beyond = self.cursor(subscription, feed, partition)
+        return [is_finished(position, beyond, upto) for _, upto in ranges]
 
     def fold(self, subscription: int, feed: str, partition: int, ranges: Sequence[Range]) -> None:
         if not ranges:
@@ -102,10 +104,10 @@ class Tables:
 
     # --- marks ------------------------------------------------------------------------------------------------------
 
-    def is_marked(self, seen: Seen) -> bool:
-        """Whether folding its ranges would change nothing."""
+    def marked_ends(self, seen: Seen) -> list[bool]:
         subscription, origin, channel, slot, ranges = seen
-        return covers(*self.marks.get((subscription, origin, channel), {}).get(slot, (0, [])), ranges)
+        position, beyond = self.marks.get((subscription, origin, channel), {}).get(slot, (0, []))
+        return [is_finished(position, beyond, upto) for _, upto in ranges]
 
     def mark(self, seen: Seen) -> None:
         subscription, origin, channel, slot, ranges = seen
@@ -144,11 +146,3 @@ class Tables:
     def remove_delivery(self, number: int) -> None:
         row = self.deliveries.pop(number)
         del self.delivery_at[row.subscription, row.feed, row.partition, row.position]
-
-
-def covers(position: int, beyond: Sequence[Range], ranges: Sequence[Range]) -> bool:
-    """Whether all of `ranges` is finished at this cursor."""
-    return all(
-        upto <= position or any(left <= max(after, position) and upto <= right for left, right in beyond)
-        for after, upto in ranges
-    )

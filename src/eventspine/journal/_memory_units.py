@@ -25,8 +25,11 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
         fenced = _fenced(tables, unit)
         if fenced:
             return Verdict("fenced", error=fenced)
-        if _is_repetition(tables, unit):
-            return _first_result(tables, unit)
+        if _does_more(unit):
+            if _is_repetition(tables, unit):
+                return _repeat(tables, unit)
+            if fenced := _finished_in_part(tables, unit):
+                return Verdict("fenced", error=fenced)
         fenced = _changed_meanwhile(tables, unit)
         if fenced:
             return Verdict("fenced", error=fenced)
@@ -71,22 +74,31 @@ def _fenced(tables: Tables, unit: Unit) -> Fenced | None:
     return None
 
 
+def _does_more(unit: Unit) -> bool:
+    """More than to say what is finished, which may be said twice."""
+    return bool(unit.appends or unit.statements or unit.puts or unit.changes or unit.timers)
+
+
 def _is_repetition(tables: Tables, unit: Unit) -> bool:
-    """It does more than finish ranges, and all its ranges are finished already."""
-    if not (unit.appends or unit.statements or unit.puts or unit.changes or unit.timers):
-        return False
-    finished = False
+    """All that it finishes is finished already."""
+    ends = _ends(tables, unit)
+    return bool(ends) and all(ends)
+
+
+def _finished_in_part(tables: Tables, unit: Unit) -> Fenced | None:
+    """A run of which some is finished can be neither applied nor passed: its owner's knowledge is older than the cursor."""
+    if not any(_ends(tables, unit)):
+        return None
+    return Fenced("Some of what this unit finishes has been finished meanwhile. Load the subscription again.")
+
+
+def _ends(tables: Tables, unit: Unit) -> list[bool]:
+    ends: list[bool] = []
     for done in unit.done:
-        if done.ranges:
-            if not tables.is_finished(done.subscription, done.feed, done.partition, done.ranges):
-                return False
-            finished = True
+        ends += tables.ends(done.subscription, done.feed, done.partition, done.ranges)
     for seen in unit.marks:
-        if seen.ranges:
-            if not tables.is_marked(seen):
-                return False
-            finished = True
-    return finished
+        ends += tables.marked_ends(seen)
+    return ends
 
 
 def _is_published(tables: Tables, unit: Unit) -> bool:
@@ -133,6 +145,22 @@ def _conflict(tables: Tables, appends: Sequence[Append]) -> Conflict | None:
 # --- what a unit does ---------------------------------------------------------------------------------------------
 
 
+def _repeat(tables: Tables, unit: Unit) -> Verdict:
+    """What it did is done; what its owner has passed, and that it runs no more, is still news."""
+    _finish(tables, unit)
+    for mark in unit.starts:
+        if mark.clear:
+            _mark(tables, mark)
+    return _first_result(tables, unit)
+
+
+def _finish(tables: Tables, unit: Unit) -> None:
+    for done in unit.done:
+        tables.fold(done.subscription, done.feed, done.partition, done.ranges)
+    for seen in unit.marks:
+        tables.mark(seen)
+
+
 def _first_result(tables: Tables, unit: Unit) -> Verdict:
     """The answer that the first, identical unit got."""
     verdict = Verdict("repeated")
@@ -149,10 +177,7 @@ def _apply(tables: Tables, unit: Unit, now_us: int) -> Verdict:
     verdict = Verdict("done")
     for append in unit.appends:
         _append(tables, append, now_us, verdict)
-    for done in unit.done:
-        tables.fold(done.subscription, done.feed, done.partition, done.ranges)
-    for seen in unit.marks:
-        tables.mark(seen)
+    _finish(tables, unit)
     for put in unit.puts:
         verdict.numbers.append(_put(tables, put, now_us))
     for change in unit.changes:

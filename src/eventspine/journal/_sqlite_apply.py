@@ -8,7 +8,7 @@ written once, after the last verdict, from the ranges of the units that were acc
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import Conflict, Fenced, JournalVersion, SpineError
@@ -50,11 +50,15 @@ class Applier:
         self._cursor = connection.cursor()
         self._cursor.row_factory = None
         self._safeguards = safeguards
+        self._beside = False
 
     def close(self) -> None:
         self._cursor.close()
 
-    def apply(self, units: Sequence[Unit], now_us: int) -> Applied:
+    def apply(self, units: Sequence[Unit], now_us: int, *, beside: bool = False) -> Applied:
+        """`beside`: the transaction has done more for the one unit than the unit says, so that it must not be applied
+        again even if it only finishes ranges."""
+        self._beside = beside
         recorded_us, head = check_version(self._cursor, now_us)
         known, plan = Known(self._cursor, units), Plan(now_us, head)
         verdicts = [self._judge(unit, known, plan, recorded_us) for unit in units]
@@ -68,8 +72,11 @@ class Applier:
             _accept_ranges(unit, known)
         if self._safeguards.fences and (unit.fences or unit.done) and (fenced := _fenced(unit, known)):
             return Verdict("fenced", error=fenced)
-        if (unit.done or unit.marks) and _is_repetition(unit, known):
-            return _first_result(self._cursor, unit, known, plan)
+        if (unit.done or unit.marks) and (self._beside or _does_more(unit)):
+            if _is_repetition(unit, known):
+                return self._repeat(unit, known, plan)
+            if fenced := _finished_in_part(unit, known):
+                return Verdict("fenced", error=fenced)
         if unit.changes and (fenced := _changed_meanwhile(unit, known)):
             return Verdict("fenced", error=fenced)
         if known.ids and unit.appends and _is_published(unit, known):
@@ -80,6 +87,14 @@ class Applier:
         if unit.statements and (error := self._run(unit.statements)):
             return Verdict("failed", error=error)
         return self._accept(unit, known, plan, recorded_us, streams)
+
+    def _repeat(self, unit: Unit, known: Known, plan: Plan) -> Verdict:
+        """What it did is done; what its owner has passed, and that it runs no more, is still news."""
+        _accept_ranges(unit, known)
+        for mark in unit.starts:
+            if mark.clear:
+                plan.start(mark)
+        return _first_result(self._cursor, unit, known, plan)
 
     def _run(self, statements: Sequence[Statement]) -> SpineError | None:
         if not self._safeguards.savepoints:
@@ -206,22 +221,33 @@ def _fenced(unit: Unit, known: Known) -> Fenced | None:
     return None
 
 
+def _does_more(unit: Unit) -> bool:
+    """More than to say what is finished, which may be said twice."""
+    return bool(unit.statements or unit.appends or unit.puts or unit.changes or unit.timers)
+
+
 def _is_repetition(unit: Unit, known: Known) -> bool:
-    """All its ranges are finished already, and it would do more than say so again."""
-    if not (unit.statements or unit.appends or unit.puts or unit.changes or unit.timers):
-        return False
-    finished = False
+    """All that it finishes is finished already."""
+    ends = _ends(unit, known)
+    return next(ends, False) and all(ends)
+
+
+def _finished_in_part(unit: Unit, known: Known) -> Fenced | None:
+    """A run of which some is finished can be neither applied nor passed: its owner's knowledge is older than the cursor."""
+    if len(unit.done) == 1 and not unit.marks and len(unit.done[0].ranges) == 1:
+        return None  # the usual unit; it has no parts
+    if not any(_ends(unit, known)):
+        return None
+    return Fenced("Some of what this unit finishes has been finished meanwhile. Load the subscription again.")
+
+
+def _ends(unit: Unit, known: Known) -> Iterator[bool]:
     for subscription, partition, ranges, _, feed in unit.done:
         if ranges:
-            if not known.coming((subscription, feed, partition)).covers(ranges):
-                return False
-            finished = True
+            yield from known.coming((subscription, feed, partition)).ends(ranges)
     for subscription, origin, channel, slot, ranges in unit.marks:
         if ranges:
-            if not known.mark((subscription, origin, channel, slot)).covers(ranges):
-                return False
-            finished = True
-    return finished
+            yield from known.mark((subscription, origin, channel, slot)).ends(ranges)
 
 
 def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:

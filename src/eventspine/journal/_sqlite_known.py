@@ -7,7 +7,7 @@ sees what those before it in the group did.
 from __future__ import annotations
 
 import sqlite3
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -35,7 +35,9 @@ class Coming:
         self._uptos: list[int] = []
         self._pending = 0  # how many of `accepted` the two lists hold
 
-    def covers(self, ranges: Iterable[Range]) -> bool:
+    def ends(self, ranges: Iterable[Range]) -> Iterator[bool]:
+        """Whether the event at the end of each range is finished. What lies before it in its range may be counted
+        otherwise by an owner that has loaded the cursor anew, and is no event of its own."""
         if not self._afters:
             self._afters = [0, *(after for after, _ in self.beyond)]
             self._uptos = [self.position, *(upto for _, upto in self.beyond)]
@@ -43,7 +45,7 @@ class Coming:
             self._insert(*self.accepted[self._pending])
             self._pending += 1
         afters, uptos = self._afters, self._uptos
-        return all(uptos[bisect_right(afters, after) - 1] >= upto for after, upto in ranges)
+        return (uptos[bisect_left(afters, upto) - 1] >= upto for _, upto in ranges)
 
     def folded(self) -> tuple[int, list[Range]]:
         return fold(self.position, self.beyond, self.accepted)

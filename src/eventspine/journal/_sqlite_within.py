@@ -11,7 +11,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from ..errors import JournalBusy, SettingsError, SpineError
+from ..errors import Fenced, JournalBusy, SettingsError, SpineError
 from . import _sqlite_file as file
 from ._sqlite_apply import Applier, Safeguards
 from ._sqlite_guard import Unguarded, as_unit_failed, check_text
@@ -37,9 +37,13 @@ def _write(connection: sqlite3.Connection, unit: Unit, path: Path, now_us: int) 
         connection.execute(_TAKE_LOCK).close()
         connection.execute("/*spine*/ savepoint spine_within").close()
         try:
-            verdict = applier.apply([unit], now_us).verdicts[0]
+            verdict = applier.apply([unit], now_us, beside=True).verdicts[0]
             if verdict.error is not None:
                 raise verdict.error
+            if verdict.kind == "repeated" and unit.done:
+                raise Fenced(
+                    "What this unit finishes is finished already, and the rest of this transaction would happen twice."
+                )
         except BaseException:
             if connection.in_transaction:
                 connection.execute("/*spine*/ rollback to spine_within").close()

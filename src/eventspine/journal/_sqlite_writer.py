@@ -264,8 +264,8 @@ class Writer:
     def finish(self, units: Sequence[Unit]) -> Applied:
         """Apply units in the transaction that is open, and commit it if all are well."""
         try:
-            applied = self.applier.apply(units, self.clock.now_us())
-            if not all(verdict.ok for verdict in applied.verdicts):
+            applied = self.applier.apply(units, self.clock.now_us(), beside=True)
+            if not all(verdict.kind == "done" for verdict in applied.verdicts):
                 self.rollback()
                 return applied
             self.commit_statement(self.connection)
