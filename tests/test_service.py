@@ -6,13 +6,13 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventspine import Batch, Dead, Delivery, Event, Retry, Service, Spine
+from eventspine import Batch, Dead, Delivery, Event, Middleware, Retry, Service, Spine
 from eventspine.errors import DeclarationError
 
 
@@ -82,7 +82,27 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"start": datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001 -- naive on purpose
     ({"errors": {"Broken": Dead}}, "maps exception classes"),
     ({"errors": {ValueError: "dead"}}, r"use Retry\(...\), Dead or Drop"),
-    ({"retires": True}, "no such option: retires"),
+    ({"errors": {ValueError: Dead()}}, "without parentheses"),
+    ({"errors": {ValueError: Retry}}, r"Write Retry\(\)"),
+    ({"errors": Dead}, "not a dict"),
+    ({"retires": True}, "no such option: retires. Known: .*replayable, batch"),
+    ({"batch": 50}, r"Write batch=Batch\(50\)"),
+    ({"batch": Batch}, r"Write batch=Batch\(100\)"),
+    ({"retry": 3}, r"Write retry=Retry\(attempts=3\)"),
+    ({"retry": Retry}, r"not a Retry\(...\)"),
+    ({"retry": None}, r"Retry\(attempts=1\) to try once"),
+    ({"retry": Dead}, "errors={Exception: Dead}"),
+    ({"start": "later"}, "neither 'earliest', nor 'now'.*Perhaps start='now'"),
+    ({"start": 17}, "neither 'earliest'"),
+    ({"concurrency": "many"}, "concurrency must be at least 1, a whole number, not 'many'"),
+    ({"concurrency": 2.5}, "whole number"),
+    ({"timeout_s": None}, "number of seconds.*not None"),
+    ({"timeout_s": timedelta(minutes=2)}, "timeout_s=120"),
+    ({"replayable": "yes"}, "True or False"),
+    ({"name": 3}, "can't name a handler"),
+    ({"name": "mail.nothing"}, "Write name='nothing'"),
+    ({"renamed_from": "mail.old"}, "renamed_from='old'"),
+    ({"renamed_from": 3}, "renamed_from='old_name'"),
 ]
 
 
@@ -100,6 +120,63 @@ def test_a_handler_needs_event_types() -> None:
         Service("mail").on(int)(nothing)  # type: ignore[arg-type]
     with pytest.raises(DeclarationError, match="one event type"):
         Service("mail").on(Placed, OtherPlaced)(nothing)  # type: ignore[arg-type]
+
+
+def test_a_decorator_without_its_types_is_refused_where_it_stands() -> None:
+    service: Any = Service("mail")
+    with pytest.raises(DeclarationError, match=r"in parentheses: @mail\.on\(OrderPlaced\)"):
+        service.on(nothing)
+    with pytest.raises(DeclarationError, match="give the class: Placed"):
+        service.on(Placed())
+    with pytest.raises(DeclarationError, match="side by side"):
+        service.on([Placed, Cancelled])
+    with pytest.raises(DeclarationError, match="stands above a function"):
+        service.on(Placed)(3)
+    assert not service.handlers
+
+
+async def with_yield(event: Placed) -> AsyncIterator[Cancelled]:
+    yield Cancelled()
+
+
+def test_a_handler_returns_its_events() -> None:
+    service: Any = Service("mail")
+    with pytest.raises(DeclarationError, match="returns its events"):
+        service.on(Placed)(with_yield)
+
+
+async def resources() -> AsyncIterator[int]:
+    yield 1
+
+
+class Noting(Middleware):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"publishes": Placed}, "names contexts, not event classes: write publishes='orders'"),
+        ({"publishes": ["mail", Placed]}, "not event classes"),
+        ({"publishes": 3}, "names contexts"),
+        ({"tables": 3}, "neither the name of a file of SQL"),
+        ({"tables": Path("mail.sql")}, "such as tables='mail.sql'"),
+        ({"lifespan": 5}, "asynccontextmanager above it"),
+        ({"lifespan": resources}, "put @asynccontextmanager above resources"),
+        ({"lifespan": asynccontextmanager(resources)()}, "not called"),
+        ({"errors": {ValueError: 3}}, r"use Retry\(...\), Dead or Drop"),
+        ({"errors": 3}, "not a dict"),
+        ({"middleware": Noting()}, r"middleware=\[Noting\(\)\]"),
+        ({"middleware": [Noting]}, r"such as Noting\(\)"),
+        ({"middleware": ["log"]}, "subclasses of Middleware"),
+    ],
+)
+def test_a_wrong_option_of_a_service_is_an_error_that_names_it(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message) as raised:
+        Service("mail", **options)
+    assert "Service('mail')" in str(raised.value)
+    with pytest.raises(DeclarationError, match="can't name a service"):
+        Service(3)  # type: ignore[arg-type]
 
 
 async def three(event: Placed, delivery: Delivery, more: int) -> None: ...
@@ -132,6 +209,13 @@ def test_two_handlers_of_one_name_are_refused() -> None:
     [
         lambda: Retry(attempts=0),
         lambda: Retry(attempts=None),
+        lambda: Retry(attempts="3"),  # type: ignore[arg-type]
+        lambda: Retry(within=5),  # type: ignore[arg-type]
+        lambda: Retry(immediate=0.5),  # type: ignore[arg-type]
+        lambda: Retry(first_s=None),  # type: ignore[arg-type]
+        lambda: Retry(most_s=float("nan")),
+        lambda: Batch("100"),  # type: ignore[arg-type]
+        lambda: Batch(100, within_ms=timedelta(1)),  # type: ignore[arg-type]
         lambda: Retry(immediate=-1),
         lambda: Retry(first_s=0),
         lambda: Retry(factor=0.5),
@@ -143,6 +227,11 @@ def test_two_handlers_of_one_name_are_refused() -> None:
 def test_a_policy_that_makes_no_sense_is_refused_when_it_is_made(wrong: Callable[[], Any]) -> None:
     with pytest.raises(DeclarationError):
         wrong()
+
+
+def test_seconds_in_place_of_a_timedelta_are_shown_as_one() -> None:
+    with pytest.raises(DeclarationError, match=r"Retry\(within=timedelta\(seconds=5\)\)"):
+        Retry(within=5)  # type: ignore[arg-type]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from math import isnan
+from typing import Any
 
 from .errors import DeclarationError
 
@@ -30,6 +32,7 @@ class Retry:
     most_s: float = 300.0
 
     def __post_init__(self) -> None:
+        self._check_types()
         if self.attempts is None and self.within is None:
             raise DeclarationError("Retry(attempts=None) would try for ever; give within=timedelta(...) as the end.")
         if self.attempts is not None and self.attempts < 1:
@@ -38,6 +41,23 @@ class Retry:
             raise DeclarationError(
                 f"{self}: immediate >= 0, first_s > 0, factor >= 1 and most_s >= first_s are needed."
             )
+
+    def _check_types(self) -> None:
+        within: Any = self.within
+        if within is not None and not isinstance(within, timedelta):
+            seconds = f"seconds={within:g}" if is_number(within) else "hours=6"
+            raise DeclarationError(
+                f"Retry(within={within!r}) is not a timedelta; write Retry(within=timedelta({seconds}))."
+            )
+        if self.attempts is not None and not is_whole(self.attempts):
+            raise DeclarationError(f"Retry(attempts={self.attempts!r}): give a whole number, such as attempts=8.")
+        if not is_whole(self.immediate):
+            raise DeclarationError(f"Retry(immediate={self.immediate!r}): give a whole number, such as immediate=1.")
+        for name in ("first_s", "factor", "most_s"):
+            if not is_number(value := getattr(self, name)):
+                raise DeclarationError(
+                    f"Retry({name}={value!r}): give a number, such as {name}={getattr(Retry(), name)}."
+                )
 
 
 class Dead:
@@ -57,8 +77,18 @@ class Batch:
     within_ms: float = 0.0
 
     def __post_init__(self) -> None:
+        if not is_whole(self.size) or not is_number(self.within_ms):
+            raise DeclarationError(f"{self}: both are numbers, such as Batch(100, within_ms=20).")
         if self.size < 1 or self.within_ms < 0:
             raise DeclarationError(f"{self}: size must be at least 1 and within_ms not negative.")
+
+
+def is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not isnan(value)
+
+
+def is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 Policy = Retry | type[Dead] | type[Drop]

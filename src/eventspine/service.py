@@ -9,7 +9,6 @@ async def reserve_stock(event: OrderPlaced, delivery: Delivery) -> StockReserved
 from __future__ import annotations
 
 import inspect
-import re
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -18,6 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
+from .declared import check_handler, check_handler_name, check_service, check_types, positional
 from .errors import DeclarationError
 from .events import EventType, describe
 from .journal.port import SubscriptionDeclaration
@@ -39,8 +39,6 @@ E2 = TypeVar("E2")
 E3 = TypeVar("E3")
 E4 = TypeVar("E4")
 T = TypeVar("T")
-NAME = re.compile(r"[a-z][a-z0-9_-]{0,99}\Z")
-
 Order = Literal["key", "none", "feed"]
 Tables = str | Callable[[Any], None]
 
@@ -104,7 +102,7 @@ class Handler:
 
     @property
     def wants_delivery(self) -> bool:
-        return len(_positional(self.function)) == 2
+        return len(positional(self.function)) == 2
 
     def declaration(self, service: str, start: Literal["earliest", "now"] | int | None) -> SubscriptionDeclaration:
         return SubscriptionDeclaration(
@@ -138,10 +136,7 @@ class Service(Generic[R]):
         errors: Policies | None = None,
         middleware: Sequence[Middleware] = (),
     ) -> None:
-        if not NAME.match(name):
-            raise DeclarationError(
-                f"{name!r} can't name a service: use lower-case letters, digits, - and _, like 'mail'."
-            )
+        check_service(name, publishes, tables, lifespan, errors, middleware)
         self.name = name
         self.publishes = (
             (name,) if publishes is None else (publishes,) if isinstance(publishes, str) else tuple(publishes)
@@ -178,6 +173,7 @@ class Service(Generic[R]):
 
     def on(self, *types: type[Any], batch: Batch | None = None, **options: Unpack[HandlerOptions]) -> Any:
         """Declare a handler of these event types."""
+        check_types(self.name, types)
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
             self._add(_handler(self, function, types, batch, options))
@@ -222,61 +218,20 @@ def _handler(
     batch: Batch | None,
     options: HandlerOptions,
 ) -> Handler:
-    name = options.get("name") or function.__name__
-    where = f"{service.name}.{name}"
-    if not types:
-        raise DeclarationError(
-            f"{where}: on(...) needs the event types to handle, like @{service.name}.on(OrderPlaced)."
-        )
-    if not re.match(r"[A-Za-z_][A-Za-z0-9_-]{0,99}\Z", name):
-        raise DeclarationError(
-            f"{where}: {name!r} can't name a handler; give name='...' with letters, digits, _ and -."
-        )
+    unknown = set(options) - set(HandlerOptions.__annotations__)
+    if unknown:
+        known = ", ".join((*HandlerOptions.__annotations__, "batch"))
+        name = getattr(function, "__name__", function)
+        raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {known}.")
+    name = check_handler_name(service.name, options.get("name"), function)
     described = tuple(describe(cls) for cls in types)
     if len({kind.name for kind in described}) < len(described):
         raise DeclarationError(
-            f"{where}: two of its classes stand for one event type; a handler reads each type one way."
-        )
-    unknown = set(options) - set(HandlerOptions.__annotations__)
-    if unknown:
-        raise DeclarationError(
-            f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {', '.join(HandlerOptions.__annotations__)}."
+            f"{service.name}.{name}: two of its classes stand for one event type; a handler reads each type one way."
         )
     handler = Handler(**{**options, "name": name, "function": function, "types": described, "batch": batch})  # type: ignore[arg-type]  # a TypedDict spread loses its types
-    _check(handler, where)
+    check_handler(handler, service.name)
     return handler
-
-
-def _check(handler: Handler, where: str) -> None:
-    count = len(_positional(handler.function))
-    if count not in (1, 2):
-        raise DeclarationError(
-            f"{where} takes {count} arguments; a handler takes the event, and the delivery if it likes."
-        )
-    if handler.concurrency < 1 or handler.timeout_s <= 0:
-        raise DeclarationError(f"{where}: concurrency must be at least 1 and timeout_s above 0.")
-    if handler.order not in ("key", "none", "feed") or handler.on_dead not in ("goes_on", "waits"):
-        raise DeclarationError(f"{where}: order is 'key', 'none' or 'feed'; on_dead is 'goes_on' or 'waits'.")
-    if isinstance(handler.start, datetime) and handler.start.tzinfo is None:
-        raise DeclarationError(f"{where}: start= has no time zone; pass an aware datetime.")
-    for error, policy in handler.errors.items():
-        if not (isinstance(cast("object", error), type) and issubclass(error, BaseException)):
-            raise DeclarationError(
-                f"{where}: errors= maps exception classes to Retry(...), Dead or Drop, not {error!r}."
-            )
-        if not isinstance(policy, Retry) and getattr(policy, "__name__", "") not in ("Dead", "Drop"):
-            raise DeclarationError(
-                f"{where}: errors= maps {error.__name__} to {policy!r}; use Retry(...), Dead or Drop."
-            )
-
-
-def _positional(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return [
-        parameter
-        for parameter in inspect.signature(function).parameters.values()
-        if parameter.kind in kinds and parameter.default is inspect.Parameter.empty
-    ]
 
 
 def _beside_caller(tables: Tables | None) -> Tables | None:
