@@ -242,6 +242,9 @@ class Place:
         sql = "select p.pid from spine_leases l left join spine_processes p on p.id = l.owner where l.name like ?"
         return {pid for (pid,) in self.query(sql, f"{service}/%")}
 
+    def leases_ran_out(self) -> bool:
+        return not self.number("select count(*) from spine_leases where until_us > ?", time.time_ns() // 1000)
+
     def receipts(self, more: int) -> None:
         """Until so many more events have been acknowledged."""
         before = len(self.acknowledged())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from .harness import NOTHING, Place, locked, until
 
 LEASE_S = 1.0
@@ -40,7 +38,7 @@ def test_another_program_holds_the_write_lock_for_longer_than_a_lease(place: Pla
     place.progress(20)
     with locked(place.path):
         until(lambda: [line for line in place.lines("troubles") if "JournalBusy q" in line], "the impatient to be told")
-        until(lambda: _expired(place), "all leases to run out")
+        until(place.leases_ran_out, "all leases to run out")
     assert not [line for line in place.lines("troubles") if " p " in line]
     place.progress(20)
     place.stop_publishing(patient, impatient)
@@ -48,7 +46,3 @@ def test_another_program_holds_the_write_lock_for_longer_than_a_lease(place: Pla
 
     assert NOTHING == place.reckon()
     assert all(consumer.alive for consumer in consumers)
-
-
-def _expired(place: Place) -> bool:
-    return not place.number("select count(*) from spine_leases where until_us > ?", time.time_ns() // 1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from .harness import NOTHING, Child, Place, until
+from .harness import NOTHING, Child, Place, locked, until
 
 KINDS = {
     f"kinds.{name}": "till.Counted"
@@ -34,6 +34,23 @@ def test_every_kind_of_handler_does_everything_once_whatever_is_killed(place: Pl
     assert NOTHING == found
     whole = place.query("select key, number from effects where handler = 'kinds.whole' order by id")
     assert place.of_feed("till.Counted") == whole
+
+
+def test_every_kind_of_handler_does_everything_once_when_leases_run_out_in_the_midst_of_it(place: Place) -> None:
+    """Events are then loaded anew while units of theirs are still on their way, in the same process and lease."""
+    publisher = place.start("publish", "--keys", 5, "--pause", 0.03).ready()
+    for _ in range(2):
+        place.start("consume", "--services", "kinds", "--lease", 0.5).ready()
+    for _ in range(3):
+        place.progress(10, "kinds.run")
+        with locked(place.path):
+            until(place.leases_ran_out, "all leases to run out")
+    place.stop_publishing(publisher)
+    place.settle(*KINDS)
+
+    found = place.reckon(KINDS)
+    found.out_of_order = [one for one in found.out_of_order if not one.startswith("kinds.loose")]
+    assert NOTHING == found
 
 
 def test_r11_what_is_due_later_comes_once_and_never_early_whatever_is_killed(place: Place) -> None:

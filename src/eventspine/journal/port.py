@@ -81,8 +81,9 @@ class Done(NamedTuple):
     timers or delivery changes, or shares its transaction with a caller's, and the events at the ends of all its ranges,
     those of its marks included, are finished already, the unit is a repetition: nothing of it is applied but what it has
     passed and start marks that it clears, and its verdict is `repeated`. If some are, and others not, it is `fenced`: its
-    owner knows less than the cursor says. Fences are asked first: who lost the lease meanwhile is `fenced`. A unit without done, marks, fences or changes is known by its
-    events instead: a repetition when all that it appends (one at least) are in the feed.
+    owner knows less than the cursor says. Fences are asked first: who lost the lease meanwhile is `fenced`. A unit
+    without done, marks, fences or changes is known by its events instead: a repetition when all that it appends (one at
+    least) are in the feed.
     """
 
     subscription: int
