@@ -108,6 +108,21 @@ async def test_what_is_refused_takes_the_rest_of_its_publish_with_it(spine: Spin
     assert await records(spine) == []
 
 
+@pytest.mark.parametrize(
+    ("when", "instead"),
+    [
+        ({"after": 5}, r"after=5 is not a timedelta"),
+        ({"after": "1h"}, r"after=timedelta\(seconds=30\)"),
+        ({"at": "2030-01-01"}, "at=: '2030-01-01' is not a time; pass an aware datetime"),
+        ({"time": 17}, "17 is not a time"),
+    ],
+)
+async def test_a_time_of_another_type_is_refused_with_what_to_pass(spine: Spine, when: Any, instead: str) -> None:
+    with pytest.raises(EventRefused, match=instead):
+        await spine.publish(Placed(), **when)
+    assert await records(spine) == []
+
+
 async def test_another_contexts_event_names_the_ways_on(spine: Spine) -> None:
     with pytest.raises(UnknownPublisher, match=r"belongs to the context 'email'.*publishes orders.*publishes=\["):
         await spine.publish(Mailed())

@@ -142,5 +142,7 @@ class RetryAfter(Exception):
             raise ValueError("RetryAfter(nan): give seconds, a timedelta, or an aware datetime.")
         if not isinstance(after, (int, float, timedelta, datetime)):
             raise TypeError(f"RetryAfter({after!r}): give seconds, a timedelta, or an aware datetime.")
-        super().__init__(reason or f"the handler asked to be tried again after {after}")
+        when = f"at {after}" if isinstance(after, datetime) else f"after {after}"
+        unit = " s" if isinstance(after, (int, float)) else ""
+        super().__init__(reason or f"the handler asked to be tried again {when}{unit}")
         self.after = after

@@ -183,6 +183,8 @@ def through(
 
 
 def _time_us(time: datetime, name: str) -> int:
+    if not isinstance(time, datetime):
+        raise EventRefused(f"{name}: {time!r} is not a time; pass an aware datetime, e.g. datetime.now(UTC).")
     if time.tzinfo is None:
         raise EventRefused(
             f"{name}: time={time.isoformat()} has no time zone; pass an aware datetime, e.g. with tzinfo=UTC."
@@ -201,6 +203,8 @@ def due_us(clock: Clock, at: datetime | None, after: timedelta | None) -> int | 
     if at is not None and after is not None:
         raise EventRefused("Give at= or after=, not both.")
     if after is not None:
+        if not isinstance(after, timedelta):
+            raise EventRefused(f"after={after!r} is not a timedelta; pass one, such as after=timedelta(seconds=30).")
         return _in_calendar(clock.now_us() + after // _US, "after=")
     return None if at is None else _time_us(at, "at=")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -165,9 +166,27 @@ async def test_a_start_that_might_lose_a_backlog_is_refused_with_the_ways_on(sto
             async with spine.running(v2.service):
                 pass
         assert "(1 events not finished)" in str(refused.value)
+        assert "name='confirm', renamed_from='note'" in str(refused.value)
         async with spine.running(v2.service, retire=["note"]):
             await spine.publish(Placed(number=2))
             await until(lambda: v2.handled == [("Placed", 2)])
+
+
+async def test_what_the_refusal_says_to_write_is_accepted(store: Store) -> None:
+    suggested = re.compile(r"name='(.+?)', renamed_from='(.+?)'")
+    async with store.spine() as spine:
+        async with spine.running(Release(Placed).service):
+            pass
+        await spine.publish(Placed(number=1))
+        with pytest.raises(RegistrationRefused) as refused:
+            async with spine.running(Release(Placed, name="confirm").service):
+                pass
+        found = suggested.search(str(refused.value))
+        assert found is not None
+        renamed = Release(Placed, name=found[1], renamed_from=found[2])
+        async with spine.running(renamed.service):
+            await until(lambda: renamed.handled == [("Placed", 1)])
+        assert [row.name for row in await spine.journal.subscriptions()] == ["mail.confirm"]
 
 
 async def test_what_nobody_subscribed_to_is_passed(store: Store) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -113,3 +113,24 @@ async def test_an_absurd_time_to_wait_is_a_long_one(spine: Spine, after: Any) ->
 def test_what_is_no_time_is_refused_where_it_is_raised(after: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="give seconds"):
         RetryAfter(after)
+
+
+def test_retry_after_says_what_it_asked_for_with_its_unit() -> None:
+    assert str(RetryAfter(4)).endswith("tried again after 4 s")
+    assert str(RetryAfter(timedelta(hours=1))).endswith("tried again after 1:00:00")
+    assert str(RetryAfter(datetime(2030, 1, 1, tzinfo=UTC))).endswith("tried again at 2030-01-01 00:00:00+00:00")
+    assert str(RetryAfter(4, "the bank is closed")) == "the bank is closed"
+
+
+async def test_retry_after_something_that_is_no_time_is_a_failed_attempt(spine: Spine) -> None:
+    service = Service("mail")
+
+    @service.on(Placed, retry=QUICK)
+    async def note(event: Placed) -> None:
+        raise RetryAfter("soon")  # type: ignore[arg-type]
+
+    await spine.publish(Placed())
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    assert row.attempts == 3
+    assert "give seconds, a timedelta" in row.error

@@ -16,7 +16,8 @@ from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
 
 NO_SQL = (
     "The memory journal keeps no tables, so a handler can't use SQL on it. "
-    'Use a SQLite journal: Spine("sqlite:///spine.db"), or "sqlite:///:memory:" in a test.'
+    'Use a SQLite journal: Spine("sqlite:///spine.db"); in a test, a file in a temporary folder, such as '
+    'Spine(f"sqlite:///{tmp_path}/spine.db").'
 )
 
 

@@ -56,7 +56,11 @@ def path_of(url: str) -> Path:
             url=shown,
         )
     if text.startswith(":memory:"):
-        raise SettingsError("A SQLite journal needs a file. Use memory:// for a journal in memory.", url=url)
+        raise SettingsError(
+            "A SQLite journal needs a file. In a test, give it one in a temporary folder, such as "
+            'f"sqlite:///{tmp_path}/spine.db"; memory:// is for services that use no SQL.',
+            url=url,
+        )
     try:
         path = Path(os.path.realpath(text))
         path.is_dir()

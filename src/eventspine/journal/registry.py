@@ -178,10 +178,12 @@ def _refuse_possible_rename(
         return
     waiting = {row.name: backlog(row) for row in undeclared}
     old = undeclared[0].name
+    own = f"{registration.service}."  # in code, a handler is named without its service
     raise RegistrationRefused(
         f"{registration.service} brings {_list(new)}, and no longer declares "
         + ", ".join(f"{name!r} ({count:,} events not finished)" for name, count in waiting.items())
-        + f", so this may be a rename. If it is, say so: @{registration.service}.on(..., name={new[0]!r}, renamed_from={old!r}). "
+        + f", so this may be a rename. If it is, say so: @{registration.service}.on(..., "
+        f"name={new[0].removeprefix(own)!r}, renamed_from={old.removeprefix(own)!r}). "
         f"If {old!r} is given up, with what it has not finished, retire it: --retire {old}.",
         service=registration.service,
         new=new,
