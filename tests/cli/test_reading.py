@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sqlite3
+from contextlib import closing
 
 import pytest
 
-from eventspine.journal.port import Append, Record, Unit
+from eventspine.cli import doctor
+from eventspine.journal import _sqlite_locks as locks
+from eventspine.journal.port import Append, Process, Record, Unit
+from eventspine.journal.processes import pid_start, this_host
+
+needs_a_list = pytest.mark.skipif(not locks.LOCKS.exists(), reason="this system doesn't tell who holds a lock")
 
 
 def positions(result) -> list[int]:
@@ -96,7 +105,71 @@ def test_the_doctor_says_what_needs_somebody(say, story):
     assert {"parked": 1, "dead": 2, "held": 0} == seen["deliveries"]
     assert any("no process of stock is alive" in finding for finding in seen["findings"])
     assert any("2 deliveries are dead" in finding for finding in seen["findings"])
-    assert "1. email.count has 2 events to handle" in say("doctor").stdout
+    report = say("doctor").stdout
+    assert "email.count has 2 events to handle" in report
+    assert "email.confirm has 1 events to handle" in report, "one that is parked needs somebody too"
+
+
+def test_the_doctor_s_advice_for_the_dead_is_a_command_that_works(say, story):
+    advice = re.search("`spine (dead replay [^`]*)`", say("doctor").stdout)
+
+    assert advice
+    assert 0 == say(*advice[1].split()).exit_code
+    assert "dead" not in say("doctor").stdout.rpartition("\n\n")[2]
+
+
+@pytest.fixture
+def alive(story):
+    """A process of email, this one, whose lease ran out long ago; and one of stock that is dead."""
+    us = 1_700_000_000_000_000
+
+    async def take(journal):
+        here = Process("here", "email", 1, os.getpid(), this_host(), us, 1, "", pid_started=pid_start(os.getpid()))
+        await journal.lease(here, ["email/0"], [], us, us + 1)
+        gone = Process("gone", "stock", 1, 1, this_host(), us, 1, "", pid_started="no such start")
+        await journal.lease(gone, [], [], us, us + 1)
+
+    story.journal(take)
+
+
+def test_a_living_process_is_not_taken_for_gone_because_its_lease_waits_to_be_renewed(say, alive):
+    report = say("doctor").stdout
+    here, gone = sorted(line for line in report.splitlines() if line.startswith("process"))
+
+    assert re.search(rf"email  pid {os.getpid()}  up .*, its leases ran out .* ago  1 lease$", here)
+    assert gone.endswith("gone without leaving; its work waits for a process of stock  0 leases")
+    assert "no process of email" not in report
+    assert [True, False] == sorted(
+        (row["alive"] for row in json.loads(say("doctor", "--json").stdout)["processes"]), reverse=True
+    )
+
+
+@needs_a_list
+def test_the_doctor_names_who_holds_the_file_though_nobody_of_ours_waits(say, story, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "spine.db", isolation_level=None)) as own:
+        own.execute("begin immediate")
+        examined = json.loads(say("doctor", "--json").stdout)
+        own.execute("rollback")
+
+    assert os.getpid() == examined["journal"]["lock_pid"]
+    assert examined["journal"]["lock_since"].endswith("Z")
+    assert any(f"Process {os.getpid()} has held the write lock for 1." in one for one in examined["findings"])
+    assert json.loads(say("doctor", "--json").stdout)["journal"]["lock_pid"] is None
+
+
+@pytest.mark.parametrize(
+    ("holder", "waiter", "told"),
+    [
+        (7, None, "Process 7 has held the write lock for "),
+        (7, 8, "Process 7 has held the write lock for 9.0s, and process 8 waits for it: nobody else can write."),
+        (None, 8, "Process 8 has waited for the write lock for 9.0s, which a connection holds that is not the spine's"),
+    ],
+)
+def test_the_doctor_tells_the_holder_from_those_who_wait(monkeypatch, holder, waiter, told):
+    monkeypatch.setattr(doctor, "now_us", lambda: 9_000_000)
+    (finding,) = doctor._of_the_file({"lock_pid": holder, "lock_waits_pid": waiter, "lock_since_us": 0})
+
+    assert finding.startswith(told)
 
 
 def test_the_doctor_waits_for_no_lock(say, story, tmp_path):

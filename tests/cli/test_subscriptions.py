@@ -14,6 +14,7 @@ def test_what_each_service_reads_and_how_far_it_has_come(say, story):
 
     assert ["email.confirm", "email.count", "stock.reserve"] == list(rows)
     assert (5, 0, 1, 2) == tuple(rows["email.confirm"][name] for name in ("position", "lag", "parked", "dead"))
+    assert 3 == rows["email.confirm"]["unfinished"], "as the refusal of a rename counts"
     assert (2, 2) == (rows["email.count"]["position"], rows["email.count"]["lag"])
     assert 1 == rows["stock.reserve"]["lag"], "the private event in between is nobody's"
 

@@ -9,7 +9,9 @@ import pytest
 from eventspine.cli import trace as tracing
 from eventspine.ids import id_text
 from eventspine.journal.memory import MemoryJournal
-from eventspine.journal.port import Append, Record, Unit
+from eventspine.journal.port import Append, Record, Timer, Unit
+
+from .conftest import ORDER, SCHEDULED, record
 
 
 def test_the_tree_of_an_order(say, story):
@@ -41,6 +43,33 @@ def test_the_tree_in_json(say, story):
     assert [("email.confirm", "dead"), ("email.count", "done")] == [
         (delivery["subscription"], delivery["state"]) for delivery in child["deliveries"]
     ]
+
+
+def schedule(story, *timers: Timer) -> None:
+    story.journal(lambda journal: journal.commit([Unit(timers=list(timers))]))
+
+
+def test_what_is_scheduled_stands_below_what_scheduled_it(say, story):
+    later = record(8, "stock.Returned", "c1", cause=ORDER)
+    schedule(story, Timer(4_000_000_000_000_000, later))
+    lines = say("trace", story.order).stdout.splitlines()
+    tree = json.loads(say("trace", story.order, "--json").stdout)
+
+    assert "│  · stock.reserve  done" == lines[2]
+    assert lines[3].startswith("│  · stock.Returned  scheduled, due in ")
+    assert lines[3].endswith(f"key=c1  by stock  {id_text(later.id)}")
+    assert [("2096-10-02T07:06:40Z", id_text(later.id))] == [
+        (one["due"], one["event"]["id"]) for one in tree["scheduled"]
+    ]
+    assert 2 == tree["events"]
+
+
+def test_of_a_story_that_is_all_to_come_that_is_shown(say, story):
+    shown = say("trace", id_text(SCHEDULED.id)).stdout.splitlines()
+
+    assert shown[0].endswith("nothing of it has been published yet")
+    assert shown[1].startswith("orders.Ordered  scheduled, due in ")
+    assert [] == json.loads(say("trace", id_text(SCHEDULED.id), "--json").stdout)["roots"]
 
 
 def test_what_waits_and_what_is_parked(say, story):

@@ -5,6 +5,7 @@ Each finding says what to do. The exit code is 1 when there is one that needs so
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import click
 
 from ..journal.port import Journal, Lease, Process
-from ..journal.processes import is_gone
+from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import FAILED
@@ -33,6 +34,7 @@ class Examined(NamedTuple):
     processes: Sequence[tuple[Process, bool]]  # and whether it is alive
     leases: Sequence[Lease]
     rows: Sequence[Row]
+    now: int
     head: int
     last_hour: int
     timers: int
@@ -42,6 +44,11 @@ class Examined(NamedTuple):
     def stored(self) -> Counter[str]:
         return sum((row.stored for row in self.rows), Counter[str]())
 
+    @property
+    def alive(self) -> set[str]:
+        """Services that somebody runs."""
+        return {process.service for process, lives in self.processes if lives}
+
 
 async def examine(journal: Journal) -> Examined:
     now = now_us()
@@ -50,15 +57,38 @@ async def examine(journal: Journal) -> Examined:
     stored = [row for row in await journal.subscriptions() if row.state != "retired"]
     stored.sort(key=lambda row: (row.service, row.name))
     return Examined(
-        facts=await journal.describe(),
-        processes=[(row, row.until_us > now and not is_gone(row)) for row in await journal.processes()],
+        facts=await _facts_of(journal),
+        processes=[(row, _lives(row, now)) for row in await journal.processes()],
         leases=[row for row in await journal.leases() if row.owner],
         rows=[row async for row in rows(journal, stored)],
+        now=now,
         head=head,
         last_hour=head - await journal.position_at(now - HOUR_US),
         timers=len(timers),
         overdue_us=max(0, now - timers[0].due_us) if timers else 0,
     )
+
+
+async def _facts_of(journal: Journal) -> dict[str, Any]:
+    """Where nothing tells for how long the lock has been held, it is watched for as long as is worth a word."""
+    facts = await journal.describe()
+    began = now_us()
+    while _is_held(facts) and now_us() - began <= HELD_LONG_US:
+        await asyncio.sleep(0.05)
+        later = await journal.describe()
+        if later["lock_pid"] != facts["lock_pid"] or not _is_held(later):
+            return later
+    return facts | {"lock_since_us": began} if _is_held(facts) else facts
+
+
+def _is_held(facts: dict[str, Any]) -> bool:
+    """By a connection that takes no turns, so that its beginning is not known."""
+    return facts.get("lock_pid") is not None and facts.get("lock_since_us") is None
+
+
+def _lives(process: Process, now: int) -> bool:
+    """Of this host the system tells; its lease may have run out because it can't renew it now."""
+    return not is_gone(process) and (process.host == this_host() or process.until_us > now)
 
 
 def findings(seen: Examined) -> list[str]:
@@ -74,30 +104,40 @@ def _of_the_file(facts: dict[str, Any]) -> list[str]:
             "checkpoint then shortens the file."
         )
     since = facts.get("lock_since_us")
-    if isinstance(since, int) and now_us() - since > HELD_LONG_US:
-        found.append(
-            f"Process {facts['lock_pid']} has held the write lock for {span(now_us() - since)}: nobody else can write. "
-            "If it is stopped, let it go on (kill -CONT) or end it."
-        )
+    if isinstance(since, int) and (held_us := now_us() - since) > HELD_LONG_US:
+        found.append(_held(facts["lock_pid"], facts.get("lock_waits_pid"), span(held_us)))
     return found
+
+
+def _held(holder: int | None, waiter: int | None, span: str) -> str:
+    if holder is None:
+        return (
+            f"Process {waiter} has waited for the write lock for {span}, which a connection holds that is not the "
+            "spine's; the system doesn't tell whose. Look for a program with an open transaction on this file, and end it."
+        )
+    waits = f", and process {waiter} waits for it" if waiter else ""
+    return (
+        f"Process {holder} has held the write lock for {span}{waits}: nobody else can write. "
+        "End its transaction; if it is stopped, let it go on (kill -CONT) or end it."
+    )
 
 
 def _of_the_work(seen: Examined) -> list[str]:
     found = []
-    alive = {process.service for process, lives in seen.processes if lives}
     for row in seen.rows:
         name, state = title(row.subscription), row.subscription.state
         if state == "suspended":
             found.append(
                 f"{name} is suspended: no release declares it. Run one that does, or `spine subscriptions retire` it."
             )
-        elif row.lag.events and row.subscription.service not in alive:
+        elif row.to_handle.events and row.subscription.service not in seen.alive:
             found.append(
-                f"{name} has {row.lag} events to handle, and no process of {row.subscription.service} is alive. Run it."
+                f"{name} has {row.to_handle} events to handle, and no process of {row.subscription.service} is alive. Run it."
             )
     if dead := seen.stored["dead"]:
         found.append(
-            f"{plural(dead, 'delivery is', 'deliveries are')} dead. `spine dead list` says why; `spine dead replay` tries again."
+            f"{plural(dead, 'delivery is', 'deliveries are')} dead. `spine dead list` says why; when that is mended, "
+            "`spine dead replay --all` tries them again."
         )
     if seen.overdue_us > OVERDUE_US:
         found.append(
@@ -110,7 +150,7 @@ def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
     return {
         "ok": not wrong,
         "findings": wrong,
-        "journal": seen.facts,
+        "journal": _journal_view(seen.facts),
         "events": seen.head,
         "events_last_hour": seen.last_hour,
         "timers": seen.timers,
@@ -125,6 +165,7 @@ def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
                 "release": process.release,
                 "started": iso(process.started_us),
                 "alive": lives,
+                "until": iso(process.until_us),
                 "leases": sum(lease.owner == process.id for lease in seen.leases),
             }
             for process, lives in seen.processes
@@ -136,18 +177,36 @@ def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def _journal_view(facts: dict[str, Any]) -> dict[str, Any]:
+    shown = dict(facts)
+    if "lock_since_us" in shown:
+        since = shown.pop("lock_since_us")
+        shown["lock_since"] = None if since is None else iso(since)
+    return shown
+
+
 def _report(seen: Examined, wrong: Sequence[str]) -> None:
     for name, value in _facts(seen):
         say(f"{name:<14} {printable(value)}")
     for process, lives in seen.processes:
         held = sum(lease.owner == process.id for lease in seen.leases)
-        told = f"up {span(now_us() - process.started_us)}" if lives else "gone without leaving; its work is taken over"
+        told = _condition(seen, process, lives)
         say(f"{'process':<14} {printable(process.service)}  pid {process.pid}  {told}  {plural(held, 'lease')}")
     say()
     for number, finding in enumerate(wrong, 1):
         say(f"{number}. {finding}")
     if not wrong:
         say("Nothing is wrong.")
+
+
+def _condition(seen: Examined, process: Process, lives: bool) -> str:
+    overdue = seen.now - process.until_us
+    if lives:
+        late = f", its leases ran out {span(overdue)} ago" if overdue > 0 else ""
+        return f"up {span(seen.now - process.started_us)}{late}"
+    if process.service in seen.alive:
+        return "gone without leaving; others take its work over"
+    return f"gone without leaving; its work waits for a process of {printable(process.service)}"
 
 
 def _facts(seen: Examined) -> list[tuple[str, object]]:

@@ -1,4 +1,6 @@
-"""How far a subscription is behind: the events that it wants and has not finished, counted up to a bound."""
+"""How far a subscription is behind: the events that it wants and has not come to yet, counted up to a bound.
+
+An event that failed is not behind: it is a delivery of its own, parked or dead, and the cursor has passed it."""
 
 from __future__ import annotations
 

@@ -33,6 +33,16 @@ class Row(NamedTuple):
     lag: Lag
     stored: Counter[str]  # deliveries by state
 
+    @property
+    def unfinished(self) -> int:
+        """As a refused registration counts them."""
+        return self.to_handle.events + self.stored["dead"]
+
+    @property
+    def to_handle(self) -> Lag:
+        """By a running service, without anybody's doing."""
+        return self.lag._replace(events=self.lag.events + self.stored["parked"] + self.stored["held"])
+
 
 async def rows(journal: Journal, stored: list[Subscription]) -> AsyncIterator[Row]:
     head = await journal.head()
@@ -71,6 +81,7 @@ def view(row: Row) -> dict[str, Any]:
         "parked": row.stored["parked"],
         "dead": row.stored["dead"],
         "held": row.stored["held"],
+        "unfinished": row.unfinished,
         "generation": subscription.generation,
     }
 
@@ -111,8 +122,9 @@ RETIRED = click.option("--retired", is_flag=True, help="Also those that were giv
 async def command(context: click.Context, service: str | None, retired: bool, as_json: bool) -> None:
     """What each service reads and how far it has come.
 
-    LAG counts the events that a subscription wants and has not finished. Subscriptions are named as they are stored, such
-    as inventory.reserve_stock; service/name where two services use one name."""
+    LAG counts the events that a subscription wants and has not come to yet; those that failed are PARKED or DEAD. What it
+    has not finished is all three. Subscriptions are named as they are stored, such as inventory.reserve_stock;
+    service/name where two services use one name."""
     if context.invoked_subcommand is None:
         await _list(context.ensure_object(Invocation), service, retired, as_json)
 

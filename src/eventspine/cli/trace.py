@@ -1,6 +1,6 @@
 """`spine trace`: everything that one event caused, across services, and what became of each event where it is wanted.
 
-The tree is made of `causation`. A chain may be thousands deep, so nothing here recurses, and JSON is written as it goes.
+The tree is made of `causation`; what is scheduled stands below what scheduled it. A chain may be thousands deep, so nothing here recurses, and JSON is written as it goes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import NamedTuple
 import click
 
 from ..ids import id_text
-from ..journal.port import Journal, Record
+from ..journal.port import Journal, Record, Timer
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import NothingFound
@@ -21,9 +21,10 @@ from .journals import asynchronous, existing_journal
 from .output import json_line, note, plural, say
 from .records import cloud_event, known_id, normal_id
 from .standings import Standing, in_words, standings, title, view
-from .times import clock_time, span
+from .times import clock_time, due_in, iso, now_us, span
 
 LIMIT = 10_000
+TIMERS_LOOKED_AT = 10_000  # the soonest: there is no index of what else is to come
 INDENTS_MAX = 40  # deeper events stand at this indent, and say how deep they are
 
 
@@ -39,6 +40,7 @@ class Trace(NamedTuple):
     roots: Sequence[Record]
     caused: Mapping[str, Sequence[Record]]  # by the id of the cause
     standings: Mapping[int, Sequence[Standing]]  # by position
+    scheduled: Mapping[str | None, Sequence[Timer]]  # not due yet, by the id of the cause; None: it is not in the tree
     size: int
 
     def steps(self) -> Iterator[Step]:
@@ -63,7 +65,9 @@ async def find(journal: Journal, asked: str) -> list[Record]:
 
 async def trace(journal: Journal, asked: str) -> Trace | None:
     records = await find(journal, asked)
-    if not records:
+    timers = await journal.timers(TIMERS_LOOKED_AT)
+    correlation = _correlation(records[0]) if records else _to_come(timers, asked)
+    if correlation is None:
         return None
     by_id = {id_text(record.id): record.position for record in records}
     roots, caused = [], defaultdict(list)
@@ -73,13 +77,40 @@ async def trace(journal: Journal, asked: str) -> Trace | None:
             caused[record.causation].append(record)
         else:
             roots.append(record)
-    correlation = records[0].correlation or id_text(records[0].id)
-    return Trace(correlation, roots, caused, await standings(journal, records), len(records))
+    scheduled = defaultdict(list)
+    for timer in timers:
+        if _correlation(timer.record) == correlation:
+            cause = timer.record.causation
+            scheduled[cause if cause in by_id else None].append(timer)
+    return Trace(correlation, roots, caused, await standings(journal, records), scheduled, len(records))
+
+
+def _correlation(record: Record) -> str:
+    return record.correlation or id_text(record.id)
+
+
+def _to_come(timers: Sequence[Timer], asked: str) -> str | None:
+    """The correlation that is asked for, of which nothing has been published yet."""
+    for timer in timers:
+        if asked == timer.record.correlation or normal_id(asked) in (
+            _correlation(timer.record),
+            id_text(timer.record.id),
+        ):
+            return _correlation(timer.record)
+    return None
 
 
 def write_json(found: Trace) -> None:
-    """`{"correlation", "events", "truncated", "roots": [{"event", "deliveries", "children": [...]}]}`"""
-    head = json_line({"correlation": found.correlation, "events": found.size, "truncated": found.size >= LIMIT})
+    """`{"correlation", "events", "truncated", "scheduled", "roots": [{"event", "deliveries", "children": [...]}]}`"""
+    timers = sorted((timer for some in found.scheduled.values() for timer in some), key=lambda timer: timer.due_us)
+    head = json_line(
+        {
+            "correlation": found.correlation,
+            "events": found.size,
+            "truncated": found.size >= LIMIT,
+            "scheduled": [{"due": iso(timer.due_us), "event": cloud_event(timer.record)} for timer in timers],
+        }
+    )
     sys.stdout.write(f'{head[:-1]},"roots":[')
     open_nodes = 0
     for step in found.steps():
@@ -93,21 +124,41 @@ def write_json(found: Trace) -> None:
 
 
 def write_tree(found: Trace) -> None:
-    began = found.roots[0].recorded_us
-    services = {step.record.source for step in found.steps()}
-    took = max(step.record.recorded_us for step in found.steps()) - began
-    say(
-        f"correlation {printable(found.correlation)}: {plural(found.size, 'event')} "
-        f"from {plural(len(services), 'service')} in {span(took)}, from {clock_time(began)}"
-    )
+    began = found.roots[0].recorded_us if found.roots else 0
+    say(f"correlation {printable(found.correlation)}: {_extent(found, began)}")
     lines = _Lines()
     for step in found.steps():
         first, below = lines.before(step)
         say(f"{first}{_event_line(step, began)}")
         for standing in found.standings[step.record.position]:
             say(f"{below}{title(standing.subscription)}  {in_words(standing)}")
+        for timer in found.scheduled.get(id_text(step.record.id), ()):
+            say(f"{below}{_timer_line(timer)}")
+    for timer in found.scheduled.get(None, ()):
+        say(_timer_line(timer))
     if found.size >= LIMIT:
         note(f"Only the first {LIMIT:,} events are shown.")
+
+
+def _extent(found: Trace, began: int) -> str:
+    if not found.roots:
+        return "nothing of it has been published yet"
+    services = {step.record.source for step in found.steps()}
+    took = max(step.record.recorded_us for step in found.steps()) - began
+    return f"{plural(found.size, 'event')} from {plural(len(services), 'service')} in {span(took)}, from {clock_time(began)}"
+
+
+def _timer_line(timer: Timer) -> str:
+    record = timer.record
+    key = [] if record.key is None else [f"key={record.key}"]
+    parts = [
+        record.type,
+        f"scheduled, due {due_in(timer.due_us, now_us())}",
+        *key,
+        f"by {record.source}",
+        id_text(record.id),
+    ]
+    return "  ".join(map(printable, parts))
 
 
 def _event_line(step: Step, began: int) -> str:
@@ -153,7 +204,8 @@ async def command(invocation: Invocation, id: str, as_json: bool) -> None:
     """Show all that one event caused, as a tree.
 
     ID is that of any event of the tree, or of the correlation. Each event is followed by the subscriptions that want it,
-    and how it stands with them: done, waiting, parked, dead, or settled after failures."""
+    and how it stands with them: done, waiting, parked, dead, or settled after failures; then by what it has scheduled and
+    is not due yet."""
     async with existing_journal(invocation) as journal:
         found = await trace(journal, id)
         if found is None:
