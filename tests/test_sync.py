@@ -13,13 +13,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import eventspine
 from eventspine import Event, Service, correlate
-from eventspine.errors import WouldDeadlock
+from eventspine.errors import JournalError, WouldDeadlock
 from eventspine.sync import Delivery, Spine
 
 
@@ -41,6 +43,10 @@ def until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < end, "waited in vain"
         time.sleep(0.002)
+
+
+def longer(told: list[Any], than: int) -> bool:
+    return len(told) > than
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -216,3 +222,55 @@ def test_it_can_be_opened_again_after_it_was_closed(url: str) -> None:
     for _ in range(2):
         with spine:
             assert spine.publish(Placed()).durable
+
+
+def test_closing_leaves_no_thread_waiting_for_what_it_publishes(url: str) -> None:
+    """Each publish is answered: before the loop ends, or, as at any first use, by opening again."""
+    for _ in range(5):
+        spine, told = Spine(url, service=SHOP).open(), list[Any]()
+
+        def publish(spine: Spine = spine, told: list[Any] = told) -> None:
+            for number in range(50):
+                told.append(spine.publish(Placed(number=number)).position)
+
+        threads = [threading.Thread(target=publish, daemon=True) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        until(partial(longer, told, 20))
+        spine.close()
+        until(partial(longer, told, 299))
+        spine.close()
+
+
+def test_loops_in_several_threads_may_open_one_spine_at_once(tmp_path: Path) -> None:
+    spine = eventspine.Spine(f"sqlite:///{tmp_path / 'spine.db'}", service=SHOP)
+    told = list[int]()
+
+    async def publish() -> None:
+        for _ in range(5):
+            told.append((await spine.publish(Placed())).position)
+
+    threads = [threading.Thread(target=lambda: asyncio.run(publish()), daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    until(lambda: len(told) == 20)
+    asyncio.run(spine.close())
+
+
+async def test_tables_that_fail_leave_the_journal_closed_and_are_tried_again(tmp_path: Path) -> None:
+    tried = 0
+
+    def tables(connection: Any) -> None:
+        nonlocal tried
+        tried += 1
+        connection.execute("create tabel mistake (x)")
+
+    spine = eventspine.Spine(
+        f"sqlite:///{tmp_path / 'spine.db'}", service=Service("shop", publishes="orders", tables=tables)
+    )
+    for _ in range(2):
+        with pytest.raises(Exception, match="syntax error"):
+            await spine.publish(Placed())
+    assert tried == 2
+    with pytest.raises(JournalError, match="not open"):
+        await spine.journal.head()

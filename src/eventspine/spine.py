@@ -6,6 +6,7 @@ Opened lazily and safe to make at import time. It touches neither signals nor lo
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -51,21 +52,32 @@ class Spine:
         self._publisher = None if service is None else self._publisher_of(service)
         self._around = self.middleware + (service.middleware if service else ())
         self._opened = False
-        self._opening: asyncio.Lock | None = None
+        self._opening = threading.Lock()  # held across awaits, so it is only ever tried
         self._runtimes: list[Runtime] = []
 
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> Self:
         """Open the journal now rather than at first use."""
-        if not self._opened:
-            self._opening = self._opening or asyncio.Lock()
-            async with self._opening:
+        while not self._opened:
+            if not self._opening.acquire(blocking=False):  # by another task, or on another event loop
+                await asyncio.sleep(0.005)
+                continue
+            try:
                 if not self._opened:
-                    await self.journal.open()
-                    self._opened = True
-                    await self._make_tables()
+                    await self._open()
+            finally:
+                self._opening.release()
         return self
+
+    async def _open(self) -> None:
+        await self.journal.open()
+        try:
+            await self._make_tables()
+        except BaseException:
+            await self.journal.close()
+            raise
+        self._opened = True
 
     async def _make_tables(self) -> None:
         """Of the service that this program speaks for: it may want them before anything runs."""
@@ -76,7 +88,6 @@ class Spine:
     async def close(self) -> None:
         if self._opened:
             self._opened = False
-            self._opening = None
             await self.journal.close()
 
     async def __aenter__(self) -> Self:

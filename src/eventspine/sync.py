@@ -33,6 +33,9 @@ else:
     R = TypeVar("R")
 
 
+FINISH_S = 5.0
+
+
 class Loop:
     """An event loop in a thread of its own; made anew in a forked child."""
 
@@ -43,11 +46,12 @@ class Loop:
         self._lock = threading.Lock()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        loop = self._running()
-        if _inside(loop):
-            coroutine.close()
-            raise WouldDeadlock("This is the loop that would have to answer; use eventspine.Spine with await here.")
-        future = asyncio.run_coroutine_threadsafe(_with_context(coroutine), loop)
+        with self._lock:  # so that `stop` finds everything that was ever handed to its loop
+            loop = self._running()
+            if _inside(loop):
+                coroutine.close()
+                raise WouldDeadlock("This is the loop that would have to answer; use eventspine.Spine with await here.")
+            future = asyncio.run_coroutine_threadsafe(_with_context(coroutine), loop)
         try:
             return future.result()
         except BaseException:
@@ -55,12 +59,11 @@ class Loop:
             raise
 
     def _running(self) -> asyncio.AbstractEventLoop:
-        with self._lock:
-            if self._loop is None or self._pid != os.getpid():
-                self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
-                self._thread = threading.Thread(target=self._loop.run_forever, name="eventspine", daemon=True)
-                self._thread.start()
-            return self._loop
+        if self._loop is None or self._pid != os.getpid():
+            self._loop, self._pid = asyncio.new_event_loop(), os.getpid()
+            self._thread = threading.Thread(target=_serve, args=(self._loop,), name="eventspine", daemon=True)
+            self._thread.start()
+        return self._loop
 
     def stop(self) -> None:
         with self._lock:
@@ -69,7 +72,22 @@ class Loop:
             loop.call_soon_threadsafe(loop.stop)
             if self._thread is not None:
                 self._thread.join()
-            loop.close()
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.run_until_complete(_finish())  # what other threads still wait for
+    loop.close()
+
+
+async def _finish() -> None:
+    """Let what is under way have its answer; what takes too long is cancelled, and whoever waits for it is told so."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=FINISH_S)
+        for task in late:
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
 
 
 def _inside(loop: asyncio.AbstractEventLoop) -> bool:

@@ -164,6 +164,8 @@ async def test_the_queue_behind_a_failing_key_is_bounded(spine: Spine, monkeypat
         await until(lambda: subscription(spine).capacity < 256, "until it reads no further")
         assert len(await rows(spine)) <= 310, "the bound, and what was on its way to be stored"
         assert subscription(spine).lanes.size <= 300
+        (problem,) = await until(lambda: spine.health()["problems"])
+        assert "reads no further" in problem
         broken = False
         await until(lambda: len(handled) == 1001)
         assert handled == list(range(1001))

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..journal.port import Journal
+from .readers import ROOM
 
 if TYPE_CHECKING:
     from .host import Host
@@ -49,6 +50,13 @@ def _problems(runtime: Runtime) -> Iterable[str]:
         for one in host.subscriptions:
             if host.stalled(one):
                 yield f"{one.name} makes no progress though there is work"
+            if (problem := one.workers.faults.problem) is not None:
+                yield problem
+            if one.waiting.full and one.capacity < ROOM:
+                yield (
+                    f"{one.name} reads no further: {one.waiting.count:,} deliveries wait behind keys that fail. Mend the "
+                    f"handler, or give up the first of each such key: `spine parked list`, `spine parked skip`."
+                )
 
 
 def _host(host: Host) -> dict[str, Any]:
