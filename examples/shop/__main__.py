@@ -6,9 +6,10 @@ python -m examples.shop --orders orders.csv --report report.json --folder shop
 from __future__ import annotations
 
 import argparse
+import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from .demo import Demo, FolderTaken, Stalled, emptied
@@ -57,9 +58,19 @@ def _play(expected: Expected, options: argparse.Namespace, folder: Path, screen:
 def _conclude(result: Reconciliation, options: argparse.Namespace, screen: Screen) -> None:
     screen.show_books(result)
     if options.check is None:
-        screen.say(f"Look around: cd {options.folder}; spine subscriptions; spine dead list; spine trace …")
+        screen.say("Look around:")
+        print(*_looks(options.folder), sep="\n")  # not through the screen, which would break lines
     if options.report is not None:
         options.report.write_bytes(result.report_json())
+
+
+def _looks(folder: Path) -> Iterator[str]:
+    """Commands that work as they are printed, whether or not the environment of this interpreter is activated."""
+    beside = Path(sys.executable).with_name("spine")
+    spine = shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m eventspine.cli"
+    yield f"  cd {shlex.quote(str(folder))}"
+    for look in ("subscriptions", "dead list", "tail --no-follow -n 5", "doctor"):
+        yield f"  {spine} {look}"
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

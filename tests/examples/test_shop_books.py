@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
+import subprocess
 from contextlib import closing
 from datetime import date, timedelta
 from decimal import Decimal
@@ -195,6 +196,18 @@ def test_the_exit_code_says_whether_the_books_agree(folder, orders, tmp_path):
     tamper(folder, "update inventory_answers set units = units + 1 where number = 7")
     assert demo.main(arguments) == 1
     assert json.loads(report.read_text())["ok"] is False
+
+
+def test_the_looks_around_that_the_demo_names_work_as_they_are_printed(tmp_path):
+    with closing(sqlite3.connect(tmp_path / "spine.db")) as empty:
+        empty.execute("vacuum")
+    into, *looks = demo._looks(tmp_path)
+    ended = subprocess.run(
+        ["/bin/sh", "-c", f"{into} && {looks[0]}"], env={"PATH": "/bin"}, capture_output=True, text=True, check=False
+    )
+
+    assert ended.returncode == 4, "spine was found, and says that no journal is there"
+    assert "spine:" in ended.stderr
 
 
 def test_a_letter_sent_again_takes_the_place_of_the_first(tmp_path):
