@@ -39,7 +39,7 @@ def test_components_come_back(parts: tuple[str, ...]) -> None:
 @given(components, components)
 @example(("a:b", "c"), ("a", "b:c"))
 @example(("%3A",), (":",))
-def test_different_components_never_share_a_key(left: tuple[str, ...], right: tuple[str, ...]) -> None:
+def test_r22_different_components_never_share_a_key(left: tuple[str, ...], right: tuple[str, ...]) -> None:
     one, other = small(left), small(right)
     if left != right and one is not None:
         assert one != other
@@ -84,7 +84,7 @@ def test_a_key_is_short_and_has_nothing_that_can_not_be_printed(parts: tuple[str
         ((date(2026, 1, 2),), "2026-01-02"),
     ],
 )
-def test_the_text_is_fixed_for_ever(parts: tuple[Any, ...], key: str) -> None:
+def test_r22_the_text_is_fixed_for_ever(parts: tuple[Any, ...], key: str) -> None:
     assert key_text(parts) == key
 
 
