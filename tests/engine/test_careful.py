@@ -9,6 +9,7 @@ import pytest
 
 from eventspine import Service, Spine
 from eventspine.engine import careful
+from eventspine.observe.logs import CorrelationFilter
 
 from .material import Placed, Store, Together, abandon, dead, host, rows, subscription, until
 
@@ -74,13 +75,18 @@ async def publish_ten(store: Store) -> None:
         await spine.publish(*[Placed(customer=f"c{number}", number=number) for number in range(10)])
 
 
-async def test_r16_an_event_that_kills_its_process_dies_after_three_deaths_alone(store: Store) -> None:
+async def test_r16_an_event_that_kills_its_process_dies_after_three_deaths_alone(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.handler.addFilter(CorrelationFilter())
     kitchen = Kitchen()
     await publish_ten(store)
     # Once unnoticed, once marked among others, then alone.
     (row,) = await until_given_up(store, kitchen, 2 + careful.DEATHS_MAX)
     assert row.record is not None
     assert (row.reason, b'"number":3' in row.record.data) == ("killed-its-process", True)
+    (said,) = [record for record in caplog.records if "killed its process" in record.message]
+    assert (said.levelname, said.__dict__["spine_key"]) == ("ERROR", row.key)
     assert kitchen.beside[2:] == [0, 0, 0], "then it ran alone"
     assert kitchen.deaths == 5
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from eventspine import Delivery, Retry, Service, Spine
+from eventspine import Batch, Delivery, Retry, Service, Spine
 from eventspine.errors import SettingsError
+from eventspine.observe.logs import CorrelationFilter
 from eventspine.sync import Delivery as SyncDelivery
 
 from .material import ONCE, QUICK, Broken, Mailed, Placed, dead, host, rows, subscription, until
@@ -278,6 +279,43 @@ async def test_a_thread_queries_without_await(file: Spine) -> None:
         await until(lambda: subscription(file).handled == 1)
     assert seen == [2, 2]
     assert await done(file) == [1, 1]
+
+
+@pytest.mark.parametrize("how", ["async", "batch"])
+async def test_a_failed_statement_is_named_with_its_handler_and_its_delivery(
+    file: Spine, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    caplog.handler.addFilter(CorrelationFilter())
+    service = mail()
+
+    async def note(event: Any, delivery: Any) -> None:
+        delivery.execute("insert into email_done (number) values (1)")
+        delivery.execute("insert into\n  nope values (:number)", number=1)
+
+    service.on(Placed, retry=QUICK, **({"batch": Batch(10)} if how == "batch" else {}))(note)
+    await file.publish(Placed(customer="ann"))
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert row.reason == "OperationalError"
+    assert row.error == "OperationalError: no such table: nope; email.note executed: insert into nope values (:number)"
+    said = [record.__dict__ for record in caplog.records if "failed, attempt" in record.message]
+    assert [line["spine_attempt"] for line in said] == [1, 2, 3]
+    assert {(line["spine_handler"], line["spine_key"]) for line in said} == {("email.note", "ann")}
+    assert all("executed: insert into nope" in line["message"] for line in said)
+
+
+async def test_a_statement_that_fails_in_a_transaction_is_named(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            await tx.query("select * from nope")
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert "no such table: nope, in: select * from nope" in row.error
 
 
 async def test_statements_that_no_unit_may_contain_are_dead_at_once(file: Spine) -> None:

@@ -15,6 +15,7 @@ from ..journal.port import Verdict
 from ..observe.correlation import current
 from .calls import cancelled_from_outside, in_time, invoker
 from .lanes import Item, Lane
+from .waiting import culprit
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -188,8 +189,7 @@ def _verdict(
 def _failed(subscription: Subscription, items: list[Item], error: BaseException) -> None:
     """The run as a whole failed: one by one from here, so that only the culprit does."""
     if len(items) == 1:
-        cause = error.__cause__
-        subscription.waiting.failed(items[0], cause if isinstance(cause, Exception) else error)
+        subscription.waiting.failed(items[0], culprit(subscription, error))
         return
     for item in items:
         item.single = True

@@ -37,7 +37,7 @@ async def run_marked(subscription: Subscription, item: Item) -> None:
     times, alone = subscription.marks.get((item.part.number, position), (0, 0))
     if alone >= DEATHS_MAX:
         item.deaths = alone
-        subscription.waiting.die(item, "killed-its-process", f"the process died {alone} times while this ran alone")
+        subscription.waiting.killed(item, f"the process died {alone} times while this ran alone")
     elif times == 0:
         await _run(subscription, item, position, alone=False)
     else:

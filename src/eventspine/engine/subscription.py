@@ -16,6 +16,7 @@ from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..clock import Clock
 from ..errors import SpineError, Undecodable
 from ..journal.cursors import is_finished
 from ..journal.port import (
@@ -35,7 +36,7 @@ from .calls import caller
 from .careful import run_marked
 from .lanes import Item, Lanes, Part
 from .loading import SUSPECTS
-from .waiting import Newer, Waiting, name_of, record_of
+from .waiting import Newer, Waiting, culprit, name_of, record_of
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class Subscription:
         self.name = stored.name
         self.number = stored.number
         self.uid = stored.uid
-        self.clock = host.clock
+        self.clock: Clock = host.clock
         self.journal = host.journal
         self.committer = host.committer
         channels = {kind.context for kind in handler.types}
@@ -235,8 +236,7 @@ class Subscription:
         elif verdict.kind == "fenced":
             self.fenced(item)
         else:
-            error = verdict.error or SpineError("the unit failed")
-            self.waiting.failed(item, error.__cause__ if isinstance(error.__cause__, Exception) else error)
+            self.waiting.failed(item, culprit(self, verdict.error or SpineError("the unit failed")))
 
     def fenced(self, item: Item) -> None:
         """Somebody else owns this now: what the handler changed is dropped, and the owner handles it."""

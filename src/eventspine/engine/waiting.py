@@ -11,8 +11,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..envelope import Envelope
-from ..errors import Fenced
+from ..errors import DeclarationError, Fenced, SpineError
 from ..journal.port import Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
+from ..observe.correlation import Cause, current
+from ..policies import Retry
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
@@ -76,16 +78,23 @@ class Waiting:
         elif isinstance(error, Fenced):
             one.fenced(item)
         else:
-            self._carry_out(item, error, self._decide(item, error))
+            self._carry_out(item, *self._decide(item, error))
 
-    def _decide(self, item: Item, error: BaseException) -> Outcome:
+    def _decide(self, item: Item, error: BaseException) -> tuple[BaseException, Outcome]:
+        """What becomes of it, and the error that says why. Policies that can't be asked are an error too, which the
+        default policy is for; else the handler would be run again and again."""
         one, now_us = self.subscription, self.subscription.clock.now_us()
         item.attempts += 1
         item.plain, item.started = False, 0.0
         item.first_us = item.first_us or now_us
         self.failures += 1
         tables = (one.handler.errors, one.host.service.errors)
-        return after_failure(error, item.attempts, item.first_us, now_us, one.handler.retry, tables, one.clock.random)
+        chance, attempts, first_us = one.clock.random, item.attempts, item.first_us
+        try:
+            return error, after_failure(error, attempts, first_us, now_us, one.handler.retry, tables, chance)
+        except Exception as fault:
+            undecided = _undecided(one.name, error, fault)
+            return undecided, after_failure(undecided, attempts, first_us, now_us, Retry(), (), chance)
 
     def _carry_out(self, item: Item, error: BaseException, outcome: Outcome) -> None:
         one = self.subscription
@@ -118,8 +127,15 @@ class Waiting:
     def _log(self, item: Item, outcome: Outcome, text: str) -> None:
         what = {Again: "again at once", Park: "parked", Die: "dead", Finish: "dropped"}[type(outcome)]
         level = logging.ERROR if isinstance(outcome, Die) else logging.WARNING
-        name = self.subscription.name
-        log.log(level, "%s: %s failed, attempt %d, %s: %s", name, name_of(item), item.attempts, what, text)
+        self._say(item, level, "%s: %s failed, attempt %d, %s: %s", name_of(item), item.attempts, what, text)
+
+    def _say(self, item: Item, level: int, message: str, *arguments: object) -> None:
+        """A verdict comes when something else is being handled, or nothing; the record names this delivery all the same."""
+        token = current.set(_cause(self.subscription.name, item))
+        try:
+            log.log(level, message, self.subscription.name, *arguments)
+        finally:
+            current.reset(token)
 
     # --- parked and dead --------------------------------------------------------------------------------------------
 
@@ -139,6 +155,11 @@ class Waiting:
             self._row(item).due_us = due_us
             self._hold_back(item)
         self.subscription.progress(0)
+
+    def killed(self, item: Item, text: str) -> None:
+        """Dead without an attempt that could fail: its process died of it."""
+        self._say(item, logging.ERROR, "%s: %s is dead, it killed its process: %s", name_of(item), text)
+        self.die(item, "killed-its-process", text)
 
     def die(self, item: Item, reason: str, text: str, trace: str = "") -> None:
         one = self.subscription
@@ -164,9 +185,11 @@ class Waiting:
     def _stored(self, item: Item, verdict: Verdict) -> bool:
         """Whether its row is written and still ours to wait for."""
         if not verdict.ok:
-            if verdict.kind != "fenced":
-                log.error("%s: %s could not be stored: %s", self.subscription.name, name_of(item), verdict.error)
-            self.subscription.fenced(item)
+            if verdict.kind == "fenced":
+                self.subscription.fenced(item)
+            else:
+                self._say(item, logging.ERROR, "%s: %s could not be stored: %s", name_of(item), verdict.error)
+                self.subscription.workers.stumbled(item, verdict.error or SpineError("a row could not be stored"))
             return False
         if not item.number and not verdict.numbers:  # a repetition: it was finished meanwhile, and has no row
             self.subscription.gone(item)
@@ -295,11 +318,43 @@ def name_of(item: Item) -> str:
     return f"{record.type} {Envelope(record).id} (key {record.key!r})"
 
 
+def _cause(handler: str, item: Item) -> Cause:
+    record, envelope = record_of(item), Envelope(record_of(item))
+    return Cause(
+        envelope.correlationid,
+        causation=record.causation,
+        event_id=envelope.id,
+        traceparent=envelope.traceparent if record.meta else None,
+        handler=handler,
+        key=record.key,
+        attempt=item.attempts,
+    )
+
+
+def culprit(subscription: Subscription, error: BaseException) -> BaseException:
+    """Of a unit that failed: the error that policies are looked up for, and that says which statement it was."""
+    cause = error.__cause__
+    if not isinstance(cause, Exception):
+        return error
+    if isinstance(error, SpineError) and (sql := error.details.get("sql")):
+        cause.add_note(f"{subscription.name} executed: {sql}")
+    return cause
+
+
+def _undecided(name: str, error: BaseException, fault: Exception) -> DeclarationError:
+    undecided = DeclarationError(
+        f"{name} failed ({_text(error)[0]}), and what its retry= and errors= say to that can't be told: "
+        f"{type(fault).__name__}: {fault}. Mend them; until then Retry() holds."
+    )
+    undecided.__cause__ = error
+    return undecided
+
+
 def _text(error: BaseException) -> tuple[str, str]:
     """An error as its row keeps it. It may hold what no text in a file can (lone surrogates, of a file's name), or fail
     to say what it is; an attempt that failed is stored all the same."""
     try:
-        text = f"{type(error).__name__}: {error}"
+        text = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
     except Exception as fault:  # of the error's own __str__
         text = f"{type(error).__name__}, which can't say what it is: its __str__ raised {type(fault).__name__}"
     trace = "".join(traceback.format_exception(error))

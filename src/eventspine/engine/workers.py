@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .calls import expire
+from .faults import Faults
 from .lanes import Item
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ class Workers:
         self.tasks: list[asyncio.Task[None]] = []
         self.items: dict[asyncio.Task[None], Item] = {}  # what each is handling now
         self.halted = True  # nothing new is handed out
+        self.faults = Faults(subscription.name, subscription.clock)
+        self._paused = False  # whoever were hired now would end as the last one did
+        self._later: asyncio.TimerHandle | None = None
         self._waking = False  # one colleague at a time is on its way
         self._idle: deque[asyncio.Future[None]] = deque()
 
@@ -39,6 +43,9 @@ class Workers:
     async def stop(self) -> None:
         """Cancel what is still running; it stays unsettled."""
         self.halt()
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
@@ -47,7 +54,7 @@ class Workers:
         self._idle.clear()
 
     def wake(self) -> None:
-        if self._waking or self.halted or not self.subscription.lanes.ready:
+        if self._waking or self._paused or self.halted or not self.subscription.lanes.ready:
             return
         self._waking = True
         while self._idle:
@@ -73,12 +80,23 @@ class Workers:
         if task in self.tasks:
             self.tasks.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("%s: a worker ended, its work is taken up again", self.subscription.name, exc_info=error)
-            if item is not None and item.lane.taken:
-                self.subscription.drop(item.part.number)  # so that nothing of its key overtakes it
-                self.subscription.release(item)
-                self.subscription.host.reload(self.subscription)
-            self.wake()
+            self._paused = item is None
+            self.stumbled(item, error)
+
+    def stumbled(self, item: Item | None, error: BaseException) -> None:
+        """An error of the engine's own: what it was about is loaded again after a pause, others go on."""
+        pause_s = self.faults.pause_after(error)
+        if item is not None and item.lane.taken:
+            self.subscription.drop(item.part.number)  # so that nothing of its key overtakes it
+            self.subscription.release(item)
+        if self._later is None and not self.halted:
+            self._later = asyncio.get_running_loop().call_later(pause_s, self._take_up)
+        self.wake()
+
+    def _take_up(self) -> None:
+        self._later, self._paused = None, False
+        self.subscription.host.reload(self.subscription)
+        self.wake()
 
     async def _work(self) -> None:
         subscription = self.subscription

@@ -107,15 +107,17 @@ class Applier:
         return error
 
     def _run_all(self, statements: Sequence[Statement]) -> SpineError | None:
+        sql = ""
         try:
             for statement in statements:
+                sql = statement.sql
                 run_statement(self._guard, statement)
         except Exception as error:
             if not self._connection.in_transaction:
                 raise TransactionGone from error
             if is_journal_trouble(error):
                 raise
-            return as_unit_failed(error)
+            return as_unit_failed(error, sql)
         return None
 
     # --- accepting --------------------------------------------------------------------------------------------------

@@ -146,11 +146,13 @@ def run_statement(guard: Guard, statement: Statement) -> int:
     return count
 
 
-def as_unit_failed(error: Exception) -> SpineError:
+def as_unit_failed(error: Exception, sql: str | None = None) -> SpineError:
     """What a handler's failed statement is called; its own error is the cause."""
     if isinstance(error, (UnitFailed, StatementRefused)):
         return error
-    failed = UnitFailed(f"{type(error).__name__}: {error}. Nothing of this unit was stored.")
+    short = None if sql is None else " ".join(sql.split())[:120]
+    where = "" if short is None else f", in: {short}"
+    failed = UnitFailed(f"{type(error).__name__}: {error}{where}. Nothing of this unit was stored.", sql=short)
     failed.__cause__ = error
     return failed
 

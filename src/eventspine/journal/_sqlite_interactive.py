@@ -122,7 +122,7 @@ class Held:
             try:
                 return run_statement(writer.guard, statement)
             except Exception as error:
-                raise (file.translate(error, writer.path) or as_unit_failed(error)) from error
+                raise (file.translate(error, writer.path) or as_unit_failed(error, statement.sql)) from error
 
         return run
 
@@ -132,7 +132,7 @@ class Held:
             try:
                 _, rows, columns = writer.guard.run(sql, bind(parameters))
             except (sqlite3.Error, sqlite3.Warning) as error:
-                raise (refused(sql, error) if is_refusal(error) else as_unit_failed(error)) from error
+                raise (refused(sql, error) if is_refusal(error) else as_unit_failed(error, sql)) from error
             return [dict(zip(columns, row, strict=True)) for row in rows]
 
         return run

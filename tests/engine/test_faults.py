@@ -1,0 +1,156 @@
+"""Errors of the engine's own handling: no hot loop, no flood of the log, and health says so."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from eventspine import Batch, RetryAfter, Service, Spine
+from eventspine.engine import faults, waiting
+
+from .material import QUICK, Broken, Placed, dead, subscription, turns, until
+
+
+class Hurried(RetryAfter):
+    """As one that forgets its base: it has no `after`."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def broken(service: Service[Any], **options: Any) -> None:
+    """Past what `on` checks."""
+    service.handlers["note"] = replace(service.handlers["note"], **options)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> int:
+    return len([record for record in caplog.records if "error of the engine" in record.message])
+
+
+@pytest.mark.parametrize(
+    ("error", "options"), [(Broken("no"), {"retry": 3}), (Hurried(), {}), (Broken(), {"errors": 3})]
+)
+async def test_policies_that_cannot_be_asked_leave_it_to_the_default(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, error: Exception, options: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(waiting, "Retry", lambda: QUICK)
+    service, handled = Service("email"), list[str]()
+
+    @service.on(Placed)
+    async def note(event: Placed) -> None:
+        handled.append(event.customer)
+        if event.customer == "bad":
+            raise error
+
+    broken(service, **options)
+    await spine.publish(Placed(customer="bad"), Placed(customer="ann"))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: "ann" in handled)
+        assert subscription(spine).workers.faults.count == 0
+    assert (row.attempts, handled.count("bad")) == (3, 3)
+    assert f"email.note failed ({type(error).__name__}" in row.error
+    assert "its retry= and errors=" in row.error
+
+
+async def test_a_worker_that_cannot_work_is_hired_again_after_a_pause(
+    spine: Spine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, handled = Service("email"), list[int]()
+
+    @service.on(Placed, batch=Batch(3))
+    async def note(events: list[Placed]) -> None:
+        handled.extend(event.number for event in events)
+
+    broken(service, batch=3)
+    async with spine.running(service):
+        await spine.publish(Placed(number=1))
+        one = subscription(spine)
+        await until(lambda: one.workers.faults.count)
+        await turns(500)
+        assert (one.workers.faults.count, told(caplog)) == (1, 1)
+        assert spine.health()["status"] == "degraded"
+        assert "'int' object has no attribute 'size'" in " ".join(spine.health()["problems"])
+        one.handler = replace(one.handler, batch=Batch(3))
+        await until(lambda: handled == [1])
+
+
+async def test_without_the_pause_it_is_a_hot_loop(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "PAUSE_S", 0.0)
+    monkeypatch.setattr(faults, "PAUSE_MOST_S", 0.0)
+    monkeypatch.setattr(faults.log, "disabled", True)
+    service = Service("email")
+
+    @service.on(Placed, batch=Batch(3))
+    async def note(events: list[Placed]) -> None: ...
+
+    broken(service, batch=3)
+    async with spine.running(service):
+        await spine.publish(Placed(number=1))
+        await until(lambda: subscription(spine).workers.faults.count > 50)
+
+
+async def test_what_the_engine_failed_with_is_loaded_again_later_and_others_go_on(
+    spine: Spine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service, handled, failed = Service("email"), list[str](), list[str]()
+
+    @service.on(Placed)
+    async def note(event: Placed) -> None:
+        handled.append(event.customer)
+
+    async with spine.running(service):
+        one = subscription(spine)
+        call = one.call
+
+        async def fails_once(item: Any) -> None:
+            if item.record.key == "bad" and not failed:
+                failed.append("bad")
+                raise MemoryError
+            await call(item)
+
+        one.call = fails_once
+        await spine.publish(Placed(customer="bad"))
+        await until(lambda: failed)
+        await until(lambda: one.workers.faults.count)
+        await spine.publish(*[Placed(customer=f"c{number}") for number in range(40)])
+        await until(lambda: len(handled) >= 20)
+        assert "bad" not in handled
+        assert told(caplog) == 1
+        await until(lambda: len(handled) == 41)
+        assert sorted(set(handled)) == sorted(handled), "each once"
+
+
+class Hands:
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.random: Any = None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def now_us(self) -> int:
+        return 0
+
+    def entropy(self, size: int) -> bytes:
+        return bytes(size)
+
+
+def test_pauses_grow_and_each_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Hands()
+    some = faults.Faults("email.note", clock)
+    caplog.set_level(logging.ERROR)
+    pauses = list[float]()
+    for _ in range(9):
+        pauses.append(some.pause_after(MemoryError()))
+        assert some.pause_after(MemoryError()) == pauses[-1], "another worker, by the same"
+        assert some.problem is not None
+        clock.now += pauses[-1]
+    assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert told(caplog) == 9
+    clock.now += 61
+    assert some.problem is None
+    assert some.pause_after(MemoryError()) == 1
