@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,9 +21,9 @@ from typing import Any
 import pytest
 
 import eventspine
-from eventspine import Event, Service, correlate
+from eventspine import Batch, Event, Service, correlate
 from eventspine.errors import JournalError, WouldDeadlock
-from eventspine.sync import Delivery, Spine
+from eventspine.sync import BatchDelivery, Delivery, Spine
 
 
 class Placed(Event, context="orders", key="customer"):
@@ -132,6 +133,37 @@ def test_a_handler_in_a_thread_may_publish_through_the_spine(url: str) -> None:
         with spine.running(service):
             spine.publish(Placed(number=7))
             until(lambda: mailed == [7])
+
+
+def test_a_run_in_a_thread_reads_and_answers_without_await(tmp_path: Path) -> None:
+    service, mailed = Service("email", tables=customers), list[str]()
+
+    @service.on(Placed, batch=Batch(10, within_ms=20))
+    def confirm(events: list[Placed], delivery: BatchDelivery[None]) -> None:
+        rows = delivery.query("select count(*) as n from email_customers")
+        for event in events:
+            if event.customer == "bob":
+                delivery.dead(event, "moved away")
+            elif delivery.of(event).attempt == 1:
+                delivery.retry(event, OSError(f"after {rows[0]['n']}"))
+            else:
+                delivery.execute("insert into email_customers values (:name)", name=event.customer)
+                delivery.publish(Mailed(customer=event.customer), cause=event)
+
+    @service.on(Mailed)
+    def note(event: Mailed) -> None:
+        mailed.append(event.customer)
+
+    with Spine(f"sqlite:///{tmp_path}/spine.db", service=SHOP) as spine, spine.running(service):
+        spine.publish(Placed(), Placed(customer="bob"))
+        until(lambda: mailed == ["ann"])
+    with closing(sqlite3.connect(tmp_path / "spine.db")) as own:
+        assert own.execute("select name from email_customers").fetchall() == [("ann",)]
+        assert own.execute("select reason from spine_deliveries where state = 'dead'").fetchall() == [("rejected",)]
+
+
+def customers(connection: Any) -> None:
+    connection.execute("create table email_customers (name text primary key)")
 
 
 def test_scheduling_and_cancelling(url: str) -> None:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
     from .delivery import BatchDelivery, Delivery
-    from .sync import Delivery as SyncDelivery
+    from .sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
 
 if TYPE_CHECKING:
     R = WithDefault("R", default=None)  # a service without a lifespan has no resources
@@ -75,6 +75,10 @@ class BatchDecorator(Protocol[E, R]):
     @overload
     def __call__(self, handler: Callable[[list[E], BatchDelivery[R]], T], /) -> (
         Callable[[list[E], BatchDelivery[R]], T]
+    ): ...  # fmt: skip
+    @overload
+    def __call__(self, handler: Callable[[list[E], SyncBatchDelivery[R]], T], /) -> (
+        Callable[[list[E], SyncBatchDelivery[R]], T]
     ): ...  # fmt: skip
 
 

@@ -24,6 +24,8 @@ from .observe.correlation import current
 from .publishing import Receipt, due_us, receipts, unit_of
 from .service import Middleware, Service
 
+__all__ = ["BatchDelivery", "Delivery", "Spine"]
+
 T = TypeVar("T")
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
@@ -320,6 +322,40 @@ class Delivery(Generic[R]):
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
 
+class BatchDelivery(Generic[R]):
+    """What a `def` batch handler may take as its second argument. See `eventspine.BatchDelivery`."""
+
+    def __init__(self, inner: _delivery.BatchDelivery[R], loop: asyncio.AbstractEventLoop) -> None:
+        self._inner = inner
+        self._loop = loop
+
+    @property
+    def handler(self) -> str:
+        return self._inner.handler
+
+    @property
+    def resources(self) -> R:
+        return self._inner.resources
+
+    def of(self, event: Any) -> Delivery[R]:
+        return Delivery(self._inner.of(event), self._loop)
+
+    def retry(self, event: Any, error: BaseException) -> None:
+        self._inner.retry(event, error)
+
+    def dead(self, event: Any, reason: str) -> None:
+        self._inner.dead(event, reason)
+
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+        self._inner.execute(sql, expect_rows=expect_rows, **parameters)
+
+    def publish(self, *events: Any, cause: Any, time: datetime | None = None) -> list[Receipt]:
+        return self._inner.publish(*events, cause=cause, time=time)
+
+    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        return asyncio.run_coroutine_threadsafe(self._inner.query(sql, **parameters), self._loop).result()
+
+
 class Writing:
     """A `def` handler's own transaction. See `Delivery.transaction`."""
 
@@ -334,5 +370,5 @@ class Writing:
 
 
 def in_thread(delivery: Any, loop: asyncio.AbstractEventLoop) -> Any:
-    """The delivery as a `def` handler gets it. A run of events is plain calls but for `query`, and stays as it is."""
-    return Delivery(delivery, loop) if isinstance(delivery, _delivery.Delivery) else delivery
+    """The delivery as a `def` handler gets it."""
+    return Delivery(delivery, loop) if isinstance(delivery, _delivery.Delivery) else BatchDelivery(delivery, loop)

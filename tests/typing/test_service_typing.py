@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, assert_type
+from typing import TYPE_CHECKING, Any, assert_type
 
 from eventspine import (
     Batch,
@@ -112,6 +112,12 @@ async def a_run(events: list[Placed | Cancelled], delivery: BatchDelivery[Client
         delivery.publish(Mailed(customer=event.customer), cause=event)
         delivery.retry(event, OSError())
         delivery.dead(event, "no such street")
+
+
+@email.on(Placed, batch=Batch(100))
+def a_run_in_a_thread(events: list[Placed], delivery: sync.BatchDelivery[Clients]) -> None:
+    assert_type(delivery.query("select 1"), list[dict[str, Any]])
+    assert_type(delivery.of(events[0]).attempt, int)
 
 
 @email.on(Placed, batch=Batch(100))
