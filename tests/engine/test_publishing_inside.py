@@ -58,6 +58,20 @@ async def test_what_is_returned_and_no_event_fails_the_attempt(spine: Spine) -> 
     assert "handlers return events" in row.error
 
 
+async def test_a_handler_that_returns_a_number_is_told_so(spine: Spine) -> None:
+    service = Service("inventory")
+
+    @service.on(Placed, retry=ONCE)
+    async def reserve(event: Placed) -> int:
+        return 3
+
+    await spine.publish(Placed())
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    assert "inventory.reserve returned 3, and what a handler returns is published" in row.error
+    assert "int is not an event" in row.error
+
+
 async def test_another_contexts_event_is_refused_inside_a_handler_too(spine: Spine) -> None:
     service = Service("inventory")
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, as_events
-from ..errors import HandlerTimeout, UnitFailed
+from ..errors import DeclarationError, HandlerTimeout, UnitFailed, UnknownPublisher
 from ..journal.port import Transaction, Unit, Verdict
 from ..observe.correlation import current
 from .lanes import Item
@@ -57,7 +57,20 @@ async def _then_publish(invoke: Callable[..., Awaitable[Any]], event: Any, deliv
     """What the handler returns is published inside the middleware, so that it belongs to the same span."""
     result = await invoke(event, delivery)
     if result is not None:
+        _publish(delivery, result)
+
+
+def _publish(delivery: Delivery[Any], result: object) -> None:
+    """What the handler returned."""
+    try:
         delivery.publish(*as_events(result))
+    except UnknownPublisher:
+        raise
+    except DeclarationError as error:
+        raise DeclarationError(
+            f"{delivery.handler} returned {repr(result)[:80]}, and what a handler returns is published: an event, a list "
+            f"of events, or None. {error}"
+        ) from error
 
 
 async def _around(middleware: Any, invoke: Callable[..., Awaitable[Any]], event: Any, delivery: Delivery[Any]) -> Any:
@@ -96,7 +109,7 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
         if item.timed_out:
             raise _too_slow(subscription)
         if result is not None:
-            delivery.publish(*as_events(result))
+            _publish(delivery, result)
     except asyncio.CancelledError as error:
         if cancelled_from_outside(subscription, item):
             await delivery._abandon()
@@ -126,7 +139,7 @@ async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any
     item.started = 0.0
     error = in_time(subscription, item, error)
     await delivery._abandon()
-    if delivery._joined is not None and await subscription.is_finished(item):
+    if delivery._joined and await subscription.is_finished(item):
         subscription.settled(item)  # its transaction had committed, whatever came after
     else:
         subscription.waiting.failed(item, error)
@@ -136,7 +149,7 @@ async def close(subscription: Subscription, item: Item, delivery: Delivery[Any])
     """The handler has returned: its unit commits with the next group, or as it asked."""
     item.started = 0.0  # its time is over; waiting for the commit is not its own
     unit = delivery._close()
-    if delivery._joined is not None:
+    if delivery._joined:
         await _joined(subscription, item)
     elif delivery._transaction is not None:
         await _transacted(subscription, item, delivery._transaction, unit or Unit())
