@@ -1,15 +1,21 @@
-"""The reference names every option of every command."""
+"""The reference names every option of every command, and every field of what they print as JSON."""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from eventspine.cli.app import COMMANDS, spine
 
 COMMON = {"--help", "--debug", "--journal"}
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"
 
 
 def options(name: str, command: click.Command) -> Iterator[tuple[str, str]]:
@@ -22,8 +28,38 @@ def options(name: str, command: click.Command) -> Iterator[tuple[str, str]]:
 
 
 def test_every_option_is_in_the_reference():
-    page = (Path(__file__).parents[2] / "docs" / "reference" / "cli.md").read_text(encoding="utf-8")
+    page = PAGE.read_text(encoding="utf-8")
     context = click.Context(spine)
     every = [pair for name in COMMANDS for pair in options(name, spine.get_command(context, name) or spine)]
 
     assert [(command, option) for command, option in every if option not in page and option not in COMMON] == []
+
+
+def fields(shown: Any) -> set[str]:
+    """All names, at any depth; not those of an event, or in its data."""
+    if isinstance(shown, list):
+        return {name for one in shown for name in fields(one)}
+    if not isinstance(shown, dict) or "specversion" in shown:
+        return set()
+    return set(shown).union(*map(fields, shown.values()))
+
+
+def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
+    section = PAGE.read_text(encoding="utf-8").partition("\n## JSON\n")[2]
+    blocks = re.findall(r"```json\n(.*?)```", section.replace("{…}", "{}"), re.DOTALL)
+    event, publish, subscriptions, dead, listed, traced, doctor = blocks
+    schedule, streams = map(json.loads, listed.splitlines())
+
+    def printed(*command: str) -> set[str]:
+        return fields(json.loads(say(*command, "--json").stdout))
+
+    assert {"id", "type", "key", "position"} == fields(json.loads(publish))
+    assert {"version", "event"} == fields(streams)
+    assert printed("subscriptions") == fields(json.loads(subscriptions))
+    assert printed("dead", "list") == printed("parked", "list") == fields(json.loads(dead))
+    assert printed("dead", "show", "1") == fields(json.loads(dead)) | {"traceback"}
+    assert printed("schedule", "list") == fields(schedule)
+    assert printed("trace", story.order) == fields(json.loads(traced))
+    assert printed("doctor") <= fields(json.loads(doctor))
+    shown = set(json.loads(say("tail", "--no-follow", "--json", "-n", "1").stdout.splitlines()[0]))
+    assert shown - {"causationid"} <= set(json.loads(event))
