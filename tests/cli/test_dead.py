@@ -6,6 +6,7 @@ import json
 import pytest
 
 from eventspine.cli import output
+from eventspine.journal.port import Put, Unit
 
 
 def test_dead_deliveries_are_listed_with_their_reason(say, story):
@@ -134,6 +135,24 @@ def test_dropping_in_a_pipe_needs_a_yes(say, story):
     assert "add --yes" in refused.stderr
     assert "1 dead delivery dropped.\n" == say("dead", "drop", "1", "--yes").stdout
     assert [2] == [delivery["number"] for delivery in json.loads(say("dead", "list", "--json").stdout)]
+
+
+def test_what_is_parked_behind_another_says_behind_which(say, story):
+    async def two_more(journal):
+        (confirm,) = [row for row in await journal.subscriptions() if row.name == "email.confirm"]
+        (slow,) = await journal.deliveries(numbers=[3])
+        later = [slow.record._replace(id=bytes([n] * 16), position=n) for n in (5, 6)]
+        puts = [Put(confirm.number, slow.partition, one, "parked", 0, None, "behind") for one in later]
+        await journal.commit([Unit(puts=puts)])
+
+    story.journal(two_more)
+    _, first, *behind = say("parked", "list").stdout.splitlines()
+    assert "behind" not in first
+    assert [["4", "behind", "3"], ["5", "behind", "3"]] == [row.split()[:3] for row in behind]
+
+    say("parked", "skip", "3", "--yes")
+    _, first, second = say("parked", "list").stdout.splitlines()
+    assert ("next of its key" in first, "behind 4" in second) == (True, True)
 
 
 def test_parked_deliveries_are_listed_retried_and_skipped(say, story):

@@ -41,8 +41,22 @@ def dead_row(delivery: Delivery, subscriptions: Subscriptions) -> list[object]:
     ]
 
 
-def parked_row(delivery: Delivery, subscriptions: Subscriptions) -> list[object]:
-    due = "behind another" if delivery.due_us is None else due_in(delivery.due_us, now_us())
+def lane_of(delivery: Delivery) -> tuple[object, ...]:
+    """Deliveries of one subscription and key, of which only the first is tried."""
+    return delivery.subscription, delivery.feed, delivery.slot, delivery.key
+
+
+def parked_row(
+    delivery: Delivery, subscriptions: Subscriptions, firsts: Mapping[tuple[object, ...], Delivery] | None = None
+) -> list[object]:
+    """`firsts`: of each key that waits."""
+    first = (firsts or {}).get(lane_of(delivery))
+    if delivery.due_us is not None:
+        due = due_in(delivery.due_us, now_us())
+    elif first is None or first.number == delivery.number:
+        due = "behind another" if first is None else "next of its key"
+    else:
+        due = f"behind {first.number}"
     number, _, *rest = dead_row(delivery, subscriptions)
     return [number, due, *rest]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from ..journal.port import Drop, Retry
+from ..journal.port import Delivery, Drop, Journal, Retry
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
-from .deliveries import all_subscriptions, parked_row, view
+from .deliveries import Subscriptions, all_subscriptions, lane_of, parked_row, view
 from .journals import asynchronous, existing_journal, in_pages
 from .output import confirm, plural, say, say_listing
 
@@ -27,17 +27,31 @@ def command() -> None:
 async def list_(invocation: Invocation, chosen: Filter, as_json: bool) -> None:
     """List parked deliveries, oldest first.
 
-    Those `behind another` wait for an earlier event of their key."""
+    Those `behind 17` wait for delivery 17, an earlier one of their key."""
     async with existing_journal(invocation) as journal:
         subscriptions = await all_subscriptions(journal)
+        firsts = await _firsts(journal, subscriptions)
         await say_listing(
             deliveries(journal, chosen, ["parked"]),
             as_json=as_json,
             view=lambda delivery: view(delivery, subscriptions),
             columns=COLUMNS,
-            row=lambda delivery: parked_row(delivery, subscriptions),
+            row=lambda delivery: parked_row(delivery, subscriptions, firsts),
             none="No delivery is parked." if chosen.empty else "No parked delivery fits.",
         )
+
+
+async def _firsts(journal: Journal, subscriptions: Subscriptions) -> dict[tuple[object, ...], Delivery]:
+    """What each key waits for: its first delivery that is parked, or dead where the key waits for somebody's word."""
+    found: dict[tuple[object, ...], Delivery] = {}
+    async for delivery in deliveries(journal, Filter(), ["parked", "dead"], records=False):
+        row = subscriptions.get(delivery.subscription)
+        if delivery.state == "dead" and (row is None or row.on_dead != "waits"):
+            continue
+        first = found.get(lane_of(delivery))
+        if first is None or delivery.position < first.position:
+            found[lane_of(delivery)] = delivery
+    return found
 
 
 @command.command()
