@@ -39,7 +39,7 @@ class Delivery(Cause, Generic[R]):
     _unit: Unit | None = None  # defaults of the class: one is made for every attempt, and most change nothing
     _ordinal = 0
     _open = True
-    _joined: Any = None
+    _joined = False  # not which connection: one that is forgotten uncommitted must not be kept alive, and locked, by us
     _transaction: Transaction | None = None
 
     def __init__(self, subscription: Subscription, item: Any, record: Record) -> None:  # no super: see the properties
@@ -142,7 +142,7 @@ class Delivery(Cause, Generic[R]):
                 f"{self.handler} has returned (or run out of time); its unit is closed. Finish all work, and await all "
                 f"tasks that publish or execute, before returning."
             )
-        if self._joined is not None:
+        if self._joined:
             raise SpineError(
                 "This delivery has joined a connection, so its unit is written. Publish and execute before join()."
             )
@@ -154,9 +154,11 @@ class Delivery(Cause, Generic[R]):
         """Write this delivery's cursor and events on a connection of the caller's, to commit with its transaction
         or not at all. Call it last; then commit, and return."""
         unit = self._changeable()
+        if self._transaction is not None:
+            raise WouldDeadlock("This delivery has a transaction of its own; it can't join a connection beside it.")
         self._subscription.complete(self._item, unit)
         self._subscription.journal.write_within(connection, unit)
-        self._joined = connection
+        self._joined = True
 
     # --- what it reads ------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import weakref
 from typing import Any
 
 import pytest
@@ -318,14 +319,53 @@ async def test_a_statement_that_fails_in_a_transaction_is_named(file: Spine) -> 
     assert "no such table: nope, in: select * from nope" in row.error
 
 
-async def test_statements_that_no_unit_may_contain_are_dead_at_once(file: Spine) -> None:
+@pytest.mark.parametrize(
+    "sql", ["commit", "delete from spine_events", "with x as (select 1) delete from spine_events", "select 1; select 2"]
+)
+async def test_statements_that_no_unit_may_contain_are_dead_at_once(file: Spine, sql: str) -> None:
     service = mail()
 
     @service.on(Placed)
     async def note(event: Placed, delivery: Delivery) -> None:
-        delivery.execute("commit")
+        delivery.execute(sql)
 
     await file.publish(Placed())
     async with file.running(service):
         (row,) = await dead(file)
     assert (row.reason, row.attempts) == ("StatementRefused", 1)
+
+
+async def test_a_connection_that_was_forgotten_uncommitted_is_not_kept_open(file: Spine) -> None:
+    """Its transaction holds the write lock for as long as anything refers to it."""
+    service, forgotten = mail(), list[Any]()
+
+    class Referable(sqlite3.Connection):
+        pass
+
+    @service.on(Placed, retry=ONCE)
+    def note(event: Placed, delivery: SyncDelivery[Any]) -> None:
+        connection = sqlite3.connect(file.journal.path, factory=Referable)  # type: ignore[attr-defined]
+        delivery.join(connection)
+        forgotten.append(weakref.ref(connection))
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+        assert forgotten[0]() is None
+    assert "has not committed" in row.error
+
+
+async def test_a_delivery_with_a_transaction_of_its_own_joins_no_connection(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            await tx.execute("insert into email_done (number) values (1)")
+        delivery.join(connect(file))
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert row.reason == "WouldDeadlock"
+    assert await done(file) == []

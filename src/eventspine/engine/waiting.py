@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from ..envelope import Envelope
-from ..errors import DeclarationError, Fenced, SpineError
+from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
 from ..journal.port import Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
 from ..observe.correlation import Cause, current
 from ..policies import Retry
@@ -334,7 +334,7 @@ def _cause(handler: str, item: Item) -> Cause:
 def culprit(subscription: Subscription, error: BaseException) -> BaseException:
     """Of a unit that failed: the error that policies are looked up for, and that says which statement it was."""
     cause = error.__cause__
-    if not isinstance(cause, Exception):
+    if not isinstance(cause, Exception) or isinstance(error, StatementRefused):  # SQLite only says "not authorized"
         return error
     if isinstance(error, SpineError) and (sql := error.details.get("sql")):
         cause.add_note(f"{subscription.name} executed: {sql}")
