@@ -24,6 +24,7 @@ from ..journal.port import (
     Change,
     Done,
     Fence,
+    Journal,
     Record,
     StartMark,
     Subscription as Registered,
@@ -57,7 +58,7 @@ class Subscription:
         self.number = stored.number
         self.uid = stored.uid
         self.clock: Clock = host.clock
-        self.journal = host.journal
+        self.journal: Journal = host.journal
         self.committer = host.committer
         channels = {kind.context for kind in handler.types}
         self.lanes: Lanes = Lanes(host.clock.random if len(channels) > 1 else None)
