@@ -5,7 +5,6 @@ raises. `query` reads committed state, which holds all that earlier events of th
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
@@ -205,7 +204,9 @@ class Delivery(Cause, Generic[R]):
     async def _abandon(self) -> None:
         self._open = False
         if self._transaction is not None:
-            await asyncio.shield(self._transaction.rollback())
+            from asyncio import shield
+
+            await shield(self._transaction.rollback())
 
 
 class RunDelivery(Delivery[R]):

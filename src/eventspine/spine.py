@@ -5,7 +5,6 @@ Opened lazily and safe to make at import time. It touches neither signals nor lo
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -23,6 +22,8 @@ from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, tables_script
 
 if TYPE_CHECKING:
+    import asyncio
+
     from .engine.runtime import Runtime
 
 DRAIN_S = 30.0
@@ -59,9 +60,13 @@ class Spine:
 
     async def open(self) -> Self:
         """Open the journal now rather than at first use."""
+        from asyncio import (
+            sleep,  # where it is used: half the time of `import eventspine`, and a script may not need it
+        )
+
         while not self._opened:
             if not self._opening.acquire(blocking=False):  # by another task, or on another event loop
-                await asyncio.sleep(0.005)
+                await sleep(0.005)
                 continue
             try:
                 if not self._opened:
@@ -239,8 +244,11 @@ class Spine:
         """Run these services until the block is left, then drain: nothing new is handed out, what is at work finishes
         within `drain_s`, cursors are stored and leases given back. If the engine fails, the block is cancelled and
         the failure is raised."""
-        await self.open()
+        import asyncio
+
         from .engine.runtime import Runtime  # here, since who only publishes does without the engine
+
+        await self.open()
 
         runtime = Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
         await runtime.start(services, roll_back=roll_back, retire=retire)
@@ -276,7 +284,9 @@ class Running:
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self.drained: bool | None = None  # after the block: whether everything at work finished in time
-        self._stop = asyncio.Event()
+        from asyncio import Event
+
+        self._stop: asyncio.Event = Event()
 
     def stop(self) -> None:
         """Let `wait` return, so that the block is left and the drain begins. Safe from a signal handler."""
