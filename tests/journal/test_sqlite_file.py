@@ -238,3 +238,25 @@ def test_a_url_that_is_refused_is_shown_without_its_password(url: str) -> None:
         open_journal(url)
     assert "secret" not in str(refused.value)
     assert "host/shop" in str(refused.value)
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced"])
+async def test_a_file_that_lost_its_name_takes_nothing_more(tmp_path: Path, how: str) -> None:
+    """What is written to it would be acknowledged and gone."""
+    other = SQLiteJournal(f"sqlite:///{tmp_path / 'other.db'}")
+    await other.open()
+    await other.close()
+    journal = SQLiteJournal(f"sqlite:///{tmp_path / 'spine.db'}")
+    await journal.open()
+    try:
+        assert (await commit(journal, publish_one())).ok
+        kept = tmp_path / "kept.db"
+        os.link(journal.path, kept)
+        os.replace(other.path, journal.path) if how == "replaced" else os.unlink(journal.path)
+        (verdict,) = await journal.commit([publish_one()])
+        assert isinstance(verdict.error, JournalError)
+        assert "deleted, moved or replaced" in str(verdict.error)
+        os.replace(kept, journal.path)
+        assert (await commit(journal, publish_one())).ok, "it is the same file again"
+    finally:
+        await journal.close()

@@ -146,6 +146,23 @@ def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
         raise SettingsError(f"SQLite can't keep a WAL for {path} (it offers {mode!r}). Put the file on a local disk.")
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def vanished(path: Path) -> JournalError:
+    return JournalError(
+        f"{path} was deleted, moved or replaced while it was open. Nothing more is stored: it would be in a file without "
+        f"a name. Put the file back where it was (until this process ends, its content is in /proc/{os.getpid()}/fd) or "
+        f"restore a copy; then start again."
+    )
+
+
 def _primary(error: BaseException) -> int:
     return getattr(error, "sqlite_errorcode", 0) & 0xFF
 

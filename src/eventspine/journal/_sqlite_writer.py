@@ -74,6 +74,7 @@ class Writer:
         self._lock = WriteLock(path, self.turn, busy_s, safeguards)
         self._watch = Watch(path)
         self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
+        self._opened: tuple[int, int] | None = None  # which file it was: every commit goes into that one or is refused
         self._connected = False  # the first transaction connects, so that even making the file has its turn
         self._thread = threading.Thread(target=self._work, name=f"spine writer {path.name}", daemon=True)
         self._thread.start()
@@ -141,6 +142,7 @@ class Writer:
         self.applier = Applier(self.connection, self.guard, self._safeguards)
         self.cursor = self.connection.cursor()
         self._lock.set_up(self.connection)
+        self._opened = self._opened or file.identity(self.path)
         self._connected = True
 
     def _disconnect(self) -> None:
@@ -325,6 +327,8 @@ class Writer:
     # --- for calls and conversations --------------------------------------------------------------------------------
 
     def begin(self) -> None:
+        if self._opened is not None and file.identity(self.path) != self._opened:
+            raise file.vanished(self.path)
         if not self._connected:
             self._connect()
         self._lock.take(self.connection)
