@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
-from heapq import heappop, heappush
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from heapq import heapify, heappop, heappush
 
 from ..journal.port import Record
 
@@ -95,6 +95,7 @@ class Stored:
 IDLE_MAX = 4096  # lanes of keys that may be kept with nothing to do; a lane without a key is of no use again
 
 NOTHING: deque[Item] = deque(maxlen=0)  # stands for an empty queue; nothing can be put into it
+NONE: list[Stored] = []  # stands for no rows; never changed
 
 
 class Lane:
@@ -103,7 +104,7 @@ class Lane:
     def __init__(self, key: Hashable) -> None:
         self.key = key
         self.queue: deque[Item] = NOTHING  # until there is something: most lanes come and go with one item
-        self.stored: Sequence[Stored] = ()  # ascending by position
+        self.stored: list[Stored] = NONE  # ascending by position
         self.pending = 0  # live items on their way into rows behind the stored ones
         self.next: Item | None = None  # another attempt of the same item
         self.next_due: int | None = None  # and not before this time
@@ -159,7 +160,10 @@ class Lanes:
         at = len(lane.stored)
         while at and lane.stored[at - 1].position > stored.position:
             at -= 1
-        lane.stored = [*lane.stored[:at], stored, *lane.stored[at:]]
+        if not lane.stored:
+            lane.stored = [stored]
+        else:
+            lane.stored.insert(at, stored)
 
     def take(self) -> Item | None:
         """The next item of the next ready lane. None when that lane has nothing after all."""
@@ -294,13 +298,18 @@ class Lanes:
                 woken = True
         return woken
 
-    def hurry(self, lane: Lane) -> None:
-        """Its first stored row is due at another time than was planned: plan it again."""
-        self._due = [entry for entry in self._due if entry[2] is not lane]
-        self._due.sort()
-        if lane not in self.ready:
-            lane.queued = False
-        self.proceed(lane)
+    def hurry(self, lanes: Iterable[Lane]) -> None:
+        """Their first stored rows are due at other times than were planned: plan them again."""
+        again = dict.fromkeys(lanes)
+        if not again:
+            return
+        self._due = [entry for entry in self._due if entry[2] not in again]
+        heapify(self._due)
+        ready = set(self.ready)
+        for lane in again:
+            if lane not in ready:
+                lane.queued = False
+            self.proceed(lane)
 
     def forget(self, part: Part) -> list[Item]:
         """The partition is no longer ours: drop what is not taken; what is taken finds its part dead."""

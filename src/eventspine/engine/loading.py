@@ -59,10 +59,11 @@ async def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
 async def _rows(one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
     """Rows that keep a key waiting, without their data."""
     rows: list[Delivery] = []
+    waits = one.handler.on_dead == "waits"
     while partitions:
         page = await one.journal.deliveries(
             subscriptions=[one.number],
-            states=["parked", "dead"],
+            states=["parked", "dead"] if waits else ["parked"],
             partitions=partitions,
             after=rows[-1].number if rows else 0,
             limit=ROWS,
@@ -70,12 +71,12 @@ async def _rows(one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
         rows += [row._replace(record=row.record and row.record._replace(data=b"")) for row in page]
         if len(page) < ROWS:
             break
-    waits = one.handler.on_dead == "waits"
-    return [row for row in rows if row.state == "parked" or waits]
+    return rows
 
 
 def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
-    lanes: list[Lane] = []
+    lanes: dict[Lane, set[int]] = {}  # and the rows that each has already
+    changed: list[Lane] = []
     for row in rows:
         part = one.parts.get(row.partition)
         if part is None:
@@ -85,11 +86,12 @@ def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
             one.waiting.rows[row.position] = row
             continue
         lane = _lane(one, row)
-        if all(stored.number != row.number for stored in lane.stored):
+        if lane not in lanes:
+            lanes[lane] = {stored.number for stored in lane.stored}
+        if row.number not in lanes[lane]:
             one.waiting.keep(lane, _stored(row, part))
-            lanes.append(lane)
-    for lane in lanes:
-        one.lanes.hurry(lane)
+            changed.append(lane)
+    one.lanes.hurry(changed)
     one.workers.wake()
     one.plan()
 
@@ -108,15 +110,17 @@ async def look_at_rows(one: Subscription) -> None:
     known = {row.number: row for row in rows}
     at_work = {item.number for item in one.workers.items.values()}
     gone = before - known.keys() - at_work  # what has parked since is no part of the answer, and stays
-    for lane in list(one.lanes.lanes.values()):
-        if one.whole:
+    lanes = list(one.lanes.lanes.values())
+    if one.whole:
+        for lane in lanes:
             one.waiting.refresh_whole(lane, known, gone)
-        _refresh(one, lane, known, gone)
+    one.lanes.hurry([lane for lane in lanes if _refresh(lane, known, gone)])
     one.waiting.recount()
     attach(one, [row for row in rows if row.number not in at_work])
 
 
-def _refresh(one: Subscription, lane: Lane, known: dict[int, Delivery], gone: set[int]) -> None:
+def _refresh(lane: Lane, known: dict[int, Delivery], gone: set[int]) -> bool:
+    """Whether its rows are others than they were."""
     kept = [stored for stored in lane.stored if stored.number not in gone or lane.taken]
     changed = len(kept) < len(lane.stored)
     lane.stored = kept
@@ -128,8 +132,7 @@ def _refresh(one: Subscription, lane: Lane, known: dict[int, Delivery], gone: se
             stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", row.late
             stored.attempts = row.attempts
             changed = True
-    if changed:
-        one.lanes.hurry(lane)
+    return changed
 
 
 def _stored(row: Delivery, part: Part) -> Stored:

@@ -241,8 +241,12 @@ class Waiting:
 
     def settle(self, item: Item) -> None:
         """Its row is finished with."""
-        kept = [stored for stored in item.lane.stored if stored.number != item.number]
-        self._counted(len(kept) - len(item.lane.stored))
+        stored = item.lane.stored
+        if stored and stored[0].number == item.number:  # nearly always: a key's rows are handled in their order
+            kept = stored[1:]
+        else:
+            kept = [one for one in stored if one.number != item.number]
+        self._counted(len(kept) - len(stored))
         item.lane.stored = kept
 
     def _hold_back(self, item: Item) -> None:
@@ -297,7 +301,7 @@ class Waiting:
         elif row is not None and row.state == "parked":
             item.attempts, item.late, item.waits = row.attempts, row.late, row.due_us or 0
             lane.next_due = row.due_us
-            self.lanes.hurry(lane)
+            self.lanes.hurry([lane])
 
     def _pass(self, item: Item) -> None:
         one = self.subscription
