@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventspine.engine")
 
-BEHIND_MAX = 10_000  # rows of keys that wait; at the bound the subscription reads no further
+BEHIND_MAX = 100_000  # rows of keys that wait; at the bound the subscription reads no further
 TRACEBACK_MAX = 16_000
 GIVEN_BACK_US = 10_000_000  # an event of a newer version is looked at again after this long
 FOR_A_WORD = 1 << 62  # dead, and its key waits until somebody replays or drops it
@@ -242,12 +242,10 @@ class Waiting:
     def settle(self, item: Item) -> None:
         """Its row is finished with."""
         stored = item.lane.stored
-        if stored and stored[0].number == item.number:  # nearly always: a key's rows are handled in their order
-            kept = stored[1:]
-        else:
-            kept = [one for one in stored if one.number != item.number]
-        self._counted(len(kept) - len(stored))
-        item.lane.stored = kept
+        at = next((at for at, one in enumerate(stored) if one.number == item.number), None)
+        if at is not None:  # nearly always the first: a key's rows are handled in their order
+            del stored[at]
+            self._counted(-1)
 
     def _hold_back(self, item: Item) -> None:
         if not self.lanes.full:
