@@ -180,3 +180,10 @@ async def test_many_publishers_at_once_each_get_their_own_answer(spine: Spine) -
 def test_a_journal_is_named_by_its_url() -> None:
     with pytest.raises(SettingsError, match="names no journal"):
         Spine("postgres://nowhere")
+
+
+@pytest.mark.parametrize("given", ["", "x" * 256, "two\nlines", "\udc80"])
+def test_a_correlation_id_is_short_and_printable(given: str) -> None:
+    """It is stored with every event and written to every log, and often comes from a header that anybody may send."""
+    with pytest.raises(ValueError, match="correlation"), correlate(given):
+        pass

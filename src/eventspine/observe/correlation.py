@@ -44,6 +44,8 @@ class Cause:
         return f"Cause({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
 
 
+LENGTH_MAX = 255  # characters of a correlation id
+
 current: ContextVar[Cause | None] = ContextVar("eventspine_cause", default=None)
 
 
@@ -52,6 +54,11 @@ def correlate(correlation_id: str, traceparent: str | None = None) -> Iterator[C
     """Have everything published and logged inside belong to this correlation: a web request, a job, a script."""
     if not correlation_id:
         raise ValueError("A correlation needs an id: pass the request's own, or make one.")
+    if len(correlation_id) > LENGTH_MAX or not correlation_id.isprintable():
+        raise ValueError(
+            f"A correlation id is printable text of at most {LENGTH_MAX} characters, since it is stored with every event "
+            f"and written to every log; this one has {len(correlation_id)}. Make one, such as a UUID, where it is not."
+        )
     cause = Cause(correlation_id, traceparent=traceparent)
     token = current.set(cause)
     try:
