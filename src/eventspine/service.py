@@ -197,10 +197,6 @@ class Service(Generic[R]):
             )
         self.handlers[handler.name] = handler
 
-    @property
-    def source(self) -> str:
-        return self.name
-
 
 class Middleware:
     """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""

@@ -31,7 +31,6 @@ class Committer:
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
         self.trouble: str | None = None  # why commits don't get through just now; health shows it
-        self.units_done = 0
         self._plain: list[tuple[Subscription, Part]] = []
         self._units: list[tuple[Unit, Then]] = []
         self._wake = asyncio.Event()
@@ -105,7 +104,6 @@ class Committer:
                     again.append(one)
                 else:
                     _tell(one[1], verdict)
-            self.units_done += len(asked) - len(again)
             asked = again
             if asked:
                 await asyncio.sleep(pause_s)

@@ -111,10 +111,6 @@ class Lane:
         self.taken = 0  # items handed out, verdict pending; more than one only in a run
         self.queued = False  # stands in `ready`, or in the heap with its due time
 
-    @property
-    def holds_back(self) -> bool:
-        return bool(self.stored) or self.pending > 0
-
 
 class Lanes:
     def __init__(self, shuffle: random.Random | None = None) -> None:
