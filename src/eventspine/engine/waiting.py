@@ -296,7 +296,8 @@ class Waiting:
         row = known.get(item.number)
         if item.number in gone:
             self._pass(item)
-        elif row is not None and row.state == "parked":
+        elif row is not None and row.state == "parked" and (row.attempts >= item.attempts or item.waits == FOR_A_WORD):
+            # Fewer attempts than are known here: read before the last one was stored. Only a replay counts from 0 again.
             item.attempts, item.late, item.waits = row.attempts, row.late, row.due_us or 0
             lane.next_due = row.due_us
             self.lanes.hurry([lane])
