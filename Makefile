@@ -62,7 +62,7 @@ lock: setup ## Compile requirements/*.txt anew from pyproject.toml
 	@for set in test check bench; do \
 	  $(PY) -m uv pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --generate-hashes \
 	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	    --extra pydantic --extra otel --group $$set pyproject.toml -o requirements/$$set.txt || exit 1; \
+	    --all-extras --group $$set pyproject.toml -o requirements/$$set.txt || exit 1; \
 	done
 	@if grep -nE '://|^-|(^|[^\\])/[a-z]' requirements/*.txt; then \
 	  echo "lock: the lines above carry a host or a path of this machine; take them out" >&2; exit 1; fi
