@@ -45,8 +45,8 @@ _START = (
 )
 _CLEAR = "/*spine*/ delete from spine_starts where subscription = ? and feed = ? and partition = ? and position = ?"
 _TIMER = (
-    "/*spine*/ insert into spine_timers (id, due_us, record) select ?1, ?2, ?3"
-    " where not exists (select 1 from spine_events where id = ?1) on conflict (id) do nothing"
+    "/*spine*/ insert into spine_timers (id, due_us, record) select ?, ?, ?"
+    " where not exists (select 1 from spine_events where id = ?) on conflict (id) do nothing"
 )
 _CANCEL = "/*spine*/ delete from spine_timers where id = ?"
 _CURSOR = (
@@ -126,7 +126,7 @@ class Plan:
         self.steps.append(Step(_CLEAR, place) if mark.clear else Step(_START, (*place, int(mark.alone))))
 
     def timer(self, timer: Timer) -> None:
-        self.steps.append(Step(_TIMER, (timer.record.id, timer.due_us, encode_record(timer.record))))
+        self.steps.append(Step(_TIMER, (timer.record.id, timer.due_us, encode_record(timer.record), timer.record.id)))
         self.timers = True
 
     def cancel(self, id: bytes, verdict: Verdict) -> None:

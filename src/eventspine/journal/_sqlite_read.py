@@ -171,8 +171,8 @@ SUBSCRIPTION = "number, uid, service, name, state, generation, channels, types, 
 
 def subscriptions(cursor: sqlite3.Cursor, service: str | None) -> list[Subscription]:
     rows = cursor.execute(
-        f"/*spine*/ select {SUBSCRIPTION} from spine_subscriptions where ?1 is null or service = ?1 order by number",
-        (service,),
+        f"/*spine*/ select {SUBSCRIPTION} from spine_subscriptions where :service is null or service = :service order by number",
+        {"service": service},
     ).fetchall()
     return [
         Subscription._make(

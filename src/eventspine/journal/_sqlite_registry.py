@@ -110,10 +110,10 @@ def backlog(cursor: sqlite3.Cursor, subscription: Subscription) -> int:
             continue
         for after, upto in _open_ranges(position, beyond):
             waiting += cursor.execute(
-                "/*spine*/ select count(*) from spine_events where position > ?1 and (?2 is null or position <= ?2)"
-                " and (?3 < 0 or slot % 16 = ?3) and channel in (select value from json_each(?4))"
-                " and (?5 = '[]' or type in (select value from json_each(?5)))",
-                (after, upto, partition, channels, types),
+                "/*spine*/ select count(*) from spine_events where position > :after and (:upto is null or position <= :upto)"
+                " and (:partition < 0 or slot % 16 = :partition) and channel in (select value from json_each(:channels))"
+                " and (:types = '[]' or type in (select value from json_each(:types)))",
+                {"after": after, "upto": upto, "partition": partition, "channels": channels, "types": types},
             ).fetchone()[0]
     return waiting
 
