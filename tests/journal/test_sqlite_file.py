@@ -71,6 +71,14 @@ async def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pyt
     assert f"network file system ({kind})" in await refused(tmp_path / "spine.db")
 
 
+async def test_a_python_with_a_sqlite_that_is_too_old_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 34, 1))
+    with pytest.raises(SettingsError, match=r"SQLite 3\.34\.1; 3\.35\.0 or newer"):
+        await open_journal(f"sqlite:///{tmp_path}/spine.db").open()
+
+
 async def test_the_file_has_an_identity_and_says_who_made_it(tmp_path: Path) -> None:
     first, second = (SQLiteJournal(f"sqlite:///{tmp_path}/spine.db") for _ in range(2))
     await first.open()

@@ -41,6 +41,7 @@ _NETWORK = frozenset(
         "fuse.gcsfuse",
     ]
 )
+SQLITE_OLDEST = (3, 35, 0)  # the first with `returning`
 MOUNTS = Path("/proc/mounts")
 
 
@@ -80,6 +81,7 @@ def check_kind(path: Path) -> None:
 
 def check_path(path: Path) -> None:
     """Refuse, in clear words, places where SQLite would fail obscurely or lose data."""
+    check_version()
     check_kind(path)
     if not path.parent.is_dir():
         raise SettingsError(f"The folder {path.parent} doesn't exist. Create it, then start again.", path=str(path))
@@ -114,6 +116,15 @@ def file_system(folder: Path) -> str:
         if real.startswith(point) and len(point) >= len(best):
             best, kind = point, fields[2]
     return kind
+
+
+def check_version() -> None:
+    found = sqlite3.sqlite_version_info
+    if found < SQLITE_OLDEST:
+        raise SettingsError(
+            f"This Python carries SQLite {'.'.join(map(str, found))}; {'.'.join(map(str, SQLITE_OLDEST))} or newer is "
+            "needed. Use a Python that was built with a newer one.",
+        )
 
 
 def connect(path: Path, *, busy_s: float, readonly: bool = False) -> sqlite3.Connection:
