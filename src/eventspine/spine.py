@@ -5,6 +5,7 @@ Opened lazily and safe to make at import time. It touches neither signals nor lo
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -20,11 +21,13 @@ from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, tables_script
+from .within import carrier_of, write_async
 
 if TYPE_CHECKING:
     import asyncio
 
     from .engine.runtime import Runtime
+    from .settings import Settings
 
 DRAIN_S = 30.0
 LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one on this host loses them at once
@@ -44,6 +47,7 @@ class Spine:
         lease_s: float = LEASE_S,
         clock: Clock | None = None,
     ) -> None:
+        self.drain_s = DRAIN_S  # of `running`, where it is told nothing else
         self.clock = clock or SystemClock()
         self.journal = open_journal(url) if isinstance(url, str) else url
         self.service = service
@@ -55,6 +59,29 @@ class Spine:
         self._opened = False
         self._opening = threading.Lock()  # held across awaits, so it is only ever tried
         self._runtimes: list[Runtime] = []
+
+    @classmethod
+    def from_settings(
+        cls,
+        *,
+        service: Service[Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+        lease_s: float = LEASE_S,
+        clock: Clock | None = None,
+        file: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        """A spine with the settings that `spine run` would have in this folder: of the environment, and of the settings
+        file (`file` names it; else it is looked for here and in the folders above)."""
+        from . import settings
+
+        return cls._with(settings.read(file=file), service=service, middleware=middleware, lease_s=lease_s, clock=clock)
+
+    @classmethod
+    def _with(cls, settings: Settings, **options: Any) -> Self:
+        """With what these settings say of a spine; `spine run` makes its own so too."""
+        spine = cls(settings.journal, **options)
+        spine.drain_s = settings.drain_s
+        return spine
 
     # --- life -------------------------------------------------------------------------------------------------------
 
@@ -138,7 +165,7 @@ class Spine:
         within: Any = None,
     ) -> Receipt | list[Receipt]:
         """Publish facts: all of them, or none. Durable when this returns, except inside a handler (durable with its
-        other effects) and `within=` a connection of yours (durable when you commit).
+        other effects) and `within=` a transaction of yours (durable when you commit).
 
         `time`: when it happened, if not now. `at`, `after`: publish later, never earlier. `id`: a UUID of your own, so
         that publishing the same event again answers with the first receipt. Raises EventRefused, UnknownPublisher,
@@ -184,7 +211,7 @@ class Spine:
         unit = unit_of(records, due)
         await self.open()
         if within is not None:
-            self.journal.write_within(within, unit)
+            await write_async(carrier_of(within), self.journal, unit)
             return receipts(records, None, due)
         return receipts(records, await self._committed(unit), due)
 
@@ -239,16 +266,17 @@ class Spine:
         *services: Service[Any],
         roll_back: bool = False,
         retire: Sequence[str] = (),
-        drain_s: float = DRAIN_S,
+        drain_s: float | None = None,
     ) -> AsyncIterator[Running]:
         """Run these services until the block is left, then drain: nothing new is handed out, what is at work finishes
-        within `drain_s`, cursors are stored and leases given back. If the engine fails, the block is cancelled and
+        within `drain_s` (30 seconds, or as the settings say), cursors are stored and leases given back. If the engine fails, the block is cancelled and
         the failure is raised."""
         import asyncio
 
         from .engine.runtime import Runtime  # here, since who only publishes does without the engine
 
         await self.open()
+        drain_s = self.drain_s if drain_s is None else drain_s
 
         runtime = Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
         await runtime.start(services, roll_back=roll_back, retire=retire)

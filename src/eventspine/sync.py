@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +23,7 @@ from .journal.port import Journal
 from .observe.correlation import current
 from .publishing import Receipt, due_us, receipts, unit_of
 from .service import Middleware, Service
+from .within import carrier_of, write
 
 __all__ = ["BatchDelivery", "Delivery", "Spine"]
 
@@ -122,8 +123,30 @@ class Spine:
         lease_s: float = _spine.LEASE_S,
         clock: Clock | None = None,
     ) -> None:
-        self._make = partial(_spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock)
-        self._spine = self._make()
+        self._begin(partial(_spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock))
+
+    @classmethod
+    def from_settings(
+        cls,
+        *,
+        service: Service[Any] | None = None,
+        middleware: Sequence[Middleware] = (),
+        lease_s: float = _spine.LEASE_S,
+        clock: Clock | None = None,
+        file: str | os.PathLike[str] | None = None,
+    ) -> Self:
+        from . import settings
+
+        read = settings.read(file=file)  # once: a forked child is not to find others
+        spine = cls.__new__(cls)
+        spine._begin(
+            partial(_spine.Spine._with, read, service=service, middleware=middleware, lease_s=lease_s, clock=clock)
+        )
+        return spine
+
+    def _begin(self, make: Callable[[], _spine.Spine]) -> None:
+        self._make = make
+        self._spine = make()
         self._pid = os.getpid()
         self._loop = Loop()
 
@@ -198,7 +221,7 @@ class Spine:
         self._loop.run(spine.open())
         due = due_us(spine.clock, at, after)
         records = spine.records(events, cause=current.get(), time=time, id=id)
-        spine.journal.write_within(within, unit_of(records, due))
+        write(carrier_of(within), spine.journal, unit_of(records, due))
         return receipts(records, None, due)
 
     def cancel(self, *published: Receipt) -> int:
@@ -213,7 +236,7 @@ class Spine:
         *services: Service[Any],
         roll_back: bool = False,
         retire: Sequence[str] = (),
-        drain_s: float = _spine.DRAIN_S,
+        drain_s: float | None = None,
     ) -> Iterator[None]:
         """Run these services in the background until the block is left. An engine that failed meanwhile raises then."""
         block = _Block(self._now, services, roll_back=roll_back, retire=retire, drain_s=drain_s)
@@ -303,8 +326,9 @@ class Delivery(Generic[R]):
     ) -> list[Receipt]:
         return self._inner.publish(*events, time=time, at=at, after=after)
 
-    def join(self, connection: Any) -> None:
-        self._inner.join(connection)
+    def join(self, within: Any) -> None:
+        carrier_of(within).check_blocking()
+        self._inner.join(within)
 
     def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return self._wait(self._inner.query(sql, **parameters))

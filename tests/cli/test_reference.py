@@ -12,7 +12,7 @@ import click
 
 from eventspine.cli.app import COMMANDS, spine
 
-COMMON = {"--help", "--debug", "--journal"}
+COMMON = {"--help", "--debug", "--journal", "--settings"}
 
 
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "cli.md"

@@ -12,8 +12,10 @@ from typing import Any, NoReturn, TypeVar
 
 import click
 
-from ..settings import JOURNAL_DEFAULT, JOURNAL_VARIABLE, journal_url
+from .. import settings, settings_values
 from .exits import PipeClosed, guarded
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 COMMANDS = {
     "run": "Run the services of one or more modules until told to stop.",
@@ -30,15 +32,24 @@ COMMANDS = {
 
 
 class Invocation:
-    """What was said before any command: which journal, and whether to show tracebacks."""
+    """What flags said, of whatever command: settings, their file, and whether to show tracebacks."""
 
     def __init__(self) -> None:
-        self.journal: str | None = None
         self.debug = False
+        self.settings_file: str | None = None
+        self.said: dict[str, Any] = {}  # settings, by name
+        self._read: settings.Settings | None = None
+
+    @property
+    def settings(self) -> settings.Settings:
+        """Read when they are first asked for, when all flags have been seen."""
+        if self._read is None:
+            self._read = settings.read(self.said, file=self.settings_file)
+        return self._read
 
     @property
     def url(self) -> str:
-        return journal_url(self.journal)
+        return self.settings.journal
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -46,11 +57,51 @@ def _remember(context: click.Context, parameter: click.Parameter, value: Any) ->
         setattr(context.ensure_object(Invocation), parameter.name, value)
 
 
+def _said(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    name = parameter.name or ""
+    if value:
+        try:
+            context.ensure_object(Invocation).said[name] = settings.SETTINGS[name].read(value)
+        except settings_values.Refused as refused:
+            shown = settings.without_secrets(repr(value))
+            raise click.BadParameter(f"{shown} can't be used; it is to be {refused}.") from None
+
+
+def _setting(name: str, metavar: str, help: str | None = None) -> click.Option:
+    """The flag of a setting. Not said, it leaves the word to the environment and the settings file."""
+    setting = settings.SETTINGS[name]
+    default = settings_values.plain(setting.default)
+    told = (
+        f"{help or setting.says} [env: {settings.variable(name)}{'' if default is None else f'; default: {default}'}]"
+    )
+    flag = f"--{name.replace('_', '-')}"
+    return click.Option([flag, name], metavar=metavar, expose_value=False, callback=_said, help=told)
+
+
+def setting_option(name: str, metavar: str, help: str | None = None) -> Callable[[F], F]:
+    """Gives a command the flag of this setting; its value is in `invocation.settings`."""
+
+    def add(function: F) -> F:
+        option = _setting(name, metavar, help)
+        if isinstance(function, click.Command):
+            function.params.append(option)
+        else:  # as click's own decorators keep them until the command is made
+            function.__dict__.setdefault("__click_params__", []).append(option)
+        return function
+
+    return add
+
+
 def _common_options() -> list[click.Parameter]:
     """They may stand before the command as well as after it."""
-    journal_help = f"The journal to use. [env: {JOURNAL_VARIABLE}; default: {JOURNAL_DEFAULT}]"
+    file_help = (
+        f"The settings file. [env: {settings.SETTINGS_VARIABLE}; default: spine.toml or pyproject.toml, here or above]"
+    )
     return [
-        click.Option(["--journal"], metavar="URL", expose_value=False, callback=_remember, help=journal_help),
+        _setting("journal", "URL"),
+        click.Option(
+            ["--settings", "settings_file"], metavar="FILE", expose_value=False, callback=_remember, help=file_help
+        ),
         click.Option(["--debug"], is_flag=True, expose_value=False, callback=_remember, help="Show tracebacks."),
     ]
 
@@ -120,8 +171,6 @@ def spine() -> None:
 
 
 spine.params.extend(_common_options())
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 
 def json_option(function: F) -> F:

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,16 +16,17 @@ import click
 from ..errors import DeclarationError, SpineError
 from ..events import EventType, describe
 from ..service import Service
+from ..settings import Settings
 from .exits import Failed, Misused
 from .tail import named
 
 
-def load(name: str) -> ModuleType:
-    """The module, looked for in this folder first, as `python -m` does."""
+def load(name: str, folder: Path | None = None) -> ModuleType:
+    """The module, looked for in this folder (the current one) first, as `python -m` does."""
     if name.endswith(".py") or "/" in name or os.sep in name:
         meant = name.removesuffix(".py").replace(os.sep, ".").replace("/", ".").strip(".")
         raise Misused(f"{name!r} is a file. Name the module, as in an import: {meant}.")
-    if (here := os.getcwd()) not in sys.path:
+    if (here := str(folder or Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
@@ -48,12 +50,22 @@ def _broken(name: str, error: Exception) -> Failed:
     return Failed(f"{name} can't be imported: {type(error).__name__}: {error}{where}")
 
 
-def services_of(places: Sequence[str]) -> list[Service[Any]]:
+def services_to_run(settings: Settings) -> list[Service[Any]]:
+    """Those that were named, on the command line or in the settings."""
+    if not settings.modules:
+        raise Misused(
+            "Name the module of your services: spine run MODULE. "
+            f'Or write modules = ["MODULE"] into {settings.file or settings.folder / "spine.toml"}.'
+        )
+    return services_of(settings.modules, settings.modules_folder)
+
+
+def services_of(places: Sequence[str], folder: Path | None = None) -> list[Service[Any]]:
     """The services of `module` or `module:name`, in the order in which they were named, none twice."""
     found: dict[int, Service[Any]] = {}
     for place in places:
         name, separator, attribute = place.partition(":")
-        module = load(name)
+        module = load(name, folder)
         for service in [_named(module, attribute)] if separator else _all(module):
             found[id(service)] = service
     _refuse_twins(list(found.values()))

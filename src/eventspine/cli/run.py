@@ -19,10 +19,10 @@ from typing import NoReturn
 
 import click
 
-from ..observe.logs import LogFormat, write_to
-from .app import Command, Invocation, pass_invocation
+from ..observe.logs import write_to
+from .app import Command, Invocation, pass_invocation, setting_option
 from .journals import asynchronous, place_of
-from .modules import services_of
+from .modules import services_to_run
 
 log = logging.getLogger("eventspine.run")
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -50,7 +50,7 @@ def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
 
 
 @click.command(cls=Command)
-@click.argument("modules", nargs=-1, required=True, metavar="MODULE[:NAME]...")
+@click.argument("modules", nargs=-1, metavar="MODULE[:NAME]...")
 @click.option("--roll-back", is_flag=True, help="This release is older than the stored one and shall lead again.")
 @click.option(
     "--retire",
@@ -58,17 +58,9 @@ def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
     metavar="NAME",
     help="Give up this stored subscription, which is no longer declared. May be repeated.",
 )
-@click.option(
-    "--drain-s",
-    type=click.FloatRange(0),
-    default=30.0,
-    show_default=True,
-    help="How long to finish what is in hand when told to stop.",
-)
-@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True
-)
+@setting_option("drain_s", "S")
+@setting_option("log_format", "text|json")
+@setting_option("log_level", "debug|info|warning|error")
 @pass_invocation
 @asynchronous
 async def command(
@@ -76,22 +68,23 @@ async def command(
     modules: tuple[str, ...],
     roll_back: bool,
     retire: tuple[str, ...],
-    drain_s: float,
-    log_format: LogFormat,
-    log_level: str,
 ) -> None:
     """Run the services of one or more modules until told to stop.
 
     MODULE is one as in an import, looked for in this folder first; all its services run, or the one named after a colon.
+    Without any, those of the settings run, looked for beside the settings file first.
     SIGTERM and Ctrl-C drain; a second signal ends at once."""
-    write_to(sys.stderr, log_format, logging.getLevelNamesMapping()[log_level.upper()])
-    services = services_of(modules)
+    invocation.said["modules"] = modules
+    settings = invocation.settings
+    drain_s = settings.drain_s
+    write_to(sys.stderr, settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
+    services = services_to_run(settings)
 
     from .. import Spine
     from ..engine.runtime import StuckThreads
     from ..observe.handled import LogHandled
 
-    spine = Spine(invocation.url, middleware=[LogHandled()] if log_level == "debug" else [])
+    spine = Spine._with(settings, middleware=[LogHandled()] if settings.log_level == "debug" else [])
     log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
     told_to_stop = asyncio.Event()
     collect_less()

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-import re
 import time
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import click
 
-_UNITS = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+from ..settings_values import parse_duration
 
 
 def now_us() -> int:
     return time.time_ns() // 1000
-
-
-def parse_duration(text: str) -> timedelta | None:
-    """`90s`, `1h30m`, `250ms`, `2d`; None when it is no duration, or one that leaves the calendar."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    try:
-        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
-    except OverflowError:
-        return None
 
 
 def parse_time(text: str) -> datetime | None:

@@ -1,0 +1,145 @@
+"""What the value of a setting may be, wherever it was said: as text (flag, environment) or as TOML has it (file).
+
+A value that can't be meant is refused with what it should look like; never rounded, cut or guessed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from math import isfinite
+from typing import Any, NamedTuple
+
+LOOPBACK = "127.0.0.1"
+KEEP = "keep"  # of a retention: for ever
+_UNITS = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
+_SEPARATORS = re.compile(r"[,\s]+")
+
+
+class Refused(ValueError):
+    """What should have been said instead."""
+
+
+class Address(NamedTuple):
+    """Where something listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+Reader = Callable[[Any], Any]  # of what TOML or a text has; raises Refused
+
+
+def parse_duration(text: str) -> timedelta | None:
+    """`90s`, `1h30m`, `250ms`, `2d`; None when it is no duration, or one that leaves the calendar."""
+    parts = _DURATION.findall(text)
+    if not parts or "".join(number + unit for number, unit in parts) != text:
+        return None
+    try:
+        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
+    except OverflowError:
+        return None
+
+
+def url(value: Any) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        raise Refused("a URL, such as sqlite:///spine.db or sqlite:////var/lib/shop/spine.db")
+    return value
+
+
+def modules(value: Any) -> tuple[str, ...]:
+    names = _SEPARATORS.split(value.strip(", \t\n")) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):
+        raise Refused('a list of modules, such as ["shop.inventory", "shop.email:email"]')
+    return tuple(name.strip() for name in names)
+
+
+def seconds(value: Any) -> float:
+    number = _number(value, float)
+    if number is None or not isfinite(number) or number < 0:
+        raise Refused("a number of seconds, such as 30")
+    return float(number)
+
+
+def count(value: Any) -> int:
+    number = _number(value, int)
+    if number is None or isinstance(number, float) or number < 1:
+        raise Refused("a whole number from 1, such as 2")
+    return int(number)
+
+
+def _number(value: Any, kind: type[int | float]) -> int | float | None:
+    if isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def one_of(*words: str) -> Reader:
+    def read(value: Any) -> str:
+        if not isinstance(value, str) or value.lower() not in words:
+            raise Refused(f"one of {', '.join(words)}")
+        return value.lower()
+
+    return read
+
+
+def address(value: Any) -> Address:
+    """A port alone is one on the loopback interface: who wants to be reached from elsewhere says so."""
+    text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") if colon else LOOPBACK
+    if not (port.isascii() and port.isdigit() and int(port) < 65536 and host) or "/" in host:
+        raise Refused("a port such as 8099 (on this host alone), or an address and a port such as 0.0.0.0:8099")
+    return Address(host, int(port))
+
+
+def retention(value: Any) -> Mapping[str, timedelta | None]:
+    """By channel how long events are kept, None for ever; `*` stands for every channel that has no word of its own."""
+    expected = 'channels with how long to keep their events, such as orders = "90d", audit = "keep", "*" = "365d"'
+    if isinstance(value, str):
+        pairs = [pair.partition("=") for pair in _SEPARATORS.split(value.strip(", \t\n")) if pair]
+        if not all(equals for _, equals, _ in pairs):
+            raise Refused('channels with how long to keep their events, such as "orders=90d, audit=keep, *=365d"')
+        value = {channel: kept for channel, _, kept in pairs}
+    if not isinstance(value, Mapping):
+        raise Refused(expected)
+    return {channel: _kept(channel, kept) for channel, kept in value.items()}
+
+
+def _kept(channel: str, value: Any) -> timedelta | None:
+    if value == KEEP:
+        return None
+    kept = parse_duration(value) if isinstance(value, str) else None
+    if kept is None or not kept:
+        raise Refused(f'"keep", or a duration such as "90d" or "36h", for the channel {channel!r}')
+    return kept
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON and a settings file would have it."""
+    if isinstance(value, Address):
+        return str(value)
+    if isinstance(value, timedelta):
+        return in_words(value)
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, Mapping):
+        return {name: KEEP if each is None else plain(each) for name, each in value.items()}
+    return value
+
+
+def in_words(duration: timedelta) -> str:
+    """`90d`, `1h30m`: what `parse_duration` reads back, to the millisecond."""
+    rest = round(duration.total_seconds() * 1000)
+    said = ""
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
+        many, rest = divmod(rest, size)
+        said += f"{many}{unit}" if many else ""
+    return said or "0s"
