@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from eventspine.errors import RegistrationRefused
-from eventspine.journal.port import Journal, Registered, SetState, SubscriptionDeclaration
+from eventspine.journal import registry
+from eventspine.journal.port import Journal, Passed, Registered, SetState, SubscriptionDeclaration
 
 from .material import (
     LEASE_US,
@@ -102,6 +104,34 @@ class TestRegistration:
             types=changed.types, channels=changed.channels, on_dead="waits", order="none", generation=after.generation
         )
         assert (4, []) == await cursor(journal, after)
+
+    async def test_r8_who_runs_it_when_its_filter_is_widened_is_fenced_from_then_on(self, journal: Journal):
+        [before] = (await start(journal, A)).subscriptions
+        [after] = (await start(journal, wider(A))).subscriptions
+        await publish(journal, event(type="orders.OrderShipped"), event())
+        assert "fenced" == (await commit(journal, done=[finished(before, (0, 2))])).kind
+        assert (0, []) == await cursor(journal, after)
+        assert "done" == (await commit(journal, done=[finished(after, (0, 1))])).kind
+        [narrower] = (await start(journal, A)).subscriptions
+        assert after.generation == narrower.generation, "who knows more than is wanted passes nothing"
+
+    async def test_r8_without_that_it_passes_what_it_does_not_know(self, journal: Journal, monkeypatch: Any):
+        monkeypatch.setattr(registry, "_widened", lambda *_: False)
+        [before] = (await start(journal, A)).subscriptions
+        await start(journal, wider(A))
+        await publish(journal, event(type="orders.OrderShipped"), event())
+        assert "done" == (await commit(journal, done=[finished(before, (0, 2))])).kind
+
+    async def test_r8_older_code_is_told_what_it_will_pass(self, journal: Journal):
+        await start(journal, A)
+        await start(journal, wider(A), B)
+        shipped = "orders.OrderShipped"
+        await publish(journal, event(type=shipped), event(), *events(2, type=shipped), event(type="orders.Other"))
+        [row, _] = (await start(journal, wider(A), B)).subscriptions
+        await commit(journal, done=[finished(row, (0, 1))])
+        assert () == (await start(journal, wider(A), B)).passes
+        assert (Passed("email.a", shipped, 2),) == (await start(journal, A)).passes
+        assert () == (await start(journal, A)).passes, "it was told"
 
     @pytest.mark.parametrize(("before", "after"), [("key", "feed"), ("feed", "none")])
     async def test_cursors_of_partitions_and_of_the_whole_feed_are_not_exchanged(
@@ -346,6 +376,8 @@ class TestOlderGenerations:
         assert A.types == rolled.subscriptions[0].types
 
         await alive(journal, rolled, "q")
+        assert (Passed("email.a", "orders.OrderShipped", 0),) == rolled.passes
+        rolled = rolled._replace(passes=())
         assert rolled == await start(journal, A), "a restart leads too"
         assert rolled == await start(journal, A, roll_back=True), "and the flag may stay"
         assert newer.generation == (await start(journal, wider(A))).generation

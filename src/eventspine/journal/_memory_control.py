@@ -22,7 +22,7 @@ from .port import (
     SetState,
     Subscription,
 )
-from .registry import Create, StoredService, partitions_of, plan
+from .registry import Create, StoredService, partitions_of, passes, plan
 
 FORGET_AFTER_US = 3_600_000_000  # a process that died without a word is listed this long
 
@@ -48,12 +48,14 @@ def register(tables: Tables, registration: Registration, now_us: int, entropy: C
         tables.generations.setdefault(service, []).append((planned.generation, planned.declaration))
     for row in planned.updates:
         tables.subscriptions[row.number] = row
+    passed = passes(planned.given_up, lambda row: _unfinished(tables, row))
     numbers = [
         _create(tables, service, member, entropy) if isinstance(member, Create) else member
         for member in planned.members
     ]
     tables.control += planned.changes
-    return Registered(planned.generation, tuple(tables.subscriptions[number] for number in numbers), planned.newest)
+    members = tuple(tables.subscriptions[number] for number in numbers)
+    return Registered(planned.generation, members, planned.newest, passed)
 
 
 def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequence[str], now_us: int) -> bool:
@@ -80,15 +82,18 @@ def leave(tables: Tables, process: Process) -> None:
 
 def backlog(tables: Tables, subscription: Subscription) -> int:
     """Wanted events that it has not finished, and deliveries that it still owes."""
+    owed = sum(row.subscription == subscription.number and row.state != "settled" for row in tables.deliveries.values())
+    return owed + _unfinished(tables, subscription)
+
+
+def _unfinished(tables: Tables, subscription: Subscription) -> int:
     channels, types = set(subscription.channels), {type for type, _ in subscription.types}
     whole = subscription.order == "feed"
     cursors = {
         partition: tables.cursor(subscription.number, OWN_FEED, partition)
         for partition in partitions_of(subscription.order)
     }
-    waiting = sum(
-        row.subscription == subscription.number and row.state != "settled" for row in tables.deliveries.values()
-    )
+    waiting = 0
     for record in tables.feed[min(position for position, _ in cursors.values()) :]:
         if record.channel in channels and (not types or record.type in types):
             position, beyond = cursors[-1 if whole else record.slot % len(cursors)]

@@ -17,9 +17,13 @@ from ._sqlite_known import among
 from ._sqlite_plan import EVENTS
 from .port import OWN_FEED, LeaseView, Process, Registered, Registration, Subscription
 from .processes import is_gone
-from .registry import Create, StoredService, plan
+from .registry import Create, StoredService, passes, plan
 
 FORGET_AFTER_US = 3_600_000_000  # a process that died without a word is listed this long
+_LIVES = (  # columns are named everywhere, because a newer release may have added some (R9)
+    '/*spine*/ insert or replace into spine_processes (id, service, generation, pid, host, started_us, "window", release,'
+    " until_us, pid_started) values (?,?,?,?,?,?,?,?,?,?)"
+)
 
 
 def register(cursor: sqlite3.Cursor, registration: Registration, now_us: int) -> tuple[Registered, bool]:
@@ -38,13 +42,15 @@ def register(cursor: sqlite3.Cursor, registration: Registration, now_us: int) ->
             (service, planned.generation, planned.declaration, now_us),
         )
     _update(cursor, planned.updates)
+    passed = passes(planned.given_up, lambda row: _unfinished(cursor, row))
     numbers = [
         _create(cursor, service, member, now_us) if isinstance(member, Create) else member for member in planned.members
     ]
     if planned.changes:
         raise_control(cursor)
     rows = {row.number: row for row in read.subscriptions(cursor, service)}
-    return Registered(planned.generation, tuple(rows[number] for number in numbers), planned.newest), planned.changes
+    members = tuple(rows[number] for number in numbers)
+    return Registered(planned.generation, members, planned.newest, passed), planned.changes
 
 
 def declarations(cursor: sqlite3.Cursor, service: str) -> list[tuple[int, str]]:
@@ -100,11 +106,16 @@ def _create(cursor: sqlite3.Cursor, service: str, create: Create, now_us: int) -
 
 def backlog(cursor: sqlite3.Cursor, subscription: Subscription) -> int:
     """Wanted events that it has not finished, and deliveries that it still owes."""
-    channels, types = json.dumps(subscription.channels), json.dumps([type for type, _ in subscription.types])
-    waiting: int = cursor.execute(
+    owed: int = cursor.execute(
         "/*spine*/ select count(*) from spine_deliveries where subscription = ? and state <> 'settled'",
         (subscription.number,),
     ).fetchone()[0]
+    return owed + _unfinished(cursor, subscription)
+
+
+def _unfinished(cursor: sqlite3.Cursor, subscription: Subscription) -> int:
+    channels, types = json.dumps(subscription.channels), json.dumps([type for type, _ in subscription.types])
+    waiting = 0
     for _, partition, position, beyond, feed in read.cursors(cursor, [subscription.number]):
         if feed != OWN_FEED:
             continue
@@ -137,14 +148,16 @@ def lease(
 ) -> tuple[LeaseView, bool]:
     check_version(cursor, now_us)
     process = process._replace(until_us=until_us)
-    cursor.execute("/*spine*/ insert or replace into spine_processes values (?,?,?,?,?,?,?,?,?,?)", process)
+    cursor.execute(_LIVES, process)
     released = _release(cursor, process, release)
     cursor.execute("/*spine*/ update spine_leases set until_us = ? where owner = ?", (until_us, process.id))
     processes = {row.id: row for row in read.processes(cursor)}
     live = {row.id for row in processes.values() if is_live(row, now_us)}
     _take(cursor, process, take, live)
     _forget(cursor, now_us)
-    held = cursor.execute("/*spine*/ select * from spine_leases where owner = ?", (process.id,)).fetchall()
+    held = cursor.execute(
+        "/*spine*/ select name, epoch, owner, until_us, unclean from spine_leases where owner = ?", (process.id,)
+    ).fetchall()
     same = [row for row in processes.values() if row.service == process.service and row.id in live]
     view = LeaseView({row[0]: read.lease_of(row) for row in held}, same, read.control(cursor))
     return view, released > 0

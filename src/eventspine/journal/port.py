@@ -233,10 +233,19 @@ class Registration(NamedTuple):
     retire: tuple[str, ...] = ()  # names of stored subscriptions that this start gives up
 
 
+class Passed(NamedTuple):
+    """A type that a newer release subscribed to and this one, which takes its place, doesn't know (R8)."""
+
+    subscription: str
+    type: str
+    events: int  # of this type, that are not finished
+
+
 class Registered(NamedTuple):
     generation: int  # of the service's declarations; the newest live one leads (R8)
     subscriptions: tuple[Subscription, ...]  # in the order of the registration
     newest: int = 0  # the newest generation ever seen of this service; above `generation`: this code is older (R8)
+    passes: tuple[Passed, ...] = ()  # what code older than the last that led will pass
 
 
 class Subscription(NamedTuple):
@@ -245,7 +254,7 @@ class Subscription(NamedTuple):
     service: str
     name: str
     state: Literal["active", "paused", "suspended", "retired"]
-    generation: int  # the cursor's, raised by rewind, pause, rename, retire
+    generation: int  # the cursor's, raised by rewind, pause, rename, retire, and when the filter is widened
     channels: tuple[str, ...]
     types: tuple[tuple[str, int | None], ...]
     order: Literal["key", "none", "feed"]

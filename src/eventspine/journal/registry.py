@@ -5,6 +5,8 @@
 * Only the newest generation that has a live process changes what is stored. An older process that starts beside it
   finds its subscriptions, under later names too, and changes nothing. When no newer one is live, it leads again.
 * A subscription keeps its number, uid and cursors through renames, suspension and reactivation.
+* Whoever runs a subscription when its filter is widened is fenced from that commit on: it would pass what it doesn't
+  know. Code that is older than what led before passes it by intention, and is told how much that is.
 * A start never loses work silently: a new handler beside a stored subscription that nobody declares any more may be a
   rename, and is refused until somebody says which it is.
 """
@@ -12,11 +14,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import RegistrationRefused
-from .port import PARTITIONS, WHOLE_FEED, Registration, Subscription, SubscriptionDeclaration
+from .port import PARTITIONS, WHOLE_FEED, Passed, Registration, Subscription, SubscriptionDeclaration
 
 Backlog = Callable[[Subscription], int]  # how many events it has not finished; asked only for a refusal's message
 
@@ -43,6 +45,7 @@ class Plan(NamedTuple):
     first_seen: bool  # store (service, generation, declaration)
     updates: Sequence[Subscription]  # stored rows to overwrite, by number
     members: Sequence[int | Create]  # in the order of the registration: the number of a stored one, or one to create
+    given_up: Sequence[Subscription] = ()  # stored ones with only the types that this older code does not know
 
     @property
     def changes(self) -> bool:
@@ -75,7 +78,17 @@ def plan(
         for declared in registration.subscriptions
     ]
     updates = _updates(registration, found, subscriptions)
-    return Plan(generation, max(newest, generation), declaration, first_seen, updates, members)
+    given_up = _given_up(registration, found) if known and known < newest else []
+    return Plan(generation, max(newest, generation), declaration, first_seen, updates, members, given_up)
+
+
+def passes(given_up: Sequence[Subscription], unfinished: Backlog) -> tuple[Passed, ...]:
+    """How much of each type. `unfinished` counts wanted events."""
+    return tuple(
+        Passed(row.name, type, unfinished(row._replace(types=((type, None),))))
+        for row in given_up
+        for type, _ in row.types
+    )
 
 
 def canonical(registration: Registration) -> str:
@@ -236,14 +249,35 @@ def _redeclared(row: Subscription, declared: SubscriptionDeclaration, name: str)
             f"--retire {row.name}.",
             subscription=row.number,
         )
+    widened = _widened(row, declared)
     row = row._replace(channels=declared.channels, types=declared.types, order=declared.order, on_dead=declared.on_dead)
-    return _changed(row, name=name, state="active" if row.state == "suspended" else row.state)
+    return _changed(row, name=name, state="active" if row.state == "suspended" else row.state, widened=widened)
 
 
-def _changed(row: Subscription, name: str | None = None, state: str | None = None) -> Subscription:
-    """A new name or state raises the cursor's generation, so that whoever runs the old one is fenced (R13)."""
+def _given_up(registration: Registration, found: Mapping[str, Subscription]) -> list[Subscription]:
+    return [
+        row._replace(name=declared.name, types=tuple((type, None) for type in types))
+        for declared in registration.subscriptions
+        if (row := found.get(declared.name)) and (types := unknown(row, dict(declared.types)))
+    ]
+
+
+def unknown(stored: Subscription, types: Container[str]) -> list[str]:
+    """What it subscribes to as stored, and code that knows these types does not."""
+    return [type for type, _ in stored.types if type not in types]
+
+
+def _widened(row: Subscription, declared: SubscriptionDeclaration) -> bool:
+    return any(type not in dict(row.types) for type, _ in declared.types)
+
+
+def _changed(
+    row: Subscription, name: str | None = None, state: str | None = None, *, widened: bool = False
+) -> Subscription:
+    """A new name, a new state or a wider filter raises the cursor's generation, so that whoever runs the old one is
+    fenced (R8, R13)."""
     changed = row._replace(name=name or row.name, state=state or row.state)  # type: ignore[arg-type]
-    return changed if changed[:5] == row[:5] else changed._replace(generation=row.generation + 1)
+    return changed if changed[:5] == row[:5] and not widened else changed._replace(generation=row.generation + 1)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -54,7 +54,7 @@ create table spine_subscriptions (
   service text not null,
   name text not null,
   state text not null,                    -- active, paused, suspended, retired
-  generation integer not null,            -- of the cursor; raised by rewind, pause, rename, retire (R13)
+  generation integer not null,            -- of the cursor; raised by rewind, pause, rename, retire, a wider filter (R13)
   channels text not null,                 -- JSON array
   types text not null,                    -- JSON array of [type, newest version known or null]
   ordering text not null,                 -- key, none, feed
