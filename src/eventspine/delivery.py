@@ -5,11 +5,11 @@ raises. `query` reads committed state, which holds all that earlier events of th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .envelope import Envelope
 from .errors import SpineError, UnitFailed, WouldDeadlock
@@ -17,6 +17,7 @@ from .ids import derived_id, id_text
 from .journal.port import Append, Record, Statement, Timer, Transaction, Unit
 from .observe.correlation import Cause
 from .publishing import Receipt, due_us, receipts
+from .within import Awaiting, Carrier, carrier_of, write, write_async
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -39,6 +40,7 @@ class Delivery(Cause, Generic[R]):
     _ordinal = 0
     _open = True
     _joined = False  # not which connection: one that is forgotten uncommitted must not be kept alive, and locked, by us
+    _unawaited = False  # an asynchronous join() that has been called and not awaited
     _transaction: Transaction | None = None
 
     def __init__(self, subscription: Subscription, item: Any, record: Record) -> None:  # no super: see the properties
@@ -149,15 +151,29 @@ class Delivery(Cause, Generic[R]):
             self._unit = Unit()
         return self._unit
 
-    def join(self, connection: Any) -> None:
-        """Write this delivery's cursor and events on a connection of the caller's, to commit with its transaction
-        or not at all. Call it last; then commit, and return."""
+    @overload
+    def join(self, within: Awaiting) -> Coroutine[Any, Any, None]: ...
+    @overload
+    def join(self, within: Any) -> None: ...
+
+    def join(self, within: Any) -> Any:
+        """Write this delivery's cursor and events in a transaction of the caller's, to commit with it or not at all:
+        `delivery.join(session)`, `await delivery.join(async_session)`. Call it last; then commit, and return."""
         unit = self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction of its own; it can't join a connection beside it.")
+        carrier = carrier_of(within)
         self._subscription.complete(self._item, unit)
-        self._subscription.journal.write_within(connection, unit)
-        self._joined = True
+        self._joined = True  # whatever comes of it: nothing else finishes this delivery from here on
+        if carrier.is_async:
+            self._unawaited = True
+            return self._join(carrier, unit)
+        write(carrier, self._subscription.journal, unit)
+        return None
+
+    async def _join(self, carrier: Carrier, unit: Unit) -> None:
+        self._unawaited = False
+        await write_async(carrier, self._subscription.journal, unit)
 
     # --- what it reads ------------------------------------------------------------------------------------------
 
@@ -214,7 +230,7 @@ class RunDelivery(Delivery[R]):
 
     __slots__ = ()
 
-    def join(self, connection: Any) -> None:
+    def join(self, within: Any) -> Any:
         raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't join a connection.")
 
     def transaction(self) -> AbstractAsyncContextManager[Writing]:  # type: ignore[override]  # refused before it is one

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, as_events
-from ..errors import DeclarationError, HandlerTimeout, UnitFailed, UnknownPublisher
+from ..errors import DeclarationError, HandlerTimeout, Reject, UnitFailed, UnknownPublisher
 from ..journal.port import Transaction, Unit, Verdict
 from ..observe.correlation import current
 from .lanes import Item
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 Call = Callable[[Item], Awaitable[None]]
+_UNAWAITED = (
+    "The handler called join() with an asynchronous session or connection and did not await it, so what it committed there "
+    "did not finish this delivery. Write `await delivery.join(session)`; then look what the handler has done, and replay or drop."
+)
 
 
 def caller(subscription: Subscription) -> Call:
@@ -150,7 +154,7 @@ async def close(subscription: Subscription, item: Item, delivery: Delivery[Any])
     item.started = 0.0  # its time is over; waiting for the commit is not its own
     unit = delivery._close()
     if delivery._joined:
-        await _joined(subscription, item)
+        await _joined(subscription, item, delivery._unawaited)
     elif delivery._transaction is not None:
         await _transacted(subscription, item, delivery._transaction, unit or Unit())
     else:
@@ -169,15 +173,18 @@ async def _transacted(subscription: Subscription, item: Item, transaction: Trans
         subscription.verdict(item, verdict)
 
 
-async def _joined(subscription: Subscription, item: Item) -> None:
+async def _joined(subscription: Subscription, item: Item, unawaited: bool) -> None:
     """The caller's transaction carries the unit: has it committed?"""
     if await subscription.is_finished(item):
         subscription.settled(item)
         return
+    if unawaited:
+        subscription.waiting.failed(item, Reject(_UNAWAITED))  # once: whatever it committed, it would commit again
+        return
     subscription.waiting.failed(
         item,
         UnitFailed(
-            "The handler returned, but the connection it joined has not committed. Commit it before returning, for "
+            "The handler returned, but the transaction it joined has not committed. Commit it before returning, for "
             "example by leaving its `with` block."
         ),
     )

@@ -69,8 +69,9 @@ def _explain(error: sqlite3.Error, path: Path) -> SpineError:
 def _check(connection: Any, path: Path) -> None:
     if not isinstance(connection, sqlite3.Connection):
         raise SettingsError(
-            f"within= takes a sqlite3.Connection on {path}; this is a {type(connection).__name__}. Of an SQLAlchemy "
-            "session it is session.connection().connection.driver_connection.",
+            f"The journal is the SQLite file {path}, and this is no sqlite3.Connection on it but a "
+            f"{type(connection).__module__}.{type(connection).__qualname__}. Two stores are two commits (a dual write), and a "
+            f"crash in between leaves one without the other: keep both in one file.",
         )
     cursor = connection.cursor()
     cursor.row_factory = None
@@ -79,13 +80,14 @@ def _check(connection: Any, path: Path) -> None:
     main = next((os.fsdecode(row[2] or "") for row in rows if os.fsdecode(row[1]) == "main"), "")
     if not main or not _same(Path(main), path):
         raise SettingsError(
-            f"This connection is on {main or 'a database in memory'}, the journal on {path}. One commit covers one file: "
-            "open the connection on the journal's file.",
+            f"This connection is on {main or 'a database in memory'}, the journal on {path}. Two files are two commits (a "
+            "dual write), and a crash in between leaves one without the other: open the connection on the journal's file, "
+            "or give the spine the URL of this one.",
         )
     if not connection.in_transaction and not _begins_by_itself(connection):
         raise SettingsError(
             "This connection commits each statement by itself, so the event would not share the fate of your own writes. "
-            'Run "BEGIN IMMEDIATE" on it first.',
+            "Run BEGIN IMMEDIATE on it first.",
         )
 
 
