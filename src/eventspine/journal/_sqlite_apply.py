@@ -8,10 +8,11 @@ written once, after the last verdict, from the ranges of the units that were acc
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..errors import Conflict, Fenced, JournalVersion, SpineError
+from ..errors import Conflict, Fenced, JournalVersion, SpineError, UnitFailed
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_known import Known
 from ._sqlite_outcome import Trace
@@ -19,10 +20,19 @@ from ._sqlite_plan import Plan
 from .port import Append, Record, Statement, Unit, Verdict
 
 SCHEMA_VERSION = 1
+STATEMENTS_S = 5.0  # for all statements of one unit: everybody waits while they run
+CHECK_EVERY = 10_000  # steps of SQLite's machine between two looks at the clock
 
 
 class TransactionGone(Exception):
-    """A statement ended the transaction: nothing of the group is stored, whatever was said of it so far (R5)."""
+    """A statement ended the transaction: nothing of the group is stored, whatever was said of it so far (R5).
+
+    `slow`: the statements of the unit that is to blame, since they were ended for taking too long. Others in the group
+    are not tried one by one for its sake."""
+
+    def __init__(self, slow: Sequence[Statement] | None = None) -> None:
+        super().__init__()
+        self.slow = slow
 
 
 @dataclass(slots=True)
@@ -33,6 +43,7 @@ class Safeguards:
     rerun: bool = True  # by the writer: a group that fails as a whole runs again in parts
     fences: bool = True
     fold_after_verdicts: bool = True
+    statements_limit: bool = True  # a unit's SQL is ended when it takes too long
     own_lock: bool = True  # a wait for a lock that this process holds itself is refused at once (R21)
 
 
@@ -44,8 +55,16 @@ class Applied:
 
 
 class Applier:
-    def __init__(self, connection: sqlite3.Connection, guard: Guard, safeguards: Safeguards) -> None:
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        guard: Guard,
+        safeguards: Safeguards,
+        *,
+        statements_s: float = STATEMENTS_S,
+    ) -> None:
         self._connection = connection
+        self._statements_s = statements_s
         self._guard = guard
         self._cursor = connection.cursor()
         self._cursor.row_factory = None
@@ -100,11 +119,22 @@ class Applier:
         if not self._safeguards.savepoints:
             return self._run_all(statements)
         self._cursor.execute("/*spine*/ savepoint spine_unit")
-        error = self._run_all(statements)
+        error = self._run_in_time(statements)
         if error:
             self._cursor.execute("/*spine*/ rollback to spine_unit")
         self._cursor.execute("/*spine*/ release spine_unit")
         return error
+
+    def _run_in_time(self, statements: Sequence[Statement]) -> SpineError | None:
+        """What shares its transaction has the limit of that one, if any."""
+        if self._beside or not self._safeguards.statements_limit:
+            return self._run_all(statements)
+        deadline = time.monotonic() + self._statements_s
+        self._connection.set_progress_handler(lambda: time.monotonic() > deadline, CHECK_EVERY)
+        try:
+            return self._run_all(statements)
+        finally:
+            self._connection.set_progress_handler(None, 0)
 
     def _run_all(self, statements: Sequence[Statement]) -> SpineError | None:
         sql = ""
@@ -113,11 +143,13 @@ class Applier:
                 sql = statement.sql
                 run_statement(self._guard, statement)
         except Exception as error:
-            if not self._connection.in_transaction:
-                raise TransactionGone from error
+            slow = not self._beside and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
+            told = _too_slow(sql, self._statements_s) if slow else error
+            if not self._connection.in_transaction:  # SQLite itself ends that of a write that is interrupted
+                raise TransactionGone(statements if slow else None) from told
             if is_journal_trouble(error):
                 raise
-            return as_unit_failed(error, sql)
+            return as_unit_failed(told, sql)
         return None
 
     # --- accepting --------------------------------------------------------------------------------------------------
@@ -183,6 +215,16 @@ def check_version(cursor: sqlite3.Cursor, now_us: int) -> tuple[int, int]:
             schema=SCHEMA_VERSION,
         )
     return max(now_us, last_us or 0), head or 0
+
+
+def _too_slow(sql: str, limit_s: float) -> UnitFailed:
+    short = " ".join(sql.split())[:120]
+    return UnitFailed(
+        f"The SQL of this delivery took longer than {limit_s:g} s, and nobody can write meanwhile; it was ended, in: "
+        f"{short}. Nothing of this unit was stored. Give the statement an index, or fewer rows at a time.",
+        sql=short,
+        limit_s=limit_s,
+    )
 
 
 def is_journal_trouble(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -65,8 +64,8 @@ def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | 
         "incarnation": int(meta["incarnation"]),
         "durability": _SYNCHRONOUS.get(_pragma(cursor, "synchronous"), "unknown"),
         "journal_mode": str(_pragma(cursor, "journal_mode")),
-        "file_bytes": _size(path),
-        "wal_bytes": _size(Path(f"{path}-wal")),
+        "file_bytes": file.size(path),
+        "wal_bytes": file.size(Path(f"{path}-wal")),
         "schema_version": int(meta["schema_version"]),
         "writer_min": int(meta["writer_min"]),
         "sqlite": sqlite3.sqlite_version,
@@ -80,10 +79,3 @@ def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | 
 def _pragma(cursor: sqlite3.Cursor, name: str) -> Any:
     value: Any = cursor.execute(f"/*spine*/ pragma {name}").fetchone()[0]
     return value
-
-
-def _size(path: Path) -> int:
-    try:
-        return os.stat(path).st_size  # never opened: closing a descriptor of it would drop SQLite's locks (R7)
-    except OSError:
-        return 0

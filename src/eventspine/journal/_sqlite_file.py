@@ -166,11 +166,27 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def size(path: Path) -> int:
+    """Of a file that is never opened: closing a descriptor of it would drop SQLite's locks (R7)."""
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
 def vanished(path: Path) -> JournalError:
     return JournalError(
         f"{path} was deleted, moved or replaced while it was open. Nothing more is stored: it would be in a file without "
         f"a name. Put the file back where it was (until this process ends, its content is in /proc/{os.getpid()}/fd) or "
         f"restore a copy; then start again."
+    )
+
+
+def log_vanished(path: Path) -> JournalError:
+    return JournalError(
+        f"{path}-wal was deleted, moved or replaced while it was open; it is a part of the database. Nothing more is "
+        f"stored. Start nothing new on this file, and end every process that has it open with SIGTERM, never SIGKILL: "
+        f"the last one brings what it still holds of the log (/proc/{os.getpid()}/fd) into {path.name}. Then start again."
     )
 
 

@@ -29,17 +29,17 @@ from typing import Any
 from ..clock import Clock
 from ..errors import JournalError, OutcomeUnknown
 from . import _sqlite_file as file
-from ._sqlite_apply import Applied, Applier, Safeguards, TransactionGone
+from ._sqlite_apply import STATEMENTS_S, Applied, Applier, Safeguards, TransactionGone
 from ._sqlite_guard import Guard, as_unit_failed
 from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
+from ._sqlite_log import Log
 from ._sqlite_outcome import was_committed
 from .lockfile import Turn, TurnLock, read_holder
 from .port import Unit, Verdict
 
 UNITS_MAX = 2_000
 BYTES_MAX = 4 * 1024 * 1024
-WAL_BYTES_MAX = 64 * 1024 * 1024
 
 
 @dataclass
@@ -49,8 +49,6 @@ class Figures:
     commits: int = 0
     units: int = 0
     reruns: int = 0
-    checkpoints: int = 0
-    wal_bytes_max: int = 0
     lock_wait_s_max: float = 0.0
     unknown: int = 0
     errors: deque[str] = field(default_factory=lambda: deque(maxlen=10))
@@ -58,14 +56,20 @@ class Figures:
 
 class Writer:
     def __init__(
-        self, path: Path, clock: Clock, *, busy_s: float, rang: Callable[[bool], None], safeguards: Safeguards
+        self,
+        path: Path,
+        clock: Clock,
+        *,
+        busy_s: float,
+        rang: Callable[[bool], None],
+        safeguards: Safeguards,
+        statements_s: float = STATEMENTS_S,
     ) -> None:
         self.path, self.clock, self.busy_s = path, clock, busy_s
+        self._statements_s = statements_s
         self.figures = Figures()
         self._rang = rang  # called after a commit; True: others may have more to read
         self._safeguards = safeguards
-        self._wal = Path(f"{path}-wal")
-        self._checkpoint_at = WAL_BYTES_MAX
         self._queue: deque[Job] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._closing = False
@@ -75,6 +79,7 @@ class Writer:
         self._watch = Watch(path)
         self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
         self._opened: tuple[int, int] | None = None  # which file it was: every commit goes into that one or is refused
+        self.log = Log(path)
         self._connected = False  # the first transaction connects, so that even making the file has its turn
         self._thread = threading.Thread(target=self._work, name=f"spine writer {path.name}", daemon=True)
         self._thread.start()
@@ -139,7 +144,7 @@ class Writer:
     def _connect(self) -> None:
         self.connection = file.connect(self.path, busy_s=self.busy_s)
         self.guard = Guard(self.connection)
-        self.applier = Applier(self.connection, self.guard, self._safeguards)
+        self.applier = Applier(self.connection, self.guard, self._safeguards, statements_s=self._statements_s)
         self.cursor = self.connection.cursor()
         self._lock.set_up(self.connection)
         self._opened = self._opened or file.identity(self.path)
@@ -148,6 +153,7 @@ class Writer:
     def _disconnect(self) -> None:
         if self._connected:
             self._connected = False
+            self.log.closed()
             self.applier.close()
             self.cursor.close()
             self.connection.close()
@@ -173,7 +179,7 @@ class Writer:
             with self._turn():
                 jobs = self._take_jobs()
                 answers, rings = self._do(jobs)
-                self._look_after_wal()
+                self._look_after_log()
         except Exception as error:  # noqa: BLE001 -- the writer must live on, and nobody may wait for ever
             self.figures.errors.append(repr(error))
             for job in jobs or self._take_jobs():
@@ -245,6 +251,8 @@ class Writer:
     # --- units ------------------------------------------------------------------------------------------------------
 
     def _run(self, units: Sequence[Unit]) -> Applied:
+        if not units:
+            return Applied([], False)
         try:
             return self._once(units)
         except JournalError as error:
@@ -259,9 +267,11 @@ class Writer:
             if not self._safeguards.rerun:
                 return Applied([Verdict("done") for _ in units], False)
             self.figures.reruns += 1
-            half = len(units) // 2
-            left, right = self._run(units[:half]), self._run(units[half:])
-            return Applied(left.verdicts + right.verdicts, left.rings or right.rings)
+            slow = _slow_one(units, error)
+            half = len(units) // 2 if slow is None else slow
+            blamed = [] if slow is None else [Verdict("failed", error=as_unit_failed(_cause(error)))]
+            left, right = self._run(units[:half]), self._run(units[half + len(blamed) :])
+            return Applied(left.verdicts + blamed + right.verdicts, left.rings or right.rings)
 
     def finish(self, units: Sequence[Unit]) -> Applied:
         """Apply units in the transaction that is open, and commit it if all are well."""
@@ -331,6 +341,7 @@ class Writer:
             raise file.vanished(self.path)
         if not self._connected:
             self._connect()
+        self.log.check()
         self._lock.take(self.connection)
 
     def rollback(self) -> None:
@@ -344,29 +355,19 @@ class Writer:
         turn = read_holder(Path(f"{self.path}-lock"))
         return turn if turn and turn.pid != os.getpid() else None
 
-    def _look_after_wal(self) -> None:
-        """Keep the WAL small whatever readers do (R20); under the turn lock, so that no other writer waits in vain."""
-        try:
-            size = os.stat(self._wal).st_size
-        except OSError:
-            return
-        self.figures.wal_bytes_max = max(self.figures.wal_bytes_max, size)
-        if size < self._checkpoint_at or not self._connected:
-            return
-        try:
-            self.connection.execute("/*spine*/ pragma busy_timeout=200").close()
-            blocked = self.connection.execute("/*spine*/ pragma wal_checkpoint(truncate)").fetchone()[0]
-        except sqlite3.Error:
-            blocked = 1
-        finally:
+    def _look_after_log(self) -> None:
+        if self._connected and self.log.look_after(self.connection):
             self._lock.set_up(self.connection)
-        self.figures.checkpoints += 1
-        # A reader stood in the way: the next try comes a little later, so that commits go on meanwhile.
-        self._checkpoint_at = size + 4 * 1024 * 1024 if blocked else WAL_BYTES_MAX
 
 
 def _commit(connection: sqlite3.Connection) -> None:
     connection.execute("/*spine*/ commit")
+
+
+def _slow_one(units: Sequence[Unit], error: Exception) -> int | None:
+    """Which unit's statements were ended for taking too long."""
+    slow = error.slow if isinstance(error, TransactionGone) else None
+    return next((n for n, unit in enumerate(units) if slow is not None and unit.statements is slow), None)
 
 
 def _unexpected(error: Exception) -> JournalError:

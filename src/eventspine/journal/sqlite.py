@@ -27,7 +27,7 @@ from . import (
     _sqlite_registry as registry,
     migrations,
 )
-from ._sqlite_apply import Safeguards
+from ._sqlite_apply import STATEMENTS_S, Safeguards
 from ._sqlite_interactive import Held, SQLiteTransaction
 from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer, Units, weigh
 from ._sqlite_readers import Readers
@@ -62,7 +62,11 @@ INLINE = 500  # records that are read on the loop itself: sooner done than hande
 class SQLiteJournal:
     sql = True
 
-    def __init__(self, url: str, clock: Clock | None = None, *, busy_s: float = 30.0) -> None:
+    def __init__(
+        self, url: str, clock: Clock | None = None, *, busy_s: float = 30.0, statements_s: float = STATEMENTS_S
+    ) -> None:
+        """`busy_s`: how long to wait for another program's transaction; `statements_s`: how long one delivery's SQL may
+        take, during which nobody else can write."""
         self.url = url
         self.path: Path = file.path_of(url)
         self.id = ""
@@ -70,6 +74,7 @@ class SQLiteJournal:
         self.created = False  # whether open() made the tables
         self._clock = clock or SystemClock()
         self._busy_s = busy_s
+        self._statements_s = statements_s
         self._safeguards = Safeguards()
         self._opened = 0
         self._running: _Running | None = None
@@ -316,7 +321,7 @@ class SQLiteJournal:
     def _start(self) -> _Running:
         file.check_path(self.path)
         known = describe.identity_if_current(self.path, self._busy_s)
-        running = _Running(self.path, self._clock, self._busy_s, self._safeguards)
+        running = _Running(self.path, self._clock, self._busy_s, self._statements_s, self._safeguards)
         try:
             if known is None:
                 self._prepare(running)
@@ -343,10 +348,12 @@ class SQLiteJournal:
 class _Running:
     """What an open journal has running in one process."""
 
-    def __init__(self, path: Path, clock: Clock, busy_s: float, safeguards: Safeguards) -> None:
+    def __init__(self, path: Path, clock: Clock, busy_s: float, statements_s: float, safeguards: Safeguards) -> None:
         self.pid = os.getpid()
         self.bells = Bells(path)
-        self.writer = Writer(path, clock, busy_s=busy_s, rang=self._rang, safeguards=safeguards)
+        self.writer = Writer(
+            path, clock, busy_s=busy_s, rang=self._rang, safeguards=safeguards, statements_s=statements_s
+        )
         self.readers = Readers(path, busy_s=busy_s)
         self.lookout = Lookout(path, self.bells, busy_s=busy_s, look=lambda: self.writer.refuse_waiting(busy_s))
 
