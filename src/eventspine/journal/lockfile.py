@@ -11,6 +11,7 @@ file itself, its -wal and its -shm are never opened here: closing any descriptor
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import time
@@ -61,7 +62,12 @@ class TurnLock:
         """Only in one's turn."""
         if HAS_FLOCK:
             text = f"{time.time_ns() // 1000} {self._identity} {word}"
-            os.pwrite(self._file, text.encode().ljust(len(_BLANK)), 0)
+            self._write(text.encode().ljust(len(_BLANK)))
+
+    def _write(self, text: bytes) -> None:
+        """Who holds the lock is told as far as it can be: a full disk must not keep anybody from giving it back."""
+        with contextlib.suppress(OSError):
+            os.pwrite(self._file, text, 0)
 
     def say_waits(self) -> None:
         self.say(_WAITS)
@@ -69,7 +75,7 @@ class TurnLock:
     def give_back(self) -> None:
         if not HAS_FLOCK:
             return
-        os.pwrite(self._file, _BLANK, 0)
+        self._write(_BLANK)
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:

@@ -27,12 +27,17 @@ class Step(NamedTuple):
     data: bytes
 
 
+def build(folder: Path) -> Path:
+    library = folder / "recorder.so"
+    command = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HERE / "recorder.c"), "-ldl", "-lpthread"]
+    subprocess.run(command, check=True, capture_output=True)
+    return library
+
+
 def record(folder: Path, events: int, *settings: str) -> list[Step]:
     """Run the child on a recorded disk."""
-    library, log = folder / "recorder.so", folder / "steps"
-    compile = ["gcc", "-shared", "-fPIC", "-O1", "-o", str(library), str(HERE / "recorder.c"), "-ldl", "-lpthread"]
-    subprocess.run(compile, check=True, capture_output=True)
-    environment = {**os.environ, "LD_PRELOAD": str(library), "RECORD_PREFIX": str(folder / "spine.db")}
+    log = folder / "steps"
+    environment = {**os.environ, "LD_PRELOAD": str(build(folder)), "RECORD_PREFIX": str(folder / "spine.db")}
     command = [sys.executable, "-m", "tests.faults.power.child", str(folder), str(events), *settings]
     subprocess.run(command, check=True, cwd=ROOT, env={**environment, "RECORD_LOG": str(log)}, timeout=100)
     return list(steps(log.read_bytes()))

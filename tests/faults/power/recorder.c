@@ -4,9 +4,13 @@
  *   's' file                       a finished sync    'u' file           a file that was removed
  *
  * as native-endian structs in the file RECORD_LOG. Loaded with LD_PRELOAD; it changes nothing of what it sees. The lock
- * is held around each call, so that the order in the log is the order on the disk. */
+ * is held around each call, so that the order in the log is the order on the disk.
+ *
+ * `disk_full_after(n)`, called from the process itself, lets n more writes pass and fails all others with ENOSPC;
+ * -1 makes space again. `writes_refused()` says how many were. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdarg.h>
@@ -22,6 +26,8 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char names[FILES][NAME]; /* by descriptor; "" means: not ours */
 static const char *prefix;
+static int writes_left = -1; /* before the disk is full; -1: it has space */
+static int refused = 0;
 static int log_fd = -1;
 
 static int (*real_open)(const char *, int, ...);
@@ -100,10 +106,29 @@ int close(int fd) {
     return real_close(fd);
 }
 
+void disk_full_after(int writes) {
+    pthread_mutex_lock(&lock);
+    writes_left = writes;
+    pthread_mutex_unlock(&lock);
+}
+
+int writes_refused(void) { return refused; }
+
+static int full(void) {
+    if (writes_left < 0) return 0;
+    if (writes_left > 0) {
+        writes_left--;
+        return 0;
+    }
+    refused++;
+    errno = ENOSPC;
+    return 1;
+}
+
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset) {
     if (!known(fd)) return real_pwrite(fd, data, size, offset);
     pthread_mutex_lock(&lock);
-    ssize_t written = real_pwrite(fd, data, size, offset);
+    ssize_t written = full() ? -1 : real_pwrite(fd, data, size, offset);
     if (written > 0) note('w', names[fd] + 1, offset, written, data);
     pthread_mutex_unlock(&lock);
     return written;
