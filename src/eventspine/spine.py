@@ -21,7 +21,7 @@ from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, tables_script
-from .within import carrier_of, write_async
+from .within import beside, carrier_of, write_async
 
 if TYPE_CHECKING:
     import asyncio
@@ -213,6 +213,8 @@ class Spine:
         if within is not None:
             await write_async(carrier_of(within), self.journal, unit)
             return receipts(records, None, due)
+        for refuse in beside.get():
+            refuse(self.journal)
         return receipts(records, await self._committed(unit), due)
 
     def records(

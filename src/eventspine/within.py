@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, Final, Protocol, TypeVar
 
@@ -20,6 +21,9 @@ from .errors import JournalBusy, SettingsError
 from .journal.port import Journal, Unit, Verdict
 
 T = TypeVar("T")
+
+# Asked before something is published without within=: whether a transaction of this task or thread forbids it.
+beside: ContextVar[tuple[Any, ...]] = ContextVar("eventspine_beside", default=())
 
 
 class Awaiting(Protocol):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -10,12 +12,14 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, insert, select, text
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from eventspine import Event, Service, Spine
-from eventspine.errors import SettingsError
+from eventspine.errors import EventRefused, JournalBusy, SettingsError
+from eventspine.integrations.sqlalchemy import begin_immediate, refuse_dual_writes
 from eventspine.sync import Spine as BlockingSpine
 
 
@@ -201,3 +205,203 @@ async def test_another_file_is_refused_as_the_dual_write_that_it_is(kind: Any, s
         with pytest.raises(SettingsError, match=r"other\.db.*dual write"):
             await spine.publish(Placed(), within=hand.within)
         await hand.rollback()
+
+
+async def test_pending_rows_are_written_before_their_events_and_refuse_them(path: Path, spine: Spine) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with Session(engine) as own:
+        own.add_all([Row(id=1), Row(id=1)])
+        with pytest.raises(IntegrityError):
+            await spine.publish(Placed(), within=own)
+        own.rollback()
+    engine.dispose()
+    assert stored(path) == (0, 0)
+
+
+async def test_a_nested_transaction_takes_its_events_with_it(path: Path, spine: Spine) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    begin_immediate(engine)
+    async with AsyncSession(engine) as own:
+        own.add(Row())
+        async with own.begin_nested() as nested:
+            own.add(Row())
+            await spine.publish(Placed(), within=own)
+            await nested.rollback()
+        await spine.publish(Placed(customer="bob"), within=own)
+        await own.commit()
+    await engine.dispose()
+    assert stored(path) == (1, 1)
+
+
+async def test_a_session_that_commits_each_statement_is_told_to_begin(path: Path, spine: Spine) -> None:
+    engine = create_engine(f"sqlite:///{path}", isolation_level="AUTOCOMMIT")
+    with Session(engine) as own, pytest.raises(SettingsError, match=r"begin_immediate\(engine\)"):
+        await spine.publish(Placed(), within=own)
+    engine.dispose()
+
+
+# --- what was read still holds ------------------------------------------------------------------------------------------
+
+
+def deferred(engine: Any) -> None:
+    """The recipe that many have copied: snapshots from the first read on."""
+
+    @event.listens_for(engine, "connect")
+    def connected(driver: Any, _: object) -> None:
+        driver.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: Any) -> None:
+        connection.exec_driver_sql("BEGIN")
+
+
+@pytest.mark.parametrize("safe", [False, True])
+async def test_a_snapshot_that_others_have_made_old_names_the_way_to_begin(
+    path: Path, spine: Spine, safe: bool
+) -> None:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0.1})
+    (begin_immediate if safe else deferred)(engine)
+    with Session(engine) as own:
+        assert own.execute(text("select count(*) from shop_rows")).scalar() == 0
+        with closing(sqlite3.connect(path, timeout=0.1)) as other:
+            try:
+                other.execute("insert into shop_rows default values")
+                other.commit()
+            except sqlite3.OperationalError:
+                assert safe, "the lock was ours"
+        if safe:
+            await spine.publish(Placed(), within=own)
+            own.commit()
+        else:
+            with pytest.raises(JournalBusy, match=r"BEGIN IMMEDIATE.*sqlalchemy.begin_immediate\(engine\)"):
+                await spine.publish(Placed(), within=own)
+            own.rollback()
+    engine.dispose()
+    assert stored(path) == ((0, 1) if safe else (1, 0))
+
+
+async def test_who_only_reads_begins_without_the_lock(path: Path, spine: Spine) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+    begin_immediate(engine)
+    async with AsyncSession(engine.execution_options(spine_read_only=True)) as reading:
+        await reading.execute(text("select count(*) from shop_rows"))
+        assert (await spine.publish(Placed())).durable
+    await engine.dispose()
+
+
+# --- a forgotten within= ------------------------------------------------------------------------------------------------
+
+
+async def forget(path: Path, spine: Spine, asynchronous: bool, change: Any) -> None:
+    """Publish without within= while a session of this task has this change; not guarded, unless the test did."""
+    if asynchronous:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        sessions = async_sessionmaker(engine)
+        refuse_dual_writes(sessions)
+        async with sessions() as own:
+            await own.run_sync(change)
+            try:
+                await spine.publish(Placed())
+            finally:
+                await own.rollback()
+                await engine.dispose()
+    else:
+        plain = create_engine(f"sqlite:///{path}")
+        made = sessionmaker(plain)
+        refuse_dual_writes(made)
+        with made() as own:
+            change(own)
+            try:
+                await spine.publish(Placed())
+            finally:
+                own.rollback()
+                plain.dispose()
+
+
+def pending(session: Session) -> None:
+    session.add(Row())
+
+
+def flushed(session: Session) -> None:
+    session.add(Row())
+    session.flush()
+
+
+def executed(session: Session) -> None:
+    session.execute(insert(Row))
+
+
+def committed(session: Session) -> None:
+    session.add(Row())
+    session.commit()
+    session.execute(select(Row)).all()
+
+
+@pytest.mark.parametrize("change", [pending, flushed, executed], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_forgotten_within_is_refused_at_once(path: Path, spine: Spine, asynchronous: bool, change: Any) -> None:
+    with pytest.raises(EventRefused, match="within=session"):
+        await forget(path, spine, asynchronous, change)
+    assert stored(path) == (0, 0)
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_session_that_has_committed_or_only_reads_forbids_nothing(
+    path: Path, spine: Spine, asynchronous: bool
+) -> None:
+    await forget(path, spine, asynchronous, committed)
+    assert stored(path) == (1, 1)
+
+
+def test_a_forgotten_within_is_refused_to_who_blocks_too(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    made = sessionmaker(engine)
+    refuse_dual_writes(made)
+    with BlockingSpine(f"sqlite:///{path}", service=SHOP) as spine, made() as own:
+        own.add(Row())
+        with pytest.raises(EventRefused, match="within=session"):
+            spine.publish(Placed())
+        spine.publish(Placed(), within=own)
+        own.commit()
+        assert spine.publish(Placed()).durable
+    engine.dispose()
+    assert stored(path) == (1, 2)
+
+
+async def test_another_tasks_session_and_another_files_forbid_nothing(path: Path, spine: Spine, tmp_path: Path) -> None:
+    other = create_engine(f"sqlite:///{tmp_path}/other.db")
+    Base.metadata.create_all(other)
+    made = sessionmaker(other)
+    refuse_dual_writes(made)
+
+    async def elsewhere(own: Session) -> None:
+        own.add(Row())
+
+    here = create_engine(f"sqlite:///{path}")
+    mine = sessionmaker(here)
+    refuse_dual_writes(mine)
+    with made() as own, mine() as of_another_task:
+        own.add(Row())
+        await asyncio.create_task(elsewhere(of_another_task))
+        assert (await spine.publish(Placed())).durable
+    other.dispose()
+    here.dispose()
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="only Linux tells who holds a lock")
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_unguarded_the_lock_that_ones_own_session_holds_is_refused_and_names_within(
+    path: Path, spine: Spine, asynchronous: bool
+) -> None:
+    """Nothing was set up: the journal finds that this very process keeps it waiting."""
+    async with (async_session if asynchronous else session)(path) as hand:
+        await hand.add()
+        flush = hand.within.flush()
+        if asynchronous:
+            await flush
+        began = time.monotonic()
+        with pytest.raises(JournalBusy, match="within=<session or connection>"):
+            await spine.publish(Placed())
+        assert time.monotonic() - began < 10, "long before the limit of 30 s"
+        await hand.rollback()
+    assert stored(path) == (0, 0)

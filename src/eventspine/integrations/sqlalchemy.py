@@ -3,17 +3,32 @@
 The unit is written on the driver's connection that the session or connection has checked out, in its transaction, so it
 is committed or rolled back with the caller's rows, nested transactions included. A session is flushed first: the rows
 it holds back are written before the events about them, and a row that is refused refuses the events.
+
+Two things to set up where the engine and its sessions are made, each for one mistake that can't be seen afterwards:
+`begin_immediate(engine)`, so that what a transaction has read still holds when it writes; and
+`refuse_dual_writes(sessions)`, so that an event is not published beside uncommitted rows when `within=` was forgotten.
 """
 
 from __future__ import annotations
 
+import os
+import weakref
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..within import AsyncCarrier, Carrier
+from ..errors import EventRefused
+from ..journal.port import Journal
+from ..within import AsyncCarrier, Carrier, beside
 from .aiosqlite import in_its_thread
 
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
+    from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
+
 T = TypeVar("T")
+READ_ONLY = "spine_read_only"
+_WROTE = "eventspine_wrote"  # in `session.info`, while it has flushed or executed writes that are not committed
 
 _BEGIN_FIRST = "With SQLAlchemy: eventspine.integrations.sqlalchemy.begin_immediate(engine), once, where it is made."
 
@@ -68,3 +83,94 @@ async def _write_async(connection: Any, work: Callable[[Any], T]) -> T:
     if not hasattr(driver, "_execute"):  # no aiosqlite: the journal says what it takes
         return work(driver)
     return await in_its_thread(driver, work)
+
+
+# --- setting up an engine -----------------------------------------------------------------------------------------------
+
+
+def begin_immediate(engine: Engine | AsyncEngine) -> None:
+    """Begin this engine's transactions with BEGIN IMMEDIATE: they take the write lock before they read, so that what
+    they have read still holds when they write, and savepoints are SQLite's own. As the driver comes, it begins at the
+    first write: what was read before may be out of date by then.
+
+    Who only reads needs no lock: `engine.execution_options(spine_read_only=True)` begins without."""
+    from sqlalchemy import event
+
+    event.listen(getattr(engine, "sync_engine", engine), "begin", _begin)
+
+
+def _begin(connection: Connection) -> None:
+    driver: Any = connection.connection.dbapi_connection
+    if driver.isolation_level is not None:  # else Python would begin, too
+        driver.isolation_level = None
+    read_only = connection.get_execution_options().get(READ_ONLY)
+    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+
+# --- a forgotten within= ------------------------------------------------------------------------------------------------
+
+
+def refuse_dual_writes(sessions: sessionmaker[Any] | async_sessionmaker[Any]) -> None:
+    """Refuse `publish(...)` without `within=` while a session made by this factory has uncommitted changes on the
+    journal's file, in the same task or thread: one of both could be stored without the other."""
+    from sqlalchemy import event
+    from sqlalchemy.ext.asyncio import async_sessionmaker
+
+    target: Any = sessions
+    if isinstance(sessions, async_sessionmaker):
+        kind = sessions.kw.get("sync_session_class") or sessions.class_.sync_session_class
+        target = type(kind.__name__, (kind,), {})  # its own, lest everybody's sessions are watched
+        sessions.configure(sync_session_class=target)
+    event.listen(target, "after_transaction_create", _began)
+    event.listen(target, "after_transaction_end", _ended)
+    event.listen(target, "after_flush", _flushed)
+    event.listen(target, "do_orm_execute", _executed)
+
+
+def _began(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        beside.set((*(check for check in beside.get() if check.alive), _Beside(session)))
+
+
+def _ended(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.parent is None:
+        session.info.pop(_WROTE, None)
+
+
+def _flushed(session: Session, _: object) -> None:
+    session.info[_WROTE] = True
+
+
+def _executed(state: ORMExecuteState) -> None:
+    if state.is_insert or state.is_update or state.is_delete:
+        state.session.info[_WROTE] = True
+
+
+class _Beside:
+    """One session of this task or thread. It is not kept alive by having been seen."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
+
+    @property
+    def alive(self) -> bool:
+        session = self._session()
+        return session is not None and session.in_transaction()
+
+    def __call__(self, journal: Journal) -> None:
+        session = self._session()
+        if session is None or not session.in_transaction():
+            return
+        if (session.info.get(_WROTE) or session.new or session.dirty or session.deleted) and _on(session, journal):
+            raise EventRefused(
+                "A session of this task has changes on the journal's file that are not committed. Published beside it, "
+                "one of both could be stored without the other (a dual write). Publish with within=session; or, where the "
+                "event is not about those changes, commit or roll back first."
+            )
+
+
+def _on(session: Session, journal: Journal) -> bool:
+    try:
+        return os.path.samefile(session.get_bind().engine.url.database or "", getattr(journal, "path", ""))  # type: ignore[union-attr]
+    except Exception:  # noqa: BLE001 -- several binds, no file, not there yet: it can't be told
+        return False

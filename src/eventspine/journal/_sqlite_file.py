@@ -245,7 +245,7 @@ def busy(path: Path, turn: Turn | None, pid: int | None = None) -> JournalBusy:
         whose = f"process {pid}, through {whose}"
     return JournalBusy(
         f"{path} is locked for writing by {whose}. If your own code holds a transaction on this file, publish inside it "
-        f"with within=<connection>; {way_out}.",
+        f"with within=<session or connection>; {way_out}.",
         path=str(path),
         holder=turn,
         pid=pid,
