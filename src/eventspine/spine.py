@@ -275,12 +275,10 @@ class Spine:
         the failure is raised."""
         import asyncio
 
-        from .engine.runtime import Runtime  # here, since who only publishes does without the engine
-
         await self.open()
         drain_s = self.drain_s if drain_s is None else drain_s
 
-        runtime = Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
+        runtime = self._runtime()
         await runtime.start(services, roll_back=roll_back, retire=retire)
         self._runtimes.append(runtime)
         running = Running(runtime)
@@ -300,6 +298,11 @@ class Spine:
             running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
         if runtime.failure is not None:
             raise runtime.failure
+
+    def _runtime(self) -> Runtime:
+        from .engine.runtime import Runtime  # here, since who only publishes does without the engine
+
+        return Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
 
     def health(self) -> dict[str, Any]:
         """What runs here and how it is: `status` is "ok", "degraded" or "failed"; the rest says why."""

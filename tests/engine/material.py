@@ -10,6 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from eventspine import Event, Retry, Service, Spine
+from eventspine.clock import SystemClock
 from eventspine.engine.host import Host
 from eventspine.engine.subscription import Subscription
 from eventspine.journal.port import Delivery, Journal, State
@@ -65,7 +66,7 @@ class Store:
         return Spine(self.journal(), service=options.pop("service", SHOP), **options)
 
 
-class HandClock:
+class HandClock(SystemClock):
     """Wall time moves when told to; durations are real."""
 
     def __init__(self, us: int = 1_700_000_000_000_000) -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
 
 from eventspine import Service, Spine
+from eventspine.clock import SystemClock
 from eventspine.engine import host as hosts
+from eventspine.engine.host import Host
 from eventspine.engine.workers import Workers
 from eventspine.errors import JournalFull
 from eventspine.journal.port import Verdict
 
-from .material import Mailed, Placed, host, subscription, until
+from .material import Mailed, Placed, Store, host, subscription, until
 
 
 def noting() -> tuple[Service[Any], list[int]]:
@@ -175,3 +178,44 @@ async def test_without_its_committer_the_engine_fails_rather_than_stands_still(s
     async with spine.running(service):
         await until(lambda: subscription(spine).handled == 1)
     assert len((await spine.journal.feed(0, limit=10)).records) == 2
+
+
+class Jumping(SystemClock):
+    """As the monotonic clock of a process that was paused, or of a machine that slept."""
+
+    ahead_s = 0.0
+
+    def now_us(self) -> int:
+        return super().now_us() + round(self.ahead_s * 1e6)
+
+    def monotonic(self) -> float:  # type: ignore[override]
+        return time.monotonic() + self.ahead_s
+
+
+async def looks(one: Host, count: int) -> None:
+    for _ in range(count):
+        looked = one._looked
+        await until(lambda looked=looked: one._looked > looked)
+
+
+@pytest.mark.parametrize("safe", [True, False])
+async def test_a_process_that_was_paused_restarts_nothing(store: Store, monkeypatch: Any, safe: bool) -> None:
+    """Nobody made progress while it stood still; that is no reason to begin anew. Without the safeguard it would be."""
+    if not safe:
+        monkeypatch.setattr(hosts, "AWAY_S", float("inf"))
+    clock = Jumping()
+    service, handled = noting()
+    wake = Workers.wake
+    async with store.spine(clock=clock, lease_s=100_000.0) as spine, spine.running(service):
+        monkeypatch.setattr(Workers, "wake", lambda workers: None)
+        await spine.publish(Placed(number=1))
+        await until(lambda: subscription(spine).lanes.ready)
+        one = host(spine)
+        await looks(one, 2)  # what was passed without work is stored by then, which would count as work
+        clock.ahead_s += 3600.0
+        assert (spine.health()["status"] == "ok") == safe
+        await looks(one, 2)
+        await until(lambda: (one.restarts == 0) == safe)
+        monkeypatch.setattr(Workers, "wake", wake)
+        subscription(spine).workers.wake()
+        await until(lambda: 1 in handled)

@@ -7,6 +7,7 @@ do. What an owner has not finished, the next one reads again from the cursor.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 
 from ..journal.port import OWN_FEED, Journal, Page, Record
@@ -16,8 +17,12 @@ EVENT_BYTES_MAX = 1024 * 1024
 
 
 class FeedBroker:
-    def __init__(self, journal: Journal) -> None:
+    """One feed has an order across channels, which other brokers have not and nobody is promised: with `shuffle`, what
+    a handler reads of several channels is mixed at random, so that whoever relies on it finds out (R18)."""
+
+    def __init__(self, journal: Journal, *, shuffle: random.Random | None = None) -> None:
         self.journal = journal
+        self.shuffle = shuffle
         self.features = Features(
             settles="cursor",
             ordered=True,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 class BatchWorkers(Workers):
     _gathering = False
+    gathers_until = 0.0  # monotonic; of the run that is being gathered
 
     async def _work(self) -> None:
         subscription = self.subscription
@@ -53,15 +54,15 @@ class BatchWorkers(Workers):
 
     async def _gather(self, size: int, within_s: float) -> list[Item]:
         """A run: what is ready now, and what comes within the time from its first event."""
-        loop = asyncio.get_running_loop()
+        clock = self.subscription.clock
         items: list[Item] = []
-        until = loop.time() + within_s
+        until = self.gathers_until = clock.monotonic() + within_s
         while len(items) < size:
             self._collect(items, size)
-            if not items or items[-1].single or items[-1].suspect or loop.time() >= until or self.halted:
+            if not items or items[-1].single or items[-1].suspect or clock.monotonic() >= until or self.halted:
                 break
             if len(items) < size:
-                await asyncio.sleep(min(0.005, within_s))
+                await clock.sleep(min(0.005, within_s))
         try:
             for item in items:
                 if item.record is None:

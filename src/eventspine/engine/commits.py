@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from ..clock import Clock
 from ..errors import JournalError
 from ..journal.port import Done, Fence, Journal, Unit, Verdict
 
@@ -28,8 +29,9 @@ GATHER = 20  # turns of the loop at most
 
 
 class Committer:
-    def __init__(self, journal: Journal) -> None:
+    def __init__(self, journal: Journal, clock: Clock) -> None:
         self.journal = journal
+        self.clock = clock
         self.trouble: str | None = None  # why commits don't get through just now; health shows it
         self._plain: list[tuple[Subscription, Part]] = []
         self._units: list[tuple[Unit, Then]] = []
@@ -106,7 +108,7 @@ class Committer:
                     _tell(one[1], verdict)
             asked = again
             if asked:
-                await asyncio.sleep(pause_s)
+                await self.clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_MOST_S)
         self.trouble = None
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventspine.engine")
 TRUST = 0.8  # of a lease's time
 STALLED_S = 30.0  # without progress, though there is work
+LOOK_S = 1.0  # between two looks at how things are
+AWAY_S = 5.0  # between them: then this process stood still itself, or its clock was set ahead
 
 
 class Host:
@@ -75,6 +77,7 @@ class Host:
         self.stopping = False
         self._head = 0  # of the feed, when last looked at
         self._newer_seen = self.clock.monotonic()
+        self._looked = self.clock.monotonic()
         self._reload: set[Subscription] = set()
         self._nudge = asyncio.Event()
         self._open: list[Callable[[], None]] = []
@@ -97,7 +100,7 @@ class Host:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
         handlers = list(self.service.handlers.values())
         self.subscriptions = [
-            Subscription(handler, stored, self)
+            self.runtime.subscription(handler, stored, self)
             for handler, stored in zip(handlers, self.registered.subscriptions, strict=True)
         ]
         for subscription in self.subscriptions:
@@ -172,17 +175,17 @@ class Host:
 
     async def _keep(self) -> None:
         while True:
+            waking = self.clock.call_later(self.runtime.lease_s / 3, self._nudge.set)
             try:
-                async with asyncio.timeout(self.runtime.lease_s / 3):
-                    await self._nudge.wait()
-            except TimeoutError:
-                pass
+                await self._nudge.wait()
+            finally:
+                waking.cancel()
             self._nudge.clear()
             try:
                 await self.beat()
             except JournalError as error:
                 log.warning("%s: leases could not be renewed: %s", self.service.name, error)
-                await asyncio.sleep(min(1.0, self.runtime.lease_s / 10))
+                await self.clock.sleep(min(1.0, self.runtime.lease_s / 10))
                 self._nudge.set()
 
     async def beat(self) -> None:
@@ -370,6 +373,7 @@ class Host:
         """Once a second or so: cursors of what was passed, control, and whatever has stopped moving."""
         if self.stopping:
             return
+        self._note_absence()
         for one in self._active():
             one.passed()
         self._head = await self.journal.head()
@@ -379,6 +383,14 @@ class Host:
         elif any(self.stalled(one) for one in self._active()):
             log.error("%s: no progress for %g s though there is work; starting again", self.service.name, STALLED_S)
             await self._restart()
+
+    def _note_absence(self) -> None:
+        """Time in which this process stood still is nobody's lack of progress."""
+        now = self.clock.monotonic()
+        if now - self._looked > AWAY_S:
+            for one in self.subscriptions:
+                one.progressed += now - self._looked
+        self._looked = now
 
     async def follow(self) -> None:
         version = await self.journal.control_version()
@@ -391,7 +403,7 @@ class Host:
         behind = one.capacity >= ROOM and any(part.scanned < self._head for part in one.parts.values())
         if not (one.lanes.ready or behind) or one.workers.items or self.closed or not self.committer.idle:
             one.progressed = now
-        return now - one.progressed > STALLED_S
+        return now - one.progressed > STALLED_S and now - self._looked <= AWAY_S
 
     async def _restart(self) -> None:
         self.restarts += 1

@@ -38,7 +38,7 @@ class Reader:
                 await self._read()
             except JournalError as error:
                 log.error("reading the feed: %s", error)  # noqa: TRY400 -- the message says what to do; no trace is needed
-                await asyncio.sleep(PAUSE_S)
+                await self.readers.host.clock.sleep(PAUSE_S)
 
     async def _read(self) -> None:
         """Fetch while the set of subscriptions stays the same."""

@@ -18,12 +18,14 @@ from ..ids import IdSource
 from ..journal.port import Journal
 from ..service import Middleware, Service
 from .commits import Committer
-from .host import Host
+from .host import LOOK_S, Host
+from .subscription import Subscription
 from .workers import Workers
 
 log = logging.getLogger("eventspine.engine")
 THREADS = 64
 TIMERS_AT_ONCE = 500
+TROUBLE_S = 0.5  # before another round of what has failed
 
 
 class StuckThreads(SpineError):
@@ -33,7 +35,8 @@ class StuckThreads(SpineError):
 class Gate:
     """Closed while one delivery runs with nothing beside it."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
         self.closed = False
         self._one = asyncio.Lock()
         self._waiting: list[Callable[[], None]] = []
@@ -42,16 +45,16 @@ class Gate:
         self._waiting.append(call)
 
     async def opened(self) -> None:
-        while self.closed:  # noqa: ASYNC110 -- as rare as what it waits for
-            await asyncio.sleep(0.005)
+        while self.closed:  # as rare as what it waits for
+            await self.clock.sleep(0.005)
 
     @asynccontextmanager
     async def alone(self, others_at_work: Callable[[], bool]) -> AsyncIterator[None]:
         async with self._one:
             self.closed = True
             try:
-                while others_at_work():  # noqa: ASYNC110 -- rare, and not worth a signal on the hot path
-                    await asyncio.sleep(0.005)
+                while others_at_work():  # rare, and not worth a signal on the hot path
+                    await self.clock.sleep(0.005)
                 yield
             finally:
                 self.closed = False
@@ -61,6 +64,8 @@ class Gate:
 
 
 class Runtime:
+    subscription: type[Subscription] = Subscription  # what a host runs each handler with
+
     def __init__(
         self, journal: Journal, clock: Clock, ids: IdSource, *, lease_s: float, middleware: Sequence[Middleware]
     ) -> None:
@@ -70,11 +75,11 @@ class Runtime:
         self.lease_s = lease_s
         self.middleware = tuple(middleware)
         self.release = RELEASE
-        self.broker = FeedBroker(journal)
-        self.committer = Committer(journal)
+        self.broker = FeedBroker(journal, shuffle=clock.random)
+        self.committer = Committer(journal, clock)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spine-handler")
         self._in_threads: set[Future[Any]] = set()
-        self.gate = Gate()
+        self.gate = Gate(clock)
         self.hosts: list[Host] = []
         self.stuck_threads = 0
         self.failure: BaseException | None = None
@@ -129,14 +134,14 @@ class Runtime:
             if self.clock.monotonic() >= until:
                 log.warning("drained for %g s; what is still at work will be handled again", drain_s)
                 return False
-            await asyncio.sleep(0.01)
+            await self.clock.sleep(0.01)
         return True
 
     async def _settle(self) -> None:
         """Let the last units be committed, unless the journal is in trouble."""
         until = self.clock.monotonic() + (5.0 if self.failure is None else 0.0)
-        while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
+        while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:
+            await self.clock.sleep(0.005)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
@@ -147,10 +152,10 @@ class Runtime:
                 await work()
             except JournalError as error:
                 log.error("%s: %s", work.__name__.strip("_"), error)  # noqa: TRY400 -- the message says what to do
-                await asyncio.sleep(0.5)
+                await self.clock.sleep(TROUBLE_S)
             except Exception:
                 log.exception("%s failed and goes on", work.__name__.strip("_"))
-                await asyncio.sleep(0.5)
+                await self.clock.sleep(TROUBLE_S)
 
     async def _fire_timers(self) -> None:
         self._changed.clear()
@@ -159,15 +164,15 @@ class Runtime:
         if due_us is not None and due_us <= now_us:
             await self.journal.fire(now_us, TIMERS_AT_ONCE)
             return
-        wait_s = None if due_us is None else (due_us - now_us) / 1e6
+        waking = None if due_us is None else self.clock.call_at(due_us, self._changed.set)
         try:
-            async with asyncio.timeout(wait_s):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
+            await self._changed.wait()
+        finally:
+            if waking is not None:
+                waking.cancel()
 
     async def _look(self) -> None:
-        await asyncio.sleep(1.0)
+        await self.clock.sleep(LOOK_S)
         for host in self.hosts:
             await host.look()
 
@@ -176,10 +181,10 @@ class Runtime:
         self._noticed.clear()
         for host in self.hosts:
             await host.follow()
-        await asyncio.sleep(0.25)
+        await self.clock.sleep(0.25)
 
     async def _check_time(self) -> None:
-        await asyncio.sleep(self._tick_s())
+        await self.clock.sleep(self._tick_s())
         self.stuck_threads = sum(host.check_time() for host in self.hosts)
         if self.stuck_threads >= THREADS:
             self.fail(

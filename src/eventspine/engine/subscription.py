@@ -9,14 +9,13 @@ parks it or gives it up, and in no other way."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..clock import Clock
+from ..clock import Alarm, Clock
 from ..errors import SpineError, Undecodable
 from ..journal.cursors import is_finished
 from ..journal.port import (
@@ -61,7 +60,7 @@ class Subscription:
         self.journal: Journal = host.journal
         self.committer = host.committer
         channels = {kind.context for kind in handler.types}
-        self.lanes: Lanes = Lanes(host.clock.random if len(channels) > 1 else None)
+        self.lanes: Lanes = Lanes(host.broker.shuffle if len(channels) > 1 else None)
         self.parts: dict[int, Part] = {}
         self.readers = {kind.name: kind for kind in handler.types}
         self.decoders = {
@@ -72,7 +71,7 @@ class Subscription:
         self.bytes = 0
         self.handled = 0
         self.progressed = host.clock.monotonic()
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Alarm | None = None
         self.waiting = Waiting(self)
         self.suspects = 0  # how many more records an owner that died may have had in hand (R16)
         self.marks: dict[tuple[int, int], tuple[int, int]] = {}  # (partition, position): started, started alone
@@ -280,8 +279,7 @@ class Subscription:
             self._timer.cancel()
             self._timer = None
         if due_us is not None:
-            wait_s = max(0.0, (due_us - self.clock.now_us()) / 1e6)
-            self._timer = asyncio.get_running_loop().call_later(min(wait_s, 60.0), self._due)
+            self._timer = self.clock.call_at(due_us, self._due)
 
     def _due(self) -> None:
         self._timer = None

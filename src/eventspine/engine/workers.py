@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ..clock import Alarm
 from .calls import expire
 from .faults import Faults
 from .lanes import Item
@@ -29,7 +30,7 @@ class Workers:
         self.halted = True  # nothing new is handed out
         self.faults = Faults(subscription.name, subscription.clock)
         self._paused = False  # whoever were hired now would end as the last one did
-        self._later: asyncio.TimerHandle | None = None
+        self._later: Alarm | None = None
         self._waking = False  # one colleague at a time is on its way
         self._idle: deque[asyncio.Future[None]] = deque()
 
@@ -90,7 +91,7 @@ class Workers:
             self.subscription.drop(item.part.number)  # so that nothing of its key overtakes it
             self.subscription.release(item)
         if self._later is None and not self.halted:
-            self._later = asyncio.get_running_loop().call_later(pause_s, self._take_up)
+            self._later = self.subscription.clock.call_later(pause_s, self._take_up)
         self.wake()
 
     def _take_up(self) -> None:
