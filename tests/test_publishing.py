@@ -18,6 +18,7 @@ from eventspine.errors import (
     KeyRefused,
     OutcomeUnknown,
     SettingsError,
+    SpineClosed,
     UnknownPublisher,
 )
 from eventspine.journal.port import Verdict
@@ -187,3 +188,16 @@ def test_a_correlation_id_is_short_and_printable(given: str) -> None:
     """It is stored with every event and written to every log, and often comes from a header that anybody may send."""
     with pytest.raises(ValueError, match="correlation"), correlate(given):
         pass
+
+
+async def test_a_closed_spine_is_not_opened_again_unnoticed(tmp_path: Path) -> None:
+    spine = Spine(f"sqlite:///{tmp_path / 'spine.db'}", service=Service("shop", publishes="orders"))
+    await spine.publish(Placed())
+    await spine.close()
+    with pytest.raises(SpineClosed, match="open it again"):
+        await spine.publish(Placed())
+    with pytest.raises(SpineClosed):
+        async with spine.running(Service("mail")):
+            raise AssertionError
+    async with spine:
+        assert (await spine.publish(Placed())).position == 2

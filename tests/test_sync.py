@@ -22,7 +22,7 @@ import pytest
 
 import eventspine
 from eventspine import Batch, Event, Service, correlate
-from eventspine.errors import JournalError, WouldDeadlock
+from eventspine.errors import JournalError, SpineClosed, WouldDeadlock
 from eventspine.sync import BatchDelivery, Delivery, Spine
 
 
@@ -257,13 +257,17 @@ def test_it_can_be_opened_again_after_it_was_closed(url: str) -> None:
 
 
 def test_closing_leaves_no_thread_waiting_for_what_it_publishes(url: str) -> None:
-    """Each publish is answered: before the loop ends, or, as at any first use, by opening again."""
+    """Each publish is answered: before the loop ends, or by the word that the spine is closed."""
+    before = set(threading.enumerate())
     for _ in range(5):
         spine, told = Spine(url, service=SHOP).open(), list[Any]()
 
         def publish(spine: Spine = spine, told: list[Any] = told) -> None:
             for number in range(50):
-                told.append(spine.publish(Placed(number=number)).position)
+                try:
+                    told.append(spine.publish(Placed(number=number)).position)
+                except SpineClosed as error:
+                    told.append(error)
 
         threads = [threading.Thread(target=publish, daemon=True) for _ in range(6)]
         for thread in threads:
@@ -271,7 +275,17 @@ def test_closing_leaves_no_thread_waiting_for_what_it_publishes(url: str) -> Non
         until(partial(longer, told, 20))
         spine.close()
         until(partial(longer, told, 299))
-        spine.close()
+        assert not [one for one in set(threading.enumerate()) - before if one.name == "eventspine"]
+
+
+def test_a_closed_spine_publishes_nothing_until_it_is_opened_again(url: str) -> None:
+    spine = Spine(url, service=SHOP).open()
+    spine.close()
+    spine.close()
+    with pytest.raises(SpineClosed, match="open it again"):
+        spine.publish(Placed())
+    with spine:
+        assert spine.publish(Placed()).durable
 
 
 def test_loops_in_several_threads_may_open_one_spine_at_once(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ SpineError
 │   ├── JournalCorrupt
 │   └── JournalVersion        written by a release that this one can't share the file with
 ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
+├── SpineClosed               it was used after close(); open it again, or publish before
 ├── SettingsError             a URL, option or file that can't be used
 └── MissingExtra              an optional dependency is not installed; names the pip line
 Reject, RetryAfter            raised by handlers to say what should happen; not errors of ours
@@ -117,6 +118,10 @@ class JournalVersion(JournalError):
 
 
 class RegistrationRefused(SpineError):
+    pass
+
+
+class SpineClosed(SpineError):
     pass
 
 

@@ -62,11 +62,19 @@ class Receipt:
 class Publisher:
     """Makes records for one service."""
 
-    def __init__(self, service: str, contexts: Sequence[str], clock: Clock, ids: IdSource) -> None:
+    def __init__(
+        self,
+        service: str,
+        contexts: Sequence[str],
+        clock: Clock,
+        ids: IdSource,
+        published: dict[str, str] | None = None,
+    ) -> None:
         self.service = service
         self.contexts = frozenset(contexts)
         self.clock = clock
         self.ids = ids
+        self.published = {} if published is None else published  # type: its context; see observe.unheard
 
     def check(self, event_type: EventType) -> None:
         if event_type.context not in self.contexts:
@@ -131,6 +139,8 @@ class Publisher:
         event_type = describe(type(event))
         if event_type.context not in self.contexts:
             self.check(event_type)
+        if event_type.name not in self.published:
+            self.published[event_type.name] = event_type.context
         return event_type
 
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Self, overload
 
 from .clock import Clock, SystemClock
 from .delivery import BatchDelivery, Delivery
-from .errors import EventRefused, OutcomeUnknown, SpineError, UnknownPublisher, WouldDeadlock
+from .errors import EventRefused, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher, WouldDeadlock
 from .ids import IdSource, id_bytes
-from .journal import open_journal
+from .journal import open_journal, without_password
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
+from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, tables_script
 from .within import beside, carrier_of, write_async
@@ -54,9 +55,12 @@ class Spine:
         self.middleware = tuple(middleware)
         self.lease_s = lease_s
         self._ids = IdSource(self.clock)
+        self._unheard = Unheard(self.journal)
+        self._looks: set[asyncio.Task[None]] = set()
         self._publisher = None if service is None else self._publisher_of(service)
         self._around = self.middleware + (service.middleware if service else ())
         self._opened = False
+        self._closed = False
         self._opening = threading.Lock()  # held across awaits, so it is only ever tried
         self._runtimes: list[Runtime] = []
 
@@ -86,11 +90,12 @@ class Spine:
     # --- life -------------------------------------------------------------------------------------------------------
 
     async def open(self) -> Self:
-        """Open the journal now rather than at first use."""
+        """Open the journal now rather than at first use; or again, after `close`."""
         from asyncio import (
             sleep,  # where it is used: half the time of `import eventspine`, and a script may not need it
         )
 
+        self._closed = False
         while not self._opened:
             if not self._opening.acquire(blocking=False):  # by another task, or on another event loop
                 await sleep(0.005)
@@ -118,9 +123,19 @@ class Spine:
             await self.journal.run_tables(self.service.name, version, script)
 
     async def close(self) -> None:
+        self._closed = True
         if self._opened:
+            await self._unheard.look()  # a script may be over before the background has had a look
             self._opened = False
             await self.journal.close()
+
+    async def _at_first_use(self) -> None:
+        if self._closed:
+            raise SpineClosed(
+                f"The spine of {without_password(self.journal.url)} is closed. Publish before it is, or open it again: "
+                f"await spine.open(), or async with spine."
+            )
+        await self.open()
 
     async def __aenter__(self) -> Self:
         return await self.open()
@@ -190,7 +205,7 @@ class Spine:
         time: datetime | None,
         due: int | None,
     ) -> list[Receipt]:
-        await self.open()
+        await self._at_first_use()
         if delivery._subscription.journal.id != self.journal.id:
             raise WouldDeadlock(
                 f"{delivery.handler} is handling an event of the journal {delivery._subscription.journal.url}; publishing "
@@ -209,13 +224,16 @@ class Spine:
     ) -> list[Receipt]:
         records = self.records(events, cause=cause, time=time, id=id)
         unit = unit_of(records, due)
-        await self.open()
+        await self._at_first_use()
         if within is not None:
             await write_async(carrier_of(within), self.journal, unit)
             return receipts(records, None, due)
         for refuse in beside.get():
             refuse(self.journal)
-        return receipts(records, await self._committed(unit), due)
+        verdict = await self._committed(unit)
+        if self._unheard.to_look_at:
+            self._look_soon()
+        return receipts(records, verdict, due)
 
     def records(
         self, events: Sequence[Any], *, cause: Cause | None, time: datetime | None, id: str | None
@@ -240,7 +258,15 @@ class Spine:
         return self._publisher
 
     def _publisher_of(self, service: Service[Any]) -> Publisher:
-        return Publisher(service.name, service.publishes, self.clock, self._ids)
+        return Publisher(service.name, service.publishes, self.clock, self._ids, self._unheard.published)
+
+    def _look_soon(self) -> None:
+        """Whether anybody subscribes to what was published for the first time: in the background, for a notice."""
+        from asyncio import create_task
+
+        look = create_task(self._unheard.look(), name="spine-unheard")
+        self._looks.add(look)
+        look.add_done_callback(self._looks.discard)
 
     async def _committed(self, unit: Unit) -> Verdict:
         """An unknown outcome is asked again, with the same ids, before the caller hears of it."""
@@ -256,7 +282,7 @@ class Spine:
 
     async def cancel(self, *published: Receipt) -> int:
         """Cancel events scheduled with `at=` or `after=`; how many were still to come."""
-        await self.open()
+        await self._at_first_use()
         verdict = await self._committed(Unit(cancels=[receipt.event_id for receipt in published]))
         return verdict.cancelled
 
@@ -275,7 +301,7 @@ class Spine:
         the failure is raised."""
         import asyncio
 
-        await self.open()
+        await self._at_first_use()
         drain_s = self.drain_s if drain_s is None else drain_s
 
         runtime = self._runtime()
@@ -294,15 +320,24 @@ class Spine:
         finally:
             guard.cancel()
             await asyncio.gather(guard, return_exceptions=True)
-            self._runtimes.remove(runtime)
-            running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
+            try:
+                running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
+            finally:
+                self._runtimes.remove(runtime)
         if runtime.failure is not None:
             raise runtime.failure
 
     def _runtime(self) -> Runtime:
         from .engine.runtime import Runtime  # here, since who only publishes does without the engine
 
-        return Runtime(self.journal, self.clock, self._ids, lease_s=self.lease_s, middleware=self.middleware)
+        return Runtime(
+            self.journal,
+            self.clock,
+            self._ids,
+            lease_s=self.lease_s,
+            middleware=self.middleware,
+            unheard=self._unheard,
+        )
 
     def health(self) -> dict[str, Any]:
         """What runs here and how it is: `status` is "ok", "degraded" or "failed"; the rest says why."""

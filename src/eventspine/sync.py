@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from . import delivery as _delivery, spine as _spine
 from .clock import Clock
 from .envelope import Envelope
-from .errors import WouldDeadlock
+from .errors import SpineClosed, WouldDeadlock
 from .journal.port import Journal
 from .observe.correlation import current
 from .publishing import Receipt, due_us, receipts, unit_of
@@ -46,10 +46,18 @@ class Loop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._pid = 0
+        self._stopped_in = 0  # the process in which it was stopped
         self._lock = threading.Lock()
 
-    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> T:
+        """What it returns. Once stopped, a loop is only started `again` for who says so."""
         with self._lock:  # so that `stop` finds everything that was ever handed to its loop
+            if self._stopped_in == os.getpid() and not again:
+                coroutine.close()
+                raise SpineClosed(
+                    "This spine is closed. Publish before it is, or open it again: spine.open(), or with spine."
+                )
+            self._stopped_in = 0
             loop = self._running()
             if _inside(loop):
                 coroutine.close()
@@ -71,6 +79,7 @@ class Loop:
     def stop(self) -> None:
         with self._lock:
             loop, self._loop = self._loop, None
+            self._stopped_in = os.getpid()
         if loop is not None and self._pid == os.getpid():
             loop.call_soon_threadsafe(loop.stop)
             if self._thread is not None:
@@ -162,11 +171,11 @@ class Spine:
         return self._now.journal
 
     def open(self) -> Self:
-        self._loop.run(self._now.open())
+        self._loop.run(self._now.open(), again=True)
         return self
 
     def close(self) -> None:
-        self._loop.run(self._now.close())
+        self._loop.run(self._now.close(), again=True)
         self._loop.stop()
 
     def __enter__(self) -> Self:
@@ -218,7 +227,7 @@ class Spine:
     ) -> list[Receipt]:
         """In the caller's own thread, to which the connection belongs."""
         spine = self._now
-        self._loop.run(spine.open())
+        self._loop.run(spine._at_first_use())
         due = due_us(spine.clock, at, after)
         records = spine.records(events, cause=current.get(), time=time, id=id)
         write(carrier_of(within), spine.journal, unit_of(records, due))

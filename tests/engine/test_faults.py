@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from eventspine import Batch, RetryAfter, Service, Spine
-from eventspine.engine import faults, waiting
+from eventspine.engine import batches, faults, waiting, workers
+from eventspine.engine.subscription import Subscription
 
 from .material import QUICK, Broken, Placed, dead, subscription, turns, until
 
@@ -154,3 +157,61 @@ def test_pauses_grow_and_each_is_told_once(caplog: pytest.LogCaptureFixture) -> 
     clock.now += 61
     assert some.problem is None
     assert some.pause_after(MemoryError()) == 1
+
+
+class Wrong:
+    """The engine's own mistake, once, at one place of a run."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
+        self.made = 0
+        right = getattr(owner, name)
+
+        def wrong(*arguments: Any) -> Any:
+            if not self.made:
+                self.made += 1
+                raise MemoryError
+            return right(*arguments)
+
+        monkeypatch.setattr(owner, name, wrong)
+
+
+@asynccontextmanager
+async def handling_runs(
+    spine: Spine, handled: list[int], monkeypatch: pytest.MonkeyPatch, place: str
+) -> AsyncIterator[Any]:
+    """Twenty keys, two events of each, in runs, with a mistake at this place."""
+    service = Service("email")
+
+    @service.on(Placed, batch=Batch(40, within_ms=20))
+    async def note(events: list[Placed]) -> None:
+        handled.extend(event.number for event in events)
+
+    wrong = Wrong(monkeypatch, batches if place == "_decoded" else Subscription, place)
+    await spine.publish(*[Placed(customer=f"c{n % 20}", number=n) for n in range(40)])
+    async with spine.running(service):
+        one = subscription(spine)
+        await until(lambda: wrong.made)
+        await until(lambda: one.workers.faults.count == 1)
+        yield one
+
+
+@pytest.mark.parametrize("place", ["_decoded", "complete", "verdict"])
+async def test_when_the_engine_fails_within_a_run_every_key_of_it_goes_on(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    handled = list[int]()
+    async with handling_runs(spine, handled, monkeypatch, place) as one:
+        await until(lambda: set(handled) == set(range(40)))
+        await until(lambda: not one.at_work)
+        assert not one.lanes.size
+
+
+async def test_were_only_the_first_of_the_run_released_the_others_would_stay_taken(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stumbled = workers.Workers.stumbled
+    monkeypatch.setattr(workers.Workers, "stumbled", lambda self, items, error: stumbled(self, items[:1], error))
+    async with handling_runs(spine, [], monkeypatch, "complete") as one:
+        await until(lambda: one.parts and not one.workers._later)
+        assert one.at_work >= 39
+        one.lanes.taken = 0  # so that the drain does not wait for them

@@ -10,6 +10,7 @@ import pytest
 
 from eventspine import Dead, Delivery, Drop, Reject, Retry, RetryAfter, Service, Spine
 from eventspine.engine import subscription as engine, waiting
+from eventspine.ids import id_text
 
 from .material import FOR_EVER, ONCE, QUICK, Broken, Placed, dead, host, parked, rows, subscription, turns, until
 
@@ -319,3 +320,26 @@ async def test_a_cancellation_that_the_handler_ran_into_itself_is_a_failed_attem
     await spine.publish(Placed())
     async with spine.running(service):
         await until(lambda: attempts == [1, 2])
+
+
+async def test_a_failure_says_which_attempt_of_how_many_and_when_the_next_one_is(
+    spine: Spine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("email")
+
+    @service.on(Placed, retry=QUICK)
+    async def note(event: Placed) -> None:
+        raise Broken("no")
+
+    await spine.publish(Placed(customer="ann"))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    said = [record.__dict__ for record in caplog.records if " failed, attempt " in record.getMessage()]
+    first, second, third = (line["message"] for line in said)
+    event = id_text(row.record.id)
+    assert f"email.note: orders.Placed {event} (key 'ann') failed, attempt 1 of 3, again at once: Broken: no" == first
+    assert f"attempt 2 of 3, parked, next attempt {said[1]['next_attempt']} (in 0.0 s): Broken: no" in second
+    assert "attempt 3 of 3, dead: Broken: no" in third
+    assert [line["attempts_max"] for line in said] == [3, 3, 3]
+    assert said[1]["next_attempt"].endswith("Z")
+    assert said[2]["next_attempt"] is None

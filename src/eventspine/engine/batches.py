@@ -6,11 +6,13 @@ behind it. If the run fails as a whole, its events run one by one, so that only 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import BatchDelivery, RunDelivery
-from ..errors import DeclarationError, HandlerTimeout, JournalError
+from ..errors import DeclarationError, HandlerTimeout
 from ..journal.port import Verdict
 from ..observe.correlation import current
 from .calls import cancelled_from_outside, in_time, invoker
@@ -67,7 +69,7 @@ class BatchWorkers(Workers):
             for item in items:
                 if item.record is None:
                     await self.subscription.load(item)
-        except JournalError:
+        except Exception:
             self.subscription.back(items)
             raise
         lost = [item for item in items if item.record is None]
@@ -102,16 +104,41 @@ async def run_one(subscription: Subscription, item: Item) -> None:
     await run(subscription, [item])
 
 
+Left = dict[Item, None]  # of a run: those in hand of which nothing has been decided yet
+
+
+@contextmanager
+def _answering_for(subscription: Subscription, items: Sequence[Item]) -> Iterator[Left]:
+    """An error of the engine's own must not leave keys taken: what is left by then is loaded again later."""
+    left: Left = dict.fromkeys(items)
+    try:
+        yield left
+    except Exception as error:
+        subscription.workers.stumbled(list(left), error)
+
+
 async def run(subscription: Subscription, items: list[Item]) -> None:
-    events, kept, broken, followers = _decoded(subscription, items)
-    subscription.back(followers)
-    for item, error in broken:
-        subscription.waiting.failed(item, error)
-    if kept:
-        await _attempt(subscription, kept, events)
+    with _answering_for(subscription, items) as left:
+        events, kept, broken, followers = _decoded(subscription, items)
+        _back(subscription, followers, left)
+        for item, error in broken:
+            _fail(subscription, item, error, left)
+        if kept:
+            await _attempt(subscription, kept, events, left)
 
 
-async def _attempt(subscription: Subscription, items: list[Item], events: list[Any]) -> None:
+def _back(subscription: Subscription, items: list[Item], left: Left) -> None:
+    subscription.back(items)
+    for item in items:
+        del left[item]
+
+
+def _fail(subscription: Subscription, item: Item, error: BaseException, left: Left) -> None:
+    subscription.waiting.failed(item, error)
+    del left[item]
+
+
+async def _attempt(subscription: Subscription, items: list[Item], events: list[Any], left: Left) -> None:
     deliveries: dict[int, RunDelivery[Any]] = {
         id(event): RunDelivery(subscription, item, item.record)  # type: ignore[arg-type]  # loaded by _gather
         for event, item in zip(events, items, strict=True)
@@ -133,13 +160,14 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
     except asyncio.CancelledError as error:
         if cancelled_from_outside(subscription, items[0]):
             raise
-        _failed(subscription, items, in_time(subscription, items[0], error))
+        _failed(subscription, items, in_time(subscription, items[0], error), left)
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:
-        _failed(subscription, items, in_time(subscription, items[0], error))
+        _failed(subscription, items, in_time(subscription, items[0], error), left)
     else:
         _commit(subscription, items, events, delivery)
+        left.clear()
     finally:
         items[0].started = 0.0
         delivery._open = False
@@ -175,26 +203,28 @@ def _verdict(
     failed: list[tuple[Item, BaseException, list[Item]]],
     verdict: Verdict,
 ) -> None:
-    if not verdict.ok and verdict.kind != "fenced":
-        everything = done + [item for item, _, _ in failed] + [one for _, _, after in failed for one in after]
-        everything.sort(key=_position)
-        _failed(subscription, everything, verdict.error or RuntimeError("the unit failed"))
-        return
-    for item in done:
-        subscription.verdict(item, verdict)
-    for item, error, followers in failed:
-        subscription.back(followers)
-        subscription.waiting.failed(item, error)
+    everything = done + [item for item, _, _ in failed] + [one for _, _, after in failed for one in after]
+    with _answering_for(subscription, everything) as left:
+        if not verdict.ok and verdict.kind != "fenced":
+            everything.sort(key=_position)
+            _failed(subscription, everything, verdict.error or RuntimeError("the unit failed"), left)
+            return
+        for item in done:
+            subscription.verdict(item, verdict)
+            del left[item]
+        for item, error, followers in failed:
+            _back(subscription, followers, left)
+            _fail(subscription, item, error, left)
 
 
-def _failed(subscription: Subscription, items: list[Item], error: BaseException) -> None:
+def _failed(subscription: Subscription, items: list[Item], error: BaseException, left: Left) -> None:
     """The run as a whole failed: one by one from here, so that only the culprit does."""
     if len(items) == 1:
-        subscription.waiting.failed(items[0], culprit(subscription, error))
+        _fail(subscription, items[0], culprit(subscription, error), left)
         return
     for item in items:
         item.single = True
-    subscription.back(items)
+    _back(subscription, items, left)
     subscription.workers.wake()
 
 

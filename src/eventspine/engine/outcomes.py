@@ -19,16 +19,20 @@ LONGEST_S = 100 * 365 * 86_400.0  # to wait for another attempt; what is longer 
 class Again:
     """Another attempt at once, in the same lane."""
 
+    attempts_max: int | None = None  # of the policy that decided; None: it counts no attempts
+
 
 @dataclass(frozen=True, slots=True)
 class Park:
     due_us: int
     reason: str
+    attempts_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Die:
     reason: str
+    attempts_max: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Finish:
     """Dropped by policy."""
 
     reason: str
+    attempts_max: int | None = None
 
 
 Outcome = Again | Park | Die | Finish
@@ -69,13 +74,14 @@ def after_failure(
     if policy is Drop:
         return Finish(reason)
     chosen = policy if isinstance(policy, Retry) else retry
+    most = chosen.attempts
     if _exhausted(chosen, attempts, first_us, now_us):
-        return Die(reason)
+        return Die(reason, most)
     if isinstance(error, RetryAfter):
-        return Park(_asked_for(error, now_us), reason)
+        return Park(_asked_for(error, now_us), reason, most)
     if attempts <= chosen.immediate:
-        return Again()
-    return Park(now_us + round(_backoff_s(chosen, attempts, chance) * 1e6), reason)
+        return Again(most)
+    return Park(now_us + round(_backoff_s(chosen, attempts, chance) * 1e6), reason, most)
 
 
 def _exhausted(retry: Retry, attempts: int, first_us: int, now_us: int) -> bool:

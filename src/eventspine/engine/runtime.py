@@ -16,6 +16,7 @@ from ..clock import Clock
 from ..errors import JournalError, SpineError
 from ..ids import IdSource
 from ..journal.port import Journal
+from ..observe.unheard import Unheard
 from ..service import Middleware, Service
 from .commits import Committer
 from .host import LOOK_S, Host
@@ -67,9 +68,17 @@ class Runtime:
     subscription: type[Subscription] = Subscription  # what a host runs each handler with
 
     def __init__(
-        self, journal: Journal, clock: Clock, ids: IdSource, *, lease_s: float, middleware: Sequence[Middleware]
+        self,
+        journal: Journal,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        lease_s: float,
+        middleware: Sequence[Middleware],
+        unheard: Unheard | None = None,
     ) -> None:
         self.journal = journal
+        self.unheard = unheard or Unheard(journal)
         self.clock = clock
         self.ids = ids
         self.lease_s = lease_s
@@ -175,6 +184,7 @@ class Runtime:
         await self.clock.sleep(LOOK_S)
         for host in self.hosts:
             await host.look()
+        await self.unheard.look()
 
     async def _follow(self) -> None:
         await self._noticed.wait()

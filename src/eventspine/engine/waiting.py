@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import traceback
+from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..envelope import Envelope
 from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
@@ -125,15 +126,21 @@ class Waiting:
         return StartMark(self.subscription.number, item.part.number, record_of(item).position, clear=True)
 
     def _log(self, item: Item, outcome: Outcome, text: str) -> None:
-        what = {Again: "again at once", Park: "parked", Die: "dead", Finish: "dropped"}[type(outcome)]
         level = logging.ERROR if isinstance(outcome, Die) else logging.WARNING
-        self._say(item, level, "%s: %s failed, attempt %d, %s: %s", name_of(item), item.attempts, what, text)
+        most, now_us = outcome.attempts_max, self.subscription.clock.now_us()
+        due_us = outcome.due_us if isinstance(outcome, Park) else now_us if isinstance(outcome, Again) else None
+        count = f"attempt {item.attempts}" + (f" of {most}" if most is not None else "")
+        extra = {"attempts_max": most, "next_attempt": None if due_us is None else _utc(due_us)}
+        said = _next(outcome, now_us)
+        self._say(item, level, "%s: %s failed, %s, %s: %s", name_of(item), count, said, text, extra=extra)
 
-    def _say(self, item: Item, level: int, message: str, *arguments: object) -> None:
+    def _say(
+        self, item: Item, level: int, message: str, *arguments: object, extra: dict[str, Any] | None = None
+    ) -> None:
         """A verdict comes when something else is being handled, or nothing; the record names this delivery all the same."""
         token = current.set(_cause(self.subscription.name, item))
         try:
-            log.log(level, message, self.subscription.name, *arguments)
+            log.log(level, message, self.subscription.name, *arguments, extra=extra)
         finally:
             current.reset(token)
 
@@ -189,7 +196,7 @@ class Waiting:
                 self.subscription.fenced(item)
             else:
                 self._say(item, logging.ERROR, "%s: %s could not be stored: %s", name_of(item), verdict.error)
-                self.subscription.workers.stumbled(item, verdict.error or SpineError("a row could not be stored"))
+                self.subscription.workers.stumbled([item], verdict.error or SpineError("a row could not be stored"))
             return False
         if not item.number and not verdict.numbers:  # a repetition: it was finished meanwhile, and has no row
             self.subscription.gone(item)
@@ -319,6 +326,26 @@ def record_of(item: Item) -> Record:
 def name_of(item: Item) -> str:
     record = record_of(item)
     return f"{record.type} {Envelope(record).id} (key {record.key!r})"
+
+
+def _next(outcome: Outcome, now_us: int) -> str:
+    """What becomes of it, for the log."""
+    match outcome:
+        case Again():
+            return "again at once"
+        case Park(due_us):
+            return f"parked, next attempt {_utc(due_us)} (in {max(0, due_us - now_us) / 1e6:.1f} s)"
+        case Die():
+            return "dead"
+        case _:
+            return "dropped"
+
+
+def _utc(us: int) -> str:
+    try:
+        return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except (OverflowError, ValueError, OSError):  # beyond the calendar: asked to wait for as good as ever
+        return "never"
 
 
 def _cause(handler: str, item: Item) -> Cause:

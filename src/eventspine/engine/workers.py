@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..clock import Alarm
@@ -77,18 +78,25 @@ class Workers:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A worker only ends when it is cancelled; otherwise a colleague is hired for it."""
         self._waking = False
-        item = self.items.pop(task, None)
+        items = self._in_hand(task)
         if task in self.tasks:
             self.tasks.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self._paused = item is None
-            self.stumbled(item, error)
+            self._paused = not items
+            self.stumbled(items, error)
 
-    def stumbled(self, item: Item | None, error: BaseException) -> None:
+    def _in_hand(self, task: asyncio.Task[None]) -> Sequence[Item]:
+        """What a worker that has ended was handling."""
+        item = self.items.pop(task, None)
+        return () if item is None else (item,)
+
+    def stumbled(self, items: Sequence[Item], error: BaseException) -> None:
         """An error of the engine's own: what it was about is loaded again after a pause, others go on."""
         pause_s = self.faults.pause_after(error)
-        if item is not None and item.lane.taken:
+        taken = [item for item in items if item.lane.taken]
+        for item in taken:
             self.subscription.drop(item.part.number)  # so that nothing of its key overtakes it
+        for item in taken:
             self.subscription.release(item)
         if self._later is None and not self.halted:
             self._later = self.subscription.clock.call_later(pause_s, self._take_up)

@@ -1,0 +1,108 @@
+"""A notice, and no more, on publishing what nobody subscribes to: once per type and process, and never on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eventspine import Event, Service, Spine, sync
+from eventspine.errors import JournalError
+from eventspine.observe import unheard
+
+
+class Placed(Event, context="orders", key="customer"):
+    customer: str = "ann"
+
+
+class Cancelled(Event, context="orders", key="customer"):
+    customer: str = "ann"
+
+
+class Mailed(Event, context="mail", key="customer"):
+    customer: str = "ann"
+
+
+SHOP: Service[Any] = Service("shop", publishes="orders")
+
+
+def mail() -> Service[Any]:
+    service = Service("mail")
+
+    @service.on(Placed)
+    async def confirm(event: Placed) -> Mailed:
+        return Mailed(customer=event.customer)
+
+    return service
+
+
+def noticed(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage().split()[0] for record in caplog.records if record.name == "eventspine.publishing"]
+
+
+async def until_noticed(caplog: pytest.LogCaptureFixture, *types: str) -> None:
+    async with asyncio.timeout(15):
+        while set(noticed(caplog)) != set(types):
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture(params=["memory://", "sqlite"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return request.param if request.param == "memory://" else f"sqlite:///{tmp_path / 'spine.db'}"
+
+
+async def test_what_nobody_subscribes_to_is_noticed_once(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with Spine(url, service=SHOP) as spine, spine.running(mail()):
+        for _ in range(3):
+            await spine.publish(Placed(), Cancelled())
+        await until_noticed(caplog, "orders.Cancelled", "mail.Mailed")
+        await spine.publish(Cancelled())
+    assert sorted(noticed(caplog)) == ["mail.Mailed", "orders.Cancelled"]
+    (record,) = [record for record in caplog.records if "orders.Cancelled" in record.getMessage()]
+    assert record.levelno == logging.WARNING
+    assert "has no subscriber yet in this journal" in record.getMessage()
+
+
+def test_a_script_that_is_soon_over_hears_of_it_too(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with sync.Spine(url, service=SHOP) as spine:
+        spine.publish(Placed())
+    assert noticed(caplog) == ["orders.Placed"]
+
+
+async def test_a_subscriber_that_is_not_running_is_a_subscriber(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with Spine(url, service=SHOP) as spine:
+        async with spine.running(mail()):
+            pass
+        await spine.publish(Placed())
+    assert noticed(caplog) == []
+
+
+async def test_publishing_does_not_wait_for_the_look(caplog: pytest.LogCaptureFixture) -> None:
+    spine = Spine("memory://", service=SHOP)
+    looked = asyncio.Event()
+
+    async def never(service: str | None = None) -> Any:
+        looked.set()
+        await asyncio.Event().wait()
+
+    spine.journal.subscriptions = never  # type: ignore[method-assign]
+    receipt = await spine.publish(Placed())
+    assert receipt.durable
+    await looked.wait()
+    for task in spine._looks:
+        task.cancel()
+
+
+async def test_a_journal_in_trouble_is_not_made_worse(caplog: pytest.LogCaptureFixture) -> None:
+    class InTrouble:
+        async def subscriptions(self) -> Any:
+            raise JournalError("no")
+
+    some = unheard.Unheard(InTrouble())  # type: ignore[arg-type]
+    some.published["orders.Placed"] = "orders"
+    await some.look()
+    assert some.to_look_at
+    assert noticed(caplog) == []
