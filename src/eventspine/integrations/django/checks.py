@@ -1,0 +1,129 @@
+"""`manage.py check`: what would not work, or promise less than it seems. Nothing here connects to a database.
+
+eventspine.E001  the settings can't be read, or name what does not exist
+eventspine.E002  the database is not SQLite
+eventspine.E003  the database is in memory
+eventspine.E004  the database's AUTOCOMMIT is off, so that transaction.atomic() never commits
+eventspine.E005  its init_command turns the write-ahead log off
+eventspine.E006  `@atomic_delivery` stands above `on`, where the service never sees it
+eventspine.W001  transactions don't begin with the write lock
+eventspine.W002  its init_command has it acknowledge commits that a loss of power takes back
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import django
+from django.core.checks import CheckMessage, Error, Warning as Advice
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.test import utils as testing
+
+from ...errors import SpineError
+from . import discovery, settings
+from .deliveries import MARK
+
+_NO_WAL = re.compile(r"journal_mode\s*=\s*['\"]?(?!wal\b)(\w+)", re.IGNORECASE)
+_NOT_SYNCED = re.compile(r"synchronous\s*=\s*['\"]?(off|normal|0|1)\b", re.IGNORECASE)
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    try:
+        alias = settings.read().database
+        if settings.read().service:
+            settings.service()
+        if alias not in connections:
+            known = ", ".join(connections)
+            return [Error(f"EVENTSPINE['DATABASE'] is {alias!r}; DATABASES has {known}.", id="eventspine.E001")]
+    except SpineError as error:
+        return [Error(str(error), id="eventspine.E001")]
+    return []
+
+
+def check_database(**_: Any) -> list[CheckMessage]:
+    if check_settings():
+        return []
+    try:
+        wrapper = connections[settings.read().database]
+        if wrapper.vendor != "sqlite":
+            return [_not_sqlite(wrapper)]
+        return list(_check_sqlite(wrapper))
+    except ImproperlyConfigured:
+        return []  # Django's own checks say it
+
+
+def _not_sqlite(wrapper: Any) -> CheckMessage:
+    return Error(
+        f"The journal is in SQLite today, and the database {wrapper.alias!r} is {wrapper.display_name}. An event commits "
+        "with your rows only when both are in one file.",
+        hint="Name a SQLite database in EVENTSPINE['DATABASE']. A journal in PostgreSQL is to come.",
+        id="eventspine.E002",
+    )
+
+
+def _check_sqlite(wrapper: Any) -> Iterator[CheckMessage]:
+    about = f"DATABASES[{wrapper.alias!r}]"
+    options = wrapper.settings_dict["OPTIONS"]
+    if wrapper.is_in_memory_db() and not hasattr(testing._TestState, "saved_data"):
+        yield Error(
+            f"{about} is in memory, where no other thread or process finds the journal.",
+            hint="Give it a file: 'NAME': BASE_DIR / 'db.sqlite3'.",
+            id="eventspine.E003",
+        )
+    if not wrapper.settings_dict["AUTOCOMMIT"]:
+        yield Error(
+            f"{about}['AUTOCOMMIT'] is off, so transaction.atomic() commits nothing, and no delivery is ever done.",
+            hint="Leave it on.",
+            id="eventspine.E004",
+        )
+    if found := _NO_WAL.search(options.get("init_command", "")):
+        yield Error(
+            f"{about}['OPTIONS']['init_command'] sets journal_mode={found[1]}; the journal needs WAL, and sets it itself.",
+            hint="Leave journal_mode out, or say WAL.",
+            id="eventspine.E005",
+        )
+    if str(options.get("transaction_mode") or "").upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        yield _deferred(about)
+    if found := _NOT_SYNCED.search(options.get("init_command", "")):
+        yield Advice(
+            f"{about}['OPTIONS']['init_command'] sets synchronous={found[1]}: a loss of power takes back commits that were "
+            "acknowledged, and with them events.",
+            hint="Leave it out: FULL is SQLite's default. Or silence this, if that is what you want.",
+            id="eventspine.W002",
+        )
+
+
+def _deferred(about: str) -> CheckMessage:
+    if django.VERSION >= (5, 1):
+        hint = f'{about}["OPTIONS"] = {{"transaction_mode": "IMMEDIATE"}}'
+    else:
+        hint = "Django 5.1 has OPTIONS['transaction_mode'] for it. Until then publish before the first read."
+    return Advice(
+        f"Transactions on {about} begin without the write lock. One that reads first and then publishes or writes fails "
+        "(database is locked) whenever somebody else has written in between.",
+        hint=hint,
+        id="eventspine.W001",
+    )
+
+
+def check_decorators(**_: Any) -> list[CheckMessage]:
+    """A decorator above `on` decorates what nobody calls: `on` has kept the function beneath."""
+    if check_settings():
+        return []
+    handled = {handler.function for service in discovery.declared() for handler in service.handlers.values()}
+    return [
+        Error(
+            f"{module.__name__}.{name}: @atomic_delivery stands above `on`, so the service calls the function without it.",
+            hint="Write `on` first, and @atomic_delivery beneath it.",
+            id="eventspine.E006",
+        )
+        for module in discovery.modules()
+        for name, value in vars(module).items()
+        if hasattr(value, MARK) and value.__wrapped__ in handled
+    ]
+
+
+CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (check_settings, check_database, check_decorators)

@@ -1,0 +1,154 @@
+"""Handlers whose rows, events and "this is handled" are one commit of Django's.
+
+    thread of the handler   close old connections ── turn ── BEGIN, write lock ── handler ── join ── COMMIT ── turn back
+
+The write lock is taken before the handler reads, so that no read of it can be stale when it writes. One such handler
+writes at a time, as SQLite has it; they take turns with all other writers of the journal rather than starve one another.
+Waiting for the turn is not the handler's time (R4). A killed process has committed all of it, or nothing.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache, wraps
+from inspect import iscoroutinefunction
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from django.db import close_old_connections, transaction
+
+from ...delivery import Delivery, as_events
+from ...errors import DeclarationError
+from ...journal._sqlite_within import _TAKE_LOCK
+from ...journal.lockfile import TurnLock
+from ...observe.correlation import current
+from ...service import Handler, Service
+from .journals import journal_of, ring_after_commit, wrapper as journal_wrapper
+
+P = ParamSpec("P")
+T = TypeVar("T")
+MARK = "__eventspine_atomic__"  # on a decorated handler: the system checks look for it
+
+
+def atomic_delivery(handler: Callable[P, T]) -> Callable[P, T]:
+    """For a `def` handler that uses the ORM: what it writes, what it publishes or returns, and that the event is handled,
+    become durable together or not at all. It stands between `on` and the function:
+
+        @shop.on(OrderPlaced)
+        @atomic_delivery
+        def reserve(event: OrderPlaced) -> StockReserved: ...
+
+    Called by hand, in a test, the function runs in `transaction.atomic()` and gives back what it returns."""
+    if iscoroutinefunction(handler):
+        name = getattr(handler, "__qualname__", handler)
+        raise DeclarationError(
+            f"{name} is `async def`, and Django has no transactions there. Make it `def`: it runs in a thread of its own."
+        )
+
+    @wraps(handler)
+    def handle(*args: P.args, **kwargs: P.kwargs) -> T:
+        wrapper, delivery = journal_wrapper(), _to_join()
+        if delivery is None or wrapper.in_atomic_block:  # by hand, by another handler, or by a test
+            with transaction.atomic(using=wrapper.alias):
+                return handler(*args, **kwargs)
+        with fresh_connections():
+            done: T = _joined(wrapper, delivery, lambda: handler(*args, **kwargs))
+            return done
+
+    setattr(handle, MARK, True)
+    return handle
+
+
+def _to_join() -> Delivery[Any] | None:
+    cause = current.get()
+    if not isinstance(cause, Delivery):
+        return None
+    return cause if cause._open else None
+
+
+def _joined(wrapper: Any, delivery: Delivery[Any], call: Callable[[], Any]) -> Any:
+    journal = journal_of(wrapper)
+    with _our_turn(delivery, journal.path), transaction.atomic(using=wrapper.alias):
+        with wrapper.wrap_database_errors:
+            wrapper.connection.execute(_TAKE_LOCK).close()
+        result = call()
+        if result is not None:
+            delivery.publish(*as_events(result))
+        wrapper.validate_no_broken_transaction()  # else Django would roll back without a word
+        delivery.join(wrapper)
+        ring_after_commit(wrapper, journal)
+
+
+def prepared(service: Service[Any]) -> Service[Any]:
+    """A copy whose handlers in threads leave no connection behind; the service itself stays as it was declared."""
+    made = copy.copy(service)
+    made.handlers = {name: _prepared(handler) for name, handler in service.handlers.items()}
+    return made
+
+
+def _prepared(handler: Handler) -> Handler:
+    return handler if handler.is_async else replace(handler, function=_with_fresh_connections(handler.function))
+
+
+def _with_fresh_connections(function: Callable[..., T]) -> Callable[..., T]:
+    @wraps(function)
+    def call(*arguments: Any) -> T:
+        with fresh_connections():
+            return function(*arguments)
+
+    return call
+
+
+@contextmanager
+def fresh_connections() -> Iterator[None]:
+    """What a request does for its thread: connections that are too old, or broken, are closed before and after."""
+    close_old_connections()
+    try:
+        yield
+    finally:
+        close_old_connections()
+
+
+@contextmanager
+def _our_turn(delivery: Delivery[Any], path: Path) -> Iterator[None]:
+    turn = _turn(path, os.getpid())
+    item, clock = delivery._item, delivery._subscription.clock
+    started, asked = item.started, clock.monotonic()
+    item.started = 0.0
+    with turn:
+        if started:
+            item.started = started + clock.monotonic() - asked
+        yield
+
+
+class _Turn:
+    """The journal's turn lock, for many threads of this process."""
+
+    def __init__(self, path: Path) -> None:
+        self._here = threading.Lock()
+        self._everywhere = TurnLock(Path(f"{path}-lock"))
+
+    def __enter__(self) -> None:
+        self._here.acquire()
+        try:
+            self._everywhere.take()
+        except BaseException:
+            self._here.release()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self._everywhere.give_back()
+        finally:
+            self._here.release()
+
+
+@lru_cache(maxsize=8)
+def _turn(path: Path, _pid: int) -> _Turn:
+    """A forked child has one of its own: it would share its parent's turn, and end it."""
+    return _Turn(path)

@@ -1,0 +1,90 @@
+"""`EVENTSPINE` in the settings of the project: one dict, every key of it known.
+
+    EVENTSPINE = {
+        "SERVICE": "shop.events:shop",    # whom publish() speaks for
+        "DATABASE": "default",            # the database whose file is the journal
+        "RUN": ["shop.handlers"],         # what `manage.py spine run` runs; else all that is discovered
+        "DISCOVER": ["events", "handlers"],  # modules of installed apps that are imported at start
+    }
+
+Read anew each time, so that `override_settings` works; nothing here touches a database.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings as project
+from django.db import DEFAULT_DB_ALIAS
+
+from ...errors import SettingsError, UnknownPublisher
+from ...service import Service
+
+NAME = "EVENTSPINE"
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    service: str = ""
+    database: str = DEFAULT_DB_ALIAS
+    run: tuple[str, ...] = ()
+    discover: tuple[str, ...] = ("events", "handlers")
+
+
+_KEYS = {field.name.upper(): field.name for field in fields(Settings)}
+_SEVERAL = {"run", "discover"}
+
+
+def read() -> Settings:
+    given = getattr(project, NAME, {})
+    if not isinstance(given, dict):
+        raise SettingsError(f"{NAME} is a dict, such as {NAME} = {{'SERVICE': 'shop.events:shop'}}; not {given!r}.")
+    return Settings(**{_known(key): _value(key, value) for key, value in given.items()})
+
+
+def _known(key: Any) -> str:
+    if key in _KEYS:
+        return _KEYS[key]
+    close = get_close_matches(str(key).upper(), _KEYS, n=1)
+    meant = f" Did you mean {close[0]!r}?" if close else f" There is {', '.join(_KEYS)}."
+    raise SettingsError(f"{NAME} has no {key!r}.{meant}")
+
+
+def _value(key: str, value: Any) -> Any:
+    if _KEYS[key] in _SEVERAL:
+        if isinstance(value, (list, tuple)) and all(isinstance(one, str) and one for one in value):
+            return tuple(value)
+        raise SettingsError(f"{NAME}[{key!r}] is a list of names, such as ['shop.handlers']; not {value!r}.")
+    if isinstance(value, str) and value:
+        return value
+    raise SettingsError(f"{NAME}[{key!r}] is a text; not {value!r}.")
+
+
+def service() -> Service[Any]:
+    """Whom this project publishes for."""
+    place = read().service
+    if not place:
+        raise UnknownPublisher(
+            f"publish() speaks for a service, and the settings name none. Write "
+            f'{NAME} = {{"SERVICE": "shop.events:shop"}}: the module, and in it shop = Service("shop").'
+        )
+    return service_at(place)
+
+
+def service_at(place: str) -> Service[Any]:
+    module, _, name = place.partition(":")
+    if not name:
+        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}; write the module and the name in it: 'shop.events:shop'.")
+    try:
+        found = getattr(import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # what the module itself imports is missing: its own traceback says where
+        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}, and there is no module {error.name!r}.") from error
+    if not isinstance(found, Service):
+        told = f"is a {type(found).__name__}, no Service" if found is not None else "does not exist"
+        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}, and {name!r} in {module} {told}.")
+    return found

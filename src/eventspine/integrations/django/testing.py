@@ -1,0 +1,235 @@
+"""Tests of Django projects that publish and handle events.
+
+    class Checkout(SpineTests, TestCase):
+        def test_an_order_takes_from_the_stock(self):
+            self.client.post("/orders/", {"sku": "teapot"})
+            self.assertEqual(self.published(OrderPlaced), [OrderPlaced(sku="teapot")])
+            self.handle()                                   # whoever handles it, and what comes of that
+            self.assertEqual(Stock.objects.get(sku="teapot").free, 2)
+
+`publish()` is the real one, on Django's connection: inside the transaction that `TestCase` never commits, on a database
+in memory too, and an `atomic()` that is rolled back takes its events with it. `handle()` calls the handlers in that same
+transaction, one event after the other; leases, retries and processes are no part of that. For these there is
+`running()`, with `TransactionTestCase` and a test database in a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from asgiref.sync import async_to_sync
+from django.db import transaction
+from django.test import TransactionTestCase
+
+from ... import sync
+from ...clock import SystemClock
+from ...delivery import Delivery, as_events
+from ...errors import SpineError
+from ...events import describe
+from ...ids import IdSource
+from ...journal import _sqlite_read as read
+from ...journal.port import Record, Unit
+from ...observe.correlation import current
+from ...publishing import Publisher, through
+from ...service import Handler, Service
+from . import discovery, journals
+from .deliveries import prepared
+
+E = TypeVar("E")
+T = TypeVar("T")
+PAGE = 100_000
+ROUNDS_MAX = 1_000  # of handle(): services that answer one another for ever
+
+
+class Captured:
+    """What has been published since this was made, on Django's connection."""
+
+    def __init__(self) -> None:
+        self._since = self._handled = self._head()
+
+    def _head(self) -> int:
+        wrapper = journals.wrapper()
+        journals.journal_of(wrapper)
+        return read.head(wrapper.connection.cursor())
+
+    def records(self, after: int | None = None) -> list[Record]:
+        """Their records, with key, correlation and causation."""
+        sql = "/*spine*/ select * from spine_events where position > ? order by position limit ?"
+        wrapper = journals.wrapper()
+        journals.journal_of(wrapper)
+        rows = wrapper.connection.execute(sql, (self._since if after is None else after, PAGE)).fetchall()
+        return [Record(*row) for row in rows]
+
+    def published(self, kind: type[E]) -> list[E]:
+        """The events of this class, in the order in which they were published."""
+        event_type = describe(kind)
+        found: list[E] = [event_type.decode(row.data) for row in self.records() if row.type == event_type.name]
+        return found
+
+    def scheduled(self, kind: type[E]) -> list[E]:
+        """Those that are not due yet, the next one first."""
+        event_type, wrapper = describe(kind), journals.wrapper()
+        journals.journal_of(wrapper)
+        timers = read.timers(wrapper.connection.cursor(), PAGE)
+        return [event_type.decode(one.record.data) for one in timers if one.record.type == event_type.name]
+
+    def handle(self, *services: Service[Any], resources: Any = None) -> int:
+        """Call every handler of these services (else of all that the project runs) for every event that is published and
+        not handled yet, until there are none; how many deliveries that were. What a handler raises is raised here.
+        `resources` stands in for what the services' lifespans would yield."""
+        subscriptions = [
+            _Subscription(service, handler, resources)
+            for service in services or discovery.to_run()
+            for handler in service.handlers.values()
+            if handler.schedule is None  # nothing is published to them: their time is not the test's
+        ]
+        count = 0
+        for _ in range(ROUNDS_MAX):
+            waiting = self.records(self._handled)
+            if not waiting:
+                return count
+            for record in waiting:
+                self._handled = record.position
+                count += sum(subscription.deliver(record) for subscription in subscriptions)
+        raise SpineError(f"After {ROUNDS_MAX} rounds there are still new events: these services answer one another.")
+
+
+class SpineTests:
+    """Beside TestCase or TransactionTestCase. See the module."""
+
+    spine: Captured
+
+    def setUp(self) -> None:
+        super().setUp()  # type: ignore[misc]  # of the test case beside it
+        if isinstance(self, TransactionTestCase) and not self._transactional():
+            clear()
+        self.spine = Captured()
+
+    @classmethod
+    def _transactional(cls) -> bool:
+        return bool(getattr(cls, "_databases_support_transactions", bool)())
+
+    def published(self, kind: type[E]) -> list[E]:
+        return self.spine.published(kind)
+
+    def scheduled(self, kind: type[E]) -> list[E]:
+        return self.spine.scheduled(kind)
+
+    def handle(self, *services: Service[Any], resources: Any = None) -> int:
+        return self.spine.handle(*services, resources=resources)
+
+
+def clear() -> None:
+    """Empty the journal of a test: Django's flush empties the tables of models, and these are none."""
+    wrapper = journals.wrapper()
+    journals.journal_of(wrapper)
+    tables = [name for name in wrapper.introspection.table_names() if name.startswith("spine_")]
+    with transaction.atomic(using=wrapper.alias), wrapper.cursor() as cursor:
+        for name in set(tables) - {"spine_meta", "spine_tables"}:
+            cursor.execute(f"delete from {name}")  # noqa: S608 -- names of ours
+
+
+@contextmanager
+def running(*services: Service[Any]) -> Iterator[sync.Spine]:
+    """The real engine beside a TransactionTestCase, in this process: these services, else all that the project runs. The
+    test database has to be in a file: DATABASES[...]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}."""
+    wrapper = journals.wrapper()
+    url = journals.url_of(wrapper)
+    if wrapper.in_atomic_block:
+        raise SpineError(
+            "The engine works with connections of its own, and sees nothing of a transaction that is never committed. Use "
+            "TransactionTestCase, or call self.handle() in the transaction of TestCase."
+        )
+    chosen = [prepared(service) for service in services or discovery.to_run()]
+    with sync.Spine(url) as spine, spine.running(*chosen):
+        yield spine
+
+
+# --- one handler, in the test's own transaction -----------------------------------------------------------------------
+
+
+class _Subscription:
+    """What a delivery asks of its subscription, without an engine."""
+
+    def __init__(self, service: Service[Any], handler: Handler, resources: Any) -> None:
+        self.name = f"{service.name}.{handler.name}"
+        self.uid = blake2b(self.name.encode(), digest_size=16).digest()
+        self.republish = ""
+        self.clock = SystemClock()
+        self.resources = resources
+        self.journal = _InTest()
+        self._handler = handler
+        self._middleware = service.middleware
+        self._publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
+        self._types = {kind.name: kind for kind in handler.types}
+
+    def record_of(self, event: Any, id: bytes, time: Any, cause: Any) -> Record:
+        return through(self._middleware, self._publisher, event, id=id, time=time, cause=cause)
+
+    def complete(self, item: Any, unit: Unit) -> None:
+        """Nothing: who handled what is the test's to know."""
+
+    def deliver(self, record: Record) -> int:
+        if record.type not in self._types:
+            return 0
+        if self._handler.batch is not None:
+            raise SpineError(
+                f"{self.name} handles runs of events; handle() calls handlers of one event. Use running()."
+            )
+        item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0)
+        delivery: Delivery[Any] = Delivery(self, item, record)  # type: ignore[arg-type]  # all that it asks for is here
+        with transaction.atomic(using=journals.wrapper().alias):
+            result = self._call(self._types[record.type].decode(record.data), delivery)
+            if result is not None:
+                delivery.publish(*as_events(result))
+            unit = delivery._close()
+            if unit is not None and not delivery._joined:
+                delivery._subscription.journal.write_within(None, unit)
+        return 1
+
+    def _call(self, event: Any, delivery: Delivery[Any]) -> Any:
+        function = self._handler.function
+        token = current.set(delivery)
+        try:
+            if not self._handler.wants_delivery:
+                return async_to_sync(function)(event) if self._handler.is_async else function(event)
+            if self._handler.is_async:
+                return async_to_sync(function)(event, delivery)
+            return function(event, _Blocking(delivery))
+        finally:
+            current.reset(token)
+
+
+class _InTest:
+    """The journal, as far as a delivery in a test needs it: Django's own connection."""
+
+    url = "of this test"
+
+    @property
+    def path(self) -> Any:
+        return journals.journal_of(journals.wrapper()).path
+
+    def write_within(self, _: Any, unit: Unit) -> Any:
+        wrapper = journals.wrapper()
+        return journals.journal_of(wrapper).write_within(wrapper.connection, unit)
+
+    async def query(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
+        cursor = journals.wrapper().connection.execute(sql, dict(parameters))
+        return [dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor]
+
+
+class _Blocking(sync.Delivery[Any]):
+    def __init__(self, inner: Delivery[Any]) -> None:
+        super().__init__(inner, None)  # type: ignore[arg-type]  # there is no loop to ask
+
+    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        try:
+            coroutine.send(None)
+        except StopIteration as answer:
+            value: T = answer.value
+            return value
+        raise SpineError("delivery.transaction() needs the engine: use running(), with TransactionTestCase.")

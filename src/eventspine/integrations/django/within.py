@@ -1,0 +1,44 @@
+"""`within=` Django's own connection, or its alias: the unit shares the fate of `transaction.atomic()`, savepoints included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import connections
+
+from ...errors import SettingsError
+from ...within import Carrier
+
+
+class OfDjango(Carrier):
+    """`connections["default"]`, `django.db.connection`, or the alias of a database."""
+
+    kind = "Django connection"
+    begin_first = (
+        'With Django 5.1 or later: "OPTIONS": {"transaction_mode": "IMMEDIATE"} in the settings of this database.'
+    )
+
+    def connection(self) -> Any:
+        wrapper = connections[self.within] if isinstance(self.within, str) else connections[self.within.alias]
+        check_sqlite(wrapper)
+        if not in_transaction(wrapper):
+            raise SettingsError(
+                f"No transaction is open on the database {wrapper.alias!r}, so there is nothing to share. Do it inside "
+                f"transaction.atomic(using={wrapper.alias!r})."
+            )
+        wrapper.validate_thread_sharing()
+        wrapper.validate_no_broken_transaction()  # the driver would not know of it, and write
+        return wrapper.connection
+
+
+def in_transaction(wrapper: Any) -> bool:
+    """Whether what is written now waits for a commit of the caller's."""
+    return bool(wrapper.in_atomic_block or not wrapper.get_autocommit())
+
+
+def check_sqlite(wrapper: Any) -> None:
+    if wrapper.vendor != "sqlite":
+        raise SettingsError(
+            f"The database {wrapper.alias!r} is {wrapper.display_name}. The journal is in SQLite today, and an event "
+            f"commits with your rows only when both are in one file: name a SQLite database."
+        )
