@@ -74,7 +74,7 @@ class Publisher:
         self.contexts = frozenset(contexts)
         self.clock = clock
         self.ids = ids
-        self.published = {} if published is None else published  # type: its context; see observe.unheard
+        self.published = {} if published is None else published  # with its context, by type; see observe.unheard
 
     def check(self, event_type: EventType) -> None:
         if event_type.context not in self.contexts:

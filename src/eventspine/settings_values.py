@@ -93,9 +93,9 @@ def one_of(*words: str) -> Reader:
 def address(value: Any) -> Address:
     """A port alone is one on the loopback interface: who wants to be reached from elsewhere says so."""
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]") if colon else LOOPBACK
-    if not (port.isascii() and port.isdigit() and int(port) < 65536 and host) or "/" in host:
+    host, _, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]") or LOOPBACK
+    if not (port.isascii() and port.isdigit() and int(port) < 65536) or "/" in host:
         raise Refused("a port such as 8099 (on this host alone), or an address and a port such as 0.0.0.0:8099")
     return Address(host, int(port))
 

@@ -305,8 +305,12 @@ class Spine:
         drain_s = self.drain_s if drain_s is None else drain_s
 
         runtime = self._runtime()
-        await runtime.start(services, roll_back=roll_back, retire=retire)
         self._runtimes.append(runtime)
+        try:
+            await runtime.start(services, roll_back=roll_back, retire=retire)
+        except BaseException:
+            self._runtimes.remove(runtime)
+            raise
         running = Running(runtime)
         guard = asyncio.create_task(running.guard(asyncio.current_task()))
         try:

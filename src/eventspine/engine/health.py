@@ -1,4 +1,5 @@
-"""How this process is doing: plain data for health checks, `spine doctor` and `top`."""
+"""How this process is doing: plain data for health checks, `spine doctor` and `top`. No secrets: what it says may be
+read by whoever can reach the endpoint."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from ..journal import without_password
 from ..journal.port import Journal
 from .readers import ROOM
 
@@ -18,12 +20,24 @@ WAIT_MOST_S = 5.0  # for the write lock before it is worth a word
 
 
 def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
+    runtimes = list(runtimes)
     services = [_host(host) for runtime in runtimes for host in runtime.hosts]
     problems = [problem for runtime in runtimes for problem in _problems(runtime)]
     problems += _lock(journal)
     failed = any(runtime.failure is not None for runtime in runtimes)
     status = "failed" if failed else "degraded" if problems else "ok"
-    return {"status": status, "journal": journal.url, "problems": problems, "services": services}
+    return {
+        "status": status,
+        "journal": without_password(journal.url),
+        "problems": [without_password(problem) for problem in problems],
+        "draining": any(service["state"] == "draining" for service in services),
+        "services": services,
+    }
+
+
+def is_ready(health: dict[str, Any]) -> bool:
+    """Whether all that runs here is registered, and leads or knowingly stands by."""
+    return health["status"] != "failed" and all(one["state"] in ("leads", "stands by") for one in health["services"])
 
 
 def _lock(journal: Journal) -> Iterable[str]:
@@ -62,13 +76,22 @@ def _problems(runtime: Runtime) -> Iterable[str]:
 def _host(host: Host) -> dict[str, Any]:
     return {
         "service": host.service.name,
-        "generation": host.registered.generation,
+        "state": _state(host),
+        "generation": host.registered.generation if host.started else None,
         "leads": host.leads,
         "partitions": list(host.held),
         "fenced": host.fenced,
         "restarts": host.restarts,
         "subscriptions": [_subscription(one) for one in host.subscriptions],
     }
+
+
+def _state(host: Host) -> str:
+    if host.stopping:
+        return "draining"
+    if not host.started:
+        return "starting"
+    return "leads" if host.leads else "stands by"  # for a newer generation
 
 
 def _subscription(one: Subscription) -> dict[str, Any]:

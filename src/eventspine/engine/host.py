@@ -76,6 +76,7 @@ class Host:
         self.trusted_until = 0.0
         self.leads = False
         self.newest = 0  # generation of this service that was ever seen
+        self.started = False  # registered, and with its share of the work
         self.stopping = False
         self._head = 0  # of the feed, when last looked at
         self._newer_seen = self.clock.monotonic()
@@ -108,6 +109,7 @@ class Host:
         for subscription in self.subscriptions:
             subscription.workers.start()
         await self.beat()
+        self.started = True
         self._keeper = asyncio.create_task(self._keep(), name=f"spine-keeper-{self.service.name}")
 
     async def _register(self) -> Registered:

@@ -1,4 +1,8 @@
-"""One log line for each attempt at an event, as a middleware: what `spine run --log-level debug` shows."""
+"""One log line for each event that a handler has returned from, as a middleware: what `spine run --log-handled` shows.
+
+An attempt that fails has its own line, from the engine. The line is written when the handler has returned, which is a
+moment before what it changed is durable.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,32 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from ..events import describe
 from ..service import Middleware
 
 log = logging.getLogger("eventspine.handled")
 
 
 class LogHandled(Middleware):
+    def __init__(self, level: int = logging.DEBUG) -> None:
+        self.level = level
+
     async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
         started = time.perf_counter()
         result = await proceed()
         took_ms = (time.perf_counter() - started) * 1000
-        what = f"{len(event)} events" if isinstance(event, list) else type(event).__name__
-        log.debug("%s handled %s in %.1f ms", delivery.handler, what, took_ms)
+        what = _named(event)
+        log.log(
+            self.level,
+            "%s handled in %.1f ms",
+            what,
+            took_ms,
+            extra={"handled": what, "took_ms": round(took_ms, 3)},
+        )
         return result
+
+
+def _named(event: Any) -> str:
+    if isinstance(event, list):
+        return f"{describe(type(event[0])).name} and {len(event) - 1} more" if len(event) > 1 else _named(event[0])
+    return describe(type(event)).name

@@ -89,12 +89,16 @@ class TextFormatter(logging.Formatter):
 
     shown = ("handler", "key", "attempt", "event_id", "correlation")
 
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = f"[{printable(process)}] " if process else ""
+
     def format(self, record: logging.LogRecord) -> str:
         cause = cause_of(record)
         told = [name for name in self.shown if name in cause and _tells(name, cause)]
         pairs = "".join(f" {name}={_quoted(cause[name])}" for name in told)
         message = printable(record.getMessage())
-        line = f"{_time(record)} {record.levelname:<7} {printable(record.name)}: {message}{pairs}"
+        line = f"{_time(record)} {self._process}{record.levelname:<7} {printable(record.name)}: {message}{pairs}"
         if trace := _traceback(record, self):
             line += "".join(f"\n    {below}" for below in printable_lines(trace).split("\n"))
         return line
@@ -115,9 +119,14 @@ def _quoted(value: object) -> str:
 class JsonFormatter(logging.Formatter):
     """One JSON object a line: time, level, logger, message, the delivery, `extra` values, exception."""
 
+    def __init__(self, process: str = "") -> None:
+        super().__init__()
+        self._process = {"process": process} if process else {}
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": _time(record),
+            **self._process,
             "level": record.levelname.lower(),
             "logger": record.name,
             "message": record.getMessage(),
@@ -152,11 +161,14 @@ def _text(value: object) -> str:
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName", *dict(_STAMPS)}
 
 
-def write_to(stream: TextIO, format: LogFormat = "text", level: int = logging.INFO) -> logging.Handler:
-    """Send this process's records to `stream`; for a process that is wholly ours. Returns the handler."""
+def write_to(
+    stream: TextIO, format: LogFormat = "text", level: int = logging.INFO, process: str = ""
+) -> logging.Handler:
+    """Send this process's records to `stream`; for a process that is wholly ours. `process` names it in each of them,
+    where several share the stream. Returns the handler."""
     add_correlation()
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
+    handler.setFormatter(JsonFormatter(process) if format == "json" else TextFormatter(process))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(level)

@@ -18,7 +18,7 @@ log = logging.getLogger("eventspine.publishing")
 class Unheard:
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
-        self.published: dict[str, str] = {}  # type: its context
+        self.published: dict[str, str] = {}  # by type, its context
         self._looked_at: set[str] = set()
 
     @property
