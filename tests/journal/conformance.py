@@ -24,14 +24,23 @@ from .conformance_marks import (
     TestMarksOfRefusedUnits,
 )
 from .conformance_registration import TestOlderGenerations, TestRegistration, TestRenames, TestStarting, TestUndeclared
+from .conformance_retention import (
+    TestBackingUp,
+    TestDeleting,
+    TestSayingHowLong,
+    TestWhatHoldsThemBack,
+    TestWhatReadersSee,
+)
 from .conformance_units import TestAppends, TestClosing, TestCursors, TestFences, TestStatements
 from .material import Store
 
 __all__ = [
     "TestAppends",
+    "TestBackingUp",
     "TestClosing",
     "TestControl",
     "TestCursors",
+    "TestDeleting",
     "TestDeliveries",
     "TestFeed",
     "TestFences",
@@ -45,12 +54,15 @@ __all__ = [
     "TestRegistration",
     "TestRenames",
     "TestReopening",
+    "TestSayingHowLong",
     "TestStarting",
     "TestStarts",
     "TestStatements",
     "TestTimers",
     "TestUndeclared",
     "TestWatching",
+    "TestWhatHoldsThemBack",
+    "TestWhatReadersSee",
     "journal",
     "other",
 ]

@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 
 from .cursors import Range, fold, is_finished
-from .port import Delivery, Lease, Process, Record, Seen, Subscription, Timer
+from .port import Deleted, Delivery, Keep, Lease, Process, Record, Seen, Subscription, Timer
 
 _new_record = tuple.__new__  # a third of the time of Record._replace, which every appended event pays
 
@@ -18,6 +18,8 @@ class Tables:
         "by_id",
         "control",
         "cursors",
+        "deleted",
+        "deleted_bytes",
         "deliveries",
         "delivery_at",
         "delivery_last",
@@ -25,6 +27,7 @@ class Tables:
         "feed",
         "feed_bytes",
         "generations",
+        "keeps",
         "leases",
         "marks",
         "processes",
@@ -53,6 +56,9 @@ class Tables:
         self.leases: dict[str, Lease] = {}
         self.processes: dict[str, Process] = {}
         self.control = 0
+        self.keeps: list[Keep] = []
+        self.deleted: dict[str, Deleted] = {}
+        self.deleted_bytes = 0  # of those that feed_bytes counts
 
     # --- the feed ---------------------------------------------------------------------------------------------------
 
@@ -76,7 +82,10 @@ class Tables:
         return positions
 
     def position_at(self, time_us: int) -> int:
-        return bisect_left(self.feed, time_us, key=lambda record: record.recorded_us)
+        position = bisect_left(self.feed, time_us, key=lambda record: record.recorded_us)
+        while position and not self.feed[position - 1].id:  # that one was deleted
+            position -= 1
+        return position
 
     # --- cursors ----------------------------------------------------------------------------------------------------
 

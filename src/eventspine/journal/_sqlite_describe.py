@@ -8,6 +8,7 @@ from typing import Any
 
 from . import (
     _sqlite_file as file,
+    _sqlite_retention as retention,
     migrations,
 )
 from ._sqlite_apply import SCHEMA_VERSION
@@ -53,7 +54,7 @@ def _meta(cursor: sqlite3.Cursor) -> dict[str, str]:
     return dict(cursor.execute("/*spine*/ select name, value from spine_meta").fetchall())
 
 
-def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | int | None]:
+def describe(cursor: sqlite3.Cursor, path: Path, turn: Path, now_us: int) -> dict[str, str | int | None]:
     meta = _meta(cursor)
     now = read_holder(turn)
     holder = now.pid if now and not now.waits else write_lock_holder(path)
@@ -66,6 +67,8 @@ def describe(cursor: sqlite3.Cursor, path: Path, turn: Path) -> dict[str, str | 
         "journal_mode": str(_pragma(cursor, "journal_mode")),
         "file_bytes": file.size(path),
         "wal_bytes": file.size(Path(f"{path}-wal")),
+        "free_bytes": _pragma(cursor, "freelist_count") * _pragma(cursor, "page_size"),
+        **retention.facts(cursor, now_us).described(),
         "schema_version": int(meta["schema_version"]),
         "writer_min": int(meta["writer_min"]),
         "sqlite": sqlite3.sqlite_version,

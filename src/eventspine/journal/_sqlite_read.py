@@ -57,12 +57,20 @@ def feed(
             return Page((), after, last > after)
         cursor.execute(sql, (after, end, *values, limit))
         rows, cut = _within_bounds(cursor)
+        if not rows and end < last and end != upto:
+            end = _before_next(cursor, end, last if upto is None else min(last, upto))
     finally:
         cursor.connection.rollback()
     records = _records(rows)
     if cut or len(records) == limit:
         return Page(records, records[-1].position)
     return Page(records, end, end < last)
+
+
+def _before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
+    """Where the next event stands, just before it: what lies between was deleted, and may be long."""
+    query = "/*spine*/ select min(position) - 1 from spine_events where position > ?"
+    return min(upto, int(cursor.execute(query, (after,)).fetchone()[0]))
 
 
 def _feed_query(

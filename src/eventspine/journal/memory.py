@@ -12,20 +12,27 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, islice
+from pathlib import Path
 from typing import Any, NoReturn
 
 from ..clock import Clock, SystemClock
 from ..errors import JournalError, SettingsError, UnitFailed
-from . import _memory_control as control
+from . import _memory_control as control, _memory_retention as retention
+from ._memory_retention import there
 from ._memory_tables import Tables
 from ._memory_units import NO_SQL, commit_unit, rings
 from .cursors import Range
 from .port import (
     OWN_FEED,
     PARTITIONS,
+    Backup,
+    ChannelSize,
     Control,
     Cursor,
+    Deleted,
     Delivery,
+    Fence,
+    Keep,
     Lease,
     LeaseView,
     Page,
@@ -35,11 +42,13 @@ from .port import (
     Registration,
     State,
     Subscription,
+    Sweep,
     Timer,
     Transaction,
     Unit,
     Verdict,
 )
+from .retention import said
 
 PAGE_BYTES_MAX = 4 * 1024 * 1024
 WINDOW_MIN = 2048  # how many records a page with filters may pass over; the loop is not held for longer
@@ -47,6 +56,7 @@ WINDOW_MIN = 2048  # how many records a page with filters may pass over; the loo
 
 class MemoryJournal:
     sql = False
+    backups = False
 
     def __init__(self, clock: Clock | None = None, url: str = "memory://") -> None:
         self.clock = clock or SystemClock()
@@ -150,7 +160,7 @@ class MemoryJournal:
     ) -> Page:
         feed = self._live().feed
         end = min(len(feed), after + max(limit, WINDOW_MIN), len(feed) if upto is None else upto)
-        window = feed[after:end]
+        window = there(feed[after:end]) if self._tables.deleted else feed[after:end]
         wanted = _filter(channels, partitions, types, private)
         records = list(islice(filter(wanted, window), limit))
         if window and self._tables.feed_bytes[end] - self._tables.feed_bytes[after] > PAGE_BYTES_MAX:
@@ -247,12 +257,39 @@ class MemoryJournal:
         return list(self._live().generations.get(service, ()))
 
     async def describe(self) -> dict[str, str | int | None]:
+        tables = self._live()
         return {
             "kind": "memory",
             "id": self.id,
             "durability": "nothing: it ends with its process",
-            "data_bytes": self._live().feed_bytes[-1],
+            "data_bytes": tables.feed_bytes[-1] - tables.deleted_bytes,
+            **retention.facts(tables, self.clock.now_us()).described(),
         }
+
+    # --- growth -----------------------------------------------------------------------------------------------------
+
+    async def keep(self, service: str, channels: Mapping[str, int | None], now_us: int) -> None:
+        tables = self._live()
+        tables.keeps = list(said(tables.keeps, service, channels, now_us) or tables.keeps)
+
+    async def keeps(self) -> list[Keep]:
+        return list(self._live().keeps)
+
+    async def sweep(self, channel: str, *, after: int, upto: int, limit: int, fence: Fence | None = None) -> Sweep:
+        return retention.sweep(self._live(), channel, after, upto, limit, fence)
+
+    async def deleted(self) -> list[Deleted]:
+        return [row for _, row in sorted(self._live().deleted.items())]
+
+    async def channel_sizes(self) -> list[ChannelSize]:
+        return retention.channel_sizes(self._live())
+
+    async def backup(
+        self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None
+    ) -> Backup:
+        raise SettingsError(
+            "The memory journal ends with its process, and can't be copied. Use a SQLite journal to keep what happens."
+        )
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         _refuse_sql()

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 from .cursors import Range
@@ -326,6 +327,51 @@ class Page(NamedTuple):
     more: bool = True  # False: this is the end of the feed as it was; wait for a change before asking again
 
 
+# --- growth: what is deleted, and copies -----------------------------------------------------------------------------
+
+
+class Keep(NamedTuple):
+    """What a service has said of a channel that it publishes; see retention.py for what several of them mean."""
+
+    service: str
+    channel: str
+    keep_us: int | None  # for how long its events are kept; None: for ever
+    said_us: int
+
+
+class Deleted(NamedTuple):
+    """What retention has deleted of a channel so far."""
+
+    channel: str
+    position: int  # the last of them; before it, only what something still needs is left
+    recorded_us: int  # when that one was appended
+    events: int  # how many
+
+
+class Sweep(NamedTuple):
+    """One step of deleting: everything of the channel up to `scanned` is deleted, or needed now."""
+
+    deleted: int
+    scanned: int
+    more: bool  # False: that is as far as it goes for now
+
+
+class ChannelSize(NamedTuple):
+    channel: str | None  # None: private events
+    events: int
+    exact: bool  # False: estimated from a sample
+
+
+class Backup(NamedTuple):
+    """A copy that was verified."""
+
+    path: str
+    bytes: int
+    position: int  # where its feed ends
+    recorded_us: int | None  # when the last event in it was appended; None: there is none
+    events: int
+
+
 # --- control: what operators do -----------------------------------------------------------------------------------
 
 
@@ -391,6 +437,7 @@ class Journal(Protocol):
     id: str  # identity, made with the journal; with the incarnation it is the origin of what leaves it
     url: str
     sql: bool  # whether handlers may use SQL on it
+    backups: bool  # whether `backup` can copy it; where not, it raises SettingsError
 
     def exists(self) -> bool:
         """Whether there is a journal to open; if not, `open` makes one. Changes nothing."""
@@ -513,9 +560,46 @@ class Journal(Protocol):
         """All that a service has ever declared, as (generation, canonical JSON), oldest first; see `registry.canonical`."""
         ...
 
+    # growth
+    async def keep(self, service: str, channels: Mapping[str, int | None], now_us: int) -> None:
+        """A service that starts, or has run for a while, says for how long (microseconds) the events of each channel
+        that it publishes are kept; None: for ever. Writes only what is new."""
+        ...
+
+    async def keeps(self) -> list[Keep]:
+        """What services have said, in order of service and channel."""
+        ...
+
+    async def sweep(self, channel: str, *, after: int, upto: int, limit: int, fence: Fence | None = None) -> Sweep:
+        """Delete events of the channel after `after` up to `upto`, with their settled deliveries: at most `limit` in one
+        commit, and looking at a bounded part of the feed.
+
+        Left are those beyond a cursor of a subscription that reads the channel and is not retired, those of a stream,
+        those with a delivery that is not settled, and the last of the feed, so that its end and its clock never go back.
+        Raises Fenced when the lease is no longer held."""
+        ...
+
+    async def deleted(self) -> list[Deleted]:
+        """In order of channel."""
+        ...
+
+    async def channel_sizes(self) -> list[ChannelSize]:
+        """How many events there are of each channel, from a sample where counting would take long."""
+        ...
+
+    async def backup(
+        self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None
+    ) -> Backup:
+        """Copy a live journal, as of one moment, into a file that has its name only once it is whole and verified.
+
+        Nobody waits for it. `force` replaces a file that is there. `progress` is told a stage and how far it is (0 to 1),
+        in another thread. Raises SettingsError for a target that can't be one, JournalFull when it has no room."""
+        ...
+
     async def describe(self) -> dict[str, str | int | None]:
         """What there is to know about the store itself, for operators; `spine doctor` shows it. At least `kind`, `id` and
-        `durability` (what an acknowledged commit survives). Waits for no lock."""
+        `durability` (what an acknowledged commit survives); and of growth `oldest_position` and `oldest_us`, `retention`,
+        `retention_deleted` (events) and `retention_held_by` (who has not read what is old enough). Waits for no lock."""
         ...
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

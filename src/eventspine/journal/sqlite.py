@@ -28,6 +28,7 @@ from . import (
     migrations,
 )
 from ._sqlite_apply import STATEMENTS_S, Safeguards
+from ._sqlite_growth import Growth
 from ._sqlite_interactive import Held, SQLiteTransaction
 from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer, Units, weigh
 from ._sqlite_readers import Readers
@@ -59,7 +60,7 @@ T = TypeVar("T")
 INLINE = 500  # records that are read on the loop itself: sooner done than handed to a thread and back
 
 
-class SQLiteJournal:
+class SQLiteJournal(Growth):
     sql = True
 
     def __init__(
@@ -256,7 +257,8 @@ class SQLiteJournal:
         return await self._read(lambda cursor: registry.declarations(cursor, service))
 
     async def describe(self) -> dict[str, str | int | None]:
-        return await self._read(lambda cursor: describe.describe(cursor, self.path, Path(f"{self.path}-lock")))
+        turn, now_us = Path(f"{self.path}-lock"), self._clock.now_us()
+        return await self._read(lambda cursor: describe.describe(cursor, self.path, turn, now_us))
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         readers = self._here().readers
