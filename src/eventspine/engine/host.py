@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventspine.engine")
 TRUST = 0.8  # of a lease's time
+LEAVING = 0  # generation of a process that gives its partitions back
 STALLED_S = 30.0  # without progress, though there is work
 LOOK_S = 1.0  # between two looks at how things are
 AWAY_S = 5.0  # between them: then this process stood still itself, or its clock was set ahead
@@ -78,10 +79,13 @@ class Host:
         self.newest = 0  # generation of this service that was ever seen
         self.started = False  # registered, and with its share of the work
         self.stopping = False
+        self.giving_back = False
         self._head = 0  # of the feed, when last looked at
+        self._free: set[str] = set()  # leases that nobody held then
         self._newer_seen = self.clock.monotonic()
         self._looked = self.clock.monotonic()
-        self._reload: set[Subscription] = set()
+        self._reload: set[Subscription] = set()  # from the ground up
+        self._missing: set[Subscription] = set()  # only what they don't have
         self._nudge = asyncio.Event()
         self._open: list[Callable[[], None]] = []
         self._stack = AsyncExitStack()
@@ -96,11 +100,14 @@ class Host:
         if self.service.tables is not None:
             version, script = tables_script(self.service.tables)
             await self.journal.run_tables(self.service.name, version, script)
+        # Registering tells those that are live to step back; so it comes when there is nothing left to wait for.
+        if self.service.lifespan is not None:
+            self.resources = await self._stack.enter_async_context(self.service.lifespan())
         self.registered = await self._register()
         self.process = self._process()
         self.newest = self.registered.newest
-        if self.service.lifespan is not None:
-            self.resources = await self._stack.enter_async_context(self.service.lifespan())
+        self._newer_seen = self.clock.monotonic()
+        self._say_what_it_passes()
         handlers = list(self.service.handlers.values())
         self.subscriptions = [
             self.runtime.subscription(handler, stored, self)
@@ -140,12 +147,42 @@ class Host:
             pid_started=pid_start(pid),
         )
 
+    def _say_what_it_passes(self) -> None:
+        if self.registered.generation < self.newest:
+            log.warning(
+                "%s: a newer release has led (generation %d, this one is %d); this one leads when none has been live "
+                "for %g s, or at once with --roll-back",
+                self.service.name, self.newest, self.registered.generation, 2 * self.runtime.lease_s,
+            )  # fmt: skip
+        for name, type, events in self.registered.passes:
+            log.warning(
+                "%s: this release does not know %s: %d events of it that are not finished, and all that are published "
+                "while it leads, are passed",
+                name, type, events,
+            )  # fmt: skip
+
     def halt(self) -> None:
         """Nothing new is handed out from here on."""
         self.stopping = True
         for subscription in self.subscriptions:
             subscription.workers.halt()
             subscription.stop()
+
+    def give_back(self) -> None:
+        """From here on, whatever nothing is at work in goes to the others, who don't wait for the slowest handler."""
+        if not hasattr(self, "process"):
+            return
+        self.giving_back = True
+        self.process = self.process._replace(generation=LEAVING)
+        self._nudge.set()
+
+    def give_back_more(self) -> None:
+        if self.giving_back and (self._drained() or len(self._at_work_in()) < len(self.held)):
+            self._nudge.set()
+
+    def _at_work_in(self) -> set[int]:
+        parts = [part for one in self.subscriptions for part in one.parts.values() if part.taken]
+        return {part.number for part in parts} & set(self.held)
 
     @property
     def at_work(self) -> bool:
@@ -217,6 +254,7 @@ class Host:
         if self.registered.generation == self.newest:
             return
         self.registered = await self._register()
+        self._say_what_it_passes()
         for one, stored in zip(self.subscriptions, self.registered.subscriptions, strict=True):
             one.update(stored)
 
@@ -254,7 +292,7 @@ class Host:
                 await adopt(self._active(), [self.held[number] for number in new])
             await self.readers.rebuild(self._active())
         except BaseException:
-            self._reload.update(self.subscriptions)
+            self._missing.update(self.subscriptions)
             raise
 
     def _epoch(self, number: int) -> int | None:
@@ -262,6 +300,8 @@ class Host:
         return None if lease is None else lease.epoch
 
     def _wanted(self, view: LeaseView) -> set[int]:
+        if self.stopping:
+            return self._at_work_in() if self.giving_back else set(self.held)
         lead = leaders(view.processes)
         now = self.clock.monotonic()
         ids = [process.id for process in lead]
@@ -271,8 +311,6 @@ class Host:
         behind = self.registered.generation < self.newest
         waits = behind and now - self._newer_seen < 2 * self.runtime.lease_s
         self.leads = self.process.id in ids and not waits
-        if self.stopping:
-            return set(self.held)  # until what is at work has finished; then all are given back at once
         if not self.leads:
             return set()
         goal = targets(self._partitions(), ids)
@@ -302,13 +340,18 @@ class Host:
         return tuple(sorted(number for number in self.held if number != WHOLE_FEED))
 
     def _active(self) -> list[Subscription]:
-        return [one for one in self.subscriptions if one.state == "active"]
+        return [one for one in self.subscriptions if one.active]
 
     # --- reloading ------------------------------------------------------------------------------------------------------
 
     def reload(self, subscription: Subscription) -> None:
         """Something about it was changed from outside: load it again."""
         self._reload.add(subscription)
+        self._nudge.set()
+
+    def load_missing(self, subscription: Subscription) -> None:
+        """A partition of it was dropped: load that again. The others, and what they have in hand, stay."""
+        self._missing.add(subscription)
         self._nudge.set()
 
     async def _follow_control(self, version: int) -> None:
@@ -325,13 +368,17 @@ class Host:
 
     async def _reload_asked(self) -> None:
         asked, self._reload = self._reload, set()
-        if not asked:
+        missing, self._missing = self._missing, set()
+        if not asked and not missing:
             return
         await self.readers.stop()
         try:
             await self._load_again(asked)
+            for one in missing - asked:
+                await self._adopt_missing(one)
         except BaseException:
             self._reload |= asked
+            self._missing |= missing
             raise
         await self.readers.rebuild(self._active())
 
@@ -343,8 +390,20 @@ class Host:
             one.waiting.rows.clear()
             if one.number in stored:
                 one.update(stored[one.number])
-            if one.state == "active":
-                await adopt([one], list(self.held.values()))
+            if one.outdated:
+                self._step_back()
+            await self._adopt_missing(one)
+
+    async def _adopt_missing(self, one: Subscription) -> None:
+        if one.active:
+            await adopt([one], [lease for number, lease in self.held.items() if number not in one.parts])
+
+    def _step_back(self) -> None:
+        """A newer release has registered, whether it is live or not yet. It leads for two leases, at least."""
+        if self.newest <= self.registered.generation:
+            self.newest = self.registered.generation + 1
+            self._newer_seen = self.clock.monotonic()
+        self._nudge.set()
 
     # --- what subscriptions ask of it -------------------------------------------------------------------------------------
 
@@ -353,6 +412,8 @@ class Host:
 
     def room(self) -> None:
         self.readers.room()
+        if self.leaving and self._drained():
+            self._nudge.set()  # whoever waits for it need not wait for our next beat
 
     @property
     def closed(self) -> bool:
@@ -398,8 +459,15 @@ class Host:
 
     async def follow(self) -> None:
         version = await self.journal.control_version()
-        if version != self.control:
+        if version != self.control or await self._given_back():
             self._nudge.set()
+
+    async def _given_back(self) -> bool:
+        """Whether other processes have given back partitions since the last look."""
+        mine = {self._lease(number) for number in self._partitions()}
+        free = {lease.name for lease in await self.journal.leases() if not lease.owner} & mine
+        more, self._free = free - self._free, free
+        return bool(more) and self.leads and not self.stopping
 
     def stalled(self, one: Subscription) -> bool:
         """Whether it has work that nobody does: lanes are ready, or the feed goes on, and nothing moves."""

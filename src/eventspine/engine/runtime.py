@@ -120,13 +120,15 @@ class Runtime:
         for host in self.hosts:
             host.halt()
             await host.readers.stop()
+        self._store_what_was_passed()
+        await self._settle(most_s=1.0)  # before partitions are given back
+        for host in self.hosts:
+            host.give_back()
         drained = await self._drain(drain_s)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for host in self.hosts:
-            for subscription in host.subscriptions:
-                subscription.passed()
+        self._store_what_was_passed()
         await self._settle()
         for host in reversed(self.hosts):
             await host.stop()
@@ -143,12 +145,19 @@ class Runtime:
             if self.clock.monotonic() >= until:
                 log.warning("drained for %g s; what is still at work will be handled again", drain_s)
                 return False
+            for host in self.hosts:
+                host.give_back_more()
             await self.clock.sleep(0.01)
         return True
 
-    async def _settle(self) -> None:
+    def _store_what_was_passed(self) -> None:
+        for host in self.hosts:
+            for subscription in host.subscriptions:
+                subscription.passed()
+
+    async def _settle(self, most_s: float = 5.0) -> None:
         """Let the last units be committed, unless the journal is in trouble."""
-        until = self.clock.monotonic() + (5.0 if self.failure is None else 0.0)
+        until = self.clock.monotonic() + (most_s if self.failure is None else 0.0)
         while not self.committer.idle and self.committer.trouble is None and self.clock.monotonic() < until:
             await self.clock.sleep(0.005)
 

@@ -266,7 +266,7 @@ class Subscription(NamedTuple):
 class Process(NamedTuple):
     id: str  # unique for ever
     service: str
-    generation: int
+    generation: int  # 0: it is leaving, and wants no more partitions
     pid: int
     host: str  # identity of the machine, boot and pid namespace: pids compare only where it is equal
     started_us: int
