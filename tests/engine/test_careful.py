@@ -193,3 +193,25 @@ async def test_being_cancelled_at_the_drains_deadline_is_no_death(store: Store, 
         async with spine.running(service):
             await until(lambda: handled == [1])
         assert await rows(spine, "dead") == []
+
+
+async def test_r16_an_orderly_end_in_between_does_not_forgive_the_deaths_before(store: Store) -> None:
+    """Cancelled while it runs alone, and while it waits to: the deaths of before count on."""
+    kitchen = Kitchen()
+    await publish_ten(store)
+    for _ in range(4):  # once unnoticed, once marked among others, twice alone
+        await kitchen.run_until_it_dies(store)
+    counted = await all_marks(store)
+    assert {2} == {alone for _, alone in counted.values()}
+    kitchen.killed.clear()
+    async with store.spine(lease_s=LEASE_S) as spine:
+        async with spine.running(kitchen.service, drain_s=0.0):
+            await until(kitchen.killed.is_set)
+    assert counted == await all_marks(store)
+    (row,) = await until_given_up(store, kitchen, 1)
+    assert (row.reason, kitchen.deaths) == ("killed-its-process", 6)
+
+
+async def all_marks(store: Store) -> dict[int, tuple[int, int]]:
+    async with store.spine() as spine:
+        return await marks(spine)

@@ -165,6 +165,13 @@ class TestStarts:
         await commit(journal, starts=[mark._replace(clear=True), mark._replace(position=99, clear=True)])
         assert {13: (1, 0)} == await journal.starts(1, 5)
 
+    async def test_a_withdrawn_start_is_not_counted_and_those_before_are(self, journal: Journal):
+        mark = StartMark(1, 5, 12)
+        await commit(journal, starts=[mark, mark._replace(alone=True), mark._replace(position=13)])
+        withdrawn = [mark._replace(alone=True, withdrawn=True), mark._replace(position=13, withdrawn=True)]
+        await commit(journal, starts=[*withdrawn, mark._replace(position=99, withdrawn=True)])
+        assert {12: (1, 0)} == await journal.starts(1, 5)
+
     async def test_each_subscription_and_partition_has_its_own(self, journal: Journal):
         await commit(journal, starts=[StartMark(1, 5, 12)])
         assert {} == await journal.starts(1, 6) == await journal.starts(2, 5)

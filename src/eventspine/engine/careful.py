@@ -3,7 +3,7 @@
 After an unclean take-over, what the dead process may have had in hand is suspect. A suspect gets a start mark,
 committed before it runs. If the process dies again, those that carry a mark run alone, and only a death alone counts:
 at `DEATHS_MAX` the delivery is dead. Random kills never make an innocent event dead, since one that runs alone and
-returns is cleared."""
+returns is cleared. A process that ends in order takes its own marks back; the deaths before stay counted."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ if TYPE_CHECKING:
 DEATHS_MAX = 3
 
 
-def clearing(subscription: Subscription) -> list[Unit]:
-    """Units that clear the marks of what is being cancelled: a process that ends in order has not died of it."""
-    items = [item for item in subscription.workers.items.values() if item.suspect and item.record is not None]
+def withdrawing(subscription: Subscription) -> list[Unit]:
+    """Units that take back the marks of what is being cancelled: a process that ends in order has not died of it."""
     return [
         Unit(
             fences=[Fence(item.part.lease, item.part.epoch)],
-            starts=[StartMark(subscription.number, item.part.number, item.record.position, clear=True)],
+            starts=[item.mark._replace(withdrawn=True)],
         )
-        for item in items
-        if item.record is not None
+        for item in subscription.workers.items.values()
+        if item.mark is not None
     ]
 
 
@@ -50,6 +49,7 @@ async def _run(subscription: Subscription, item: Item, position: int, *, alone: 
     mark = StartMark(subscription.number, item.part.number, position, alone=alone)
     verdict = await _committed(subscription, Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark]))
     if verdict.ok:
+        item.mark = mark
         subscription.marks.pop((item.part.number, position), None)
         if not alone:
             await subscription.host.runtime.gate.opened()  # else a killer may start beside one that runs alone by now

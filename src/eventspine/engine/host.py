@@ -32,7 +32,7 @@ from ..journal.port import (
 from ..journal.processes import pid_start, this_host
 from ..publishing import Publisher, through
 from ..service import Service, tables_script
-from .careful import clearing
+from .careful import withdrawing
 from .lanes import Part
 from .loading import adopt, look_at_rows, partition_of
 from .readers import ROOM, Readers
@@ -195,7 +195,7 @@ class Host:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         await self.readers.stop()
-        suspects = [clearing(subscription) for subscription in self.subscriptions]
+        suspects = [withdrawing(subscription) for subscription in self.subscriptions]
         for subscription in self.subscriptions:
             await subscription.workers.stop()
         try:

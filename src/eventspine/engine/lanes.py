@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
-from ..journal.port import Record
+from ..journal.port import Record, StartMark
 
 
 class Part:
@@ -53,6 +53,7 @@ class Item:
     late = False
     plain = True  # nothing of it is stored but the cursor before it
     suspect = False
+    mark: StartMark | None = None  # of the attempt that runs now (R16)
     single = False  # its run failed as a whole; now it runs by itself
     failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
     started = 0.0  # monotonic; 0 while its handler is not running

@@ -265,5 +265,7 @@ def _mark(tables: Tables, mark: StartMark) -> None:
     if mark.clear:
         starts.pop(mark.position, None)
         return
-    times, alone = starts.get(mark.position, (0, 0))
-    starts[mark.position] = (times + 1, alone + mark.alone)
+    times, alone = starts.pop(mark.position, (0, 0))
+    one = -1 if mark.withdrawn else 1
+    if times + one > 0:
+        starts[mark.position] = (times + one, alone + one * mark.alone)

@@ -153,7 +153,8 @@ class Change(NamedTuple):
 class StartMark(NamedTuple):
     """Careful mode (R16): this delivery is about to run in a process that took over from one that died.
 
-    `alone`: it runs with nothing beside it, so that a death now is its own doing. `clear`: it has finished."""
+    `alone`: it runs with nothing beside it, so that a death now is its own doing. `clear`: it has finished.
+    `withdrawn`: it was cancelled by a process that leaves in order, so that this start is not counted; those before are."""
 
     subscription: int
     partition: int
@@ -161,6 +162,7 @@ class StartMark(NamedTuple):
     alone: bool = False
     clear: bool = False
     feed: str = OWN_FEED
+    withdrawn: bool = False
 
 
 class Timer(NamedTuple):
