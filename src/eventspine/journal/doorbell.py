@@ -4,6 +4,12 @@ Each process that watches has a datagram socket in a folder beside the file. Who
 interest sends a byte to all the others. A bell is only a hint: it may be lost (a full queue, a process that just came),
 and a commit on a caller's own connection rings none. So one thread per journal, the lookout, also looks at SQLite's
 `data_version` every 250 ms; where there are no such sockets (Windows) it looks every 50 ms instead.
+
+The folder is there while bells hang in it. Who takes the last one down removes it, and bells of killed processes with
+it; whoever hangs one at that moment finds it gone and makes it again:
+
+    mkdir ── bind ── done                          unlink own bell ── rmdir ── done
+               └── no such folder ──► mkdir                             └── not empty ──► somebody else's turn
 """
 
 from __future__ import annotations
@@ -28,6 +34,7 @@ from . import _sqlite_file as file
 
 HAS_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "pwrite")
 LOOK_EVERY_S = 0.25 if HAS_SOCKETS else 0.05
+_HANG_TRIES = 20  # against others that leave at the same moment
 _PATH_BYTES_MAX = 100  # of a socket's address: 108 on Linux, 104 on macOS
 
 
@@ -91,6 +98,17 @@ class Bells:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
+
+    def take_down(self) -> None:
+        """Our own bell, and the folder if it was the last: those of processes that were killed don't count."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.folder / self.own)
+        self.own = ""
+        self._listed_at = (0, 0)
+        self.ring()
+        with contextlib.suppress(OSError):
+            os.rmdir(self.folder)
 
 
 class Lookout:
@@ -143,8 +161,7 @@ class Lookout:
         self._mouth.close()
         if self._bell is not None:
             self._bell.close()
-            with contextlib.suppress(OSError):
-                os.unlink(self._bells.folder / self._bells.own)
+            self._bells.take_down()
 
     # --- on the lookout's thread ------------------------------------------------------------------------------------
 
@@ -177,19 +194,32 @@ class Lookout:
 
     def _hang(self) -> socket.socket | None:
         """Hang up our own bell; without one, looking now and then has to do."""
-        folder = self._bells.folder
         bell = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            _check_owner(folder)
             own = f"{os.getpid()}-{os.urandom(4).hex()}.bell"
-            bell.bind(str(folder / own))
+            _bind(bell, self._bells.folder, own)
             bell.setblocking(False)
             self._bells.own = own
         except OSError:
             bell.close()
             return None
         return bell
+
+
+def _bind(bell: socket.socket, folder: Path, own: str) -> None:
+    """In the folder, which another process may remove at any moment until something hangs in it. Under its own name only
+    when it can be rung: whoever finds a bell that can't takes it for a dead process's and removes it."""
+    hanging = folder / f"{own}.new"
+    for tries_left in reversed(range(_HANG_TRIES)):
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            _check_owner(folder)
+            bell.bind(str(hanging))
+            break
+        except (FileNotFoundError, FileExistsError):  # the second: removed between mkdir's two looks
+            if not tries_left:
+                raise
+    os.rename(hanging, folder / own)
 
 
 def _check_owner(folder: Path) -> None:
