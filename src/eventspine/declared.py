@@ -80,6 +80,37 @@ def _check_middleware(middleware: Any, where: str) -> None:
             )
 
 
+def check_retention(service: str, retention: Any) -> None:
+    where = f"Service({service!r})"
+    if not isinstance(retention, (timedelta, Mapping, type(None))):
+        raise DeclarationError(
+            f"{where}: retention={retention!r} says no time. Write retention=timedelta(days=90), or one for each context: "
+            "retention={'orders': timedelta(days=90)}. Without it, events are kept for ever."
+        )
+    for context, kept in retention.items() if isinstance(retention, Mapping) else [("", retention)]:
+        if kept is not None and not (isinstance(kept, timedelta) and kept > timedelta(0)):
+            of = f" of {context!r}" if context else ""
+            raise DeclarationError(
+                f"{where}: retention{of} is {kept!r}; give a timedelta above 0, such as timedelta(days=90)."
+            )
+
+
+def retention_of(
+    service: str, retention: timedelta | Mapping[str, timedelta | None] | None, publishes: Sequence[str]
+) -> dict[str, timedelta]:
+    """By context."""
+    if retention is None:
+        return {}
+    if isinstance(retention, timedelta):
+        return dict.fromkeys(publishes, retention)
+    if others := sorted(set(retention) - set(publishes)):
+        raise DeclarationError(
+            f"Service({service!r}): retention= names {', '.join(map(repr, others))}, which it does not publish. Say it at the "
+            f"service that does; this one publishes {', '.join(map(repr, publishes)) or 'nothing'}."
+        )
+    return {context: kept for context, kept in retention.items() if kept is not None}
+
+
 def _made(middleware: Any) -> str:
     cls = middleware if isinstance(middleware, type) else type(middleware)
     return f"{cls.__name__ if hasattr(cls, 'handle') else 'Tracing'}()"
@@ -103,13 +134,13 @@ def check_types(service: str, types: tuple[Any, ...]) -> None:
             raise DeclarationError(f"@{service}.on({one!r}) is not an event type; give {instead}.")
 
 
-def check_handler_name(service: str, name: Any, function: Any) -> str:
+def check_handler_name(service: str, name: Any, function: Any, word: str = "on") -> str:
     """The handler's name, by default the function's."""
     if not callable(function):
-        raise DeclarationError(f"@{service}.on(...) stands above a function, not above {function!r}.")
+        raise DeclarationError(f"@{service}.{word}(...) stands above a function, not above {function!r}.")
     chosen = name or getattr(function, "__name__", None)
     if chosen is None:
-        raise DeclarationError(f"@{service}.on(...): {function!r} has no name; give name='...'.")
+        raise DeclarationError(f"@{service}.{word}(...): {function!r} has no name; give name='...'.")
     if isinstance(chosen, str) and chosen.startswith(f"{service}."):
         raise DeclarationError(
             f"{chosen}: {chosen!r} can't name a handler: the service is added by itself. Write "
