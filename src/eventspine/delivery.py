@@ -59,6 +59,11 @@ class Delivery(Cause, Generic[R]):
         return self.record.key
 
     @property
+    def time(self) -> datetime:
+        """When it happened, as its publisher said. Of a periodic handler: the time at which this run was due."""
+        return Envelope(self.record).time
+
+    @property
     def correlation(self) -> str:  # type: ignore[override]
         return self.record.correlation or id_text(self.record.id)
 

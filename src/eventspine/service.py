@@ -12,8 +12,8 @@ import inspect
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
-from datetime import datetime
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -35,6 +35,8 @@ else:
     R = TypeVar("R")
 E = TypeVar("E")
 E1 = TypeVar("E1")
+    from .periodic import TickType
+    from .schedules import Missed, Schedule
 E2 = TypeVar("E2")
 E3 = TypeVar("E3")
 E4 = TypeVar("E4")
@@ -66,6 +68,17 @@ class Decorator(Protocol[E, R]):
     @overload
     def __call__(self, handler: Callable[[E, Delivery[R]], T], /) -> Callable[[E, Delivery[R]], T]: ...
     @overload
+class PeriodicOptions(TypedDict, total=False):
+    """What `every` and `cron` take besides the schedule; the same as of `on`, as far as one run at a time needs it."""
+
+    name: str
+    renamed_from: str
+    retry: Retry
+    errors: Policies
+    on_dead: Literal["goes_on", "waits"]
+    timeout_s: float
+
+
     def __call__(self, handler: Callable[[E, SyncDelivery[R]], T], /) -> Callable[[E, SyncDelivery[R]], T]: ...
 
 
@@ -88,8 +101,17 @@ class Handler:
 
     name: str
     function: Callable[..., Any]
-    types: tuple[EventType, ...]
+    types: tuple[EventType, ...] | tuple[TickType, ...]
     renamed_from: str | None = None
+class PeriodicDecorator(Protocol[R]):
+    @overload
+    def __call__(self, handler: Callable[[], T], /) -> Callable[[], T]: ...
+    @overload
+    def __call__(self, handler: Callable[[Delivery[R]], T], /) -> Callable[[Delivery[R]], T]: ...
+    @overload
+    def __call__(self, handler: Callable[[SyncDelivery[R]], T], /) -> Callable[[SyncDelivery[R]], T]: ...
+
+
     start: Literal["earliest", "now"] | datetime | None = None
     retry: Retry = field(default_factory=Retry)
     errors: Policies = field(default_factory=dict)
@@ -107,6 +129,8 @@ class Handler:
     @property
     def wants_delivery(self) -> bool:
         return len(positional(self.function)) == 2
+    schedule: Schedule | None = None  # of a periodic handler
+    missed: Missed = "once"
 
     def declaration(self, service: str, start: Literal["earliest", "now"] | int | None) -> SubscriptionDeclaration:
         return SubscriptionDeclaration(
@@ -117,7 +141,7 @@ class Handler:
             on_dead=self.on_dead,
             start=start,
             renamed_from=f"{service}.{self.renamed_from}" if self.renamed_from else None,
-            extra="replayable" if self.replayable else "",
+            extra=self._extra(),
         )
 
 
@@ -128,6 +152,11 @@ class Service(Generic[R]):
     service's schema: a file of SQL (relative to the module that calls this), or a function that is given the
     connection; it runs once per version, before the first delivery. `lifespan` yields the service's resources, one
     object per process, typed at `delivery.resources`. `errors` is the fallback of every handler's own.
+    def _extra(self) -> str:
+        if self.schedule is not None:
+            return f"{self.schedule.spec} missed={self.missed}"
+        return "replayable" if self.replayable else ""
+
     """
 
     def __init__(
@@ -202,6 +231,54 @@ class Middleware:
     """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
 
     async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
+    def every(
+        self,
+        interval: timedelta | None = None,
+        /,
+        *,
+        weeks: float = 0,
+        days: float = 0,
+        hours: float = 0,
+        minutes: float = 0,
+        seconds: float = 0,
+        missed: Missed = "once",
+        **options: Unpack[PeriodicOptions],
+    ) -> PeriodicDecorator[R]:
+        """Declare a periodic handler: run once per interval, in one process of this service, at multiples of the
+        interval since 1970 UTC. `missed` says what becomes of runs whose time passed while nobody could run them."""
+        from .schedules import every
+
+        units = {"weeks": weeks, "days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+        return self._periodic("every", every(self.name, interval, units), missed, options)
+
+    def cron(
+        self, line: str, /, *, zone: str = "UTC", missed: Missed = "once", **options: Unpack[PeriodicOptions]
+    ) -> PeriodicDecorator[R]:
+        """Declare a periodic handler: run at the times of a cron line in a time zone, in one process of this service."""
+        from .schedules import cron
+
+        return self._periodic("cron", cron(self.name, line, zone), missed, options)
+
+    def _periodic(
+        self, word: str, schedule: Schedule, missed: Missed, options: PeriodicOptions
+    ) -> PeriodicDecorator[R]:
+        from .periodic import taking_ticks
+        from .schedules import check_missed
+
+        check_missed(f"@{self.name}.{word}", missed)
+
+        def declare(function: Callable[..., Any]) -> Callable[..., Any]:
+            _check_options(self, function, options, PeriodicOptions, ("missed",))
+            name = check_handler_name(self.name, options.get("name"), function, word)
+            taking = taking_ticks(f"{self.name}.{name}", function)
+            given: dict[str, Any] = {**options, "name": name, "function": taking, "types": (), "concurrency": 1}
+            handler = Handler(**given, schedule=schedule, missed=missed)
+            check_handler(handler, self.name)
+            self._add(handler)
+            return function
+
+        return cast("PeriodicDecorator[R]", declare)
+
         """Around one attempt. Raising fails the attempt. When `proceed` returns, what the handler
         returned has been added to the unit."""
         return await proceed()
@@ -212,17 +289,17 @@ class Middleware:
 
 
 def _handler(
+        if handler.schedule is not None:
+            from .periodic import tick_types
+
+            handler = replace(handler, types=tick_types(self.name, handler.name, handler.renamed_from))
     service: Service[Any],
     function: Callable[..., Any],
     types: tuple[type[Any], ...],
     batch: Batch | None,
     options: HandlerOptions,
 ) -> Handler:
-    unknown = set(options) - set(HandlerOptions.__annotations__)
-    if unknown:
-        known = ", ".join((*HandlerOptions.__annotations__, "batch"))
-        name = getattr(function, "__name__", function)
-        raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {known}.")
+    _check_options(service, function, options, HandlerOptions, ("batch",))
     name = check_handler_name(service.name, options.get("name"), function)
     described = tuple(describe(cls) for cls in types)
     if len({kind.name for kind in described}) < len(described):
@@ -251,5 +328,13 @@ def tables_script(tables: Tables) -> tuple[str, str | Callable[[Any], None]]:
 
     if isinstance(tables, str):
         script = Path(tables).read_text(encoding="utf-8")
+def _check_options(service: Service[Any], function: Any, options: Any, known: Any, more: Sequence[str]) -> None:
+    unknown = set(options) - set(known.__annotations__)
+    if unknown:
+        told = ", ".join((*known.__annotations__, *more))
+        name = getattr(function, "__name__", function)
+        raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {told}.")
+
+
         return blake2b(script.encode(), digest_size=8).hexdigest(), script
     return cast("Mapping[str, str]", vars(tables)).get("version", tables.__qualname__), tables

@@ -125,7 +125,8 @@ def event_types(module: ModuleType) -> list[EventType]:
             if isinstance(value, type) and "__spine_event__" in vars(value):
                 found.setdefault(value, describe(value))
             elif isinstance(value, Service):
-                found.update({kind.cls: kind for handler in value.handlers.values() for kind in handler.types})
+                kinds = (kind for handler in value.handlers.values() for kind in handler.types)
+                found.update({kind.cls: kind for kind in kinds if isinstance(kind, EventType)})
     return list(found.values())
 
 

@@ -17,6 +17,7 @@ import click
 from ..ids import id_text
 from ..journal.port import PARTITIONS, Journal, Page, Record
 from ..keys import slot_of_key
+from ..periodic import is_ticks
 from .app import Command, Invocation, json_option, pass_invocation
 from .journals import asynchronous, existing_journal, position_of
 from .output import json_line
@@ -37,10 +38,16 @@ class Wanted(NamedTuple):
 
     def shows(self, record: Record) -> bool:
         return (
-            (self.key is None or record.key == self.key)
+            (not is_ticks(record.channel) or self.asks_for_ticks)
+            and (self.key is None or record.key == self.key)
             and (not self.types or any(named(record.type, type) for type in self.types))
             and (self.correlation is None or self.correlation in (record.correlation, id_text(record.id)))
         )
+
+    @property
+    def asks_for_ticks(self) -> bool:
+        """They are nobody's facts, so they are shown to who asks for more than what happens."""
+        return bool(self.private or self.types or self.channels or self.correlation)
 
     async def page(self, journal: Journal, after: int) -> Page:
         full_names = bool(self.types) and all("." in type for type in self.types)
@@ -90,7 +97,7 @@ async def events(journal: Journal, wanted: Wanted, after: int, follow: bool) -> 
 @click.option("--key", help="Only events about this key.")
 @click.option("--correlation", metavar="ID", help="Only this correlation.")
 @click.option("--channel", "channels", multiple=True, help="Only this channel (a context's name). May be repeated.")
-@click.option("--private", is_flag=True, help="Also events that are private to their service.")
+@click.option("--private", is_flag=True, help="Also events that are private to their service, and ticks.")
 @click.option(
     "--from",
     "start",

@@ -248,6 +248,7 @@ class Host:
             await self._reload_asked()
 
     async def _take_the_lead(self) -> None:
+        self.runtime.periodic.happened()
         """Code that is older than what led before says again what it declares: what was suspended is active again."""
         if self.registered.generation == self.newest:
             return
@@ -412,6 +413,7 @@ class Host:
         self.readers.room()
         if self.leaving and self._drained():
             self._nudge.set()  # whoever waits for it need not wait for our next beat
+        self.runtime.periodic.happened()
 
     @property
     def closed(self) -> bool:

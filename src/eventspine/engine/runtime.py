@@ -20,6 +20,7 @@ from ..observe.unheard import Unheard
 from ..service import Middleware, Service
 from .commits import Committer
 from .host import LOOK_S, Host
+from .periodic import Periodic
 from .subscription import Subscription
 from .workers import Workers
 
@@ -90,6 +91,7 @@ class Runtime:
         self._in_threads: set[Future[Any]] = set()
         self.gate = Gate(clock)
         self.hosts: list[Host] = []
+        self.periodic = Periodic(self)
         self.stuck_threads = 0
         self.failure: BaseException | None = None
         self.stopped = asyncio.Event()
@@ -107,11 +109,12 @@ class Runtime:
                 self.hosts.append(host)
                 await host.start()
         except BaseException:
+                self.periodic.take_up(host)
             await self.stop(0.0)
             raise
         self._tasks = [
             asyncio.create_task(self._forever(work), name=f"spine-{work.__name__}")
-            for work in (self._fire_timers, self._look, self._check_time, self._follow)
+            for work in (self._fire_timers, self._look, self._check_time, self._follow, self.periodic.bring_in)
         ]
 
     async def stop(self, drain_s: float) -> bool:
@@ -201,6 +204,7 @@ class Runtime:
         for host in self.hosts:
             await host.follow()
         await self.clock.sleep(0.25)
+        self.periodic.happened()
 
     async def _check_time(self) -> None:
         await self.clock.sleep(self._tick_s())
