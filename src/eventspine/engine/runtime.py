@@ -108,8 +108,8 @@ class Runtime:
                 host = Host(service, self, roll_back=roll_back, retire=retire)
                 self.hosts.append(host)
                 await host.start()
-        except BaseException:
                 self.periodic.take_up(host)
+        except BaseException:
             await self.stop(0.0)
             raise
         self._tasks = [
@@ -196,6 +196,7 @@ class Runtime:
         await self.clock.sleep(LOOK_S)
         for host in self.hosts:
             await host.look()
+        self.periodic.happened()
         await self.unheard.look()
 
     async def _follow(self) -> None:
@@ -204,7 +205,6 @@ class Runtime:
         for host in self.hosts:
             await host.follow()
         await self.clock.sleep(0.25)
-        self.periodic.happened()
 
     async def _check_time(self) -> None:
         await self.clock.sleep(self._tick_s())
