@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
     from .delivery import BatchDelivery, Delivery
+    from .periodic import TickType
+    from .schedules import Missed, Schedule
     from .sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
 
 if TYPE_CHECKING:
@@ -35,8 +37,6 @@ else:
     R = TypeVar("R")
 E = TypeVar("E")
 E1 = TypeVar("E1")
-    from .periodic import TickType
-    from .schedules import Missed, Schedule
 E2 = TypeVar("E2")
 E3 = TypeVar("E3")
 E4 = TypeVar("E4")
@@ -60,14 +60,6 @@ class HandlerOptions(TypedDict, total=False):
     replayable: bool  # running it again over old events is harmless: a rewind need not ask
 
 
-class Decorator(Protocol[E, R]):
-    """Takes a handler and gives it back unchanged."""
-
-    @overload
-    def __call__(self, handler: Callable[[E], T], /) -> Callable[[E], T]: ...
-    @overload
-    def __call__(self, handler: Callable[[E, Delivery[R]], T], /) -> Callable[[E, Delivery[R]], T]: ...
-    @overload
 class PeriodicOptions(TypedDict, total=False):
     """What `every` and `cron` take besides the schedule; the same as of `on`, as far as one run at a time needs it."""
 
@@ -79,6 +71,14 @@ class PeriodicOptions(TypedDict, total=False):
     timeout_s: float
 
 
+class Decorator(Protocol[E, R]):
+    """Takes a handler and gives it back unchanged."""
+
+    @overload
+    def __call__(self, handler: Callable[[E], T], /) -> Callable[[E], T]: ...
+    @overload
+    def __call__(self, handler: Callable[[E, Delivery[R]], T], /) -> Callable[[E, Delivery[R]], T]: ...
+    @overload
     def __call__(self, handler: Callable[[E, SyncDelivery[R]], T], /) -> Callable[[E, SyncDelivery[R]], T]: ...
 
 
@@ -95,14 +95,6 @@ class BatchDecorator(Protocol[E, R]):
     ): ...  # fmt: skip
 
 
-@dataclass(slots=True, frozen=True)
-class Handler:
-    """A declared handler. The subscription's stored name is `<service>.<name>`."""
-
-    name: str
-    function: Callable[..., Any]
-    types: tuple[EventType, ...] | tuple[TickType, ...]
-    renamed_from: str | None = None
 class PeriodicDecorator(Protocol[R]):
     @overload
     def __call__(self, handler: Callable[[], T], /) -> Callable[[], T]: ...
@@ -112,6 +104,14 @@ class PeriodicDecorator(Protocol[R]):
     def __call__(self, handler: Callable[[SyncDelivery[R]], T], /) -> Callable[[SyncDelivery[R]], T]: ...
 
 
+@dataclass(slots=True, frozen=True)
+class Handler:
+    """A declared handler. The subscription's stored name is `<service>.<name>`."""
+
+    name: str
+    function: Callable[..., Any]
+    types: tuple[EventType, ...] | tuple[TickType, ...]
+    renamed_from: str | None = None
     start: Literal["earliest", "now"] | datetime | None = None
     retry: Retry = field(default_factory=Retry)
     errors: Policies = field(default_factory=dict)
@@ -121,6 +121,8 @@ class PeriodicDecorator(Protocol[R]):
     timeout_s: float = 60.0
     replayable: bool = False
     batch: Batch | None = None
+    schedule: Schedule | None = None  # of a periodic handler
+    missed: Missed = "once"
 
     @property
     def is_async(self) -> bool:
@@ -129,8 +131,6 @@ class PeriodicDecorator(Protocol[R]):
     @property
     def wants_delivery(self) -> bool:
         return len(positional(self.function)) == 2
-    schedule: Schedule | None = None  # of a periodic handler
-    missed: Missed = "once"
 
     def declaration(self, service: str, start: Literal["earliest", "now"] | int | None) -> SubscriptionDeclaration:
         return SubscriptionDeclaration(
@@ -144,6 +144,11 @@ class PeriodicDecorator(Protocol[R]):
             extra=self._extra(),
         )
 
+    def _extra(self) -> str:
+        if self.schedule is not None:
+            return f"{self.schedule.spec} missed={self.missed}"
+        return "replayable" if self.replayable else ""
+
 
 class Service(Generic[R]):
     """Handlers that are deployed together.
@@ -152,11 +157,6 @@ class Service(Generic[R]):
     service's schema: a file of SQL (relative to the module that calls this), or a function that is given the
     connection; it runs once per version, before the first delivery. `lifespan` yields the service's resources, one
     object per process, typed at `delivery.resources`. `errors` is the fallback of every handler's own.
-    def _extra(self) -> str:
-        if self.schedule is not None:
-            return f"{self.schedule.spec} missed={self.missed}"
-        return "replayable" if self.replayable else ""
-
     """
 
     def __init__(
@@ -214,23 +214,6 @@ class Service(Generic[R]):
 
         return declare
 
-    def include(self, other: Service[Any]) -> None:
-        """Take over the handlers of another module's `Service` object, as if they were declared here."""
-        for handler in other.handlers.values():
-            self._add(handler)
-
-    def _add(self, handler: Handler) -> None:
-        if handler.name in self.handlers:
-            raise DeclarationError(
-                f"The service {self.name!r} has a handler named {handler.name!r} already; give one of them name='...'."
-            )
-        self.handlers[handler.name] = handler
-
-
-class Middleware:
-    """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
-
-    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
     def every(
         self,
         interval: timedelta | None = None,
@@ -279,6 +262,27 @@ class Middleware:
 
         return cast("PeriodicDecorator[R]", declare)
 
+    def include(self, other: Service[Any]) -> None:
+        """Take over the handlers of another module's `Service` object, as if they were declared here."""
+        for handler in other.handlers.values():
+            self._add(handler)
+
+    def _add(self, handler: Handler) -> None:
+        if handler.name in self.handlers:
+            raise DeclarationError(
+                f"The service {self.name!r} has a handler named {handler.name!r} already; give one of them name='...'."
+            )
+        if handler.schedule is not None:
+            from .periodic import tick_types
+
+            handler = replace(handler, types=tick_types(self.name, handler.name, handler.renamed_from))
+        self.handlers[handler.name] = handler
+
+
+class Middleware:
+    """Around publishing and handling; subclass and override one or both. Innermost is last in the list."""
+
+    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
         """Around one attempt. Raising fails the attempt. When `proceed` returns, what the handler
         returned has been added to the unit."""
         return await proceed()
@@ -289,10 +293,6 @@ class Middleware:
 
 
 def _handler(
-        if handler.schedule is not None:
-            from .periodic import tick_types
-
-            handler = replace(handler, types=tick_types(self.name, handler.name, handler.renamed_from))
     service: Service[Any],
     function: Callable[..., Any],
     types: tuple[type[Any], ...],
@@ -309,6 +309,14 @@ def _handler(
     handler = Handler(**{**options, "name": name, "function": function, "types": described, "batch": batch})  # type: ignore[arg-type]  # a TypedDict spread loses its types
     check_handler(handler, service.name)
     return handler
+
+
+def _check_options(service: Service[Any], function: Any, options: Any, known: Any, more: Sequence[str]) -> None:
+    unknown = set(options) - set(known.__annotations__)
+    if unknown:
+        told = ", ".join((*known.__annotations__, *more))
+        name = getattr(function, "__name__", function)
+        raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {told}.")
 
 
 def _beside_caller(tables: Tables | None) -> Tables | None:
@@ -328,13 +336,5 @@ def tables_script(tables: Tables) -> tuple[str, str | Callable[[Any], None]]:
 
     if isinstance(tables, str):
         script = Path(tables).read_text(encoding="utf-8")
-def _check_options(service: Service[Any], function: Any, options: Any, known: Any, more: Sequence[str]) -> None:
-    unknown = set(options) - set(known.__annotations__)
-    if unknown:
-        told = ", ".join((*known.__annotations__, *more))
-        name = getattr(function, "__name__", function)
-        raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {told}.")
-
-
         return blake2b(script.encode(), digest_size=8).hexdigest(), script
     return cast("Mapping[str, str]", vars(tables)).get("version", tables.__qualname__), tables

@@ -246,9 +246,9 @@ class Host:
                     break
             await self._follow_control(view.control)
             await self._reload_asked()
+        self.runtime.periodic.happened()
 
     async def _take_the_lead(self) -> None:
-        self.runtime.periodic.happened()
         """Code that is older than what led before says again what it declares: what was suspended is active again."""
         if self.registered.generation == self.newest:
             return
@@ -411,9 +411,9 @@ class Host:
 
     def room(self) -> None:
         self.readers.room()
+        self.runtime.periodic.happened()
         if self.leaving and self._drained():
             self._nudge.set()  # whoever waits for it need not wait for our next beat
-        self.runtime.periodic.happened()
 
     @property
     def closed(self) -> bool:
