@@ -17,7 +17,15 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
-from .declared import check_handler, check_handler_name, check_service, check_types, positional
+from .declared import (
+    check_handler,
+    check_handler_name,
+    check_retention,
+    check_service,
+    check_types,
+    positional,
+    retention_of,
+)
 from .errors import DeclarationError
 from .events import EventType, describe
 from .journal.port import SubscriptionDeclaration
@@ -156,7 +164,8 @@ class Service(Generic[R]):
     `publishes` names the contexts whose events this service may publish: its own name's by default. `tables` is the
     service's schema: a file of SQL (relative to the module that calls this), or a function that is given the
     connection; it runs once per version, before the first delivery. `lifespan` yields the service's resources, one
-    object per process, typed at `delivery.resources`. `errors` is the fallback of every handler's own.
+    object per process, typed at `delivery.resources`. `errors` is the fallback of every handler's own. `retention` says
+    for how long events are kept, of all contexts that it publishes or by their names; for ever unless it does.
     """
 
     def __init__(
@@ -168,8 +177,10 @@ class Service(Generic[R]):
         lifespan: Callable[[], AbstractAsyncContextManager[R]] | None = None,
         errors: Policies | None = None,
         middleware: Sequence[Middleware] = (),
+        retention: timedelta | Mapping[str, timedelta | None] | None = None,
     ) -> None:
         check_service(name, publishes, tables, lifespan, errors, middleware)
+        check_retention(name, retention)
         self.name = name
         self.publishes = (
             (name,) if publishes is None else (publishes,) if isinstance(publishes, str) else tuple(publishes)
@@ -178,7 +189,13 @@ class Service(Generic[R]):
         self.lifespan = lifespan
         self.errors: Policies = dict(errors or {})
         self.middleware = tuple(middleware)
+        self.retention = retention_of(name, retention, self.publishes)
         self.handlers: dict[str, Handler] = {}
+
+    @property
+    def keeps(self) -> dict[str, int | None]:
+        """For how long (microseconds) it has each of its contexts' events kept; None: for ever."""
+        return {name: _us(self.retention.get(name)) for name in self.publishes}
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, {len(self.handlers)} handlers)"
@@ -317,6 +334,10 @@ def _check_options(service: Service[Any], function: Any, options: Any, known: An
         told = ", ".join((*known.__annotations__, *more))
         name = getattr(function, "__name__", function)
         raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {told}.")
+
+
+def _us(kept: timedelta | None) -> int | None:
+    return None if kept is None else kept // timedelta(microseconds=1)
 
 
 def _beside_caller(tables: Tables | None) -> Tables | None:

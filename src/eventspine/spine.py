@@ -111,6 +111,7 @@ class Spine:
         await self.journal.open()
         try:
             await self._make_tables()
+            await self._say_what_is_kept()
         except BaseException:
             await self.journal.close()
             raise
@@ -121,6 +122,11 @@ class Spine:
         if self.service is not None and self.service.tables is not None:
             version, script = tables_script(self.service.tables)
             await self.journal.run_tables(self.service.name, version, script)
+
+    async def _say_what_is_kept(self) -> None:
+        """Of the channels of the service that this program speaks for, which nobody may run here."""
+        if self.service is not None:
+            await self.journal.keep(self.service.name, self.service.keeps, self.clock.now_us())
 
     async def close(self) -> None:
         self._closed = True

@@ -38,6 +38,7 @@ from .loading import adopt, look_at_rows, partition_of
 from .readers import ROOM, Readers
 from .shares import leaders, targets
 from .subscription import WINDOW, Subscription
+from .upkeep import UPKEEP
 from .workers import Workers
 
 if TYPE_CHECKING:
@@ -101,6 +102,7 @@ class Host:
         # Registering tells those that are live to step back; so it comes when there is nothing left to wait for.
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
+        await self.journal.keep(self.service.name, self.service.keeps, self.clock.now_us())
         self.registered = await self._register()
         self.process = self._process()
         self.newest = self.registered.newest
@@ -267,7 +269,7 @@ class Host:
         self.trusted_until = asked + self.runtime.lease_s * TRUST
         for number in release:
             self.leaving.pop(number, None)
-        await self._adjust({partition_of(lease): lease for lease in view.held.values()})
+        await self._adjust({partition_of(lease): lease for name, lease in view.held.items() if name != UPKEEP})
         for opened in self._open:
             opened()
         self._open.clear()

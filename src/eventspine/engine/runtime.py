@@ -22,6 +22,7 @@ from .commits import Committer
 from .host import LOOK_S, Host
 from .periodic import Periodic
 from .subscription import Subscription
+from .upkeep import Upkeep
 from .workers import Workers
 
 log = logging.getLogger("eventspine.engine")
@@ -92,6 +93,7 @@ class Runtime:
         self.gate = Gate(clock)
         self.hosts: list[Host] = []
         self.periodic = Periodic(self)
+        self.upkeep = Upkeep(self)
         self.stuck_threads = 0
         self.failure: BaseException | None = None
         self.stopped = asyncio.Event()
@@ -114,7 +116,14 @@ class Runtime:
             raise
         self._tasks = [
             asyncio.create_task(self._forever(work), name=f"spine-{work.__name__}")
-            for work in (self._fire_timers, self._look, self._check_time, self._follow, self.periodic.bring_in)
+            for work in (
+                self._fire_timers,
+                self._look,
+                self._check_time,
+                self._follow,
+                self.periodic.bring_in,
+                self.upkeep.round,
+            )
         ]
 
     async def stop(self, drain_s: float) -> bool:
