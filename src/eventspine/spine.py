@@ -22,7 +22,7 @@ from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, tables_script
-from .within import beside, carrier_of, write_async
+from .within import beside, carrier_of, opening, write_async
 
 if TYPE_CHECKING:
     import asyncio
@@ -230,7 +230,8 @@ class Spine:
     ) -> list[Receipt]:
         records = self.records(events, cause=cause, time=time, id=id)
         unit = unit_of(records, due)
-        await self._at_first_use()
+        with opening(within):
+            await self._at_first_use()
         if within is not None:
             await write_async(carrier_of(within), self.journal, unit)
             return receipts(records, None, due)
@@ -311,7 +312,7 @@ class Spine:
         drain_s = self.drain_s if drain_s is None else drain_s
 
         runtime = self._runtime()
-        self._runtimes.append(runtime)
+        self._runtimes = [*(one for one in self._runtimes if one.failure is None), runtime]
         try:
             await runtime.start(services, roll_back=roll_back, retire=retire)
         except BaseException:
@@ -333,7 +334,8 @@ class Spine:
             try:
                 running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
             finally:
-                self._runtimes.remove(runtime)
+                if runtime.failure is None:  # else health goes on telling of it, until something runs again
+                    self._runtimes.remove(runtime)
         if runtime.failure is not None:
             raise runtime.failure
 

@@ -23,7 +23,7 @@ from .journal.port import Journal
 from .observe.correlation import current
 from .publishing import Receipt, due_us, receipts, unit_of
 from .service import Middleware, Service
-from .within import carrier_of, write
+from .within import carrier_of, opening, write
 
 __all__ = ["BatchDelivery", "Delivery", "Spine"]
 
@@ -227,7 +227,8 @@ class Spine:
     ) -> list[Receipt]:
         """In the caller's own thread, to which the connection belongs."""
         spine = self._now
-        self._loop.run(spine._at_first_use())
+        with opening(within):
+            self._loop.run(spine._at_first_use())
         due = due_us(spine.clock, at, after)
         records = spine.records(events, cause=current.get(), time=time, id=id)
         write(carrier_of(within), spine.journal, unit_of(records, due))

@@ -119,6 +119,21 @@ async def write_async(carrier: Carrier, journal: Journal, unit: Unit) -> Verdict
 
 
 @contextmanager
+def opening(within: Any) -> Iterator[None]:
+    """A journal that has to be made at its first use can't be, while the caller's own transaction holds the file."""
+    try:
+        yield
+    except JournalBusy as error:
+        if within is None:
+            raise
+        raise JournalBusy(
+            f"The journal was to be made or brought up to date at this first use, and that can't be done inside a "
+            f"transaction of yours: open the spine before you begin one, with spine.open() or its `with` block. ({error})",
+            **error.details,
+        ) from error
+
+
+@contextmanager
 def _in_its_words(carrier: Carrier) -> Iterator[None]:
     """The journal speaks of SQL; who uses a library on top of it is told what that is there."""
     try:

@@ -17,13 +17,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
-from eventspine import Event, Service, Spine
+from eventspine import Delivery, Event, Retry, Service, Spine
 from eventspine.errors import EventRefused, JournalBusy, SettingsError
 from eventspine.integrations.sqlalchemy import begin_immediate, refuse_dual_writes
-from eventspine.sync import Spine as BlockingSpine
+from eventspine.sync import Delivery as BlockingDelivery, Spine as BlockingSpine
 
 
 class Placed(Event, context="orders", key="customer"):
+    customer: str = "ann"
+
+
+class Placed2(Event, context="rows", key="customer"):
     customer: str = "ann"
 
 
@@ -405,3 +409,92 @@ async def test_unguarded_the_lock_that_ones_own_session_holds_is_refused_and_nam
         assert time.monotonic() - began < 10, "long before the limit of 30 s"
         await hand.rollback()
     assert stored(path) == (0, 0)
+
+
+def test_a_journal_that_would_be_made_inside_ones_own_transaction_says_to_open_first(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    spine = BlockingSpine(f"sqlite:///{path}", service=SHOP)
+    with Session(engine) as own:
+        own.add(Row())
+        own.flush()
+        with pytest.raises(JournalBusy, match=r"open the spine before.*spine.open\(\)"):
+            spine.publish(Placed(), within=own)
+        own.rollback()
+        with spine.open():
+            own.add(Row())
+            spine.publish(Placed(), within=own)
+            own.commit()
+    engine.dispose()
+    assert stored(path) == (1, 1)
+
+
+# --- in handlers: delivery.join(session) ----------------------------------------------------------------------------------
+
+
+def handling(path: Path, join: str, failures: int = 0) -> tuple[Service[Any], list[int]]:
+    """A service that adds a row through an AsyncSession, and fails so many times after it has joined."""
+    service, attempts = Service("rows"), list[int]()
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    @service.on(Placed, retry=Retry(attempts=5, first_s=0.01))
+    async def add(event: Placed, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        async with AsyncSession(engine) as own:
+            own.add(Row())
+            delivery.publish(Placed2())
+            if join == "awaited":
+                await delivery.join(own)
+            elif join == "forgotten":
+                coroutine: Any = delivery.join(own)
+                coroutine.close()  # as if never awaited, without Python's warning
+            if len(attempts) <= failures:
+                raise OSError("after it has joined")
+            await own.commit()
+        await engine.dispose()
+
+    return service, attempts
+
+
+async def test_a_handlers_rows_its_events_and_its_end_are_one_commit(path: Path, spine: Spine) -> None:
+    service, attempts = handling(path, "awaited", failures=2)
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: stored(path) == (1, 2))
+    assert attempts == [1, 2, 3]
+    assert stored(path) == (1, 2)
+
+
+async def test_a_join_that_was_not_awaited_is_dead_at_once_and_never_tried_again(path: Path, spine: Spine) -> None:
+    service, attempts = handling(path, "forgotten")
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: dead(path))
+    assert attempts == [1]
+    assert stored(path) == (1, 1)
+    assert "await delivery.join(session)" in dead(path)[0]
+
+
+async def test_a_def_handler_may_not_join_what_is_awaited(path: Path, spine: Spine) -> None:
+    service = Service("rows")
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    @service.on(Placed, retry=Retry(attempts=1))
+    def add(event: Placed, delivery: BlockingDelivery) -> None:
+        delivery.join(AsyncSession(engine))
+
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: dead(path))
+    await engine.dispose()
+    assert "is written on by awaiting" in dead(path)[0]
+
+
+def dead(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as own:
+        return [row[0] for row in own.execute("select error from spine_deliveries where state = 'dead'")]
+
+
+async def handled(spine: Spine, condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)

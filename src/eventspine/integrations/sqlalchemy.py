@@ -171,6 +171,6 @@ class _Beside:
 
 def _on(session: Session, journal: Journal) -> bool:
     try:
-        return os.path.samefile(session.get_bind().engine.url.database or "", getattr(journal, "path", ""))  # type: ignore[union-attr]
+        return os.path.samefile(session.get_bind().engine.url.database or "", getattr(journal, "path", ""))
     except Exception:  # noqa: BLE001 -- several binds, no file, not there yet: it can't be told
         return False

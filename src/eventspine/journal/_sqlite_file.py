@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sqlite3
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,6 +43,7 @@ _NETWORK = frozenset(
     ]
 )
 SQLITE_OLDEST = (3, 35, 0)  # the first with `returning`
+_WRITER_S = 1.0  # for one that was just writing to a file of somebody's, the first time that a journal is opened in it
 MOUNTS = Path("/proc/mounts")
 
 
@@ -152,9 +154,21 @@ def connect(path: Path, *, busy_s: float, readonly: bool = False) -> sqlite3.Con
 
 
 def _use_wal(connection: sqlite3.Connection, path: Path) -> None:
-    mode = connection.execute("/*spine*/ pragma journal_mode=wal").fetchone()[0]
+    mode = _wal_of(connection)
     if mode != "wal":
         raise SettingsError(f"SQLite can't keep a WAL for {path} (it offers {mode!r}). Put the file on a local disk.")
+
+
+def _wal_of(connection: sqlite3.Connection) -> str:
+    """SQLite itself does not wait for a writer here, however long its timeout."""
+    until = time.monotonic() + _WRITER_S
+    while True:
+        try:
+            return str(connection.execute("/*spine*/ pragma journal_mode=wal").fetchone()[0])
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def identity(path: Path) -> tuple[int, int] | None:

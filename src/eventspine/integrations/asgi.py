@@ -1,0 +1,52 @@
+"""Correlation for any ASGI application: Starlette, FastAPI, Litestar, Quart.
+
+    app.add_middleware(Correlation)
+
+Everything that is published and logged while a request is answered belongs to the request's correlation: the client's
+`X-Request-ID` and `traceparent`, or what is made where they are missing or malformed. Both are in the response."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from functools import partial
+from typing import Any
+
+from ..observe.correlation import correlate
+from .requests import REQUEST_ID, TRACEPARENT, Request, request_of
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Any, Any, Any], Awaitable[None]]
+
+_STARTS = frozenset({"http.response.start", "websocket.accept"})
+
+
+class Correlation:
+    """`trust=False`: what clients send is not taken; for a service that strangers call."""
+
+    def __init__(self, app: App, *, trust: bool = True) -> None:
+        self.app = app
+        self.trust = trust
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self.app(scope, receive, send)
+            return
+        request = request_of(_values(scope, REQUEST_ID), _values(scope, TRACEPARENT), trust=self.trust)
+        with correlate(request.id, request.traceparent):
+            await self.app(scope, receive, partial(_send, send, request))
+
+
+def _values(scope: Message, name: str) -> list[str]:
+    wanted = name.lower().encode()
+    return [value.decode("latin-1") for key, value in scope.get("headers", ()) if key.lower() == wanted]
+
+
+async def _send(send: Send, request: Request, message: Message) -> None:
+    if message["type"] in _STARTS:
+        ours = [(name.lower().encode(), value.encode()) for name, value in request.headers]
+        names = {name for name, _ in ours}
+        others = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in names]
+        message = {**message, "headers": [*others, *ours]}
+    await send(message)

@@ -1,0 +1,208 @@
+"""A spine in a FastAPI application, in two lines:
+
+    events = Events("sqlite:///shop.db", service=storefront, run=[inventory])
+    app = FastAPI(lifespan=events.lifespan)
+
+The spine is open from the application's start to its end; `run=` services work beside it, in the same event loop, and
+are drained when it ends. An application whose engine has failed does not go on as if nothing were: `health` says
+"failed" (503), and unless told otherwise the process is asked to stop (SIGTERM), so that whatever supervises it starts a
+whole one. The same objects serve Starlette, but for the dependencies.
+
+            start ──► open ──► run ──► serving ──► drain ──► close
+                        │        │        │
+                        └ error: the application does not start
+                                          └ the engine failed: health, log, SIGTERM ──► shut down, with that error
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from typing import Annotated, Any, Literal, TypeVar
+
+from .. import sync
+from ..errors import MissingExtra, SettingsError, WouldDeadlock
+from ..service import Service
+from ..spine import Spine
+
+try:
+    from fastapi import Depends
+    from fastapi.responses import JSONResponse
+    from starlette.requests import HTTPConnection
+except ImportError as missing:
+    raise MissingExtra("eventspine.integrations.fastapi needs FastAPI: pip install 'eventspine[fastapi]'.") from missing
+
+__all__ = ["BlockingSpineDep", "Events", "SpineDep"]
+
+T = TypeVar("T")
+Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+STATE = "eventspine"  # where a request finds its application's Events
+
+log = logging.getLogger("eventspine.fastapi")
+
+
+class Events:
+    """`spine`: a URL, or a spine that you made (then `service` is its own business). `run`: services to run beside the
+    application. `on_failure`: "stop" ends the process when their engine has failed, "serve" goes on with requests."""
+
+    def __init__(
+        self,
+        spine: str | Spine = "sqlite:///spine.db",
+        *,
+        service: Service[Any] | None = None,
+        run: Sequence[Service[Any]] = (),
+        on_failure: Literal["stop", "serve"] = "stop",
+        drain_s: float | None = None,
+    ) -> None:
+        if isinstance(spine, Spine) and service is not None:
+            raise SettingsError("This spine was made already: give service= to Spine(...), not to Events(...).")
+        if on_failure not in ("stop", "serve"):
+            raise SettingsError(f'on_failure={on_failure!r} is neither "stop" nor "serve".')
+        self.spine = spine if isinstance(spine, Spine) else Spine(spine, service=service)
+        self.run = tuple(run)
+        self.on_failure = on_failure
+        self.drain_s = drain_s
+        self.failure: BaseException | None = None
+        self._blocking: sync.Spine | None = None
+
+    # --- life -------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncIterator[dict[str, Any]]:
+        """FastAPI(lifespan=events.lifespan)."""
+        self.failure = None
+        async with self.spine:
+            self._blocking = _Blocking(self.spine, asyncio.get_running_loop())
+            engine = _Engine(self)
+            await engine.start()
+            try:
+                yield {STATE: self}
+            finally:
+                await engine.stop()
+        if self.failure is not None:
+            raise self.failure
+
+    def around(self, lifespan: Lifespan) -> Lifespan:
+        """FastAPI(lifespan=events.around(own)): your own starts when the spine is open, and ends before it closes."""
+
+        @asynccontextmanager
+        async def both(app: Any) -> AsyncIterator[dict[str, Any]]:
+            async with AsyncExitStack() as stack:
+                ours = await stack.enter_async_context(self.lifespan(app))
+                theirs = await stack.enter_async_context(lifespan(app))
+                yield {**(theirs or {}), **ours}
+
+        return both
+
+    # --- in requests ------------------------------------------------------------------------------------------------
+
+    async def health(self) -> JSONResponse:
+        """app.add_api_route("/health", events.health): `spine.health()`, with status 503 once it has failed."""
+        found = self.spine.health()
+        return JSONResponse(found, status_code=503 if found["status"] == "failed" else 200)
+
+    @property
+    def blocking(self) -> sync.Spine:
+        """The spine for code in threads, such as `def` endpoints."""
+        if self._blocking is None:
+            raise SettingsError(_NOT_STARTED)
+        return self._blocking
+
+
+_NOT_STARTED = (
+    "This application has no open spine. Make it with FastAPI(lifespan=events.lifespan), and see that its lifespan runs: in "
+    "a test, `with TestClient(app) as client`."
+)
+
+
+def _events(connection: HTTPConnection) -> Events:
+    events = getattr(connection.state, STATE, None)
+    if not isinstance(events, Events):
+        raise SettingsError(_NOT_STARTED)
+    return events
+
+
+def _spine(connection: HTTPConnection) -> Spine:
+    return _events(connection).spine
+
+
+def _blocking(connection: HTTPConnection) -> sync.Spine:
+    return _events(connection).blocking
+
+
+SpineDep = Annotated[Spine, Depends(_spine)]
+"""For `async def` endpoints: `await spine.publish(event, within=session)`."""
+
+BlockingSpineDep = Annotated[sync.Spine, Depends(_blocking)]
+"""For `def` endpoints, which FastAPI runs in threads: `spine.publish(event, within=session)`."""
+
+
+# --- inside -------------------------------------------------------------------------------------------------------------
+
+
+class _Engine:
+    """`async with spine.running(...)`, held open by a task of its own: its failure cancels that task. A server's own,
+    in which a lifespan is left to sleep, would be cancelled in silence, and requests served on as if nothing were."""
+
+    def __init__(self, events: Events) -> None:
+        self._events = events
+        self._stop = asyncio.Event()
+        self._started = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        if not self._events.run:
+            return
+        self._task = asyncio.create_task(self._hold(), name="eventspine")
+        started = asyncio.create_task(self._started.wait())
+        await asyncio.wait([self._task, started], return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
+        if self._task.done():
+            await self._task
+        self._task.add_done_callback(self._ended)
+
+    async def _hold(self) -> None:
+        async with self._events.spine.running(*self._events.run, drain_s=self._events.drain_s):
+            self._started.set()
+            await self._stop.wait()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is None:
+            return
+        self._events.failure = error
+        log.critical("the engine beside this application has failed: %s", error, exc_info=error)
+        if not self._stop.is_set() and self._events.on_failure == "stop":
+            os.kill(os.getpid(), signal.SIGTERM)  # the server finishes its requests, then the lifespan raises the error
+
+    async def stop(self) -> None:
+        self._stop.set()
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+
+class _Blocking(sync.Spine):
+    """The blocking names of a spine that lives on the application's loop."""
+
+    def __init__(self, spine: Spine, loop: asyncio.AbstractEventLoop) -> None:
+        self._begin(lambda: spine)
+        self._loop = _Loop(loop)
+
+
+class _Loop(sync.Loop):
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
+        self._theirs = loop
+
+    def run(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> T:
+        if sync._inside(self._theirs):
+            coroutine.close()
+            raise WouldDeadlock("An `async def` endpoint would wait for itself here: take SpineDep, and await.")
+        return asyncio.run_coroutine_threadsafe(sync._with_context(coroutine), self._theirs).result()
+
+    def stop(self) -> None:
+        """It is the application's."""

@@ -1,0 +1,67 @@
+"""Correlation for any WSGI application: Flask, Django, Pyramid.
+
+    app.wsgi_app = Correlation(app.wsgi_app)
+
+The twin of `eventspine.integrations.asgi`: what is published and logged while a request is answered, its streamed body
+included, belongs to the client's `X-Request-ID` and `traceparent`, or to what is made where they are missing or malformed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from ..observe.correlation import correlate
+from .requests import Request, request_of
+
+App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
+
+
+class Correlation:
+    """`trust=False`: what clients send is not taken; for a service that strangers call."""
+
+    def __init__(self, app: App, *, trust: bool = True) -> None:
+        self.app = app
+        self.trust = trust
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        request = request_of(
+            _values(environ, "HTTP_X_REQUEST_ID"), _values(environ, "HTTP_TRACEPARENT"), trust=self.trust
+        )
+
+        def starting(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+            return start_response(status, _with(headers, request), *error)
+
+        with correlate(request.id, request.traceparent):
+            body = self.app(environ, starting)
+        return body if isinstance(body, (list, tuple)) else _Body(body, request)
+
+
+def _values(environ: dict[str, Any], name: str) -> list[str]:
+    return [environ[name]] if name in environ else []  # a header that comes twice arrives as one, joined by commas
+
+
+def _with(headers: list[tuple[str, str]], request: Request) -> list[tuple[str, str]]:
+    names = {name.lower() for name, _ in request.headers}
+    return [*((name, value) for name, value in headers if name.lower() not in names), *request.headers]
+
+
+class _Body:
+    """A body that is made while it is sent."""
+
+    def __init__(self, body: Iterable[bytes], request: Request) -> None:
+        self._body, self._request = body, request
+        self._parts: Iterator[bytes] | None = None
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        with correlate(self._request.id, self._request.traceparent):
+            self._parts = self._parts or iter(self._body)
+            return next(self._parts)
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            with correlate(self._request.id, self._request.traceparent):
+                close()
