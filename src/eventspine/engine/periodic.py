@@ -131,6 +131,7 @@ class Periodic:
         self.runtime = runtime
         self.tickers: list[Ticker] = []
         self._happened = asyncio.Event()
+        self._waits = False
 
     def take_up(self, host: Host) -> None:
         for one in host.subscriptions:
@@ -142,14 +143,23 @@ class Periodic:
         if self.tickers:
             self._happened.set()
 
+    @property
+    def idle(self) -> bool:
+        """Whether it waits for a time, or for something to happen."""
+        return not self.tickers or (self._waits and not self._happened.is_set())
+
     async def bring_in(self) -> None:
         """One round: what is due, and then a wait for the next."""
         self._happened.clear()
+        self._in_round = True
         times = [time for ticker in self.tickers if (time := await self._turn(ticker)) is not None]
+        self._in_round = False
         waking = self.runtime.clock.call_at(min(times), self._happened.set) if times else None
+        self._waits = True
         try:
             await self._happened.wait()
         finally:
+            self._waits = False
             if waking is not None:
                 waking.cancel()
 

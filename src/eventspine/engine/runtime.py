@@ -15,9 +15,9 @@ from ..brokers.feed import FeedBroker
 from ..clock import Clock
 from ..errors import JournalError, SpineError
 from ..ids import IdSource
-from ..journal.port import Journal
+from ..journal.port import Journal, Subscription as Registered
 from ..observe.unheard import Unheard
-from ..service import Middleware, Service
+from ..service import Handler, Middleware, Service
 from .commits import Committer
 from .host import LOOK_S, Host
 from .periodic import Periodic
@@ -67,8 +67,6 @@ class Gate:
 
 
 class Runtime:
-    subscription: type[Subscription] = Subscription  # what a host runs each handler with
-
     def __init__(
         self,
         journal: Journal,
@@ -249,6 +247,9 @@ class Runtime:
         return len(self._in_threads)
 
     # --- what hosts ask of it -----------------------------------------------------------------------------------------
+
+    def subscription(self, handler: Handler, stored: Registered, host: Host) -> Subscription:
+        return Subscription(handler, stored, host)
 
     def others_at_work(self, mine: Workers) -> bool:
         """Without those that are out of time: a thread that never returns must not keep everybody waiting."""

@@ -1,0 +1,54 @@
+"""What users test with: the engine itself, in memory, on virtual time, with switches for what goes wrong.
+
+    async with testing.spine(inventory, email) as spine:
+        await spine.publish(OrderPlaced(order_id="A-1", sku="teapot", units=2))
+        await spine.idle()
+        assert spine.published(StockReserved) == [StockReserved(order_id="A-1", sku="teapot")]
+
+`sync_spine` is the same without `async`; `delivery` and `sync_delivery` call a handler as the plain function that it is.
+Names are loaded when they are used, since pytest loads this package for its fixtures in every run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .blocking import SyncVirtualSpine, sync_spine
+    from .clock import VirtualClock
+    from .deliveries import Executed, HandDelivery, SyncHandDelivery, delivery, sync_delivery
+    from .quiet import NotIdle
+    from .virtual import Kept, VirtualSpine, spine
+
+__all__ = [
+    "Executed",
+    "HandDelivery",
+    "Kept",
+    "NotIdle",
+    "SyncHandDelivery",
+    "SyncVirtualSpine",
+    "VirtualClock",
+    "VirtualSpine",
+    "delivery",
+    "spine",
+    "sync_delivery",
+    "sync_spine",
+]
+
+_MODULES = {
+    "blocking": ("SyncVirtualSpine", "sync_spine"),
+    "clock": ("VirtualClock",),
+    "deliveries": ("Executed", "HandDelivery", "SyncHandDelivery", "delivery", "sync_delivery"),
+    "quiet": ("NotIdle",),
+    "virtual": ("Kept", "VirtualSpine", "spine"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    for module, names in _MODULES.items():
+        if name in names:
+            found = getattr(import_module(f".{module}", __name__), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
