@@ -27,6 +27,8 @@ COMMANDS = {
     "subscriptions": "What each service reads and how far it has come.",
     "schedule": "Events that are not due yet: list, cancel.",
     "streams": "The events of one entity.",
+    "retention": "For how long events are kept; what was deleted, and what holds it back.",
+    "backup": "Copy the journal while services run, and verify the copy.",
     "doctor": "Look at the journal and say what is wrong with it.",
 }
 

@@ -21,6 +21,7 @@ from .exits import Failed, Misused
 from .journals import asynchronous, existing_journal, position_of
 from .lags import Lag, lag, positions
 from .output import confirm, note, say, say_listing
+from .retention import note_what_is_gone
 from .standings import cursors_of, title
 from .times import place
 
@@ -275,6 +276,7 @@ async def rewind(
                 "Name an earlier place, or say --skip-unhandled."
             )
         _announce(subscription, plan)
+        await note_what_is_gone(journal, subscription.channels, plan.position)
         republish = secrets.token_hex(8) if publish_again else ""
         await _control(journal, Rewind(subscription.number, plan.position, republish))
         say(f"{title(subscription)} goes on from position {plan.position + 1}.")

@@ -42,6 +42,7 @@ class Trace(NamedTuple):
     standings: Mapping[int, Sequence[Standing]]  # by position
     scheduled: Mapping[str | None, Sequence[Timer]]  # not due yet, by the id of the cause; None: it is not in the tree
     size: int
+    begins_later: bool = False  # retention has deleted what it began with
 
     def steps(self) -> Iterator[Step]:
         """Each event before what it caused, in order of position."""
@@ -82,7 +83,9 @@ async def trace(journal: Journal, asked: str) -> Trace | None:
         if _correlation(timer.record) == correlation:
             cause = timer.record.causation
             scheduled[cause if cause in by_id else None].append(timer)
-    return Trace(correlation, roots, caused, await standings(journal, records), scheduled, len(records))
+    orphan = any(root.causation is not None and root.causation not in by_id for root in roots)
+    begins_later = orphan and bool(await journal.deleted())
+    return Trace(correlation, roots, caused, await standings(journal, records), scheduled, len(records), begins_later)
 
 
 def _correlation(record: Record) -> str:
@@ -101,13 +104,14 @@ def _to_come(timers: Sequence[Timer], asked: str) -> str | None:
 
 
 def write_json(found: Trace) -> None:
-    """`{"correlation", "events", "truncated", "scheduled", "roots": [{"event", "deliveries", "children": [...]}]}`"""
+    """`{"correlation", "events", "truncated", "begins_later", "scheduled", "roots": [{"event", "deliveries", "children": [...]}]}`"""
     timers = sorted((timer for some in found.scheduled.values() for timer in some), key=lambda timer: timer.due_us)
     head = json_line(
         {
             "correlation": found.correlation,
             "events": found.size,
             "truncated": found.size >= LIMIT,
+            "begins_later": found.begins_later,
             "scheduled": [{"due": iso(timer.due_us), "event": cloud_event(timer.record)} for timer in timers],
         }
     )
@@ -136,6 +140,8 @@ def write_tree(found: Trace) -> None:
             say(f"{below}{_timer_line(timer)}")
     for timer in found.scheduled.get(None, ()):
         say(_timer_line(timer))
+    if found.begins_later:
+        note("It began earlier: older events were deleted by retention.")
     if found.size >= LIMIT:
         note(f"Only the first {LIMIT:,} events are shown.")
 
@@ -209,7 +215,8 @@ async def command(invocation: Invocation, id: str, as_json: bool) -> None:
     async with existing_journal(invocation) as journal:
         found = await trace(journal, id)
         if found is None:
-            raise NothingFound(f"No event and no correlation has the id {id!r} in {journal.url}.")
+            gone = " Older events were deleted by retention." if await journal.deleted() else ""
+            raise NothingFound(f"No event and no correlation has the id {id!r} in {journal.url}.{gone}")
         if as_json:
             write_json(found)
         else:

@@ -15,10 +15,11 @@ import logging
 from typing import TYPE_CHECKING
 
 from ..errors import Fenced
-from ..journal.port import Fence, Lease
+from ..journal.port import Fence, Journal, Lease, Sweep
 from ..journal.retention import kept
 
 if TYPE_CHECKING:
+    from ..clock import Clock
     from .runtime import Runtime
 
 log = logging.getLogger("eventspine.engine")
@@ -68,30 +69,33 @@ class Upkeep:
         return lease is not None
 
     async def _sweep(self, keeps: dict[str, int]) -> None:
-        now_us = self.runtime.clock.now_us()
+        journal, now_us = self.runtime.journal, self.runtime.clock.now_us()
         if now_us >= self._afresh_us:
             self._afresh_us = now_us + LOOK_AGAIN_US
             self._swept.clear()
+        assert self._lease is not None
+        fence = Fence(UPKEEP, self._lease.epoch)
         for channel, keep_us in sorted(keeps.items()):
-            upto = await self.runtime.journal.position_at(now_us - keep_us)
+            upto, after = await journal.position_at(now_us - keep_us), self._swept.get(channel, 0)
             try:
-                deleted = await self._sweep_channel(channel, upto)
+                swept = await sweep(journal, self.runtime.clock, channel, upto=upto, after=after, fence=fence)
             except Fenced:
                 log.info("another process looks after the journal now")
-                self._lease = None
                 return
-            if deleted:
-                log.info("deleted %d events of %s that were old enough", deleted, channel)
+            self._swept[channel] = swept.scanned
+            if swept.deleted:
+                log.info("deleted %d events of %s that were old enough", swept.deleted, channel)
 
-    async def _sweep_channel(self, channel: str, upto: int) -> int:
-        clock, journal = self.runtime.clock, self.runtime.journal
-        assert self._lease is not None
-        fence, deleted, more = Fence(UPKEEP, self._lease.epoch), 0, True
-        while more:
-            began = clock.monotonic()
-            after = self._swept.get(channel, 0)
-            swept = await journal.sweep(channel, after=after, upto=upto, limit=EVENTS_AT_ONCE, fence=fence)
-            self._swept[channel], deleted, more = swept.scanned, deleted + swept.deleted, swept.more
-            if more:
-                await clock.sleep(max(REST_LEAST_S, REST * (clock.monotonic() - began)))
-        return deleted
+
+async def sweep(
+    journal: Journal, clock: Clock, channel: str, *, upto: int, after: int = 0, fence: Fence | None = None
+) -> Sweep:
+    """Of one channel all that is old enough, in commits that others hardly notice."""
+    deleted = 0
+    while True:
+        began = clock.monotonic()
+        step = await journal.sweep(channel, after=after, upto=upto, limit=EVENTS_AT_ONCE, fence=fence)
+        deleted, after = deleted + step.deleted, step.scanned
+        if not step.more:
+            return step._replace(deleted=deleted)
+        await clock.sleep(max(REST_LEAST_S, REST * (clock.monotonic() - began)))
