@@ -14,7 +14,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 
 INSTALLED_APPS = ["eventspine.integrations.django", "shop"]
-MIDDLEWARE = []
+MIDDLEWARE = ["eventspine.integrations.django.middleware.CorrelationMiddleware"]
 
 DATABASES = {
     "default": {

@@ -20,10 +20,9 @@ import django
 from django.core.checks import CheckMessage, Error, Warning as Advice
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.test import utils as testing
 
 from ...errors import SpineError
-from . import discovery, settings
+from . import discovery, journals, settings
 from .deliveries import MARK
 
 _NO_WAL = re.compile(r"journal_mode\s*=\s*['\"]?(?!wal\b)(\w+)", re.IGNORECASE)
@@ -67,7 +66,7 @@ def _not_sqlite(wrapper: Any) -> CheckMessage:
 def _check_sqlite(wrapper: Any) -> Iterator[CheckMessage]:
     about = f"DATABASES[{wrapper.alias!r}]"
     options = wrapper.settings_dict["OPTIONS"]
-    if wrapper.is_in_memory_db() and not hasattr(testing._TestState, "saved_data"):
+    if wrapper.is_in_memory_db() and not journals.in_tests():
         yield Error(
             f"{about} is in memory, where no other thread or process finds the journal.",
             hint="Give it a file: 'NAME': BASE_DIR / 'db.sqlite3'.",

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from django.db import connections
+from django.db import connections, transaction
 from django.test import utils as testing
 
 from ...clock import SystemClock
@@ -81,9 +82,11 @@ def journal_of(wrapper: Any) -> Journal:
         if not journal.seen:
             _see(wrapper, journal)
         return journal
-    if not hasattr(testing._TestState, "saved_data"):
+    if not in_tests():
         url_of(wrapper)  # refuses: outside of tests an event in memory is an event lost
-    _prepare_in_memory(wrapper)
+    wrapper.ensure_connection()
+    if not _has_tables(wrapper.connection):
+        _make_on(wrapper)
     return InMemory()
 
 
@@ -117,8 +120,8 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 def make(wrapper: Any, services: Sequence[Service[Any]] = ()) -> None:
     """The journal's tables, and those of services that have some; what is there stays as it is."""
     wanting = [service for service in services if service.tables is not None]
-    if path_of(wrapper) is None:
-        _prepare_in_memory(wrapper, wanting)
+    if path_of(wrapper) is None or in_tests():
+        _make_on(wrapper, wanting)
         return
     url = url_of(wrapper)
     with Spine(url):
@@ -126,25 +129,27 @@ def make(wrapper: Any, services: Sequence[Service[Any]] = ()) -> None:
             Spine(url, service=service).open().close()
 
 
-def _prepare_in_memory(wrapper: Any, wanting: Sequence[Service[Any]] = ()) -> None:
-    wrapper.ensure_connection()
-    connection: sqlite3.Connection = wrapper.connection
+def in_tests() -> bool:
+    return hasattr(testing._TestState, "saved_data")
+
+
+def _make_on(wrapper: Any, wanting: Sequence[Service[Any]] = ()) -> None:
+    """On Django's own connection. Also in the file of a test: Django copies it for parallel tests, and would miss what is
+    in the write-ahead log, which an open journal begins."""
     now_us = SystemClock().now_us()
-    migrations.prepare(connection, now_us)
-    for service in wanting:
-        assert service.tables is not None
-        version, script = tables_script(service.tables)
-        tables.run_tables(connection.cursor(), Unguarded(connection), service.name, version, script, now_us)
-
-
-@lru_cache(maxsize=8)
-def _bells(path: Path, _pid: int) -> Bells:
-    return Bells(path)
+    with transaction.atomic(using=wrapper.alias):
+        connection: sqlite3.Connection = wrapper.connection
+        migrations.prepare(connection, now_us)
+        for service in wanting:
+            assert service.tables is not None
+            version, script = tables_script(service.tables)
+            tables.run_tables(connection.cursor(), Unguarded(connection), service.name, version, script, now_us)
 
 
 def ring(path: Path) -> None:
     """Tell the processes that run handlers that there is something new; they would look by themselves, a little later."""
-    _bells(path, os.getpid()).ring()
+    with closing(Bells(path)) as bells:  # not kept: a worker may fork, and has few to tell
+        bells.ring()
 
 
 def ring_after_commit(wrapper: Any, journal: Journal) -> None:

@@ -5,6 +5,7 @@
         "DATABASE": "default",            # the database whose file is the journal
         "RUN": ["shop.handlers"],         # what `manage.py spine run` runs; else all that is discovered
         "DISCOVER": ["events", "handlers"],  # modules of installed apps that are imported at start
+        "TRUST_REQUEST_ID": True,         # whether the middleware takes what clients send
     }
 
 Read anew each time, so that `override_settings` works; nothing here touches a database.
@@ -32,10 +33,11 @@ class Settings:
     database: str = DEFAULT_DB_ALIAS
     run: tuple[str, ...] = ()
     discover: tuple[str, ...] = ("events", "handlers")
+    trust_request_id: bool = True
 
 
+_DEFAULTS = Settings()
 _KEYS = {field.name.upper(): field.name for field in fields(Settings)}
-_SEVERAL = {"run", "discover"}
 
 
 def read() -> Settings:
@@ -54,7 +56,12 @@ def _known(key: Any) -> str:
 
 
 def _value(key: str, value: Any) -> Any:
-    if _KEYS[key] in _SEVERAL:
+    kind = type(getattr(_DEFAULTS, _KEYS[key]))
+    if kind is bool:
+        if isinstance(value, bool):
+            return value
+        raise SettingsError(f"{NAME}[{key!r}] is True or False; not {value!r}.")
+    if kind is tuple:
         if isinstance(value, (list, tuple)) and all(isinstance(one, str) and one for one in value):
             return tuple(value)
         raise SettingsError(f"{NAME}[{key!r}] is a list of names, such as ['shop.handlers']; not {value!r}.")

@@ -182,13 +182,13 @@ class _Subscription:
             )
         item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0)
         delivery: Delivery[Any] = Delivery(self, item, record)  # type: ignore[arg-type]  # all that it asks for is here
-        with transaction.atomic(using=journals.wrapper().alias):
+        with transaction.atomic(using=self.journal.wrapper.alias):
             result = self._call(self._types[record.type].decode(record.data), delivery)
             if result is not None:
                 delivery.publish(*as_events(result))
             unit = delivery._close()
             if unit is not None and not delivery._joined:
-                delivery._subscription.journal.write_within(None, unit)
+                self.journal.write(unit)
         return 1
 
     def _call(self, event: Any, delivery: Delivery[Any]) -> Any:
@@ -205,20 +205,20 @@ class _Subscription:
 
 
 class _InTest:
-    """The journal, as far as a delivery in a test needs it: Django's own connection."""
+    """The journal, as far as a delivery in a test needs it: Django's own connection, of the test's thread."""
 
     url = "of this test"
 
-    @property
-    def path(self) -> Any:
-        return journals.journal_of(journals.wrapper()).path
+    def __init__(self) -> None:
+        self.wrapper = journals.wrapper()
+        self._journal = journals.journal_of(self.wrapper)
+        self.path = self._journal.path
 
-    def write_within(self, _: Any, unit: Unit) -> Any:
-        wrapper = journals.wrapper()
-        return journals.journal_of(wrapper).write_within(wrapper.connection, unit)
+    def write(self, unit: Unit) -> None:
+        self._journal.write_within(self.wrapper.connection, unit)
 
     async def query(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
-        cursor = journals.wrapper().connection.execute(sql, dict(parameters))
+        cursor = self.wrapper.connection.execute(sql, dict(parameters))
         return [dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor]
 
 

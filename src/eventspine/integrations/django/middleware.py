@@ -1,0 +1,76 @@
+"""Correlation for Django's requests, in WSGI and in ASGI, for `def` views and `async def` ones:
+
+    MIDDLEWARE = ["eventspine.integrations.django.middleware.CorrelationMiddleware", ...]   # the first
+
+What is published and logged while a request is answered, its streamed body included, belongs to the client's
+`X-Request-ID` and `traceparent`, or to what is made where they are missing or malformed. Both are in the response."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+
+from ...observe.correlation import correlate
+from ..requests import REQUEST_ID, TRACEPARENT, Request, request_of
+from . import settings
+
+
+class CorrelationMiddleware:
+    sync_capable = async_capable = True
+
+    def __init__(self, get_response: Callable[[Any], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: Any) -> Any:
+        if self.is_async:
+            return self._answer_async(request)
+        ours = _request_of(request)
+        with correlate(ours.id, ours.traceparent):
+            return _named(self.get_response(request), ours)
+
+    async def _answer_async(self, request: Any) -> Any:
+        ours = _request_of(request)
+        with correlate(ours.id, ours.traceparent):
+            return _named(await cast("Awaitable[Any]", self.get_response(request)), ours)
+
+
+def _request_of(request: Any) -> Request:
+    headers = request.headers
+    return request_of(
+        [headers[REQUEST_ID]] if REQUEST_ID in headers else [],
+        [headers[TRACEPARENT]] if TRACEPARENT in headers else [],
+        trust=settings.read().trust_request_id,
+    )
+
+
+def _named(response: Any, ours: Request) -> Any:
+    for name, value in ours.headers:
+        response[name] = value
+    if response.streaming:
+        body = response.streaming_content
+        response.streaming_content = _async_body(body, ours) if response.is_async else _body(body, ours)
+    return response
+
+
+def _body(parts: Iterator[bytes], ours: Request) -> Iterator[bytes]:
+    """Made while it is sent, when the middleware has long returned."""
+    while True:
+        with correlate(ours.id, ours.traceparent):
+            part = next(parts, None)
+        if part is None:
+            return
+        yield part
+
+
+async def _async_body(parts: AsyncIterator[bytes], ours: Request) -> AsyncIterator[bytes]:
+    while True:
+        with correlate(ours.id, ours.traceparent):
+            part = await anext(parts, None)
+        if part is None:
+            return
+        yield part

@@ -1,0 +1,110 @@
+"""`manage.py check` says what would not work, before it does not."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+import django
+import pytest
+from django.conf import settings
+from django.core.checks import run_checks
+from django.db import connections
+from django.test import override_settings
+
+from eventspine import Service
+from eventspine.integrations.django import atomic_delivery, discovery
+
+from .conftest import APP
+from .desk.events import Said
+
+
+def found() -> dict[str, str]:
+    return {message.id: message.msg for message in run_checks() if str(message.id).startswith("eventspine.")}
+
+
+@pytest.fixture
+def options(path):
+    """Of the default database, put back afterwards."""
+    database = connections["default"].settings_dict
+    before = dict(database), dict(database["OPTIONS"])
+    yield database
+    database.update(before[0])
+    database["OPTIONS"] = before[1]
+
+
+def test_a_project_that_is_set_up_as_the_page_says_has_nothing_to_hear(path):
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "id", "word"),
+    [
+        ({"SERVICE": "nobody.knows:it"}, "E001", "no module 'nobody'"),
+        ({"DATABASES": "default"}, "E001", "Did you mean 'DATABASE'"),
+        ({"DATABASE": "nowhere"}, "E001", "nowhere"),
+        ({"TRUST_REQUEST_ID": "yes"}, "E001", "True or False"),
+        ({"DATABASE": "elsewhere"}, "E002", "in SQLite today"),
+        ({"DATABASE": "memory"}, "E003", "in memory"),
+    ],
+)
+def test_settings_that_cannot_work_are_errors(path, given, id, word):
+    with override_settings(EVENTSPINE=given):
+        assert word in found()[f"eventspine.{id}"]
+
+
+def test_a_database_that_never_commits_is_an_error(options):
+    options["AUTOCOMMIT"] = False
+    assert "AUTOCOMMIT" in found()["eventspine.E004"]
+
+
+@pytest.mark.parametrize("mode", ["PRAGMA journal_mode=DELETE", "pragma journal_mode = 'truncate';"])
+def test_a_connection_that_turns_the_log_off_is_an_error(options, mode):
+    options["OPTIONS"]["init_command"] = mode
+    assert "needs WAL" in found()["eventspine.E005"]
+
+
+def test_the_log_turned_on_is_none(options):
+    options["OPTIONS"]["init_command"] = "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"
+    assert found() == {}
+
+
+@pytest.mark.skipif(django.VERSION < (5, 1), reason="has no transaction_mode")
+@pytest.mark.parametrize("mode", [None, "DEFERRED"])
+def test_transactions_that_begin_without_the_write_lock_are_advised_against(options, mode):
+    options["OPTIONS"]["transaction_mode"] = mode
+    assert list(found()) == ["eventspine.W001"]
+
+
+@pytest.mark.parametrize("how", ["PRAGMA synchronous=NORMAL", "PRAGMA foreign_keys=ON; pragma synchronous = 0"])
+def test_commits_that_a_loss_of_power_takes_back_are_advised_against(options, how):
+    options["OPTIONS"]["init_command"] = how
+    assert list(found()) == ["eventspine.W002"]
+
+
+def test_the_decorator_on_the_wrong_side_of_on_is_an_error(path, monkeypatch):
+    """`on` gives the function back unchanged and has kept what stands beneath it."""
+    wrong = Service("wrong")
+
+    @atomic_delivery
+    @wrong.on(Said)
+    def upside_down(event: Said) -> None: ...
+
+    @wrong.on(Said, name="right")
+    @atomic_delivery
+    def right_way(event: Said) -> None: ...
+
+    module = ModuleType(f"{APP}.handlers")
+    vars(module).update(wrong=wrong, upside_down=upside_down, right_way=right_way)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(discovery, "modules", lambda: iter([module]))
+    message = found()["eventspine.E006"]
+    assert "upside_down" in message
+    assert "right_way" not in message
+
+
+def test_checks_touch_no_database(path):
+    connections.close_all()
+    found()
+    assert connections["default"].connection is None
+    assert settings.DATABASES["default"]["NAME"] == path
