@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -111,7 +111,10 @@ def taking_ticks(where: str, function: Any) -> Callable[[Tick, Any], Any]:
             f"which it was due is delivery.time."
         )
     call = function if count else lambda _: function()
-    return _awaiting(call) if inspect.iscoroutinefunction(function) else _calling(call)
+    taking: Any = _awaiting(call) if inspect.iscoroutinefunction(function) else _calling(call)
+    taking.__signature__ = inspect.signature(taking)  # its own, whatever it wraps
+    taking.__wrapped__ = function
+    return cast("Callable[[Tick, Any], Any]", taking)
 
 
 def _awaiting(call: Callable[[Any], Any]) -> Callable[[Tick, Any], Any]:

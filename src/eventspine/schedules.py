@@ -147,8 +147,10 @@ class Cron:
         return ZoneInfo(self.zone)
 
     def _from(self, us: int, *, reverse: bool = False) -> CronSim:
-        from cronsim import CronSim
-
+        try:
+            from cronsim import CronSim
+        except ImportError:
+            raise MissingExtra(f'The cron line {self.line!r} needs cronsim: pip install "eventspine[cron]"', extra="cron") from None
         return CronSim(self.line, (_EPOCH + us * _US).astimezone(self._zone), reverse)
 
     def after(self, us: int) -> int:
@@ -176,7 +178,7 @@ def cron(where: str, line: Any, zone: Any) -> Cron:
     try:
         from cronsim import CronSimError
     except ImportError:
-        raise MissingExtra(f'@{where}.cron needs cronsim: pip install "eventspine[cron]"') from None
+        raise MissingExtra(f'@{where}.cron needs cronsim: pip install "eventspine[cron]"', extra="cron") from None
     if not isinstance(line, str):
         raise DeclarationError(f'@{where}.cron takes a cron line, in parentheses: @{where}.cron("0 3 * * *").')
     told = f"@{where}.cron({line!r})"

@@ -49,6 +49,7 @@ E2 = TypeVar("E2")
 E3 = TypeVar("E3")
 E4 = TypeVar("E4")
 T = TypeVar("T")
+TICKS_KEPT = timedelta(days=7)  # what came of a run is said by its deliveries and events, which are kept as they are
 Order = Literal["key", "none", "feed"]
 Tables = str | Callable[[Any], None]
 
@@ -194,8 +195,10 @@ class Service(Generic[R]):
 
     @property
     def keeps(self) -> dict[str, int | None]:
-        """For how long (microseconds) it has each of its contexts' events kept; None: for ever."""
-        return {name: _us(self.retention.get(name)) for name in self.publishes}
+        """For how long (microseconds) it has each of its contexts' events kept, and its ticks; None: for ever."""
+        kept = {name: _us(self.retention.get(name)) for name in self.publishes}
+        ticks = {kind.context for one in self.handlers.values() if one.schedule is not None for kind in one.types}
+        return kept | dict.fromkeys(ticks, _us(TICKS_KEPT))
 
     def __repr__(self) -> str:
         return f"Service({self.name!r}, {len(self.handlers)} handlers)"

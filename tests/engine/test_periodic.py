@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from eventspine import Delivery, Middleware, Service, Spine
-from eventspine.engine import periodic
+from eventspine.engine import periodic, upkeep
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import SetState
 from eventspine.journal.sqlite import SQLiteJournal
@@ -466,3 +466,19 @@ async def test_one_in_trouble_keeps_nobody_else_waiting(place: Place, monkeypatc
     async with place.store.spine(clock=place.clock) as spine, spine.running(service):
         await until(lambda: tickers(spine)[0]._life is not None)
         await place.runs_at(5, [5], spine)
+
+
+async def test_ticks_are_kept_for_a_week_and_runs_go_on_without_them(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "EVERY_S", 0.01)
+    later = 8 * 24 * 60
+    async with place.running(place.service()) as spine:
+        await place.runs_at(5, [5], spine)
+        await place.runs_at(later, [5, later], spine)
+
+        async def deleted() -> bool:
+            return 1 not in [record.position for record in (await spine.journal.feed(0, limit=10)).records]
+
+        await until(deleted)
+        await place.runs_at(later + 5, [5, later, later + 5], spine)

@@ -147,6 +147,21 @@ def compute(event: Counted, delivery: ThreadDelivery) -> None:
     note("end", event, delivery)
 
 
+# --- a clock, of which every stroke counts ------------------------------------------------------------------------------------
+
+clockwork = Service("clockwork", tables=tables)
+
+
+@clockwork.every(seconds=1, missed="all", retry=SOON, timeout_s=30)
+async def strike(delivery: Delivery) -> None:
+    second = round(delivery.time.timestamp())
+    stroke = Counted(key="clock", number=second)
+    note("start", stroke, delivery)
+    await misbehave("hang", "clock")
+    effect(stroke, delivery)
+    note("end", stroke, delivery)
+
+
 # --- every kind of handler ---------------------------------------------------------------------------------------------------
 
 kinds = Service("kinds", tables=tables)

@@ -1,46 +1,94 @@
-"""`spine schedule`: events that are not due yet."""
+"""`spine schedule`: what is not due yet, be it an event that was scheduled or the next run of a periodic handler."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from heapq import merge
+from typing import Any, NamedTuple
 
 import click
 
 from ..errors import SpineError
 from ..ids import id_text
-from ..journal.port import Journal, Timer, Unit
+from ..journal.port import Append, Journal, Subscription, Timer, Unit
 from ..observe.printable import printable
+from ..periodic import is_ticks, latest_life, tick
+from ..schedules import schedule_of
 from .app import Group, Invocation, json_option, pass_invocation
-from .exits import NothingFound
+from .choosing import by_name
+from .exits import Misused, NothingFound
 from .journals import asynchronous, existing_journal
 from .output import plural, say, say_listing, shorten
 from .records import cloud_event, data_text, known_id
-from .times import clock_time, due_in, iso, now_us
+from .standings import title
+from .times import clock_time, due_in, iso, now_us, span
 
 COLUMNS = ("due", "in", "type", "key", "service", "id", "data")
 
 
 @click.group(cls=Group)
 def command() -> None:
-    """Events that are not due yet: list, cancel."""
+    """What is not due yet: list, cancel; run a periodic handler now."""
 
 
-async def soonest(journal: Journal, limit: int) -> AsyncIterator[Timer]:
-    for timer in await journal.timers(limit):
-        yield timer
+class Run(NamedTuple):
+    """The next run of a periodic handler, as its schedule says. Whether it comes then is up to who runs the service."""
+
+    due_us: int
+    subscription: Subscription
+    words: str
+    upto_us: int  # up to when the schedule has been dealt with
 
 
-def _row(timer: Timer) -> list[object]:
-    record = timer.record
-    when = [clock_time(timer.due_us), due_in(timer.due_us, now_us())]
+async def _runs(journal: Journal) -> list[Run]:
+    rows = [row for row in await journal.subscriptions() if _is_periodic(row)]
+    return sorted([run for row in rows if (run := await _next_run(journal, row))])
+
+
+def _is_periodic(row: Subscription) -> bool:
+    return any(map(is_ticks, row.channels)) and row.state in ("active", "paused")
+
+
+async def _next_run(journal: Journal, row: Subscription) -> Run | None:
+    """None: its service has not run yet, so its schedule has not begun."""
+    life = latest_life(await journal.cursors([row.number]))
+    if life is None:
+        return None
+    schedule = schedule_of(life.spec)
+    return Run(schedule.after(life.upto), row, schedule.words, life.upto)
+
+
+async def soonest(journal: Journal, limit: int) -> AsyncIterator[Timer | Run]:
+    found: Any = merge(await journal.timers(limit), await _runs(journal), key=lambda one: one.due_us)
+    for _, one in zip(range(limit), found, strict=False):
+        yield one
+
+
+def _row(one: Timer | Run) -> list[object]:
+    now = now_us()
+    if isinstance(one, Run):
+        row = one.subscription
+        late = one.due_us < now - 1_000_000
+        waits = "paused" if row.state == "paused" else f"{span(now - one.due_us)} ago" if late else None
+        return [clock_time(one.due_us), waits or due_in(one.due_us, now), title(row), "", row.service, "", one.words]
+    record = one.record
     return [
-        *when,
+        clock_time(one.due_us),
+        due_in(one.due_us, now),
         record.type,
         record.key or "",
         record.source,
         id_text(record.id),
         shorten(data_text(record.data), 60),
     ]
+
+
+def _view(one: Timer | Run) -> dict[str, Any]:
+    if isinstance(one, Timer):
+        return {"due": iso(one.due_us), "event": cloud_event(one.record)}
+    row = one.subscription
+    told = {"subscription": row.name, "service": row.service, "state": row.state, "schedule": one.words}
+    return {"due": iso(one.due_us), "periodic": told | {"since": iso(one.upto_us)}}
 
 
 @command.command("list")
@@ -51,12 +99,12 @@ def _row(timer: Timer) -> list[object]:
 @pass_invocation
 @asynchronous
 async def list_(invocation: Invocation, limit: int, as_json: bool) -> None:
-    """List them, the next one first."""
+    """List scheduled events and runs of periodic handlers, the next one first."""
     async with existing_journal(invocation) as journal:
         await say_listing(
             soonest(journal, limit),
             as_json=as_json,
-            view=lambda timer: {"due": iso(timer.due_us), "event": cloud_event(timer.record)},
+            view=_view,
             columns=COLUMNS,
             row=_row,
             none="Nothing is scheduled.",
@@ -75,7 +123,29 @@ async def cancel(invocation: Invocation, ids: tuple[str, ...]) -> None:
         if missing := [text for id, text in wanted.items() if id not in scheduled]:
             told = ", ".join(map(printable, missing))
             raise NothingFound(f"Not scheduled, or published already: {told}. Nothing was cancelled.")
-        (verdict,) = await journal.commit([Unit(cancels=list(wanted))])
-        if not verdict.ok:
-            raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
-        say(f"{plural(verdict.cancelled, 'scheduled event')} cancelled.")
+        verdict = await _committed(journal, Unit(cancels=list(wanted)))
+        say(f"{plural(verdict, 'scheduled event')} cancelled.")
+
+
+@command.command()
+@click.argument("name", metavar="HANDLER")
+@pass_invocation
+@asynchronous
+async def run(invocation: Invocation, name: str) -> None:
+    """Have a periodic handler run now, beside its schedule. If its service does not run, it runs when that does."""
+    async with existing_journal(invocation) as journal:
+        (row,) = by_name(await journal.subscriptions(), name)[:1]
+        if not _is_periodic(row):
+            raise Misused(f"{title(row)} is not a periodic handler that is active: it has no runs.")
+        own = row.name.removeprefix(f"{row.service}.")
+        record = tick(row.service, own, row.uid, now_us())
+        await _committed(journal, Unit(appends=[Append([record])]))
+        say(f"{title(row)} runs now; `spine trace {id_text(record.id)}` shows what comes of it.")
+
+
+async def _committed(journal: Journal, unit: Unit) -> int:
+    """How many timers it has cancelled."""
+    (verdict,) = await journal.commit([unit])
+    if not verdict.ok:
+        raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
+    return verdict.cancelled

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import wraps
+from inspect import unwrap
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ..engine.lanes import Item
@@ -130,8 +132,10 @@ class WatchedSubscription(Subscription):
             if item.record is None or isinstance(item, Copy) or not item.part.alive:
                 continue
             if self._switches.twice(self.name):
-                copy = Copy(item)
-                item.lane.next, item.lane.next_due = copy, None
+                queue, copies = item.lane.queue, 0
+                while copies < len(queue) and isinstance(queue[copies], Copy):  # of the same run
+                    copies += 1
+                item.lane.queue = deque((*islice(queue, copies), Copy(item), *islice(queue, copies, None)))
                 self.lanes.size += 1
                 self.bytes += len(item.record.data)
 
@@ -174,7 +178,9 @@ def _switched(handler: Handler, name: str, switches: Switches) -> Handler:
 def name_of_handler(services: Iterable[Service[Any]], wanted: Any) -> str:
     """The full name of the handler that a test names: by its function, its name, or `service.name`."""
     known = {f"{one.name}.{name}": handler for one in services for name, handler in one.handlers.items()}
-    found = [full for full, handler in known.items() if wanted in (full, handler.name) or handler.function is wanted]
+    found = [
+        full for full, handler in known.items() if wanted in (full, handler.name) or unwrap(handler.function) is wanted
+    ]
     if len(found) == 1:
         return found[0]
     said = repr(getattr(wanted, "__name__", wanted))
