@@ -179,7 +179,9 @@ def name_of_handler(services: Iterable[Service[Any]], wanted: Any) -> str:
     """The full name of the handler that a test names: by its function, its name, or `service.name`."""
     known = {f"{one.name}.{name}": handler for one in services for name, handler in one.handlers.items()}
     found = [
-        full for full, handler in known.items() if wanted in (full, handler.name) or unwrap(handler.function) is wanted
+        full
+        for full, handler in known.items()
+        if wanted in (full, handler.name) or wanted is handler.function or wanted is unwrap(handler.function)
     ]
     if len(found) == 1:
         return found[0]

@@ -348,9 +348,14 @@ class VirtualSpine(Spine):
                     one.workers.wake()
 
     async def _nothing_else(self) -> None:
+        """Until idle but for what is held back, or until handlers have been at work by themselves for a moment."""
         loop = asyncio.get_running_loop()
-        since, turns = loop.time(), 0
-        while loop.time() - since < HELD_S and (self._engine_works(but_held=True) or self._at_work()):
+        alone: float | None = None
+        turns = 0
+        while (works := self._engine_works(but_held=True)) or self._at_work():
+            alone = None if works else alone or loop.time()
+            if alone is not None and loop.time() - alone > HELD_S:
+                return
             turns += 1
             await asyncio.sleep(0 if turns < TURNS else PAUSE_S)
 
