@@ -246,7 +246,7 @@ def test_a_strangers_file_above_is_refused_unless_it_is_named(folder, monkeypatc
 
 
 def test_no_password_is_ever_shown(folder, monkeypatch):
-    url = "postgres://shop:hunter2@db/shop?sslpassword=hunter3"
+    url = "postgres://shop:hunter2@hunter/hunter@db/shop?sslpassword=hunter3"
     found = settings.read(environment={"SPINE_JOURNAL": url})
 
     assert found.journal == url

@@ -180,6 +180,7 @@ def _shown(name: str, value: Any) -> Any:
 
 
 def without_secrets(url: str) -> str:
-    """The URL without passwords, wherever it has them."""
-    url = re.sub(r"//[^/@]*@", "//…@", url)
+    """The URL without passwords, wherever it has them; rather without too much than with one."""
+    if not re.match(r"['\"]?sqlite:", url):
+        url = re.sub(r"(\w+://)?[^\s'\"]*@", r"\1…@", url)
     return re.sub(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token|key)[^=&;]*=)[^&;]*", r"\1…", url)

@@ -81,6 +81,20 @@ def test_a_misspelled_handler_is_not_an_empty_list(say, story):
     assert "Did you mean email.confirm?" in listed.stderr
 
 
+@pytest.mark.parametrize("name", ["confirm", "email.confirm", "email/confirm", "email/email.confirm"])
+def test_a_handler_is_named_as_in_code_or_as_it_is_stored(say, story, name):
+    assert len(json.loads(say("dead", "list", "--handler", name, "--json").stdout)) == 2
+
+
+def test_a_handler_s_bare_name_that_two_services_have_is_refused(say, story):
+    say("subscriptions", "rename", "email.count", "email.reserve")
+
+    refused = say("dead", "list", "--handler", "reserve")
+
+    assert refused.exit_code == 2
+    assert "Several services have a handler 'reserve'. Say which: email.reserve, stock.reserve." in refused.stderr
+
+
 def test_one_delivery_in_full(say, story):
     shown = say("dead", "show", "1").stdout
 

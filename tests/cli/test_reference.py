@@ -47,7 +47,7 @@ def fields(shown: Any) -> set[str]:
 def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     section = PAGE.read_text(encoding="utf-8").partition("\n## JSON\n")[2]
     blocks = re.findall(r"```json\n(.*?)```", section.replace("{…}", "{}"), re.DOTALL)
-    event, publish, subscriptions, dead, listed, traced, doctor = blocks
+    event, publish, subscriptions, dead, listed, traced, doctor, top, shown_settings = blocks
     schedule, streams = map(json.loads, listed.splitlines())
 
     def printed(*command: str) -> set[str]:
@@ -61,5 +61,7 @@ def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     assert printed("schedule", "list") == fields(schedule)
     assert printed("trace", story.order) == fields(json.loads(traced))
     assert printed("doctor") <= fields(json.loads(doctor))
+    assert printed("top", "--every", "0.1") <= fields(json.loads(top)) | fields(json.loads(subscriptions))
+    assert fields(json.loads(shown_settings)) <= printed("settings")
     shown = set(json.loads(say("tail", "--no-follow", "--json", "-n", "1").stdout.splitlines()[0]))
     assert shown - {"causationid"} <= set(json.loads(event))

@@ -23,7 +23,10 @@ def test_the_table_and_the_list_command(say, story):
     table = say("subscriptions")
 
     assert table.stdout == say("subscriptions", "list").stdout
-    assert "SERVICE  SUBSCRIPTION   STATE   POSITION  LAG  PARKED  DEAD  ORDER  READS" == table.stdout.splitlines()[0]
+    assert (
+        "SERVICE  SUBSCRIPTION   STATE   POSITION  LAG  RATE  PARKED  DEAD  ORDER  READS"
+        == table.stdout.splitlines()[0]
+    )
     assert ["email.confirm", "email.count"] == list(listed(say, "--service", "email"))
 
 

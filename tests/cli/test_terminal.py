@@ -14,10 +14,10 @@ pty = pytest.importorskip("pty")
 
 
 @contextlib.contextmanager
-def terminal(spine, *arguments: str) -> Iterator[int]:
+def terminal(spine, *arguments: str, term: str = "xterm") -> Iterator[int]:
     """The command with a terminal of its own for all three streams; the other end of it."""
     ours, theirs = pty.openpty()
-    spine.environment |= {"TERM": "xterm", "COLUMNS": "100"}
+    spine.environment |= {"TERM": term, "COLUMNS": "100"}
     process = subprocess.Popen(
         spine.line(arguments), cwd=spine.folder, env=spine.environment, stdin=theirs, stdout=theirs, stderr=theirs
     )

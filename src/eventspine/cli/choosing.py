@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 import click
 
 from ..journal.port import Delivery, Journal, State, Subscription
+from . import completion
 from .exits import Misused, NothingFound
 from .tail import named
 
@@ -74,18 +75,19 @@ def chosen_by_hand(command: F) -> F:
 
     click.option("--all", "everything", is_flag=True, help="All of them.")(call)
     call = filtered(call)
-    click.argument("numbers", nargs=-1, type=click.IntRange(1))(call)
+    click.argument("numbers", nargs=-1, type=click.IntRange(1), shell_complete=completion.numbers)(call)
     return cast(F, call)
 
 
 _FILTERS = (
-    click.option("--service", help="Only of this service."),
+    click.option("--service", help="Only of this service.", shell_complete=completion.services),
     click.option(
         "--handler",
         "handlers",
         multiple=True,
         metavar="NAME",
-        help="Only of this handler, by its subscription's name. May be repeated.",
+        shell_complete=completion.subscriptions,
+        help="Only of this handler: reserve, or inventory.reserve. May be repeated.",
     ),
     click.option(
         "--reason",
@@ -146,12 +148,22 @@ async def _subscriptions(journal: Journal, chosen: Filter) -> list[int] | None:
 
 
 def by_name(stored: Sequence[Subscription], name: str, *, retired: bool = False) -> list[Subscription]:
-    """Subscriptions of this name: as stored, or as `service/name`."""
+    """Subscriptions of this name: as stored, as `service/name`, or as the handler's own name in code where only one
+    service has such a handler."""
     known = [row for row in stored if retired or row.state != "retired"]
     found = [row for row in known if name in (row.name, f"{row.service}/{row.name}")]
     if not found:
+        found = [row for row in known if name in (_bare(row), f"{row.service}/{_bare(row)}")]
+        if len({row.service for row in found}) > 1:
+            told = ", ".join(sorted({row.name for row in found}))
+            raise Misused(f"Several services have a handler {name!r}. Say which: {told}.")
+    if not found:
         raise NothingFound(f"There is no subscription {name!r}.{_or(name, sorted({row.name for row in known}))}")
     return found
+
+
+def _bare(row: Subscription) -> str:
+    return row.name.removeprefix(f"{row.service}.")
 
 
 async def one_subscription(journal: Journal, name: str) -> Subscription:

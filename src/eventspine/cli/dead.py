@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from ..journal.port import Drop, Replay
+from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
 from .deliveries import all_subscriptions, dead_row, in_full, view
@@ -40,7 +41,7 @@ async def list_(invocation: Invocation, chosen: Filter, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1))
+@click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1), shell_complete=completion.numbers)
 @json_option
 @pass_invocation
 @asynchronous

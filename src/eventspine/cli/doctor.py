@@ -18,7 +18,7 @@ from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import FAILED
 from .journals import asynchronous, existing_journal
-from .output import json_document, plural, say
+from .output import json_document, plural, say, size
 from .standings import title
 from .subscriptions import Row, rows
 from .times import iso, now_us, span
@@ -58,7 +58,7 @@ async def examine(journal: Journal) -> Examined:
     stored.sort(key=lambda row: (row.service, row.name))
     return Examined(
         facts=await _facts_of(journal),
-        processes=[(row, _lives(row, now)) for row in await journal.processes()],
+        processes=[(row, lives(row, now)) for row in await journal.processes()],
         leases=[row for row in await journal.leases() if row.owner],
         rows=[row async for row in rows(journal, stored)],
         now=now,
@@ -86,7 +86,7 @@ def _is_held(facts: dict[str, Any]) -> bool:
     return facts.get("lock_pid") is not None and facts.get("lock_since_us") is None
 
 
-def _lives(process: Process, now: int) -> bool:
+def lives(process: Process, now: int) -> bool:
     """Of this host the system tells; its lease may have run out because it can't renew it now."""
     return not is_gone(process) and (process.host == this_host() or process.until_us > now)
 
@@ -100,7 +100,7 @@ def _of_the_file(facts: dict[str, Any]) -> list[str]:
     found = []
     if (wal := facts.get("wal_bytes") or 0) > WAL_LARGE_BYTES:
         found.append(
-            f"The WAL has grown to {_size(wal)}: somebody keeps an old read transaction open. End it; the next "
+            f"The WAL has grown to {size(wal)}: somebody keeps an old read transaction open. End it; the next "
             "checkpoint then shortens the file."
         )
     since = facts.get("lock_since_us")
@@ -215,7 +215,7 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
         if value is None or name == "lock_since_us":
             continue
         label = name.replace("_bytes", "_size").replace("_", " ")
-        shown.append((label, _size(value) if name.endswith("_bytes") and isinstance(value, int) else value))
+        shown.append((label, size(value) if name.endswith("_bytes") and isinstance(value, int) else value))
     stored = seen.stored
     shown += [
         ("events", f"{seen.head:,}, {seen.last_hour:,} of them in the last hour"),
@@ -227,19 +227,11 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
 
 
 def _growth(seen: Examined) -> str:
-    size = seen.facts.get("file_bytes")
-    if not isinstance(size, int) or not seen.head:
+    file_bytes = seen.facts.get("file_bytes")
+    if not isinstance(file_bytes, int) or not seen.head:
         return "unknown"
-    each = size / seen.head
-    return f"{_size(round(each))} an event, {_size(round(each * seen.last_hour * 24))} a day at the last hour's rate"
-
-
-def _size(size: int) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
-        size /= 1000  # type: ignore[assignment]
-    raise AssertionError
+    each = file_bytes / seen.head
+    return f"{size(round(each))} an event, {size(round(each * seen.last_hour * 24))} a day at the last hour's rate"
 
 
 @click.command(cls=Command)

@@ -31,6 +31,10 @@ class NothingFound(click.ClickException):
     exit_code = NOTHING_FOUND
 
 
+class Refused(click.ClickException):
+    exit_code = REFUSED
+
+
 class PipeClosed(Exception):
     """Whoever read our output left."""
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
+from types import ModuleType
 from typing import Any
 
 import click
@@ -24,12 +25,14 @@ from ..events import EventType
 from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
+from . import completion
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import Failed, Misused
 from .journals import asynchronous
-from .modules import event_type, load, publisher
+from .modules import event_type, event_types, load, publisher
 from .output import json_line, say
 from .records import normal_id
+from .tail import named
 from .times import duration, iso, moment, to_us
 
 BATCH = 500
@@ -180,11 +183,31 @@ class Publishing:
         return f"{self.kind.name}{about}  {where}  {receipt.id}"
 
 
+def _module(invocation: Invocation, module: str | None, type: str) -> ModuleType:
+    """The one that was named, else the only one of the settings' that knows the event."""
+    if module is not None:
+        return load(module)
+    settings = invocation.settings
+    names = dict.fromkeys(place.partition(":")[0] for place in settings.modules)
+    loaded = [load(name, settings.modules_folder) for name in names]
+    found = [each for each in loaded if any(named(kind.name, type) for kind in event_types(each))]
+    if not loaded or len(found) > 1:
+        which = f" Several know {type}: {', '.join(each.__name__ for each in found)}." if found else ""
+        raise Misused(
+            f"Say where the event's class is declared, so that it can be checked: --module shop.storefront.{which}"
+        )
+    return (found or loaded)[0]
+
+
 @click.command(cls=Command)
 @click.argument("type")
 @click.argument("data")
 @click.option(
-    "--module", "-m", metavar="MODULE", help="Where the event's class and the service that publishes it are declared."
+    "--module",
+    "-m",
+    metavar="MODULE",
+    shell_complete=completion.modules,
+    help="Where the event's class and the service that publishes it are declared. [default: the modules of the settings]",
 )
 @click.option("--service", help="The service that publishes, where several may.")
 @click.option("--key", help="The value of the field that is the key, when the data leaves it out.")
@@ -211,11 +234,9 @@ async def command(
     """Publish events, given as JSON.
 
     TYPE is such as orders.OrderPlaced or OrderPlaced. DATA - reads JSON lines from stdin, an event each, and publishes them in batches."""
-    if module is None:
-        raise Misused("Say where the event's class is declared, so that it can be checked: --module shop.storefront.")
     if at is not None and after is not None:
         raise Misused("Say --at or --after, not both.")
-    loaded = load(module)
+    loaded = _module(invocation, module, type)
     kind = event_type(loaded, type)
     speaker = publisher(loaded, kind.context, service)
     key = None if key is None else in_utf8(key, "--key")

@@ -20,6 +20,7 @@ from typing import NoReturn
 import click
 
 from ..observe.logs import write_to
+from . import completion
 from .app import Command, Invocation, pass_invocation, setting_option
 from .journals import asynchronous, place_of
 from .modules import services_to_run
@@ -50,7 +51,7 @@ def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
 
 
 @click.command(cls=Command)
-@click.argument("modules", nargs=-1, metavar="MODULE[:NAME]...")
+@click.argument("modules", nargs=-1, metavar="[MODULE[:NAME]]...", shell_complete=completion.modules)
 @click.option("--roll-back", is_flag=True, help="This release is older than the stored one and shall lead again.")
 @click.option(
     "--retire",

@@ -15,17 +15,19 @@ from typing import Any, Literal, NamedTuple
 import click
 
 from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
+from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, deliveries, one_subscription
 from .exits import Failed, Misused
 from .journals import asynchronous, existing_journal, position_of
 from .lags import Lag, lag, positions
 from .output import confirm, note, say, say_listing
+from .rates import Rate, measured
 from .retention import note_what_is_gone
 from .standings import cursors_of, title
 from .times import place
 
-COLUMNS = ("service", "subscription", "state", "position", "lag", "parked", "dead", "order", "reads")
+COLUMNS = ("service", "subscription", "state", "position", "lag", "rate", "parked", "dead", "order", "reads")
 
 
 class Row(NamedTuple):
@@ -66,7 +68,7 @@ async def _counts(journal: Journal, subscription: Subscription) -> Counter[str]:
     return counts
 
 
-def view(row: Row) -> dict[str, Any]:
+def view(row: Row, rate: Rate | None = None) -> dict[str, Any]:
     subscription = row.subscription
     return {
         "service": subscription.service,
@@ -79,6 +81,7 @@ def view(row: Row) -> dict[str, Any]:
         "position": row.position,
         "lag": row.lag.events,
         "lag_is_bound": row.lag.more,
+        "rate": None if rate is None else round(rate.events_s, 3),
         "parked": row.stored["parked"],
         "dead": row.stored["dead"],
         "held": row.stored["held"],
@@ -87,61 +90,73 @@ def view(row: Row) -> dict[str, Any]:
     }
 
 
-def table_row(row: Row) -> list[object]:
+def table_row(row: Row, rate: Rate | None) -> list[object]:
     subscription, stored = row.subscription, row.stored
     reads = ", ".join([type for type, _ in subscription.types] or [f"{channel}.*" for channel in subscription.channels])
-    figures = [row.position, row.lag, stored["parked"], stored["dead"]]
+    figures = [row.position, row.lag, "-" if rate is None else rate, stored["parked"], stored["dead"]]
     return [subscription.service, subscription.name, subscription.state, *figures, subscription.order, reads]
 
 
-async def _list(invocation: Invocation, service: str | None, retired: bool, as_json: bool) -> None:
+async def _list(invocation: Invocation, service: str | None, retired: bool, window_s: float, as_json: bool) -> None:
     async with existing_journal(invocation) as journal:
         stored = [row for row in await journal.subscriptions(service) if retired or row.state != "retired"]
         stored.sort(key=lambda row: (row.service, row.name, row.number))
+        rates = await measured(journal, [row for row in stored if row.state != "retired"], window_s) or {}
         await say_listing(
             rows(journal, stored),
             as_json=as_json,
-            view=view,
+            view=lambda row: view(row, rates.get(row.subscription.number)),
             columns=COLUMNS,
-            row=table_row,
+            row=lambda row: table_row(row, rates.get(row.subscription.number)),
             none="No service has registered here."
             if service is None
             else f"No service {service!r} has registered here.",
         )
 
 
-SERVICE = click.option("--service", help="Only of this service.")
+SERVICE = click.option("--service", help="Only of this service.", shell_complete=completion.services)
+WINDOW = click.option(
+    "--window",
+    "window_s",
+    type=click.FloatRange(0, 60),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="For how many seconds to watch, to measure RATE; 0 leaves it out.",
+)
 RETIRED = click.option("--retired", is_flag=True, help="Also those that were given up.")
 
 
 @click.group(cls=Group, invoke_without_command=True)
 @SERVICE
 @RETIRED
+@WINDOW
 @json_option
 @click.pass_context
 @asynchronous
-async def command(context: click.Context, service: str | None, retired: bool, as_json: bool) -> None:
+async def command(context: click.Context, service: str | None, retired: bool, window_s: float, as_json: bool) -> None:
     """What each service reads and how far it has come.
 
     LAG counts the events that a subscription wants and has not come to yet; those that failed are PARKED or DEAD. What it
-    has not finished is all three. Subscriptions are named as they are stored, such as inventory.reserve_stock;
+    has not finished is all three. RATE is how many it gets through in a second now. Subscriptions are named as they are stored, such as inventory.reserve_stock;
     service/name where two services use one name."""
     if context.invoked_subcommand is None:
-        await _list(context.ensure_object(Invocation), service, retired, as_json)
+        await _list(context.ensure_object(Invocation), service, retired, window_s, as_json)
 
 
 @command.command("list")
 @SERVICE
 @RETIRED
+@WINDOW
 @json_option
 @pass_invocation
 @asynchronous
-async def list_(invocation: Invocation, service: str | None, retired: bool, as_json: bool) -> None:
+async def list_(invocation: Invocation, service: str | None, retired: bool, window_s: float, as_json: bool) -> None:
     """List them; the same as `spine subscriptions` alone."""
-    await _list(invocation, service, retired, as_json)
+    await _list(invocation, service, retired, window_s, as_json)
 
 
-NAME = click.argument("name")
+NAME = click.argument("name", shell_complete=completion.subscriptions)
 
 
 @command.command()

@@ -1,0 +1,45 @@
+"""`spine settings`: each setting and where it came from; passwords are not shown. Opens nothing."""
+
+from __future__ import annotations
+
+import os
+
+import click
+import msgspec
+
+from ..settings import Settings, misspelt
+from .app import Command, Invocation, json_option, pass_invocation
+from .output import json_document, note, say, say_table
+
+
+def _text(value: object) -> str:
+    if value in (None, [], {}):
+        return "-"
+    return value if isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+def view(found: Settings) -> dict[str, object]:
+    return {
+        "file": None if found.file is None else str(found.file),
+        "settings": {
+            name: {"value": value, "from": found.origins[name].kind, "where": found.origins[name].where or None}
+            for name, value in found.shown().items()
+        },
+    }
+
+
+@click.command(cls=Command)
+@json_option
+@pass_invocation
+def command(invocation: Invocation, as_json: bool) -> None:
+    """Show each setting and where it came from."""
+    found = invocation.settings
+    if as_json:
+        say(json_document(view(found)))
+        return
+    rows = [(name, _text(value), str(found.origins[name])) for name, value in found.shown().items()]
+    say_table(("setting", "value", "from"), rows)
+    if found.file is None:
+        note("There is no settings file, neither here nor in a folder above.")
+    for name, meant in misspelt(os.environ):
+        note(f"The variable {name} is none of these and was not read. Is {meant} meant?")

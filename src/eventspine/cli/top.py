@@ -1,0 +1,229 @@
+"""`spine top`: services, their processes and subscriptions, on a screen that follows them.
+
+    terminal ──► looks every few seconds until q or Ctrl-C; never busy for more than half of its time
+    pipe, --json ──► looks twice, prints once
+
+However it is ended, by a signal too, the terminal is left as it was found.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import click
+
+from ..journal.port import Journal
+from ..observe.printable import printable
+from . import completion
+from .app import Command, Invocation, json_option, pass_invocation
+from .exits import NothingFound
+from .journals import asynchronous, existing_journal
+from .output import json_document, on_terminal, plural, say, say_table, size
+from .snapshots import Seen, Snapshot, lock_of, snapshot, view
+from .standings import title
+from .times import clock_time, span
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+
+PROCESSES = ("service", "pid", "state", "up", "leases", "release", "to handle")
+SUBSCRIPTIONS = ("subscription", "state", "position", "lag", "rate", "failures", "parked", "dead")
+FRAME = 7  # lines of a screen that are neither a process nor a subscription
+SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
+
+
+def headline(seen: Snapshot) -> list[str]:
+    facts = seen.facts
+    published = "" if seen.published is None else f", {seen.published} published"
+    where = printable(facts.get("file") or "the journal")
+    lock = lock_of(seen, seen.look.at_us) or "free"
+    on_disk = f"file {size(facts.get('file_bytes') or 0)}  WAL {size(facts.get('wal_bytes') or 0)}"
+    return [
+        f"{where}  {clock_time(seen.look.at_us)}",
+        f"{plural(seen.look.head, 'event')}{published}  {on_disk}  write lock {lock}",
+    ]
+
+
+def process_rows(seen: Snapshot) -> list[list[object]]:
+    found: list[list[object]] = []
+    for name in seen.services:
+        own = [each for each in seen.processes if each[0].service == name]
+        for process, alive, leases in own:
+            up = span(seen.look.at_us - process.started_us)
+            state = "alive" if alive else "gone"
+            found.append([name, process.pid, state, up, leases, process.release, seen.to_handle(name)])
+        if not own:
+            found.append([name, "-", "not running", "-", 0, "-", seen.to_handle(name)])
+    return found
+
+
+def subscription_row(seen: Seen) -> list[object]:
+    row, stored = seen.row, seen.row.stored
+    rate = "…" if seen.rate is None else str(seen.rate)
+    place = [title(row.subscription), row.subscription.state, f"{row.position:,}", row.lag, rate]
+    return [*place, seen.failures, stored["parked"], stored["dead"]]
+
+
+def say_snapshot(seen: Snapshot) -> None:
+    for line in headline(seen):
+        say(line)
+    for columns, rows in (
+        (PROCESSES, process_rows(seen)),
+        (SUBSCRIPTIONS, [*map(subscription_row, seen.subscriptions)]),
+    ):
+        if rows:
+            say()
+            say_table(columns, rows)
+    if not seen.services:
+        say("No service has registered here.")
+
+
+# --- on a terminal --------------------------------------------------------------------------------------------------
+
+
+def frame(seen: Snapshot, console: Console, every_s: float) -> Group:
+    """As much of it as the screen has room for."""
+    from rich.console import Group
+    from rich.text import Text
+
+    room = max(2, console.size.height - FRAME)
+    processes, subscriptions = process_rows(seen), [*map(subscription_row, seen.subscriptions)]
+    shown = processes[: max(1, room - min(len(subscriptions), room // 2))]
+    rest = max(1, room - len(shown))
+    cut = len(processes) - len(shown) + max(0, len(subscriptions) - rest)
+    more = f"{cut} more: a taller window or --service shows them.  " if cut else ""
+    return Group(
+        *(Text(line, no_wrap=True, overflow="ellipsis") for line in headline(seen)),
+        Text(),
+        _table(PROCESSES, shown, {2: lambda cell: "bold red" if cell in ("gone", "not running") else ""}),
+        Text(),
+        _table(SUBSCRIPTIONS, subscriptions[:rest], {5: _alarming, 6: _alarming, 7: _alarming}),
+        Text(f"{more}q leaves, looks every {every_s:g} s", style="dim", no_wrap=True, overflow="ellipsis"),
+    )
+
+
+def _alarming(cell: str) -> str:
+    return "" if cell == "0" else "bold red"
+
+
+def _table(columns: tuple[str, ...], rows: list[list[object]], styles: dict[int, object]) -> Table:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="left" if index in (0, 1, 2) else "right")
+    for row in rows:
+        cells = [printable(cell) for cell in row]
+        table.add_row(
+            *(
+                Text(cell, style=style(cell) if callable(style := styles.get(index)) else "")
+                for index, cell in enumerate(cells)
+            )
+        )
+    return table
+
+
+@contextmanager
+def keys_to(leave: asyncio.Event) -> Iterator[None]:
+    """While inside, a q (or the signals that end a process) sets `leave`; the terminal's mode is put back after."""
+    loop = asyncio.get_running_loop()
+    numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
+    with suppress(NotImplementedError):  # Windows: Ctrl-C raises KeyboardInterrupt, which ends it as well
+        for number in numbers:
+            loop.add_signal_handler(number, leave.set)
+    try:
+        with _single_keys(loop, leave):
+            yield
+    finally:
+        with suppress(NotImplementedError):
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _single_keys(loop: asyncio.AbstractEventLoop, leave: asyncio.Event) -> Iterator[None]:
+    try:
+        import termios
+        import tty
+    except ImportError:  # Windows
+        yield
+        return
+    if not sys.stdin.isatty():
+        yield
+        return
+    descriptor = sys.stdin.fileno()
+    before = termios.tcgetattr(descriptor)
+
+    def typed() -> None:
+        keys = os.read(descriptor, 64)
+        if not keys or b"q" in keys or b"Q" in keys:  # none: the terminal is gone
+            leave.set()
+
+    tty.setcbreak(descriptor)
+    loop.add_reader(descriptor, typed)
+    try:
+        yield
+    finally:
+        loop.remove_reader(descriptor)
+        with suppress(termios.error):
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+
+
+async def live(journal: Journal, service: str | None, every_s: float) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(highlight=False)
+    leave = asyncio.Event()
+    with keys_to(leave), Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as screen:
+        seen: Snapshot | None = None
+        while not leave.is_set():
+            began = asyncio.get_running_loop().time()
+            seen = await snapshot(journal, service, seen)
+            screen.update(frame(seen, console, every_s), refresh=True)
+            took = asyncio.get_running_loop().time() - began
+            with suppress(TimeoutError):
+                await asyncio.wait_for(leave.wait(), max(every_s - took, took))
+
+
+async def twice(journal: Journal, service: str | None, every_s: float) -> Snapshot:
+    before = await snapshot(journal, service, None)
+    await asyncio.sleep(every_s)
+    return await snapshot(journal, service, before)
+
+
+@click.command(cls=Command)
+@click.option("--service", help="Only this service.", shell_complete=completion.services)
+@click.option(
+    "--every",
+    "every_s",
+    type=click.FloatRange(0.1, 3600),
+    default=1.0,
+    show_default=True,
+    metavar="S",
+    help="How often to look, in seconds; rates are measured over that time.",
+)
+@json_option
+@pass_invocation
+@asynchronous
+async def command(invocation: Invocation, service: str | None, every_s: float, as_json: bool) -> None:
+    """A live screen of services, subscriptions and what fails.
+
+    q or Ctrl-C leaves. In a pipe, and with --json, it prints once what it sees."""
+    async with existing_journal(invocation) as journal:
+        if service is not None and not await journal.subscriptions(service):
+            raise NothingFound(f"No service {service!r} has registered here. `spine subscriptions` lists them.")
+        if as_json:
+            say(json_document(view(await twice(journal, service, every_s))))
+        elif on_terminal() and os.environ.get("TERM") != "dumb":
+            await live(journal, service, every_s)
+        else:
+            say_snapshot(await twice(journal, service, every_s))

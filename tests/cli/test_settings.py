@@ -1,0 +1,152 @@
+"""Settings reach what they are about, from the command line."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+SLOW = """
+import asyncio
+
+from eventspine import Event, Service
+
+
+class Asked(Event, context="slow", key="who"):
+    who: str
+
+
+slow = Service("slow")
+
+
+@slow.on(Asked)
+async def answer(event: Asked) -> None:
+    print("in hand", flush=True)
+    await asyncio.sleep(60 if event.who == "slow" else 0)
+"""
+
+
+def shown(say, *options: str) -> dict[str, dict[str, object]]:
+    return json.loads(say("settings", "--json", *options).stdout)["settings"]
+
+
+def test_each_setting_is_shown_with_where_it_came_from(say, tmp_path, monkeypatch):
+    (tmp_path / "spine.toml").write_text('modules = ["shop"]\nhealth = "0.0.0.0:80"\n[retention]\norders = "90d"\n')
+    monkeypatch.setenv("SPINE_LOG_LEVEL", "debug")
+
+    found = shown(say, "--journal", "sqlite:///x.db")
+
+    assert found["journal"] == {"value": f"sqlite:///{tmp_path}/x.db", "from": "flag", "where": "--journal"}
+    assert found["log_level"] == {"value": "debug", "from": "environment", "where": "SPINE_LOG_LEVEL"}
+    assert found["modules"] == {"value": ["shop"], "from": "file", "where": f"{tmp_path}/spine.toml, line 1"}
+    assert (found["health"]["value"], found["retention"]["value"]) == ("0.0.0.0:80", {"orders": "90d"})
+    assert found["drain_s"] == {"value": 30.0, "from": "default", "where": None}
+    table = say("settings").stdout
+    assert "SETTING" in table
+    assert f"{tmp_path}/spine.toml, line 1" in table
+
+
+def test_no_password_is_shown(say, monkeypatch):
+    monkeypatch.setenv("SPINE_JOURNAL", "postgres://shop:hunter2@db/shop")
+
+    assert "hunter2" not in say("settings").stdout + say("settings", "--json").stdout
+    refused = say("settings", "--journal", "shop:hunter2@db")
+    assert (refused.exit_code, "hunter2" in refused.stderr) == (2, False)
+    assert "hunter2" not in say("tail").stderr
+
+
+def test_a_misspelt_variable_is_pointed_at(say, monkeypatch):
+    monkeypatch.setenv("SPINE_MODULE", "shop")
+
+    assert "Is SPINE_MODULES meant?" in say("settings").stderr
+
+
+@pytest.mark.parametrize("arguments", [("tail",), ("settings",), ("run",), ("doctor", "--json")])
+def test_a_mistake_in_the_file_ends_every_command_with_2(say, tmp_path, arguments):
+    (tmp_path / "spine.toml").write_text("journl = 'x'\n")
+
+    refused = say(*arguments)
+
+    assert refused.exit_code == 2
+    assert f"{tmp_path}/spine.toml, line 1: there is no setting 'journl'. Did you mean journal?" in refused.stderr
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_the_settings_file_may_be_named_before_and_after_the_command(say, tmp_path, before):
+    (tmp_path / "deploy.toml").write_text("drain_s = 3\n")
+    flag = ("--settings", "deploy.toml")
+
+    answer = say(*flag, "settings", "--json") if before else say("settings", "--json", *flag)
+
+    assert json.loads(answer.stdout)["settings"]["drain_s"]["value"] == 3.0
+
+
+# --- each reaches what it is about ------------------------------------------------------------------------------------
+
+
+def test_modules_and_journal_of_the_file_reach_run_from_any_folder(spine, folder):
+    """Also: modules are found beside the file, and publish finds the event's class in them."""
+    (folder / "spine.toml").write_text(
+        'journal = "sqlite:///data.db"\nmodules = ["bookshop:stock", "bookshop:email"]\n'
+    )
+    (folder / "deep").mkdir()
+    spine.folder = folder / "deep"
+
+    process = spine.start("run")
+    told = spine.until(process, "running stock, email")
+
+    assert f"journal {folder}/data.db (new)" in told
+    published = spine("publish", "BookOrdered", '{"customer": "c1", "title": "Emma"}')
+    assert published.returncode == 0, published.stderr
+    assert "orders.BookOrdered" in spine("tail", "--no-follow").stdout
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0
+    assert [path.name for path in (folder / "deep").iterdir()] == []
+    again = spine.start("run", "bookshop:stock")
+    assert "bookshop" in spine.until(again, "bookshop"), "a module on the command line is looked for where one stands"
+
+
+def test_a_journal_that_is_there_is_not_called_new(spine):
+    first = spine.run_shop()
+    first.send_signal(signal.SIGTERM)
+    first.wait(30)
+
+    told = spine.until(spine.start("run", "bookshop"), "running")
+
+    assert f"journal {spine.folder}/spine.db\n" in told
+
+
+def test_run_without_any_module_says_where_to_write_one(say, tmp_path):
+    refused = say("run")
+
+    assert refused.exit_code == 2
+    assert f'write modules = ["MODULE"] into {tmp_path}/spine.toml' in refused.stderr
+
+
+@pytest.mark.parametrize("how", ["flag", "environment", "file"])
+def test_drain_s_and_the_log_s_format_and_level_reach_run(spine, folder: Path, how):
+    (folder / "slow.py").write_text(SLOW)
+    said = {"drain_s": "0.2", "log_format": "json", "log_level": "debug"}
+    flags: list[str] = []
+    if how == "flag":
+        flags = [word for name, value in said.items() for word in (f"--{name.replace('_', '-')}", value)]
+    elif how == "environment":
+        spine.environment |= {f"SPINE_{name.upper()}": value for name, value in said.items()}
+    else:
+        (folder / "spine.toml").write_text('drain_s = 0.2\nlog_format = "json"\nlog_level = "debug"\n')
+    process = spine.start("run", "slow", *flags)
+    told = spine.until(process, '"message":"running slow')
+
+    for who in ("quick", "slow"):
+        spine("publish", "-m", "slow", "Asked", f'{{"who": "{who}"}}')
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in hand\n"
+    process.send_signal(signal.SIGTERM)
+
+    assert process.wait(30) == 0
+    assert process.stderr is not None
+    lines = [json.loads(line) for line in (told + process.stderr.read()).splitlines()]
+    assert any("after 0.2s will be handled again" in line["message"] for line in lines)
+    assert any(line["level"] == "debug" for line in lines)
