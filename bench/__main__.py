@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from eventspine.cli.run import collect_less
+from eventspine.cli.serving import collect_less
 
 from . import backlog, both, busy, lanes, latency, million, publishing, starting
 from .figures import Figure

@@ -1,57 +1,53 @@
 """`spine run`: services in the foreground, until SIGTERM or Ctrl-C.
 
-The first signal drains: nothing new is taken, what is in hand finishes, cursors are stored and leases given back,
-within the deadline. The second ends the process at once, which loses nothing either: what was in hand is handled again
-by whoever takes over.
+One process, unless several are asked for: `serving` is what each of them does, `supervisor` the parent that keeps them
+at work, `reload` what has it start them anew in development.
 """
 
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NoReturn
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from ..journal import open_journal
+from ..journal.sqlite import SQLiteJournal
 from ..observe.logs import write_to
-from . import completion
+from ..settings_values import plain
 from .app import Command, Invocation, pass_invocation, setting_option
-from .journals import asynchronous, place_of
+from .exits import Misused
 from .modules import services_to_run
+from .serving import Parent, Work, serve
+
+if TYPE_CHECKING:
+    from .supervisor import Plan
 
 log = logging.getLogger("eventspine.run")
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-
-@contextmanager
-def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
-    """While inside, the first signal calls `stop`; the next one does what it always does: end the process."""
-    loop = asyncio.get_running_loop()
-
-    def heard(number: int) -> None:
-        for each in SIGNALS:
-            loop.remove_signal_handler(each)
-            signal.signal(each, signal.SIG_DFL)
-        log.info("%s: draining for at most %gs; once more to end at once", signal.Signals(number).name, drain_s)
-        stop()
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, heard, number)
-    try:
-        yield
-    finally:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
+LOCK_LIMIT_S = 15.0  # half of what a commit waits for the write lock before it fails
+PARENTS_OWN = ("modules", "processes", "health")  # of what flags said: not for the children
 
 
 @click.command(cls=Command)
-@click.argument("modules", nargs=-1, metavar="[MODULE[:NAME]]...", shell_complete=completion.modules)
+@click.argument("modules", nargs=-1, metavar="MODULE[:NAME]...")
+@setting_option("processes", "N")
+@click.option("--reload", "reloads", is_flag=True, help="For development: start again when a file changes.")
+@click.option(
+    "--watch",
+    multiple=True,
+    metavar="FOLDER",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="With --reload: watch this folder instead of the modules' own. May be repeated.",
+)
+@setting_option("health", "[HOST:]PORT")
 @click.option("--roll-back", is_flag=True, help="This release is older than the stored one and shall lead again.")
 @click.option(
     "--retire",
@@ -60,16 +56,32 @@ def stopping(stop: Callable[[], None], drain_s: float) -> Iterator[None]:
     help="Give up this stored subscription, which is no longer declared. May be repeated.",
 )
 @setting_option("drain_s", "S")
+@click.option(
+    "--lock-limit-s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=LOCK_LIMIT_S,
+    show_default=True,
+    metavar="S",
+    help="With --processes: kill a process that holds the write lock for so long without progress.",
+)
 @setting_option("log_format", "text|json")
 @setting_option("log_level", "debug|info|warning|error")
+@click.option(
+    "--log-handled/--no-log-handled",
+    default=None,
+    help="A line for each event that a handler has returned from; with --reload unless told otherwise.",
+)
 @pass_invocation
-@asynchronous
-async def command(
+def command(
     invocation: Invocation,
     modules: tuple[str, ...],
+    reloads: bool,
+    watch: tuple[Path, ...],
     roll_back: bool,
     retire: tuple[str, ...],
-) -> None:
+    lock_limit_s: float,
+    log_handled: bool | None,
+) -> int:
     """Run the services of one or more modules until told to stop.
 
     MODULE is one as in an import, looked for in this folder first; all its services run, or the one named after a colon.
@@ -77,46 +89,73 @@ async def command(
     SIGTERM and Ctrl-C drain; a second signal ends at once."""
     invocation.said["modules"] = modules
     settings = invocation.settings
-    drain_s = settings.drain_s
-    write_to(sys.stderr, settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()])
-    services = services_to_run(settings)
+    parent = Parent.of_this_process()
+    if parent is not None:
+        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches children too, and is the parent's business
+    name = "" if parent is None else parent.number
+    write_to(sys.stderr, settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()], name)
+    count = 1 if reloads else settings.processes
+    if parent is not None or not (reloads or count > 1):
+        work = Work(settings, services_to_run(settings), roll_back, retire, bool(log_handled))
+        asyncio.run(serve(work, parent))
+        return 0
+    if reloads and "processes" in invocation.said:
+        raise Misused("--reload is for development, with one process; leave --processes out.")
+    if watch and not reloads:
+        raise Misused("--watch says what --reload is to watch; add --reload.")
+    from .supervisor import Plan
 
-    from .. import Spine
-    from ..engine.runtime import StuckThreads
-    from ..observe.handled import LogHandled
-
-    spine = Spine._with(settings, middleware=[LogHandled()] if settings.log_level == "debug" else [])
-    log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
-    told_to_stop = asyncio.Event()
-    collect_less()
-    async with spine:
-        try:
-            # Signals are heard before the services start: they handle events from their start on, not from "running".
-            with stopping(told_to_stop.set, drain_s):
-                async with spine.running(*services, roll_back=roll_back, retire=retire, drain_s=drain_s) as running:
-                    log.info("running %s as process %d", ", ".join(service.name for service in services), os.getpid())
-                    await told_to_stop.wait()
-        except StuckThreads as error:
-            _end(str(error))
-        if running.drained:
-            log.info("stopped; everything in hand was finished")
-        else:
-            log.warning("stopped; what was still in hand after %gs will be handled again", drain_s)
-        if running.unfinished_threads:
-            _end(f"{running.unfinished_threads} handlers in threads do not return")
-
-
-def collect_less() -> None:
-    """Have Python look for garbage cycles less often than every 700 objects: each event makes a few objects, and hardly
-    any of them is in a cycle. Measured: a tenth of the time of a handler that does nothing."""
-    gc.collect()
-    gc.freeze()  # what the imports made stays
-    gc.set_threshold(20_000, 20, 100)
+    handled = reloads if log_handled is None else log_handled
+    once = [*(["--roll-back"] if roll_back else []), *(word for each in retire for word in ("--retire", each))]
+    plan = Plan(
+        command=partial(_child, invocation, once=once, handled=handled, reloads=reloads),
+        count=count,
+        drain_s=settings.drain_s,
+        lock_limit_s=lock_limit_s,
+        journal=_file_of(settings.journal),
+        health=settings.health,
+        reloads=reloads,
+    )
+    return asyncio.run(_supervise(plan, [path.resolve() for path in watch] or [settings.modules_folder]))
 
 
-def _end(why: str) -> NoReturn:
-    """Nobody can stop a thread, and the interpreter would wait for it: end the process as it is. Nothing is lost by
-    that, and the leases that it still holds are free as soon as it is gone."""
-    log.error("ending the process: %s", why)
-    logging.shutdown()
-    os._exit(1)
+async def _supervise(plan: Plan, folders: Sequence[Path]) -> int:
+    from .supervisor import Supervisor
+
+    supervisor = Supervisor(plan)
+    if not plan.reloads:
+        return await supervisor.run()
+    from .reload import follow_changes, require_watchfiles
+
+    require_watchfiles()
+    return await supervisor.run(lambda: follow_changes(supervisor, folders))
+
+
+def _file_of(url: str) -> Path:
+    if os.name != "posix":
+        raise Misused("--processes and --reload need pipes to their children that only POSIX has; run one process.")
+    journal = open_journal(url)
+    if not isinstance(journal, SQLiteJournal):
+        raise Misused(
+            f"{url} lives inside one process, and several can't share it. Use a file: --journal sqlite:///spine.db."
+        )
+    return journal.path
+
+
+def _child(invocation: Invocation, first: bool, *, once: Sequence[str], handled: bool, reloads: bool) -> list[str]:
+    """The command line of a child: what flags said here. The environment and the settings file it reads by itself, so
+    that a child that is started later has the settings of that time."""
+    from .reload import RELOAD_DRAIN_S
+
+    said = {name: value for name, value in invocation.said.items() if name not in PARENTS_OWN}
+    if reloads:
+        said["drain_s"] = min(RELOAD_DRAIN_S, invocation.settings.drain_s)
+    line = [sys.executable, "-m", "eventspine.cli", "run", *invocation.said["modules"]]
+    for name, value in said.items():
+        line += [f"--{name.replace('_', '-')}", str(plain(value))]
+    if invocation.settings_file:
+        line += ["--settings", invocation.settings_file]
+    line += ["--debug"] if invocation.debug else []
+    line += ["--log-handled"] if handled else []
+    # In development older code shall lead at once: it is an edit that was undone.
+    return line + (list(once) if first else ["--roll-back"] if reloads else [])

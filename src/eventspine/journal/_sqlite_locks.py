@@ -24,7 +24,7 @@ from pathlib import Path
 
 from . import _sqlite_file as file
 from ._sqlite_apply import Safeguards
-from .lockfile import TurnLock
+from .lockfile import TurnLock, read_holder
 
 LOCKS = Path("/proc/locks")
 GRACE_S = 0.25
@@ -88,6 +88,16 @@ class Watch:
         if holder != os.getpid() or written != self._written or self._since < waiting_since:
             self._since, self._written = now, written
         return holder == os.getpid() and now - self._since >= GRACE_S
+
+
+def holder_seen_from_outside(path: Path) -> tuple[int, int] | None:
+    """Who holds the write lock, for a process that has not opened the journal: (pid, since when in microseconds). Who has
+    its turn, else who holds SQLite's own lock; since when is then not known, and 0."""
+    turn = read_holder(Path(f"{path}-lock"))
+    if turn is not None and not turn.waits:
+        return turn.pid, turn.since_us
+    pid = write_lock_holder(path)
+    return None if pid is None else (pid, 0)
 
 
 def write_lock_holder(path: Path) -> int | None:

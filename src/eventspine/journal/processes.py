@@ -33,6 +33,12 @@ def pid_start(pid: int) -> str:
     return state[1] if state and state[0] not in "ZX" else ""
 
 
+def is_stopped(pid: int) -> bool:
+    """By SIGSTOP or a debugger: it runs again when somebody lets it. False where the system doesn't tell."""
+    state = _stat(pid)
+    return state is not None and state[0] in "Tt"
+
+
 def is_gone(process: Process) -> bool:
     """Whether the process is known to be dead. False means: can't be told from here, or alive."""
     if process.host != this_host():

@@ -64,6 +64,9 @@ class Pulse:
 
     def _beat(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = loop.call_later(LOOK_EVERY_S, self._beat, loop)  # first: a look that fails must not end it
+        self.look_now()
+
+    def look_now(self) -> None:
         self._last = (time.monotonic(), self._look())
 
     def stop(self) -> None:
@@ -202,7 +205,6 @@ def _end(connection: socket.socket) -> None:
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    server_version, sys_version = "eventspine", ""
 
     def setup(self) -> None:
         super().setup()
@@ -239,6 +241,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+    def version_string(self) -> str:
+        return "eventspine"
 
     def log_message(self, format: str, *args: Any) -> None:
         """Somebody asks every few seconds; that is no news."""

@@ -1,0 +1,196 @@
+"""`spine health`: one answer for a monitor or a container's health check, and an exit code.
+
+Asks the journal (who is at work for each service, whether they renew their leases, how far behind they are), or the
+HTTP address of a `spine run --health`. Reads only, and waits for no lock. Dead deliveries are told and do not count:
+no restart mends them; that is what `spine doctor` is for.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from http.client import HTTPConnection, HTTPException
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import click
+
+from ..journal.port import Journal, Process
+from ..journal.processes import is_gone, this_host
+from ..observe.printable import printable
+from ..settings_values import Refused, address
+from .app import Command, Invocation, json_option, pass_invocation
+from .exits import FAILED, Misused
+from .journals import asynchronous, existing_journal
+from .output import json_document, say, say_table
+from .subscriptions import Row, rows
+from .times import now_us, span
+
+ASK_S = 5.0
+ANSWER_BYTES_MAX = 10_000_000
+HELD_LONG_US = 5_000_000  # as in spine.health()
+
+
+class Seen(NamedTuple):
+    service: str
+    processes: Sequence[tuple[Process, int]]  # those that are not gone, and for how long their leases have run out
+    rows: Sequence[Row]
+
+    @property
+    def at_work(self) -> int:
+        return sum(late_us <= 0 for _, late_us in self.processes)
+
+    @property
+    def lag(self) -> int:
+        return sum(row.lag.events for row in self.rows)
+
+    def stored(self, state: str) -> int:
+        return sum(row.stored[state] for row in self.rows)
+
+
+async def look(journal: Journal, asked: Sequence[str]) -> list[Seen]:
+    now = now_us()
+    stored = [row for row in await journal.subscriptions() if row.state == "active"]
+    processes = [one for one in await journal.processes() if not is_gone(one)]
+    names = asked or sorted({row.service for row in stored} | {one.service for one in processes})
+    told = [row async for row in rows(journal, [row for row in stored if row.service in names])]
+    return [
+        Seen(
+            name,
+            [
+                (one, now - one.until_us)
+                for one in processes
+                # Of another host nobody can tell that a process is gone but by its leases.
+                if one.service == name and (one.host == this_host() or one.until_us > now)
+            ],
+            [row for row in told if row.subscription.service == name],
+        )
+        for name in names
+    ]
+
+
+def problems(seen: Sequence[Seen], lag_max: int | None) -> list[str]:
+    found = [] if seen else ["No service has been run on this journal yet."]
+    for one in seen:
+        name = printable(one.service)
+        found += [
+            f"Process {process.pid} of {name} has not renewed its leases for {span(late_us)}: it is stopped, or stuck."
+            for process, late_us in one.processes
+            if late_us > 0
+        ]
+        if not one.at_work:
+            found.append(f"No process of {name} is at work: spine run.")
+        if lag_max is not None and one.lag > lag_max:
+            found.append(f"{name} is {one.lag:,} events behind; {lag_max:,} are allowed.")
+    return found
+
+
+async def _lock(journal: Journal) -> list[str]:
+    facts = await journal.describe()
+    since, pid = facts.get("lock_since_us"), facts.get("lock_pid")
+    if pid is None or not isinstance(since, int) or (held_us := now_us() - since) < HELD_LONG_US:
+        return []
+    return [f"Process {pid} has held the write lock for {span(held_us)}, and nobody else can write. `spine doctor`."]
+
+
+def _view(seen: Sequence[Seen], wrong: Sequence[str]) -> dict[str, Any]:
+    return {
+        "healthy": not wrong,
+        "problems": list(wrong),
+        "services": [
+            {
+                "service": one.service,
+                "processes": [
+                    {"pid": process.pid, "at_work": late_us <= 0, "generation": process.generation}
+                    for process, late_us in one.processes
+                ],
+                "lag": one.lag,
+                "lag_is_bound": any(row.lag.more for row in one.rows),
+                "parked": one.stored("parked"),
+                "dead": one.stored("dead"),
+            }
+            for one in seen
+        ],
+    }
+
+
+def _report(seen: Sequence[Seen], wrong: Sequence[str]) -> None:
+    lines = [
+        (printable(one.service), one.at_work, f"{one.lag:,}", one.stored("parked"), one.stored("dead")) for one in seen
+    ]
+    if lines:
+        say_table(("service", "at work", "lag", "parked", "dead"), lines)
+    for problem in wrong:
+        say(problem)
+    if not wrong:
+        say("healthy")
+
+
+def ask(url: str) -> tuple[bool, dict[str, Any]]:
+    """What the endpoint at this address answers, and whether that is yes."""
+    host, port, path = _parts(url)
+    connection = HTTPConnection(host, port, timeout=ASK_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read(ANSWER_BYTES_MAX)
+    except (OSError, HTTPException) as error:
+        return False, {"problems": [f"http://{host}:{port}{path} does not answer: {error}"]}
+    finally:
+        connection.close()
+    try:
+        report = json.loads(body)
+    except ValueError:
+        report = None
+    if not isinstance(report, dict):
+        return False, {"problems": [f"http://{host}:{port}{path} is no health endpoint (status {response.status})."]}
+    return response.status == 200, report
+
+
+def _parts(url: str) -> tuple[str, int, str]:
+    if "://" not in url:
+        try:
+            host, port = address(url)
+        except Refused as refused:
+            raise Misused(f"--url {url!r} can't be used; it is to be {refused}, or a URL.") from None
+        return host, port, "/readyz"
+    parts = urlsplit(url)
+    if parts.scheme != "http" or not parts.hostname:
+        raise Misused(f"--url {url!r} can't be asked; give http://HOST:PORT, as `spine run --health` answers there.")
+    return parts.hostname, parts.port or 80, parts.path if parts.path not in ("", "/") else "/readyz"
+
+
+def _tell(yes: bool, report: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        say(json_document(report))
+    else:
+        for problem in report.get("problems", ()):
+            say(printable(problem))
+        said = "ready" if report.get("ready") else "not ready: it drains" if report.get("draining") else "not ready"
+        say(said if "ready" in report else "no answer")
+    return 0 if yes else FAILED
+
+
+@click.command(cls=Command)
+@click.option("--service", "asked", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
+@click.option("--lag-max", type=click.IntRange(min=0), metavar="N", help="Being further behind is unhealthy, too.")
+@click.option("--url", metavar="[HOST:]PORT", help="Ask the address of a `spine run --health`, and not the journal.")
+@json_option
+@pass_invocation
+@asynchronous
+async def command(
+    invocation: Invocation, asked: tuple[str, ...], lag_max: int | None, url: str | None, as_json: bool
+) -> int:
+    """Whether the services are at work. Exits with 0 when they are, and with 1 when not."""
+    if url is not None:
+        if asked or lag_max is not None:
+            raise Misused("--url asks one process about itself; --service and --lag-max are for the journal.")
+        return _tell(*ask(url), as_json)
+    async with existing_journal(invocation) as journal:
+        seen = await look(journal, asked)
+        wrong = [*problems(seen, lag_max), *await _lock(journal)]
+        if as_json:
+            say(json_document(_view(seen, wrong)))
+        else:
+            _report(seen, wrong)
+        return FAILED if wrong else 0
