@@ -27,10 +27,15 @@ COMMANDS = {
     "subscriptions": "What each service reads and how far it has come.",
     "schedule": "Events that are not due yet: list, cancel.",
     "streams": "The events of one entity.",
-    "retention": "For how long events are kept; what was deleted, and what holds it back.",
-    "backup": "Copy the journal while services run, and verify the copy.",
+    "top": "A live screen of services, subscriptions and what fails.",
     "health": "Whether the services are at work, as an exit code.",
     "doctor": "Look at the journal and say what is wrong with it.",
+    "retention": "For how long events are kept; what was deleted, and what holds it back.",
+    "backup": "Copy the journal while services run, and verify the copy.",
+    "settings": "Show each setting and where it came from.",
+    "new": "Make a working project: an event, a handler, a test.",
+    "reset": "Start over with an empty journal, in development.",
+    "completion": "Print the script that completes commands, options and names in a shell.",
 }
 
 

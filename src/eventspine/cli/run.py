@@ -22,6 +22,7 @@ from ..journal import open_journal
 from ..journal.sqlite import SQLiteJournal
 from ..observe.logs import write_to
 from ..settings_values import plain
+from . import completion
 from .app import Command, Invocation, pass_invocation, setting_option
 from .exits import Misused
 from .modules import services_to_run
@@ -37,7 +38,7 @@ PARENTS_OWN = ("modules", "processes", "health")  # of what flags said: not for 
 
 
 @click.command(cls=Command)
-@click.argument("modules", nargs=-1, metavar="MODULE[:NAME]...")
+@click.argument("modules", nargs=-1, metavar="[MODULE[:NAME]]...", shell_complete=completion.modules)
 @setting_option("processes", "N")
 @click.option("--reload", "reloads", is_flag=True, help="For development: start again when a file changes.")
 @click.option(
