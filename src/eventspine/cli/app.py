@@ -25,7 +25,7 @@ COMMANDS = {
     "dead": "Deliveries that were given up: list, show, replay, drop.",
     "parked": "Deliveries that wait for their next attempt: list, retry, skip.",
     "subscriptions": "What each service reads and how far it has come.",
-    "schedule": "Events that are not due yet: list, cancel.",
+    "schedule": "What is not due yet: list, cancel; run a periodic handler now.",
     "streams": "The events of one entity.",
     "top": "A live screen of services, subscriptions and what fails.",
     "health": "Whether the services are at work, as an exit code.",

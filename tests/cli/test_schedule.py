@@ -1,0 +1,90 @@
+"""Periodic handlers on the command line: what is next, a run out of turn, and what a run leaves to be seen."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+CLOCK = """
+from eventspine import Event, Retry, Service
+
+class Struck(Event, context="clock", key=None):
+    pass
+
+clock = Service("clock")
+
+@clock.cron("0 3 * * *", zone="Europe/Berlin")
+async def chime() -> Struck:
+    return Struck()
+
+@clock.every(weeks=1, retry=Retry(attempts=1))
+def crack() -> None:
+    raise ValueError("the spring is broken")
+"""
+
+
+def until(spine, *arguments: str, shows: str) -> str:
+    give_up = time.monotonic() + 60
+    while shows not in (answer := spine(*arguments).stdout):
+        assert time.monotonic() < give_up, answer
+    return answer
+
+
+@pytest.fixture
+def clock(spine):
+    (spine.folder / "tower.py").write_text(CLOCK)
+    process = spine.start("run", "tower")
+    spine.until(process, "running clock")
+    until(spine, "schedule", "list", shows="clock.crack")
+    return process
+
+
+def test_the_next_runs_are_listed_with_what_is_scheduled(spine, clock):
+    listed = spine("schedule", "list").stdout.splitlines()
+    assert ["DUE", "IN", "TYPE", "KEY", "SERVICE", "ID", "DATA"] == listed[0].split()
+    (chime,) = [line for line in listed if "clock.chime" in line]
+    assert chime.endswith("cron 0 3 * * * (Europe/Berlin)")
+
+    shown = {run["periodic"]["subscription"]: run for run in json.loads(spine("schedule", "list", "--json").stdout)}
+    crack = shown["clock.crack"]
+    assert crack["due"].endswith("T00:00:00Z")
+    assert ("clock", "active", "every 7 days") == tuple(
+        crack["periodic"][name] for name in ("service", "state", "schedule")
+    )
+    assert 1 == len(json.loads(spine("schedule", "list", "--json", "-n", "1").stdout))
+
+
+def test_a_run_out_of_turn_is_a_run(spine, clock):
+    ran = spine("schedule", "run", "chime")
+    assert ran.stdout.startswith("clock.chime runs now; `spine trace ")
+    tick = ran.stdout.split("`spine trace ")[1].split("`")[0]
+
+    told = until(spine, "trace", tick, shows="clock.Struck")
+    assert "clock.chime/tick" in told and "clock.chime  done" in told
+    tailed = spine("tail", "--no-follow").stdout
+    assert "clock.Struck" in tailed and "/tick" not in tailed, "ticks are nobody's facts"
+    assert "clock.chime/tick" in spine("tail", "--no-follow", "--private").stdout
+    assert "clock.chime/tick" in spine("tail", "--no-follow", "--correlation", tick).stdout
+    assert "clock.chime/tick" in spine("tail", "--no-follow", "--channel", "clock/ticks").stdout
+
+
+def test_one_that_fails_is_dead_with_its_reason_and_can_be_replayed(spine, clock):
+    assert 0 == spine("schedule", "run", "clock.crack").returncode
+    told = until(spine, "dead", "list", shows="the spring is broken")
+    assert "clock.crack" in told
+    assert "1 dead delivery to be tried again.\n" == spine("dead", "replay", "--handler", "crack").stdout
+
+
+def test_a_paused_one_is_shown_as_that_and_one_that_is_none_is_refused(spine, clock):
+    assert 0 == spine("subscriptions", "pause", "clock.chime").returncode
+    (chime,) = [line for line in spine("schedule", "list").stdout.splitlines() if "clock.chime" in line]
+    assert "paused" in chime
+    assert 4 == spine("schedule", "run", "nobody").returncode
+
+
+def test_a_tick_can_not_be_published(spine, clock):
+    refused = spine("publish", "clock.chime/tick", "{}", "--module", "tower")
+    assert 0 != refused.returncode
+    assert "It knows: clock.Struck." in refused.stderr
