@@ -10,7 +10,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .clock import Clock, SystemClock
 from .delivery import BatchDelivery, Delivery
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .engine.runtime import Runtime
     from .settings import Settings
 
+AnyRuntime = TypeVar("AnyRuntime", bound="Runtime")
 DRAIN_S = 30.0
 LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one on this host loses them at once
 UNKNOWN_TRIES = 5
@@ -342,7 +343,10 @@ class Spine:
     def _runtime(self) -> Runtime:
         from .engine.runtime import Runtime  # here, since who only publishes does without the engine
 
-        return Runtime(
+        return self._runtime_of(Runtime)
+
+    def _runtime_of(self, kind: type[AnyRuntime]) -> AnyRuntime:
+        return kind(
             self.journal,
             self.clock,
             self._ids,

@@ -219,14 +219,7 @@ class VirtualSpine(Spine):
             self._raise()
 
     def _runtime(self) -> WatchedRuntime:
-        runtime = WatchedRuntime(
-            self.journal,
-            self.clock,
-            self._ids,
-            lease_s=self.lease_s,
-            middleware=self.middleware,
-            unheard=self._unheard,
-        )
+        runtime = self._runtime_of(WatchedRuntime)
         runtime.switches = self._switches
         runtime.broker.shuffle = self._interleave
         return runtime
