@@ -28,7 +28,7 @@ COMMANDS = {
     "schedule": "What is not due yet: list, cancel; run a periodic handler now.",
     "streams": "The events of one entity.",
     "top": "A live screen of services, subscriptions and what fails.",
-    "health": "Whether the services are at work, as an exit code.",
+    "health": "Whether the services are at work.",
     "doctor": "Look at the journal and say what is wrong with it.",
     "retention": "For how long events are kept; what was deleted, and what holds it back.",
     "backup": "Copy the journal while services run, and verify the copy.",
