@@ -97,8 +97,8 @@ def check_retention(service: str, retention: Any) -> None:
 
 def retention_of(
     service: str, retention: timedelta | Mapping[str, timedelta | None] | None, publishes: Sequence[str]
-) -> dict[str, timedelta]:
-    """By context."""
+) -> dict[str, timedelta | None]:
+    """By context, of those that it says something of; None: for ever."""
     if retention is None:
         return {}
     if isinstance(retention, timedelta):
@@ -108,7 +108,7 @@ def retention_of(
             f"Service({service!r}): retention= names {', '.join(map(repr, others))}, which it does not publish. Say it at the "
             f"service that does; this one publishes {', '.join(map(repr, publishes)) or 'nothing'}."
         )
-    return {context: kept for context, kept in retention.items() if kept is not None}
+    return dict(retention)
 
 
 def _made(middleware: Any) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -50,6 +50,7 @@ class Spine:
         clock: Clock | None = None,
     ) -> None:
         self.drain_s = DRAIN_S  # of `running`, where it is told nothing else
+        self._retention: Mapping[str, timedelta | None] = {}  # of the settings, over what services say
         self.clock = clock or SystemClock()
         self.journal = open_journal(url) if isinstance(url, str) else url
         self.service = service
@@ -86,6 +87,7 @@ class Spine:
         """With what these settings say of a spine; `spine run` makes its own so too."""
         spine = cls(settings.journal, **options)
         spine.drain_s = settings.drain_s
+        spine._retention = settings.retention
         return spine
 
     # --- life -------------------------------------------------------------------------------------------------------
@@ -353,6 +355,7 @@ class Spine:
             lease_s=self.lease_s,
             middleware=self.middleware,
             unheard=self._unheard,
+            retention=self._retention,
         )
 
     def health(self) -> dict[str, Any]:

@@ -150,3 +150,40 @@ def test_drain_s_and_the_log_s_format_and_level_reach_run(spine, folder: Path, h
     lines = [json.loads(line) for line in (told + process.stderr.read()).splitlines()]
     assert any("after 0.2s will be handled again" in line["message"] for line in lines)
     assert any(line["level"] == "debug" for line in lines)
+
+
+RETAINED = """
+from datetime import timedelta
+
+from eventspine import Service
+
+shop = Service("shop", publishes=["orders", "returns", "audit", "visits"], retention={"returns": timedelta(days=7), "audit": None})
+"""
+
+
+@pytest.mark.parametrize("how", ["environment", "file"])
+def test_retention_comes_before_what_services_say_and_a_star_only_where_they_say_nothing(spine, folder: Path, how):
+    (folder / "retained.py").write_text(RETAINED)
+    if how == "environment":
+        spine.environment["SPINE_RETENTION"] = "orders=30d, *=90d"
+    else:
+        (folder / "spine.toml").write_text('[retention]\norders = "30d"\n"*" = "90d"\n')
+
+    spine.until(spine.start("run", "retained"), "running shop")
+
+    day = 86_400
+    listed = json.loads(spine("retention", "--json").stdout)
+    kept = {row["channel"]: row["kept_s"] for row in listed}
+    assert kept == {"orders": 30 * day, "returns": 7 * day, "visits": 90 * day}, (
+        "audit is kept for ever, as the code says"
+    )
+
+
+def test_a_star_does_not_shorten_what_the_code_keeps(spine, folder: Path):
+    (folder / "retained.py").write_text(RETAINED)
+    spine.environment["SPINE_RETENTION"] = "*=1h, returns=keep"
+
+    spine.until(spine.start("run", "retained"), "running shop")
+
+    kept = {row["channel"]: row["kept_s"] for row in json.loads(spine("retention", "--json").stdout)}
+    assert kept == {"orders": 3600, "visits": 3600}

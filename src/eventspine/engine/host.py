@@ -102,7 +102,7 @@ class Host:
         # Registering tells those that are live to step back; so it comes when there is nothing left to wait for.
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
-        await self.journal.keep(self.service.name, self.service.keeps, self.clock.now_us())
+        await self.journal.keep(self.service.name, self.runtime.keeps_of(self.service), self.clock.now_us())
         self.registered = await self._register()
         self.process = self._process()
         self.newest = self.registered.newest

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from typing import Any
 
 from .._version import RELEASE
@@ -76,6 +77,7 @@ class Runtime:
         lease_s: float,
         middleware: Sequence[Middleware],
         unheard: Unheard | None = None,
+        retention: Mapping[str, timedelta | None] | None = None,
     ) -> None:
         self.journal = journal
         self.unheard = unheard or Unheard(journal)
@@ -83,6 +85,7 @@ class Runtime:
         self.ids = ids
         self.lease_s = lease_s
         self.middleware = tuple(middleware)
+        self.retention = retention or {}  # of the settings, by channel; "*": where services say nothing
         self.release = RELEASE
         self.broker = FeedBroker(journal, shuffle=clock.random)
         self.committer = Committer(journal, clock)
@@ -245,6 +248,16 @@ class Runtime:
     def unfinished_threads(self) -> int:
         """Handlers in threads that have not returned. After `stop`, only ending the process ends them."""
         return len(self._in_threads)
+
+    def keeps_of(self, service: Service[Any]) -> dict[str, int | None]:
+        """For how long (microseconds) it has its channels kept: as the settings say, else as its code does."""
+        keeps = service.keeps
+        for channel in service.publishes:
+            word = "*" if channel not in self.retention and channel not in service.retention else channel
+            if word in self.retention:
+                kept = self.retention[word]
+                keeps[channel] = None if kept is None else kept // timedelta(microseconds=1)
+        return keeps
 
     # --- what hosts ask of it -----------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class Upkeep:
     async def _say_and_hear(self) -> dict[str, int]:
         journal, now_us = self.runtime.journal, self.runtime.clock.now_us()
         for host in self.runtime.hosts:
-            await journal.keep(host.service.name, host.service.keeps, now_us)
+            await journal.keep(host.service.name, self.runtime.keeps_of(host.service), now_us)
         self._heard += 1
         return kept(await journal.keeps(), now_us)
 
