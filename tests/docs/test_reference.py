@@ -10,7 +10,7 @@ import pytest
 import eventspine
 from eventspine import Batch, Delivery, Retry, Service, Spine, errors
 from eventspine.cli.app import COMMANDS
-from eventspine.service import HandlerOptions
+from eventspine.service import HandlerOptions, PeriodicOptions
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
@@ -46,6 +46,11 @@ def test_every_error_is_in_the_reference_of_errors():
 def test_every_option_of_a_handler_is_in_the_reference_of_services():
     options = [*HandlerOptions.__annotations__, "batch", *parameters(Service), *parameters(Retry), *parameters(Batch)]
     assert [name for name in options if name not in page("services")] == []
+
+
+def test_every_option_of_a_periodic_handler_is_there_too():
+    own = [name for name in (*parameters(Service.every), *parameters(Service.cron)) if name not in ("interval", "line")]
+    assert [name for name in (*PeriodicOptions.__annotations__, *own) if name not in page("services")] == []
 
 
 def test_every_name_of_a_delivery_is_in_its_reference():
