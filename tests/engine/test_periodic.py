@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from eventspine import Delivery, Middleware, Service, Spine
+from eventspine import Delivery, Middleware, Service, Spine, sync
 from eventspine.engine import periodic, upkeep
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import SetState
 from eventspine.journal.sqlite import SQLiteJournal
 from eventspine.periodic import Tick, latest_life, tick_id
-from eventspine.sync import Delivery as ThreadDelivery
 
 from .material import ONCE, QUICK, Broken, HandClock, Mailed, Store, abandon, dead, host, rows, turns, until
 
@@ -126,7 +125,7 @@ async def test_a_handler_in_a_thread_runs_too_and_may_take_nothing(place: Place)
     service, times, threads = Service[Any]("inventory"), list[datetime](), set[Any]()
 
     @service.every(minutes=5)
-    def tidy(delivery: ThreadDelivery) -> None:
+    def tidy(delivery: sync.Delivery) -> None:
         times.append(delivery.time)
         threads.add(threading.current_thread())
 
@@ -193,6 +192,13 @@ async def test_middleware_is_around_a_run_and_is_given_a_tick(place: Place) -> N
     async with place.running(place.service(), middleware=[Noting()]) as spine:
         await place.runs_at(5, [5], spine)
     assert seen == [Tick(datetime.fromtimestamp(START + 300, UTC))]
+
+
+def test_a_synchronous_spine_runs_it_too(store: Store) -> None:
+    service, ran = Service[Any]("inventory"), threading.Event()
+    service.every(seconds=1)(ran.set)
+    with sync.Spine(store.journal()) as spine, spine.running(service):
+        assert ran.wait(15)
 
 
 # --- one after the other ----------------------------------------------------------------------------------------------

@@ -413,7 +413,6 @@ class Host:
 
     def room(self) -> None:
         self.readers.room()
-        self.runtime.periodic.happened()
         if self.leaving and self._drained():
             self._nudge.set()  # whoever waits for it need not wait for our next beat
 

@@ -151,9 +151,7 @@ class Periodic:
     async def bring_in(self) -> None:
         """One round: what is due, and then a wait for the next."""
         self._happened.clear()
-        self._in_round = True
         times = [time for ticker in self.tickers if (time := await self._turn(ticker)) is not None]
-        self._in_round = False
         waking = self.runtime.clock.call_at(min(times), self._happened.set) if times else None
         self._waits = True
         try:

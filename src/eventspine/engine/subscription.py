@@ -263,6 +263,8 @@ class Subscription:
         self.progressed = self.clock.monotonic()
         self.workers.wake()
         self.host.room()
+        if self.handler.schedule is not None:
+            self.host.runtime.periodic.happened()
 
     def release(self, item: Item) -> None:
         self.bytes -= len(item.record.data) if item.record is not None else 0

@@ -121,11 +121,6 @@ class WatchedSubscription(Subscription):
             self._hand_out_again(items)
         super().finished(items, verdict)
 
-    def progress(self, count: int) -> None:
-        super().progress(count)
-        if self.handler.schedule is not None:  # in real time its next run is looked for once a second
-            self.host.runtime.periodic.happened()
-
     def _hand_out_again(self, items: Iterable[Item]) -> None:
         """As a new owner would that has read the cursor just before this commit: the journal knows better."""
         for item in items:
