@@ -1,0 +1,51 @@
+"""A process of these tests: that of tests/faults with other services, and with more safeguards to do without."""
+
+from __future__ import annotations
+
+from eventspine.engine import host, subscription
+from eventspine.journal import migrations, registry
+from tests.deploys import services
+from tests.faults import child
+
+
+def without_generations() -> None:
+    """Processes of all releases share the partitions, and run what a newer one has widened."""
+    host.leaders = list  # type: ignore[assignment]
+    host.Host._step_back = lambda _: None  # type: ignore[method-assign]
+    subscription.unknown = lambda *_: []
+
+
+def without_widening() -> None:
+    """A filter is widened without fencing whoever runs the narrower one."""
+    registry._widened = lambda *_: False
+
+
+def without_giving_back() -> None:
+    """Everything is kept until the slowest handler has returned."""
+    host.Host.give_back = lambda _: None  # type: ignore[method-assign]
+
+
+def be_release(number: int) -> None:
+    """Of eventspine itself: release 2 adds a column to every table, release 3 takes away a table that others write."""
+    old(number)
+    tables = [
+        "meta", "events", "streams", "stream_events", "services", "subscriptions", "cursors", "deliveries", "starts",
+        "marks", "timers", "leases", "processes", "tables",
+    ]  # fmt: skip
+    more = ";".join(f"alter table spine_{table} add column added text default 'by release 2'" for table in tables)
+    migrations.MIGRATIONS = tuple(
+        step if step.removes else migrations.Migration(step.version, f"{step.script};{more};")
+        for step in migrations.MIGRATIONS
+    )
+
+
+if __name__ == "__main__":
+    old = child.be_release
+    child.be_release = be_release
+    child.services = services  # type: ignore[assignment]
+    child.WITHOUT |= {
+        "generations": without_generations,
+        "widening": without_widening,
+        "giving-back": without_giving_back,
+    }
+    child.main()
