@@ -17,7 +17,7 @@ __all__ = ["LEASE_S", "NOTHING", "STILL_S", "Child", "Deploy", "Reckoning", "unt
 LEASE_S = 1.0
 SLACK_S = 3.0  # of a machine that others use too
 STILL_S = 2 * LEASE_S + SLACK_S  # work never stands still for longer
-PACE = ("--keys", 8, "--pause", 0.02)
+PACE = ("--keys", 8, "--pause", 0.05)
 
 
 class Deploy(Place):

@@ -138,7 +138,7 @@ def test_a_release_is_announced_when_it_is_ready_and_until_then_the_old_one_work
     deploy.note_registrations()
     new = deploy.begins("slow2")
     until(lambda: new.pid in deploy.loading(), new.said)
-    deploy.progress(round(3 * LEASE_S / 0.02), "desk.write")  # at their pace, more than two leases
+    deploy.progress(round(3 * LEASE_S / 0.05) * 8, "desk.write")  # at their pace, more than two leases
     assert {old.pid} == deploy.owners("desk")
     deploy.touch("loaded")
     deploy.leads(new.ready())

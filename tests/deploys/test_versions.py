@@ -39,7 +39,7 @@ def test_r9_a_release_of_eventspine_that_adds_to_every_table_works_beside_the_on
     old = deploy.release("desk1")
     deploy.progress(40, "desk.write")
     new = deploy.release("desk1", "--release", 2)
-    publishers.append(deploy.load("Counted", "q", "--keys", 4, "--pause", 0.02, "--release", 2))
+    publishers.append(deploy.load("Counted", "q", "--keys", 4, "--pause", 0.05, "--release", 2))
     deploy.leads(old, new)
     restarted = deploy.release("desk1")  # the older one is started anew, on the newer file
     deploy.leads(old, new, restarted)

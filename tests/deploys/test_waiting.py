@@ -9,7 +9,7 @@ KEPT = {"keeper.keep": "till.Counted"}
 
 def test_a_key_that_waits_for_a_dead_event_is_moved_and_replayed_while_it_is_deployed(deploy: Deploy) -> None:
     """Three processes in turn hold the key that stands; nobody handles what is behind it before the replay."""
-    publisher = deploy.load("Counted", "p", "--keys", 8, "--pause", 0.02, "--do", "fail:p-0:5", "fail:p-3:9")
+    publisher = deploy.load("Counted", "p", "--keys", 8, "--pause", 0.05, "--do", "fail:p-0:5", "fail:p-3:9")
     first = deploy.release("keeper1", faults="fail")
     until(lambda: 2 == len(deploy.dead()), deploy.told)
     second = deploy.release("keeper1", faults="fail")
