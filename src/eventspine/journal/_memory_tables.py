@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import heapq
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from .cursors import Range, fold, is_finished
-from .port import Deleted, Delivery, Keep, Lease, Process, Record, Seen, Subscription, Timer
+from .port import Deleted, Delivery, Keep, Lease, Process, Record, Seen, Statement, Subscription, Timer
 
+Run = Callable[[Sequence[Statement]], Exception | None]  # all of them or none; why none
 _new_record = tuple.__new__  # a third of the time of Record._replace, which every appended event pays
 
 
@@ -31,6 +32,7 @@ class Tables:
         "leases",
         "marks",
         "processes",
+        "run_statements",
         "starts",
         "streams",
         "subscriptions",
@@ -56,6 +58,7 @@ class Tables:
         self.leases: dict[str, Lease] = {}
         self.processes: dict[str, Process] = {}
         self.control = 0
+        self.run_statements: Run | None = None  # None: there are no tables of anybody's own
         self.keeps: list[Keep] = []
         self.deleted: dict[str, Deleted] = {}
         self.deleted_bytes = 0  # of those that feed_bytes counts

@@ -36,11 +36,14 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
             return Verdict("fenced", error=fenced)
     elif unit.appends and _is_published(tables, unit):
         return _first_result(tables, unit)
-    if unit.statements:
-        return Verdict("failed", error=UnitFailed(NO_SQL))
     conflict = _conflict(tables, unit.appends)
     if conflict:
         return Verdict("conflict", error=conflict)
+    if unit.statements:  # the last that can refuse the unit
+        run = tables.run_statements
+        error = UnitFailed(NO_SQL) if run is None else run(unit.statements)
+        if error:
+            return Verdict("failed", error=error)
     return _apply(tables, unit, now_us)
 
 

@@ -1,0 +1,128 @@
+"""The shared journal as one simulated process has it: behind a connection on which calls take time, fail, or end without
+anybody knowing how. What is committed is committed by the real memory journal; here it only goes wrong on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ...errors import JournalError, OutcomeUnknown
+from ...journal.port import Page, Unit, Verdict
+
+if TYPE_CHECKING:
+    from .world import Process, World
+
+READS = [
+    "control",
+    "register",
+    "lease",
+    "leave",
+    "head",
+    "position_at",
+    "stream",
+    "stream_version",
+    "event",
+    "correlated",
+    "subscriptions",
+    "cursors",
+    "deliveries",
+    "starts",
+    "marks",
+    "control_version",
+    "next_due",
+    "timers",
+    "processes",
+    "leases",
+    "declarations",
+    "describe",
+    "fire",
+    "query",
+    "run_tables",
+]
+
+
+class FlakyJournal:
+    sql = True
+
+    def __init__(self, world: World, process: Process) -> None:
+        self.world = world
+        self.process = process
+        self.shared = world.journal
+        self.id, self.url = self.shared.id, self.shared.url
+
+    def exists(self) -> bool:
+        return True
+
+    async def open(self) -> None:
+        """It is always there."""
+
+    async def close(self) -> None:
+        """Others use it."""
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self.shared, name)
+        if name not in READS:
+            return found
+
+        async def call(*args: Any, **options: Any) -> Any:
+            await self._travel(name)
+            answer = await found(*args, **options)
+            await asyncio.sleep(0)
+            return answer
+
+        self.__dict__[name] = call
+        return call
+
+    async def _travel(self, what: str) -> None:
+        """To the journal; it may take a while, or fail on the way."""
+        world, who = self.world, self.process.name
+        if not self.process.reaches_journal or world.falls(who, "refused", world.faults.refused) is not None:
+            world.tell(who, "can't reach the journal", what)
+            await asyncio.sleep(0.05)
+            raise JournalError("The simulated journal can't be reached.")
+        amount = world.falls(who, "slow", world.faults.slow)
+        await asyncio.sleep(0 if amount is None else amount * world.faults.slow_s)
+
+    async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
+        await self._travel("commit")
+        world, who = self.world, self.process.name
+        if world.falls(who, "lost_requests", world.faults.lost_requests) is not None:
+            world.tell(who, "commit lost on the way", len(units))
+            return [_unknown() for _ in units]
+        verdicts = await self.shared.commit(units)
+        for unit, verdict in zip(units, verdicts, strict=True):
+            world.committed(self.process, unit, verdict)
+        await asyncio.sleep(0)
+        if world.falls(who, "lost_answers", world.faults.lost_answers) is not None:
+            world.tell(who, "answer of a commit lost", len(units))
+            return [_unknown() for _ in units]
+        return verdicts
+
+    async def feed(self, after: int, *, limit: int, **options: Any) -> Page:
+        await self._travel("feed")
+        world, who = self.world, self.process.name
+        amount = world.falls(who, "short", world.faults.short)
+        if amount is not None:
+            limit = max(1, min(limit, 1 + int(amount * 3)))
+        page = await self.shared.feed(after, limit=limit, **options)
+        await asyncio.sleep(0)
+        return page
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        """Bells of other processes may be lost; what is due is found by looking, a little later."""
+        loop, context = asyncio.get_running_loop(), self.process.context
+        world, who = self.world, self.process.name
+
+        def rung() -> None:
+            amount = world.falls(who, "missed_bells", world.faults.missed_bells)
+            if amount is None:
+                loop.call_soon(changed, context=context)
+            else:
+                loop.call_later(0.25 * amount, changed, context=context)  # the next look at the file
+
+        return self.shared.watch(rung)
+
+
+def _unknown() -> Verdict:
+    return Verdict("unknown", error=OutcomeUnknown("The simulated journal did not answer."))

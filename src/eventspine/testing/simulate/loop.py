@@ -1,0 +1,238 @@
+"""A deterministic event loop with virtual time, for several simulated processes in one real one.
+
+Whose turn it is among the processes is chosen at random, from one seed; inside a process callbacks run in the order in
+which they were asked for, as asyncio promises. When nobody has anything to do, time jumps to the next timer. A process
+can be killed between any two callbacks, which is at any await of its tasks: it then simply never gets another turn.
+
+Nothing here reads a real clock, waits for anything, or looks at an address or a hash, so the same seed gives the same
+history, callback by callback, in any interpreter of the same version."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import heapq
+import random
+import sys
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import Context, ContextVar
+from typing import Any
+
+STEPS_MAX = 200_000  # of one history
+CLOSE_MAX = 50
+
+
+class Stuck(Exception):
+    """Nobody has anything to do, now or later, and the history is not at its end."""
+
+
+class Turns:
+    """A process as the loop sees it: what it has to do next. The loop itself is one too: it plays the world outside."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.queue: deque[asyncio.Handle] = deque()
+        self.alive = True
+        self.stopped = False  # as by SIGSTOP
+        self.steps = 0
+        self.accidents: dict[int, Callable[[], None]] = {}  # by step
+        self.tasks: list[asyncio.Task[Any]] = []
+        self.generators: list[AsyncGenerator[Any, Any]] = []
+
+
+_mine: ContextVar[Turns] = ContextVar("eventspine_simulated")
+
+
+class Loop(asyncio.BaseEventLoop):
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self._chance = chance.random
+        self._now = 0.0
+        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._asked = 0
+        self.world = Turns("world")
+        self._ready: list[Turns] = []  # those with something to do
+        self.steps = 0
+
+    # --- what asyncio asks for ----------------------------------------------------------------------------------------
+
+    def time(self) -> float:
+        return self._now
+
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
+        handle = asyncio.Handle(callback, args, self, context)
+        self._queue(handle)
+        return handle
+
+    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no other threads
+
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        timer = asyncio.TimerHandle(when, callback, args, self, context)
+        self._asked += 1
+        heapq.heappush(self._timers, (when, self._asked, timer))
+        return timer
+
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        return self.call_at(self._now + delay, callback, *args, context=context)
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
+        task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, **options)
+        (options.get("context") or _here()).get(_mine, self.world).tasks.append(task)
+        return task
+
+    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+        """It is passed over when its time comes."""
+
+    def _process_events(self, _: Any) -> None:
+        """There is nothing outside."""
+
+    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
+        _mine.get(self.world).generators.append(agen)
+
+    def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[Any, Any]) -> None:
+        """It is kept until its process is buried."""
+
+    # --- turns --------------------------------------------------------------------------------------------------------
+
+    def _queue(self, handle: asyncio.Handle) -> None:
+        turns: Turns = handle._context.get(_mine, self.world)  # type: ignore[attr-defined]
+        if not turns.alive:
+            return
+        if not turns.queue and not turns.stopped:
+            self._ready.append(turns)
+        turns.queue.append(handle)
+
+    def _run_once(self) -> None:
+        """Many turns, until somebody asks the loop to stop."""
+        while not self._stopping:  # type: ignore[attr-defined]
+            self.step()
+
+    def step(self) -> None:
+        ready = self._ready
+        if not ready:
+            self._pass_time()
+            return
+        at = int(self._chance() * len(ready)) if len(ready) > 1 else 0
+        turns = ready[at]
+        handle = turns.queue.popleft()
+        if not turns.queue:
+            del ready[at]
+        if handle._cancelled:
+            return
+        self.steps += 1
+        turns.steps += 1
+        if turns.steps in turns.accidents:
+            turns.accidents.pop(turns.steps)()
+            if not turns.alive or turns.stopped:
+                turns.queue.appendleft(handle)  # it is still to come, if it is
+                return
+        if self.steps > STEPS_MAX:
+            raise Stuck(f"After {STEPS_MAX} turns there is no end of it.")
+        handle._run()
+
+    def _pass_time(self) -> None:
+        while self._timers:
+            when, _, timer = heapq.heappop(self._timers)
+            if timer._cancelled or not timer._context.get(_mine, self.world).alive:  # type: ignore[attr-defined]
+                continue
+            self._now = max(self._now, when)
+            self._queue(timer)
+            if self._ready:
+                return
+        raise Stuck("Nothing is left to happen.")
+
+    def answer(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
+        """For a `def` handler that waits: turns go on until there is an answer. Only from outside of tasks."""
+        task = self.create_task(coroutine)
+        while not task.done():
+            self.step()
+        return task.result()
+
+    # --- what happens to processes ------------------------------------------------------------------------------------
+
+    def process(self, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> Turns:
+        turns = Turns(name)
+        context = Context()
+        context.run(_mine.set, turns)
+        self.create_task(main(), context=context)
+        return turns
+
+    def kill(self, turns: Turns) -> None:
+        turns.alive = False
+        turns.queue.clear()
+        if turns in self._ready:
+            self._ready.remove(turns)
+
+    def stop_turns(self, turns: Turns) -> None:
+        turns.stopped = True
+        if turns in self._ready:
+            self._ready.remove(turns)
+
+    def continue_turns(self, turns: Turns) -> None:
+        turns.stopped = False
+        if turns.queue and turns.alive:
+            self._ready.append(turns)
+
+    def bury(self, turns: Turns) -> None:
+        """What a killed process left behind is taken apart here, not by the garbage collector at a time of its own."""
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # it is dead: what it says is nobody's business
+        try:
+            self._take_apart(turns)
+        finally:
+            sys.unraisablehook = hook
+
+    def _take_apart(self, turns: Turns) -> None:
+        for task in turns.tasks:
+            task._log_destroy_pending = False  # type: ignore[attr-defined]
+            if not task.done():
+                _close(task.get_coro())
+        for generator in turns.generators:
+            _close(generator.aclose())
+        turns.tasks.clear()
+        turns.generators.clear()
+
+
+def _close(coroutine: Any) -> None:
+    """Each `finally` on the way out may want to wait for something once more; none of them gets what it wants."""
+    for _ in range(CLOSE_MAX):
+        with contextlib.suppress(BaseException):
+            coroutine.close()
+            return
+
+
+class Threads:
+    """Runs `def` handlers in turns of the loop instead of threads; the engine's pool, as far as it is used."""
+
+    def __init__(self, loop: Loop) -> None:
+        self._loop = loop
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._loop.call_soon(self._run, future, call)
+        return future
+
+    def _run(self, future: Future[Any], call: Callable[[], Any]) -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is the answer
+            future.set_exception(error)
+
+    def shutdown(self, *, wait: bool = False, cancel_futures: bool = False) -> None:
+        """There are none."""
+
+
+def _here() -> Context:
+    from contextvars import copy_context
+
+    return copy_context()
+
+
+def whose() -> Turns | None:
+    """The process whose turn it is."""
+    return _mine.get(None)
