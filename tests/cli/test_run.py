@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 ORDER = '{"customer": "%s", "title": "Emma"}'
 
@@ -154,3 +158,93 @@ def test_tail_wakes_when_another_process_publishes(spine):
     event = json.loads(tail.stdout.readline())
     print(f"tail had it {(time.time() - published) * 1000:.0f} ms after the publisher's process ended")
     assert "second" == event["subject"]
+
+
+def ask(process_told: str, path: str) -> tuple[int, dict]:
+    address = process_told.split("health at ")[1].split("/healthz", maxsplit=1)[0]
+    try:
+        with urllib.request.urlopen(address + path, timeout=30) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.load(error)
+
+
+def test_health_over_http_is_answered_on_this_host_when_asked_for(spine):
+    process = spine.start("run", "bookshop", "--health", ":0")
+    told = spine.until(process, "running shopfront")
+    assert "health at http://127.0.0.1:" in told
+    assert 1 == len(_listening(process.pid))
+
+    status, body = ask(told, "/readyz")
+    assert (200, True, True, "ok") == (status, body["live"], body["ready"], body["status"])
+    assert ["shopfront", "stock", "email"] == [one["service"] for one in body["services"]]
+
+
+def test_without_the_option_nothing_listens(spine):
+    process = spine.run_shop()
+    assert not _listening(process.pid)
+
+
+def _listening(pid: int) -> set[str]:
+    """Its listening sockets, as Linux tells."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    return listening & {os.readlink(one) for one in Path(f"/proc/{pid}/fd").iterdir()}
+
+
+def test_a_handler_that_blocks_the_loop_is_seen(spine):
+    (spine.folder / "blocking.py").write_text(
+        "import time\n"
+        "from bookshop import BookOrdered\n"
+        "from eventspine import Service\n"
+        "from eventspine.observe import health_http\n"
+        "health_http.LIVE_S = 1.5\n"
+        "blocking = Service('blocking')\n"
+        "@blocking.on(BookOrdered)\n"
+        "async def block(event: BookOrdered) -> None:\n"
+        "    import logging; logging.warning('blocking')\n"
+        "    time.sleep(3600)\n"
+    )
+    process = spine.start("run", "blocking", "--health", "0")
+    told = spine.until(process, "running blocking")
+    assert 200 == ask(told, "/healthz")[0]
+    publish(spine, "ann")
+    spine.until(process, ": blocking")
+    give_up = time.monotonic() + 60
+    while 503 != (answer := ask(told, "/healthz"))[0]:
+        assert time.monotonic() < give_up, answer
+    assert not answer[1]["ready"]
+
+    process.send_signal(signal.SIGTERM)  # the first can't be heard by the loop; the second ends it all the same
+    process.send_signal(signal.SIGTERM)
+    give_up = time.monotonic() + 60
+    while process.poll() is None:
+        assert time.monotonic() < give_up
+        process.send_signal(signal.SIGTERM)
+    assert -signal.SIGTERM == process.returncode
+
+
+def test_a_line_for_each_handled_event_when_asked_for(spine):
+    process = spine.run_shop("--log-handled")
+    publish(spine, "ann")
+    assert "stock.BookReserved handled in " in (line := spine.until(process, "email.confirm"))
+    assert "key=ann" in line
+
+
+def test_nobody_subscribes_to_what_a_handler_publishes_and_the_log_says_so(spine):
+    process = spine.start("run", "bookshop:stock")
+    spine.until(process, "running stock")
+    publish(spine, "ann")
+    assert "stock.BookReserved has no subscriber yet in this journal" in spine.until(process, "no subscriber")
+
+
+def test_settings_say_how_many_processes_and_where_health_is_answered(spine):
+    (spine.folder / "spine.toml").write_text('modules = ["bookshop"]\nprocesses = 2\nhealth = "127.0.0.1:0"\n')
+    process = spine.start("run")
+    told = spine.until(process, "[2] INFO    eventspine.run: running shopfront")
+    assert 1 == told.count("health at http://127.0.0.1:"), "the parent's alone"
+    assert "[1] INFO    eventspine.run: running shopfront" in told
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert 0 == process.returncode

@@ -22,7 +22,7 @@ from ..settings_values import Refused, address
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import FAILED, Misused
 from .journals import asynchronous, existing_journal
-from .output import json_document, say, say_table
+from .output import json_document, plural, say, say_table
 from .subscriptions import Row, rows
 from .times import now_us, span
 
@@ -81,7 +81,7 @@ def problems(seen: Sequence[Seen], lag_max: int | None) -> list[str]:
         if not one.at_work:
             found.append(f"No process of {name} is at work: spine run.")
         if lag_max is not None and one.lag > lag_max:
-            found.append(f"{name} is {one.lag:,} events behind; {lag_max:,} are allowed.")
+            found.append(f"{name} is {plural(one.lag, 'event')} behind; {lag_max:,} are allowed.")
     return found
 
 

@@ -95,15 +95,12 @@ def command(
         signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C reaches children too, and is the parent's business
     name = "" if parent is None else parent.number
     write_to(sys.stderr, settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()], name)
+    _refuse_contradictions(invocation, reloads, watch)
     count = 1 if reloads else settings.processes
     if parent is not None or not (reloads or count > 1):
         work = Work(settings, services_to_run(settings), roll_back, retire, bool(log_handled))
         asyncio.run(serve(work, parent))
         return 0
-    if reloads and "processes" in invocation.said:
-        raise Misused("--reload is for development, with one process; leave --processes out.")
-    if watch and not reloads:
-        raise Misused("--watch says what --reload is to watch; add --reload.")
     from .supervisor import Plan
 
     handled = reloads if log_handled is None else log_handled
@@ -118,6 +115,13 @@ def command(
         reloads=reloads,
     )
     return asyncio.run(_supervise(plan, [path.resolve() for path in watch] or [settings.modules_folder]))
+
+
+def _refuse_contradictions(invocation: Invocation, reloads: bool, watch: Sequence[Path]) -> None:
+    if reloads and "processes" in invocation.said:
+        raise Misused("--reload is for development, with one process; leave --processes out.")
+    if watch and not reloads:
+        raise Misused("--watch says what --reload is to watch; add --reload.")
 
 
 async def _supervise(plan: Plan, folders: Sequence[Path]) -> int:

@@ -1,0 +1,100 @@
+"""`spine health`: whether the services are at work, by the journal and by HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import time
+
+from eventspine.journal.processes import is_stopped
+from eventspine.observe.health_http import Answer, HealthServer
+from eventspine.settings_values import Address
+
+
+def until(condition) -> None:
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)  # between two looks
+
+
+def test_services_at_work_are_healthy_and_those_that_stopped_are_not(spine):
+    assert 4 == spine("health").returncode, "no journal"
+    process = spine.run_shop()
+    well = spine("health")
+    assert 0 == well.returncode
+    assert "healthy" == well.stdout.splitlines()[-1]
+    assert re.search(r"^stock +1 +0 +0 +0$", well.stdout, re.MULTILINE)
+
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    ill = spine("health")
+    assert 1 == ill.returncode
+    assert "No process of stock is at work: spine run." in ill.stdout
+
+
+def test_one_that_was_killed_is_not_at_work(spine):
+    process = spine.run_shop()
+    process.kill()
+    process.wait()
+    assert 1 == spine("health").returncode
+
+
+def test_one_that_is_stopped_is_named(spine):
+    process = spine.run_shop()
+    os.kill(process.pid, signal.SIGSTOP)
+    until(lambda: is_stopped(process.pid))
+    until(lambda: 1 == spine("health").returncode)
+    assert f"Process {process.pid} of stock has not renewed its leases for" in spine("health").stdout
+
+
+def test_a_service_that_is_asked_for_has_to_be_there(spine):
+    spine.run_shop()
+    assert 0 == spine("health", "--service", "stock").returncode
+    assert 1 == spine("health", "--service", "stock", "--service", "shipping").returncode
+
+
+def test_being_behind_counts_when_told(story, say):
+    far = say("health", "--service", "stock", "--lag-max", "0", "--json")
+    assert 1 == far.exit_code
+    told = json.loads(far.stdout)
+    assert (False, 1) == (told["healthy"], told["services"][0]["lag"])
+    assert "stock is 1 event behind; 0 are allowed." in told["problems"]
+    assert "behind" not in say("health", "--service", "stock", "--lag-max", "1").stdout
+
+
+def test_dead_deliveries_are_told_and_are_not_ill_health(spine):
+    spine.run_shop()
+    order = '{"customer": "unlucky", "title": "Emma"}'
+    assert 0 == spine("publish", "BookOrdered", order, "-m", "bookshop").returncode
+    until(lambda: "email" in spine("dead", "list").stdout)
+    answer = spine("health", "--json")
+    assert 0 == answer.returncode
+    assert 1 == next(one["dead"] for one in json.loads(answer.stdout)["services"] if one["service"] == "email")
+
+
+def test_an_address_is_asked_instead(say):
+    answers = [Answer(True, True, {"status": "ok", "problems": []})]
+    server = HealthServer(Address("127.0.0.1", 0), lambda: answers[-1])
+    try:
+        port = server.address.port
+        for url in (str(port), f":{port}", f"127.0.0.1:{port}", f"http://127.0.0.1:{port}"):
+            well = say("health", "--url", url)
+            assert (0, "ready\n") == (well.exit_code, well.stdout)
+        answers.append(Answer(True, False, {"draining": True, "problems": ["process 1: \x1b[2J"]}))
+        ill = say("health", "--url", str(port))
+        assert (1, "process 1: \\x1b[2J\nnot ready: it drains\n") == (ill.exit_code, ill.stdout)
+        assert 0 == say("health", "--url", f"http://127.0.0.1:{port}/healthz").exit_code
+        assert json.loads(say("health", "--url", str(port), "--json").stdout)["draining"]
+    finally:
+        server.close()
+    silent = say("health", "--url", str(port))
+    assert 1 == silent.exit_code
+    assert "does not answer" in silent.stdout
+
+
+def test_what_can_not_be_asked_is_refused(say):
+    for words in (["--url", "ftp://x"], ["--url", "eighty"], ["--url", "1", "--service", "x"]):
+        assert 2 == say("health", *words).exit_code
