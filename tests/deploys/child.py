@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-from eventspine.engine import host, subscription
+from eventspine.engine import host
 from eventspine.journal import migrations, registry
 from tests.deploys import services
 from tests.faults import child
-
-
-def without_generations() -> None:
-    """Processes of all releases share the partitions, and run what a newer one has widened."""
-    host.leaders = list  # type: ignore[assignment]
-    host.Host._step_back = lambda _: None  # type: ignore[method-assign]
-    subscription.unknown = lambda *_: []
 
 
 def without_widening() -> None:
@@ -44,7 +37,6 @@ if __name__ == "__main__":
     child.be_release = be_release
     child.services = services  # type: ignore[assignment]
     child.WITHOUT |= {
-        "generations": without_generations,
         "widening": without_widening,
         "giving-back": without_giving_back,
     }
