@@ -595,6 +595,17 @@ async def test_it_is_a_spine() -> None:
         assert spine.published(OrderPlaced) == []
 
 
+async def test_each_is_for_one_block() -> None:
+    spine = testing.spine(make_plain_inventory())
+    with pytest.raises(SpineError, match="inside `async with"):
+        await spine.idle()
+    async with spine:
+        await spine.idle()
+    with pytest.raises(SpineError, match="has been used"):
+        async with spine:
+            pass
+
+
 def test_outside_of_asyncio_it_says_so() -> None:
     import trio
 

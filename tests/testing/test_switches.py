@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from datetime import timedelta
 from typing import Any
 
@@ -17,6 +18,7 @@ from .shop import (
     OrderPlaced,
     SmtpDown,
     StockReserved,
+    inventory_tables,
     make_email,
     make_inventory,
     make_plain_inventory,
@@ -186,3 +188,56 @@ async def test_a_handler_that_counts_by_itself_is_found_out() -> None:
         await spine.publish(OrderPlaced(order_id="A"))
         await spine.idle()
     assert sold == 2
+
+
+async def test_a_run_that_is_gathered_beside_one_that_runs_alone_does_not_stand_still() -> None:
+    """What is handed out again runs by itself, and waits for the run that is being gathered."""
+    service: Service[Any] = Service("watch")
+    seen: list[str] = []
+
+    @service.on(OrderPlaced, batch=Batch(7, within_ms=5), retry=MINUTE)
+    async def watch(events: list[OrderPlaced]) -> None:
+        seen.extend(event.order_id for event in events)
+
+    async with testing.spine(service) as spine:
+        spine.deliver_twice()
+        spine.fail_next(watch, SmtpDown, times=3)
+        await spine.publish(*[OrderPlaced(order_id=str(number), sku=f"sku-{number % 3}") for number in range(30)])
+        await spine.idle()
+        await spine.advance(minutes=10)
+        assert sorted(set(seen), key=int) == [str(number) for number in range(30)]
+        assert spine.parked() == []
+
+
+async def test_a_joined_connection_is_refused_what_was_committed_already() -> None:
+    """The caller's own transaction writes the row and the cursor as one; the second time neither stays."""
+    inventory: Service[Any] = Service("inventory", tables=inventory_tables)
+    runs = 0
+
+    @inventory.on(OrderPlaced)
+    def reserve(event: OrderPlaced, delivery: SyncDelivery) -> None:
+        nonlocal runs
+        runs += 1
+        connection = sqlite3.connect(file)
+        try:
+            with connection:
+                connection.execute("update inventory_stock set free = free - 1 where sku = ?", (event.sku,))
+                delivery.publish(StockReserved(order_id=event.order_id))
+                delivery.join(connection)
+        finally:
+            connection.close()
+
+    async with testing.spine(inventory) as spine:
+        file = spine.journal.path
+        spine.deliver_twice()
+        await spine.publish(OrderPlaced(order_id="A"))
+        await spine.idle()
+        assert runs == 2
+        assert spine.query("select free from inventory_stock where sku = 'teapot'") == [{"free": 2}]
+        assert spine.published(StockReserved) == [StockReserved(order_id="A")]
+
+
+async def test_an_attempt_at_least_must_fail() -> None:
+    async with testing.spine(make_plain_inventory()) as spine:
+        with pytest.raises(SettingsError, match="at least 1"):
+            spine.fail_next("reserve", SmtpDown, times=0)

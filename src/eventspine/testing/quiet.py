@@ -66,7 +66,7 @@ def _of_host(host: Host) -> Iterator[str]:
 
 
 def _of_subscription(one: Subscription, head: int, now_us: int) -> Iterator[str]:
-    if one.lanes.ready:
+    if one.lanes.ready and not _gathers(one):  # what is ready meanwhile joins the run, or waits for it
         yield f"{one.name}: deliveries are ready"
     due_us = one.lanes.next_due()
     if due_us is not None and due_us <= now_us:
@@ -91,8 +91,12 @@ def gathering(runtime: Runtime) -> list[BatchWorkers]:
         one.workers
         for host in runtime.hosts
         for one in host.subscriptions
-        if isinstance(one.workers, BatchWorkers) and one.workers._gathering and one.lanes.taken
+        if isinstance(one.workers, BatchWorkers) and _gathers(one)
     ]
+
+
+def _gathers(one: Subscription) -> bool:
+    return isinstance(one.workers, BatchWorkers) and one.workers._gathering and one.lanes.taken > 0
 
 
 def next_due(runtime: Runtime) -> int | None:

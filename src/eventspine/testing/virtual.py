@@ -33,7 +33,7 @@ from .switches import Failures, Switches, WatchedRuntime, name_of_handler
 
 LEASE_S = 1e9  # thirty years: no test outlives it
 LIMIT_S = 10.0
-HANG_S = 0.3
+HANG_S = 1.0
 TURNS = 100  # of the loop, before it is left to threads for a moment
 PAUSE_S = 0.001
 HELD_S = 0.01  # of real time, for which what is held back waits for handlers that are at work
@@ -197,6 +197,8 @@ class VirtualSpine(Spine):
 
     async def __aenter__(self) -> Self:
         _refuse_other_loops()
+        if self._block is not None:
+            raise SpineError("This spine has been used; each is for one block. Call testing.spine(...) again.")
         try:
             await self.open()
             self._stack.push_async_callback(self.close)
@@ -384,6 +386,8 @@ class VirtualSpine(Spine):
     ) -> None:
         """Have the next `times` attempts at this handler fail with `error` in its place. `handler`: the function, or its
         name. Retries follow as declared, and `idle` does not raise it."""
+        if times < 1:
+            raise SettingsError(f"times={times!r}: at least 1 attempt must fail.")
         self._switches.fail_next(name_of_handler(self._services, handler), error, times)
 
     def deliver_twice(self, handler: Callable[..., Any] | str | None = None, times: int | None = None) -> None:
