@@ -164,3 +164,26 @@ def test_siblings_stand_in_order_of_the_feed_and_a_false_cause_makes_no_circle(c
     roots = json.loads(capsys.readouterr().out)["roots"]
     assert [1, 3] == [node["event"]["position"] for node in roots]
     assert [2, 4] == [node["event"]["position"] for node in roots[0]["children"]]
+
+
+def test_an_event_that_is_older_than_a_handler_added_later_is_not_called_handled(say, story):
+    """The journal keeps when a handler was added, not where it began."""
+    from eventspine.cli.times import now_us
+    from eventspine.journal.port import Registration
+
+    from .conftest import declared
+
+    async def add(journal):
+        both = (
+            declared("email.confirm", "stock", "stock.Reserved"),
+            declared("email.count", "stock", "stock.Reserved", extra="replayable"),
+            declared("email.late", "stock", "stock.Reserved")._replace(start=None),
+        )
+        await journal.register(Registration("email", ("email",), both), now_us())
+
+    story.journal(add)
+
+    tree = say("trace", story.order).stdout
+    assert "email.late  done (older than this handler: passed, unless it began earlier or was rewound)" in tree
+    assert "stock.reserve  done\n" in tree, "a service's first handlers begin with the earliest event"
+    assert "email.count  done\n" in tree

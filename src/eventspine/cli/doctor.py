@@ -1,4 +1,5 @@
-"""`spine doctor`: what the journal is, who is at work on it, and what is wrong. Reads only, and waits for no lock.
+"""`spine doctor`: what the journal is and promises, who is at work on it, and what is wrong. Reads only, and waits for
+no lock.
 
 Each finding says what to do. The exit code is 1 when there is one that needs somebody, so that a monitor may call this.
 """
@@ -6,20 +7,24 @@ Each finding says what to do. The exit code is 1 when there is one that needs so
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from ..journal.port import Journal, Lease, Process
+from ..journal.port import Journal, Lease, Process, Subscription
 from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import FAILED
-from .journals import asynchronous, existing_journal
+from .findings import of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
+from .journals import asynchronous, existing_journal, feed
+from .lags import positions
 from .output import json_document, plural, say, size
-from .standings import title
+from .standings import cursors_of, finished, title
 from .subscriptions import Row, rows
 from .times import iso, now_us, span
 
@@ -27,6 +32,14 @@ HOUR_US = 3_600_000_000
 WAL_LARGE_BYTES = 128 * 1024 * 1024
 HELD_LONG_US = 1_000_000
 OVERDUE_US = 10_000_000
+
+
+COUNTED_MOST = 1_000_000  # rows of a table; more are told as so many and more
+
+
+class Disk(NamedTuple):
+    total: int
+    free: int
 
 
 class Examined(NamedTuple):
@@ -39,6 +52,15 @@ class Examined(NamedTuple):
     last_hour: int
     timers: int
     overdue_us: int
+    oldest: Mapping[int, int]  # by subscription: when the first event that it has not handled was recorded
+    sizes: Mapping[str, int]  # rows by table
+    disk: Disk | None
+
+    @property
+    def bytes_a_day(self) -> float:
+        """At the last hour's rate."""
+        file_bytes, events = self.facts.get("file_bytes"), self.sizes.get("events") or self.head
+        return file_bytes / events * self.last_hour * 24 if isinstance(file_bytes, int) and events else 0.0
 
     @property
     def stored(self) -> Counter[str]:
@@ -56,8 +78,9 @@ async def examine(journal: Journal) -> Examined:
     timers = await journal.timers()
     stored = [row for row in await journal.subscriptions() if row.state != "retired"]
     stored.sort(key=lambda row: (row.service, row.name))
+    facts = await _facts_of(journal)
     return Examined(
-        facts=await _facts_of(journal),
+        facts=facts,
         processes=[(row, lives(row, now)) for row in await journal.processes()],
         leases=[row for row in await journal.leases() if row.owner],
         rows=[row async for row in rows(journal, stored)],
@@ -66,7 +89,34 @@ async def examine(journal: Journal) -> Examined:
         last_hour=head - await journal.position_at(now - HOUR_US),
         timers=len(timers),
         overdue_us=max(0, now - timers[0].due_us) if timers else 0,
+        oldest=await _oldest(journal, stored, head),
+        sizes=await _sizes(journal, facts),
+        disk=_disk_of(facts),
     )
+
+
+async def _oldest(journal: Journal, stored: Sequence[Subscription], head: int) -> dict[int, int]:
+    cursors, found = await cursors_of(journal, stored), {}
+    for row in stored:
+        wanted = {"channels": row.channels, "types": [type for type, _ in row.types] or None}
+        async for record in feed(journal, min(positions(row, cursors), default=head), head, **wanted):
+            if not finished(row, record, cursors):
+                found[row.number] = record.recorded_us
+                break
+    return found
+
+
+async def _sizes(journal: Journal, facts: Mapping[str, Any]) -> dict[str, int]:
+    tables = {name.removesuffix("_rows"): rows for name, rows in facts.items() if name.endswith("_rows")}
+    return {"events": sum(each.events for each in await journal.channel_sizes())} | tables
+
+
+def _disk_of(facts: Mapping[str, object]) -> Disk | None:
+    file = facts.get("file")
+    if not isinstance(file, str):
+        return None
+    usage = shutil.disk_usage(Path(file).parent)
+    return Disk(usage.total, usage.free)
 
 
 async def _facts_of(journal: Journal) -> dict[str, Any]:
@@ -93,7 +143,13 @@ def lives(process: Process, now: int) -> bool:
 
 def findings(seen: Examined) -> list[str]:
     """What needs somebody, each with what to do."""
-    return [*_of_the_file(seen.facts), *_of_the_work(seen)]
+    return [
+        *_of_the_file(seen.facts),
+        *of_the_disk(seen),
+        *of_the_processes(seen),
+        *_of_the_work(seen),
+        *of_the_waiting(seen),
+    ]
 
 
 def _of_the_file(facts: dict[str, Any]) -> list[str]:
@@ -132,7 +188,8 @@ def _of_the_work(seen: Examined) -> list[str]:
             )
         elif row.to_handle.events and row.subscription.service not in seen.alive:
             found.append(
-                f"{name} has {row.to_handle} events to handle, and no process of {row.subscription.service} is alive. Run it."
+                f"{name} has {row.to_handle} events to handle{waits_since(seen, row.subscription.number)}, and no process "
+                f"of {row.subscription.service} is alive. Run it."
             )
     if dead := seen.stored["dead"]:
         found.append(
@@ -150,7 +207,10 @@ def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
     return {
         "ok": not wrong,
         "findings": wrong,
+        "promises": [{"kept": promise.kept, "says": promise.says} for promise in promises(seen)],
         "journal": _journal_view(seen.facts),
+        "rows": dict(seen.sizes),
+        "disk_free_bytes": None if seen.disk is None else seen.disk.free,
         "events": seen.head,
         "events_last_hour": seen.last_hour,
         "timers": seen.timers,
@@ -178,7 +238,7 @@ def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
 
 
 def _journal_view(facts: dict[str, Any]) -> dict[str, Any]:
-    shown = dict(facts)
+    shown = {name: value for name, value in facts.items() if not name.endswith("_rows")}
     if "lock_since_us" in shown:
         since = shown.pop("lock_since_us")
         shown["lock_since"] = None if since is None else iso(since)
@@ -191,7 +251,13 @@ def _report(seen: Examined, wrong: Sequence[str]) -> None:
     for process, lives in seen.processes:
         held = sum(lease.owner == process.id for lease in seen.leases)
         told = _condition(seen, process, lives)
-        say(f"{'process':<14} {printable(process.service)}  pid {process.pid}  {told}  {plural(held, 'lease')}")
+        release = f"  eventspine {printable(process.release)}" if process.release else ""
+        say(
+            f"{'process':<14} {printable(process.service)}  pid {process.pid}{release}  {told}  {plural(held, 'lease')}"
+        )
+    say()
+    for promise in promises(seen):
+        say(f"{'promised' if promise.kept else 'not promised':<14} {promise.says}")
     say()
     for number, finding in enumerate(wrong, 1):
         say(f"{number}. {finding}")
@@ -212,7 +278,7 @@ def _condition(seen: Examined, process: Process, lives: bool) -> str:
 def _facts(seen: Examined) -> list[tuple[str, object]]:
     shown: list[tuple[str, object]] = []
     for name, value in seen.facts.items():
-        if value is None or name == "lock_since_us":
+        if value is None or name == "lock_since_us" or name.endswith("_rows"):
             continue
         label = name.replace("_bytes", "_size").replace("_", " ")
         shown.append((label, size(value) if name.endswith("_bytes") and isinstance(value, int) else value))
@@ -220,6 +286,8 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
     shown += [
         ("events", f"{seen.head:,}, {seen.last_hour:,} of them in the last hour"),
         ("growth", _growth(seen)),
+        ("rows", ", ".join(f"{_counted(rows)} {table.replace('_', ' ')}" for table, rows in seen.sizes.items())),
+        ("disk", "unknown" if seen.disk is None else f"{size(seen.disk.free)} free"),
         ("deliveries", f"{stored['parked']:,} parked, {stored['dead']:,} dead"),
         ("timers", f"{seen.timers:,}{'+' if seen.timers == 1000 else ''}"),
     ]
@@ -227,11 +295,15 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
 
 
 def _growth(seen: Examined) -> str:
-    file_bytes = seen.facts.get("file_bytes")
-    if not isinstance(file_bytes, int) or not seen.head:
+    file_bytes, events = seen.facts.get("file_bytes"), seen.sizes.get("events") or seen.head
+    if not isinstance(file_bytes, int) or not events:
         return "unknown"
-    each = file_bytes / seen.head
-    return f"{size(round(each))} an event, {size(round(each * seen.last_hour * 24))} a day at the last hour's rate"
+    each = size(round(file_bytes / events))
+    return f"{each} an event, {size(round(seen.bytes_a_day))} a day at the last hour's rate"
+
+
+def _counted(rows: int) -> str:
+    return f"{COUNTED_MOST:,}+" if rows >= COUNTED_MOST else f"{rows:,}"
 
 
 @click.command(cls=Command)

@@ -4,7 +4,8 @@
     waiting  the cursor is not there yet                           parked   waits for its next attempt
     dead     given up, with its reason                             held     in the care of another process
 
-`done` also covers events that a subscription passed because it began after them.
+A journal doesn't keep where a subscription began. So `done` says why it may have been passed, where an event is older
+than a handler that was added to its service later.
 """
 
 from __future__ import annotations
@@ -25,20 +26,19 @@ class Standing(NamedTuple):
     subscription: Subscription
     state: str
     delivery: Delivery | None
-    why: str  # of waiting: what it waits for, where that is known
+    why: str  # of waiting: what it waits for, where that is known; of done: why it may never have been handled
 
 
 async def standings(journal: Journal, records: Sequence[Record]) -> dict[int, list[Standing]]:
     """By position; subscriptions in order of service and name."""
-    subscriptions = sorted(
-        (row for row in await journal.subscriptions() if row.state != "retired"),
-        key=lambda row: (row.service, row.name),
-    )
+    stored = await journal.subscriptions()
+    began = {row.service: min(each.created_us for each in stored if each.service == row.service) for row in stored}
+    subscriptions = sorted((row for row in stored if row.state != "retired"), key=lambda row: (row.service, row.name))
     cursors = await cursors_of(journal, subscriptions)
     deliveries = await _deliveries(journal, records)
     return {
         record.position: [
-            _standing(row, record, cursors, deliveries.get((row.number, record.position)))
+            _standing(row, record, cursors, deliveries.get((row.number, record.position)), began[row.service])
             for row in subscriptions
             if wants(row, record)
         ]
@@ -82,12 +82,20 @@ def _standing(
     record: Record,
     cursors: Mapping[tuple[int, int], Cursor],
     delivery: Delivery | None,
+    began_us: int,
 ) -> Standing:
     if delivery is not None:
         return Standing(subscription, delivery.state, delivery, "")
     if finished(subscription, record, cursors):
-        return Standing(subscription, "done", None, "")
+        return Standing(subscription, "done", None, _may_be_passed(subscription, record, began_us))
     return Standing(subscription, "waiting", None, _waits_for(subscription, record))
+
+
+def _may_be_passed(subscription: Subscription, record: Record, began_us: int) -> str:
+    """A service's first handlers begin with the earliest event, those added later with the next one, unless told."""
+    if began_us < subscription.created_us and record.recorded_us < subscription.created_us:
+        return "older than this handler: passed, unless it began earlier or was rewound"
+    return ""
 
 
 def _waits_for(subscription: Subscription, record: Record) -> str:

@@ -50,7 +50,7 @@ def register(tables: Tables, registration: Registration, now_us: int, entropy: C
         tables.subscriptions[row.number] = row
     passed = passes(planned.given_up, lambda row: _unfinished(tables, row))
     numbers = [
-        _create(tables, service, member, entropy) if isinstance(member, Create) else member
+        _create(tables, service, member, entropy, now_us) if isinstance(member, Create) else member
         for member in planned.members
     ]
     tables.control += planned.changes
@@ -200,7 +200,7 @@ def _of_service(tables: Tables, service: str) -> list[Subscription]:
     return [row for row in tables.subscriptions.values() if row.service == service]
 
 
-def _create(tables: Tables, service: str, create: Create, entropy: Callable[[int], bytes]) -> int:
+def _create(tables: Tables, service: str, create: Create, entropy: Callable[[int], bytes], now_us: int) -> int:
     number = len(tables.subscriptions) + 1
     declared = create.declaration
     tables.subscriptions[number] = Subscription(
@@ -214,6 +214,7 @@ def _create(tables: Tables, service: str, create: Create, entropy: Callable[[int
         declared.types,
         declared.order,
         declared.on_dead,
+        created_us=now_us,
     )
     tables.cursors[number] = {(OWN_FEED, partition): (create.position, []) for partition in create.partitions}
     return number

@@ -174,7 +174,7 @@ def correlated(cursor: sqlite3.Cursor, correlation: str, limit: int) -> list[Rec
     )
 
 
-SUBSCRIPTION = "number, uid, service, name, state, generation, channels, types, ordering, on_dead, republish"
+SUBSCRIPTION = "number, uid, service, name, state, generation, channels, types, ordering, on_dead, republish, created_us"
 
 
 def subscriptions(cursor: sqlite3.Cursor, service: str | None) -> list[Subscription]:

@@ -263,6 +263,7 @@ class Subscription(NamedTuple):
     order: Literal["key", "none", "feed"]
     on_dead: Literal["goes_on", "waits"]
     republish: str = ""  # set by a rewind with publish_again: part of derived ids from then on (R19)
+    created_us: int = 0  # when it was first registered
 
 
 class Process(NamedTuple):

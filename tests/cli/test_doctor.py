@@ -1,0 +1,170 @@
+"""What `spine doctor` finds, and what it says of the promises of a set-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+
+from eventspine.cli import doctor
+from eventspine.cli.doctor import Disk, Examined
+from eventspine.cli.findings import promises
+from eventspine.journal import _sqlite_file
+from eventspine.journal.port import Lease, Process, SetState
+from eventspine.journal.processes import this_host
+
+from .conftest import Story
+
+MINUTE = 60_000_000
+
+
+def examined(story: Story, **changes: Any) -> Examined:
+    return story.journal(doctor.examine)._replace(**changes)
+
+
+def found(seen: Examined, word: str) -> str:
+    """The only finding with this word."""
+    (finding,) = [finding for finding in doctor.findings(seen) if word in finding]
+    return finding
+
+
+def process(seen: Examined, pid: int = 7, **changes: Any) -> Process:
+    row = Process("p", "email", 1, pid, this_host(), seen.now - 60 * MINUTE, 1, "1.0", until_us=seen.now + 1)
+    return row._replace(id=f"p{pid}", **changes)
+
+
+def test_a_stopped_process_is_named_with_the_way_to_wake_it(spine):
+    shop = spine.run_shop()
+    story = Story(f"sqlite:///{spine.folder}/spine.db", "", "", "")
+    os.kill(shop.pid, signal.SIGSTOP)
+    try:
+        seen = examined(story)
+        later = seen._replace(now=seen.now + MINUTE)
+        told = [finding for finding in doctor.findings(later) if f"Process {shop.pid}" in finding]
+    finally:
+        os.kill(shop.pid, signal.SIGCONT)
+
+    assert len(told) == 3, "one for each of its services"
+    assert f"it is stopped, or hangs. Let it go on (kill -CONT {shop.pid}) or end it" in told[0]
+    assert [finding for finding in doctor.findings(seen) if f"Process {shop.pid}" in finding] == [], "not at once"
+
+
+def test_leases_that_nobody_takes_from_a_process_that_is_gone_are_a_finding(story):
+    seen = examined(story)
+    gone, alive = process(seen, 7, until_us=seen.now - MINUTE), process(seen, 8)
+    seen = seen._replace(processes=[(gone, False), (alive, True)], leases=[Lease("email//0", 1, "p7", 0, False)])
+
+    assert "Process 7 of email is gone, and 1 lease is still in its name after 1m00s" in found(seen, "is gone, and")
+    assert not [each for each in doctor.findings(seen._replace(leases=[])) if "in its name" in each]
+
+
+def test_what_is_to_handle_tells_for_how_long(story):
+    seen = examined(story)
+    seen = seen._replace(now=seen.now + 3 * 60 * MINUTE)
+
+    assert "email.count has 2 events to handle, the oldest 3h00m old, and no process of email is alive" in found(
+        seen, "email.count"
+    )
+
+
+def test_a_subscription_paused_for_long_with_work_is_a_finding(story):
+    async def pause(journal) -> None:
+        (row,) = [row for row in await journal.subscriptions() if row.name == "email.count"]
+        await journal.control([SetState(row.number, "paused")])
+
+    story.journal(pause)
+    seen = examined(story)
+    seen = seen._replace(processes=[(process(seen), True)])
+    assert not [finding for finding in doctor.findings(seen) if "paused" in finding], "it was paused just now"
+
+    later = found(seen._replace(now=seen.now + 120 * MINUTE, processes=[]), "is paused with 2 events")
+    assert "`spine subscriptions resume email.count`" in later
+
+
+@pytest.mark.parametrize(
+    ("disk", "last_hour", "told"),
+    [
+        (Disk(1000, 10), 0, "The disk has 10 B left."),
+        (Disk(10**12, 10**11), 10**9, "at the last hour's rate"),
+        (Disk(10**12, 10**11), 0, None),
+        (None, 0, None),
+    ],
+)
+def test_a_disk_that_will_be_full_is_a_finding(story, disk, last_hour, told):
+    seen = examined(story, disk=disk, last_hour=last_hour)
+
+    findings = [finding for finding in doctor.findings(seen) if "The disk has" in finding]
+    assert len(findings) == (told is not None)
+    assert told is None or told in findings[0]
+
+
+def test_code_that_a_deployment_has_left_behind_is_a_finding(story):
+    seen = examined(story)
+    old, new = process(seen, 7, generation=1), process(seen, 8, generation=2)
+    seen = seen._replace(processes=[(old, True), (new, True)])
+
+    assert "Process 7 of email runs older code (generation 1; 2 leads) and has no work any more." in found(
+        seen, "older"
+    )
+    just_now = seen._replace(processes=[(old, True), (new._replace(started_us=seen.now), True)])
+    assert not [finding for finding in doctor.findings(just_now) if "older code" in finding], "while it is rolled out"
+
+
+def test_releases_side_by_side_for_long_are_a_finding(story):
+    seen = examined(story)
+    old, new = process(seen, 7, release="1.0"), process(seen, 8, release="1.1")
+    seen = seen._replace(processes=[(old, True), (new, True)])
+
+    assert "eventspine 1.0, 1.1 side by side" in found(seen, "side by side")
+    just_now = seen._replace(processes=[(old, True), (new._replace(started_us=seen.now), True)])
+    assert not [finding for finding in doctor.findings(just_now) if "side by side" in finding]
+
+
+def test_it_says_what_this_set_up_promises(story):
+    seen = examined(story)
+    seen.facts["file_system"] = "ext4"
+    kept = {promise.says: promise.kept for promise in promises(seen)}
+    assert kept["Survives process kill, OS crash and power loss; not the loss of the disk (synchronous=FULL)."]
+    assert not kept["email: handles anything. No process of it runs."]
+
+    one = {promise.says for promise in promises(seen._replace(processes=[(process(seen), True)]))}
+    assert "email: goes on when its process dies. It has one; run two, or have it restarted." in one
+    two = [(process(seen, 7), True), (process(seen, 8), True)]
+    kept = {promise.says: promise.kept for promise in promises(seen._replace(processes=two))}
+    assert kept["email: when one of its 2 processes dies, another goes on at once."]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("tmpfs", "its file is in memory"), ("overlay", "Ends with the container")])
+def test_a_file_that_ends_with_its_machine_or_container_promises_less(say, story, monkeypatch, kind, told):
+    monkeypatch.setattr(_sqlite_file, "file_system", lambda folder: kind)
+
+    assert any(
+        told in each["says"] and not each["kept"] for each in json.loads(say("doctor", "--json").stdout)["promises"]
+    )
+    assert told in say("doctor").stdout
+
+
+def test_a_network_file_system_is_refused_in_clear_words(say, story, monkeypatch):
+    monkeypatch.setattr(_sqlite_file, "file_system", lambda folder: "nfs4")
+
+    refused = say("doctor")
+
+    assert refused.exit_code == 2
+    assert "is on a network file system (nfs4)" in refused.stderr
+
+
+def test_the_versions_and_sizes_are_told(spine):
+    shop = spine.run_shop()
+    spine("publish", "-m", "bookshop", "BookOrdered", '{"customer": "c", "title": "Emma"}')
+
+    seen = json.loads(spine("doctor", "--json").stdout)
+    report = spine("doctor").stdout
+
+    assert {row["release"] for row in seen["processes"]} == {"0.1.0"}
+    assert f"pid {shop.pid}  eventspine 0.1.0  up " in report
+    assert seen["rows"]["events"] >= 1
+    assert seen["disk_free_bytes"] > 0
+    assert seen["journal"]["schema_version"] >= 1
