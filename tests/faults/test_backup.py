@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from eventspine.journal.sqlite import SQLiteJournal
 from tests.journal.material import events, publish
 
-from .harness import NOTHING, Place, until
+from .harness import NOTHING, Place, locked, until
 
 LEASE_S = 1.5
 MIB = 1024 * 1024
@@ -124,3 +125,21 @@ def test_what_a_backup_of_processes_at_work_prints(place: Place) -> None:
     assert max(positions(target)) == told["position"]
     assert len(positions(target)) == told["events"]
     place.stop_publishing(publisher)
+
+
+def test_an_interrupted_backup_leaves_nothing(place: Place) -> None:
+    fill(place, 150)
+    target = place.folder / "copy.db"
+    backup = place.spine("backup", str(target))
+    until(Path(f"{target}.part-{backup.pid}").exists, "the copying to begin")
+    backup.signal(signal.SIGINT)
+    assert 130 == backup.end(), backup.said()
+    assert [] == parts(place)
+    assert not target.exists()
+
+
+def test_while_another_program_holds_the_write_lock_a_backup_goes_on(place: Place) -> None:
+    fill(place, 2)
+    with locked(place.path):
+        assert 0 == place.spine("backup", str(place.folder / "copy.db")).end(), place.told()
+    assert 2 * 16 == len(positions(place.folder / "copy.db"))

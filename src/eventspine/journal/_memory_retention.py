@@ -20,12 +20,14 @@ def sweep(tables: Tables, channel: str, after: int, upto: int, limit: int, fence
     end = min(last, after + SPAN)
     if end <= after:
         return Sweep(0, after, False)
-    needed = _needed(tables)
+    needed, settled = _needed(tables), _settled(tables)
     old = [row for row in tables.feed[after:end] if row.channel == channel and row.position not in needed]
     if len(old) >= limit:
         end = old[limit - 1].position
     for record in old[:limit]:
         _delete(tables, record)
+        for number in settled.get(record.position, ()):
+            tables.remove_delivery(number)
     return Sweep(min(limit, len(old)), end, end < last)
 
 
@@ -47,15 +49,21 @@ def _needed(tables: Tables) -> set[int]:
     return open_ones.union(*tables.streams.values())
 
 
+def _settled(tables: Tables) -> dict[int, list[int]]:
+    """Numbers of deliveries, by position."""
+    found: dict[int, list[int]] = {}
+    for row in tables.deliveries.values():
+        if row.feed == OWN_FEED and row.state == "settled":
+            found.setdefault(row.position, []).append(row.number)
+    return found
+
+
 def _delete(tables: Tables, record: Record) -> None:
     position = record.position
     tables.feed[position - 1] = _empty(record)
     del tables.by_id[record.id]
     if record.correlation is not None:
         tables.by_correlation[record.correlation].remove(position)
-    settled = [row.number for row in tables.deliveries.values() if row.feed == OWN_FEED and row.position == position]
-    for number in settled:
-        tables.remove_delivery(number)
     before = tables.deleted.get(record.channel or "", Deleted("", 0, 0, 0))
     last = max((before.position, before.recorded_us), (position, record.recorded_us))
     tables.deleted[record.channel or ""] = Deleted(record.channel or "", *last, before.events + 1)
