@@ -14,13 +14,14 @@ from django.core.management import call_command
 from django.db import connections
 
 SQLITE = "django.db.backends.sqlite3"
+IMMEDIATE = {"transaction_mode": "IMMEDIATE"} if django.VERSION >= (5, 1) else {}
 APP = "tests.integrations.django_project.desk"
 
 if not settings.configured:
     settings.configure(
         INSTALLED_APPS=["eventspine.integrations.django", APP],
         DATABASES={
-            "default": {"ENGINE": SQLITE, "NAME": "", "OPTIONS": {"transaction_mode": "IMMEDIATE", "timeout": 20}},
+            "default": {"ENGINE": SQLITE, "NAME": "", "OPTIONS": {"timeout": 20, **IMMEDIATE}},
             "other": {"ENGINE": SQLITE, "NAME": ""},
             "memory": {"ENGINE": SQLITE, "NAME": ":memory:"},
             "elsewhere": {"ENGINE": "django.db.backends.dummy"},

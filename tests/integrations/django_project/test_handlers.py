@@ -15,7 +15,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
 
-from eventspine import Service
+from eventspine import Batch, Service
 from eventspine.errors import DeclarationError
 from eventspine.integrations.django import apublish, atomic_delivery, deliveries, publish
 from eventspine.integrations.django.testing import running
@@ -396,11 +396,62 @@ def test_a_running_loop_elsewhere_does_no_harm(stored, ear):
     asyncio.run(main())
 
 
+def test_r4_a_second_transaction_is_refused_at_once_rather_than_waited_for(stored, ear):
+    @ear.on(Said, retry=Retry(attempts=1))
+    @atomic_delivery
+    def hear(event: Said, delivery: Delivery) -> None:
+        with delivery.transaction():
+            pass
+
+    publish(Said())
+    with running(ear) as spine:
+        (reason,) = until(lambda: dead(spine))
+    assert reason.startswith("WouldDeadlock")
+
+
+def test_a_run_of_events_is_refused(stored, ear):
+    @ear.on(Said, batch=Batch(10), retry=Retry(attempts=1))
+    @atomic_delivery
+    def hear(events: list[Said]) -> None:
+        Done.objects.create(name="never")
+
+    publish(Said())
+    with running(ear) as spine:
+        (reason,) = until(lambda: dead(spine))
+    assert "handles a run" in reason
+    assert [] == stored.done
+
+
+def test_r21_a_delivery_may_join_djangos_transaction_by_hand(stored, ear):
+    @ear.on(Said)
+    def hear(event: Said, delivery: Delivery) -> None:
+        with transaction.atomic():
+            Done.objects.create(name=event.name)
+            delivery.join("default")
+
+    publish(Said())
+    with running(ear):
+        until(lambda: finished(stored))
+    assert ["ann"] == stored.done
+
+
+def test_periodic_work_is_one_commit_too(stored, ear):
+    @ear.every(seconds=1)
+    @atomic_delivery
+    def tick() -> Heard:
+        Done.objects.create(name="tick")
+        return Heard()
+
+    with running(ear):
+        until(lambda: stored.done)
+    assert len(stored.done) == stored.keys.count("ann")
+
+
 DYING = """
 import os, signal, sys, time
 from tests.integrations.django_project import conftest
 from django.db import connections, transaction
-from eventspine import Service
+from eventspine import Batch, Service
 from eventspine.integrations.django import atomic_delivery
 from eventspine.integrations.django.testing import running
 from tests.integrations.django_project.desk.events import Said

@@ -171,7 +171,7 @@ def manage_test(tmp_path: Path, tests: str, *options: str, file: bool, code: int
     done = subprocess.run(
         [sys.executable, "-W", "error", "manage.py", "test", "kit", "--settings=kit_settings", *options],
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100,
-        env={**os.environ, "PYTHONPATH": str(tmp_path), "SHOP_FOLDER": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]), "SHOP_FOLDER": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
     )  # fmt: skip
     assert done.returncode == code, done.stdout
     return done.stdout

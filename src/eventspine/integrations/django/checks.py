@@ -6,6 +6,7 @@ eventspine.E003  the database is in memory
 eventspine.E004  the database's AUTOCOMMIT is off, so that transaction.atomic() never commits
 eventspine.E005  its init_command turns the write-ahead log off
 eventspine.E006  `@atomic_delivery` stands above `on`, where the service never sees it
+eventspine.E007  `@atomic_delivery` on a handler of runs, which can't be joined
 eventspine.W001  transactions don't begin with the write lock
 eventspine.W002  its init_command has it acknowledge commits that a loss of power takes back
 """
@@ -109,20 +110,32 @@ def _deferred(about: str) -> CheckMessage:
 
 
 def check_decorators(**_: Any) -> list[CheckMessage]:
+    return [] if check_settings() else [*_upside_down(), *_on_runs()]
+
+
+def _upside_down() -> Iterator[CheckMessage]:
     """A decorator above `on` decorates what nobody calls: `on` has kept the function beneath."""
-    if check_settings():
-        return []
     handled = {handler.function for service in discovery.declared() for handler in service.handlers.values()}
-    return [
-        Error(
-            f"{module.__name__}.{name}: @atomic_delivery stands above `on`, so the service calls the function without it.",
-            hint="Write `on` first, and @atomic_delivery beneath it.",
-            id="eventspine.E006",
-        )
-        for module in discovery.modules()
-        for name, value in vars(module).items()
-        if hasattr(value, MARK) and value.__wrapped__ in handled
-    ]
+    for module in discovery.modules():
+        for name, value in vars(module).items():
+            if hasattr(value, MARK) and value.__wrapped__ in handled:
+                yield Error(
+                    f"{module.__name__}.{name}: @atomic_delivery stands above `on`, so the service calls the function "
+                    "without it.",
+                    hint="Write `on` first, and @atomic_delivery beneath it.",
+                    id="eventspine.E006",
+                )
+
+
+def _on_runs() -> Iterator[CheckMessage]:
+    for service in discovery.declared():
+        for handler in service.handlers.values():
+            if handler.batch is not None and hasattr(handler.function, MARK):
+                yield Error(
+                    f"{service.name}.{handler.name} handles runs of events, which no transaction of Django's can carry.",
+                    hint="Leave out batch=, or leave out @atomic_delivery and use delivery.execute(...).",
+                    id="eventspine.E007",
+                )
 
 
 CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (check_settings, check_database, check_decorators)

@@ -18,12 +18,12 @@ from dataclasses import replace
 from functools import lru_cache, wraps
 from inspect import iscoroutinefunction
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from django.db import close_old_connections, transaction
 
-from ...delivery import Delivery, as_events
-from ...errors import DeclarationError
+from ...delivery import BatchDelivery, Delivery, as_events
+from ...errors import DeclarationError, WouldDeadlock
 from ...journal._sqlite_within import _TAKE_LOCK
 from ...journal.lockfile import TurnLock
 from ...observe.correlation import current
@@ -65,14 +65,19 @@ def atomic_delivery(handler: Callable[P, T]) -> Callable[P, T]:
 
 
 def _to_join() -> Delivery[Any] | None:
+    """What is being handled, unless the function is called by hand."""
     cause = current.get()
-    if not isinstance(cause, Delivery):
-        return None
-    return cause if cause._open else None
+    if isinstance(cause, BatchDelivery) and cause._open:
+        raise DeclarationError(
+            f"{cause.handler} handles a run of events as one unit, which no transaction of Django's can carry. Leave out "
+            f"batch=, or leave out @atomic_delivery and use delivery.execute(...)."
+        )
+    return cause if isinstance(cause, Delivery) and cause._open else None
 
 
 def _joined(wrapper: Any, delivery: Delivery[Any], call: Callable[[], Any]) -> Any:
     journal = journal_of(wrapper)
+    delivery.transaction = _no_second  # type: ignore[method-assign]  # of this one delivery: it would wait for our own lock
     with _our_turn(delivery, journal.path), transaction.atomic(using=wrapper.alias):
         with wrapper.wrap_database_errors:
             wrapper.connection.execute(_TAKE_LOCK).close()
@@ -112,6 +117,12 @@ def fresh_connections() -> Iterator[None]:
         yield
     finally:
         close_old_connections()
+
+
+def _no_second() -> NoReturn:
+    raise WouldDeadlock(
+        "This handler is in Django's transaction, which sees its own writes. delivery.transaction() would wait for its end."
+    )
 
 
 @contextmanager
