@@ -76,7 +76,7 @@ def _left_behind(seen: Examined) -> Iterator[str]:
     for process in alive:
         others = [each for each in settled if each.service == process.service]
         newest = max((each.generation for each in others), default=0)
-        if process.generation < newest:
+        if 0 < process.generation < newest:  # 0: it is leaving anyway
             yield (
                 f"Process {process.pid} of {printable(process.service)} runs older code (generation {process.generation}; "
                 f"{newest} leads) and has no work any more. End it."
