@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -105,3 +106,26 @@ def test_retiring_says_what_is_lost_and_asks(say, story):
     assert "email.confirm is retired.\n" == say("subscriptions", "retire", "email.confirm", "--yes").stdout
     assert "email.confirm" not in listed(say)
     assert "retired" == listed(say, "--retired")["email.confirm"]["state"]
+
+
+def test_a_rewind_may_be_waited_for(spine):
+    spine.run_shop()
+    orders = "\n".join(json.dumps({"customer": f"c{n}", "title": "Emma"}) for n in range(50))
+    spine("publish", "-m", "bookshop", "BookOrdered", "-", stdin=orders)
+    sent = spine.folder / "sent"
+    while not sent.exists() or sent.read_text().count("\n") < 50:
+        assert spine("subscriptions").returncode == 0
+
+    rewound = spine("subscriptions", "rewind", "confirm", "--to", "earliest", "--repeat-effects", "--wait")
+
+    assert rewound.returncode == 0, rewound.stderr
+    assert sent.read_text().count("\n") == 100
+    assert "email.confirm has come to position 100, with 0 parked and 0 dead." in rewound.stdout
+
+
+def test_a_rewind_that_waits_for_nobody_says_so(spine, story):
+    waiting = spine.start("subscriptions", "rewind", "email.count", "--to", "earliest", "--wait")
+
+    assert "No process of email runs; it begins when one does." in spine.until(waiting, "No process")
+    waiting.send_signal(signal.SIGINT)
+    assert waiting.wait(30) == 130

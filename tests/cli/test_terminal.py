@@ -5,10 +5,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 
 import pytest
+
+from eventspine.journal.port import PARTITIONS, Append, Put, Unit
+
+from .conftest import record
 
 pty = pytest.importorskip("pty")
 
@@ -60,3 +65,42 @@ def test_dropping_asks_somebody_who_is_there(spine, story, answer, left):
         read(ours)
 
     assert left == [delivery["number"] for delivery in json.loads(spine("dead", "list", "--json").stdout)]
+
+
+async def _many_dead(journal) -> None:
+    (confirm,) = [row for row in await journal.subscriptions() if row.name == "email.confirm"]
+    records = [record(n, "stock.Reserved", f"k{n}") for n in range(1000, 3500)]
+    (verdict,) = await journal.commit([Unit(appends=[Append(records)])])
+    puts = [
+        Put(confirm.number, row.slot % PARTITIONS, row._replace(position=position), "dead", 1, None, "SmtpDown")
+        for row, position in zip(records, verdict.positions, strict=True)
+    ]
+    await journal.commit([Unit(puts=puts)])
+
+
+def test_long_work_shows_how_far_it_is(spine, story):
+    story.journal(_many_dead)
+
+    with terminal(spine, "dead", "replay", "--all") as ours:
+        shown = read(ours)
+
+    assert "replay" in shown
+    assert "/2502" in shown
+    assert "2,502 dead deliveries to be tried again." in shown
+
+
+def test_in_a_pipe_long_work_says_what_it_has_done_and_no_more(spine, story):
+    story.journal(_many_dead)
+
+    replayed = spine("dead", "replay", "--all")
+
+    assert ("2,502 dead deliveries to be tried again.\n", "") == (replayed.stdout, replayed.stderr)
+
+
+def test_no_color_is_honoured_in_tables(spine, story):
+    spine.environment["NO_COLOR"] = "1"
+    with terminal(spine, "subscriptions") as ours:
+        shown = read(ours)
+
+    assert "email.confirm" in shown
+    assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)

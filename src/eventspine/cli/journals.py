@@ -11,9 +11,10 @@ from typing import Any, ParamSpec
 
 from ..errors import SettingsError
 from ..journal import open_journal
-from ..journal.port import Control, Journal, Record
+from ..journal.port import Drop, Journal, Record, Replay, Retry
 from .app import Invocation
 from .exits import NothingFound
+from .progress import progress
 from .times import to_us
 
 P = ParamSpec("P")
@@ -65,11 +66,13 @@ async def position_of(journal: Journal, place: str | int | datetime) -> int:
     return await journal.position_at(to_us(place))
 
 
-async def in_pages(journal: Journal, numbers: list[int], control: Callable[[list[int]], Control]) -> int:
+async def in_pages(journal: Journal, numbers: list[int], control: type[Drop | Replay | Retry]) -> int:
     """One control operation per page of numbers, lest a long list hold the write lock; how many rows it changed."""
     changed = 0
-    for start in range(0, len(numbers), PAGE):
-        changed += await journal.control([control(numbers[start : start + PAGE])])
+    with progress(control.__name__.lower(), len(numbers)) as done:
+        for start in range(0, len(numbers), PAGE):
+            changed += await journal.control([control(numbers[start : start + PAGE])])
+            done(start + PAGE)
     return changed
 
 

@@ -5,16 +5,20 @@ and never folds it over the new one (R13)."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import click
 
 from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
+from ..journal.processes import is_gone
+from ..observe.printable import printable
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, deliveries, one_subscription
@@ -22,11 +26,13 @@ from .exits import Failed, Misused
 from .journals import asynchronous, existing_journal, position_of
 from .lags import Lag, lag, positions
 from .output import confirm, note, say, say_listing
+from .progress import progress
 from .rates import Rate, measured
 from .retention import note_what_is_gone
 from .standings import cursors_of, title
 from .times import place
 
+LOOK_EVERY_S = 0.5
 COLUMNS = ("service", "subscription", "state", "position", "lag", "rate", "parked", "dead", "order", "reads")
 
 
@@ -266,6 +272,9 @@ class Plan(NamedTuple):
     help="Publish what the handler publishes again, under new ids. Without it, what was published stays as it was.",
 )
 @click.option("--skip-unhandled", is_flag=True, help="The new place is ahead: pass what has not been handled.")
+@click.option(
+    "--wait", is_flag=True, help="Wait until it has come to where the feed ends now; Ctrl-C leaves it at work."
+)
 @pass_invocation
 @asynchronous
 async def rewind(
@@ -275,6 +284,7 @@ async def rewind(
     repeat_effects: bool,
     publish_again: bool,
     skip_unhandled: bool,
+    wait: bool,
 ) -> None:
     """Have one handler handle events again, from an earlier place on; the others go on as they are."""
     async with existing_journal(invocation) as journal:
@@ -295,6 +305,30 @@ async def rewind(
         republish = secrets.token_hex(8) if publish_again else ""
         await _control(journal, Rewind(subscription.number, plan.position, republish))
         say(f"{title(subscription)} goes on from position {plan.position + 1}.")
+        if wait:
+            await _wait(journal, subscription, plan.position)
+
+
+async def _wait(journal: Journal, subscription: Subscription, start: int) -> None:
+    """Until its hindmost cursor has come to what is the end of the feed now."""
+    end = await journal.head()
+    if all(is_gone(process) for process in await journal.processes() if process.service == subscription.service):
+        note(f"No process of {printable(subscription.service)} runs; it begins when one does.")
+    if subscription.state != "active":
+        note(f"{title(subscription)} is {subscription.state}; it begins when it is resumed.")
+    more = asyncio.Event()
+    stop = journal.watch(more.set)
+    try:
+        with progress(f"{title(subscription)} handles again", end - start) as done:
+            while (position := min(positions(subscription, await cursors_of(journal, [subscription])))) < end:
+                done(position - start)
+                more.clear()
+                with suppress(TimeoutError):  # cursors of what was only passed are stored without a sound
+                    await asyncio.wait_for(more.wait(), LOOK_EVERY_S)
+    finally:
+        stop()
+    counts = await _counts(journal, subscription)
+    say(f"{title(subscription)} has come to position {end}, with {counts['parked']} parked and {counts['dead']} dead.")
 
 
 async def _plan(journal: Journal, subscription: Subscription, start: str | int | datetime) -> Plan:
