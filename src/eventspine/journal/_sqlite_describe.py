@@ -13,6 +13,7 @@ from . import (
 )
 from ._sqlite_apply import SCHEMA_VERSION
 from ._sqlite_locks import write_lock_holder
+from .forks import inside_sqlite
 from .lockfile import read_holder
 
 _SYNCHRONOUS = {
@@ -40,6 +41,11 @@ def _meta_of(path: Path, busy_s: float) -> dict[str, str]:
     if not path.exists():
         return {}
     file.check_kind(path)
+    with inside_sqlite():
+        return _look(path, busy_s)
+
+
+def _look(path: Path, busy_s: float) -> dict[str, str]:
     connection = file.connect(path, busy_s=busy_s, readonly=True)
     try:
         query = "/*spine*/ select 1 from sqlite_master where type = 'table' and name = 'spine_meta'"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..errors import JournalError, UnitFailed
-from . import _sqlite_file as file
+from . import _sqlite_file as file, forks
 from ._sqlite_guard import Guard, bind, check_read, is_refusal, refused
 
 THREADS = 3
@@ -94,23 +94,32 @@ class Readers:
         return file.translate(error, self._path) or UnitFailed(f"{type(error).__name__}: {error}")
 
     def _take(self) -> tuple[sqlite3.Connection, Guard]:
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
-        return connection, Guard(connection)
+        forks.enter()
+        try:
+            with self._lock:
+                if self._idle:
+                    return self._idle.pop()
+            connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
+            return connection, Guard(connection)
+        except BaseException:
+            forks.leave()
+            raise
 
     def _give_back(self, connection: sqlite3.Connection, guard: Guard) -> None:
-        with self._lock:
-            if not self._closed:
-                self._idle.append((connection, guard))
-                return
-        connection.close()
+        try:
+            with self._lock:
+                if not self._closed:
+                    self._idle.append((connection, guard))
+                    return
+            connection.close()
+        finally:
+            forks.leave()
 
     def close(self) -> None:
         self._threads.shutdown(wait=True)
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for connection, _ in idle:
-            connection.close()
+        with forks.inside_sqlite():
+            for connection, _ in idle:
+                connection.close()

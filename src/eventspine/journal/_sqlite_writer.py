@@ -35,6 +35,7 @@ from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
 from ._sqlite_log import Log
 from ._sqlite_outcome import was_committed
+from .forks import inside_sqlite
 from .lockfile import Turn, TurnLock, read_holder
 from .port import Unit, Verdict
 
@@ -163,7 +164,8 @@ class Writer:
             while self._wait():
                 self._serve()
         finally:
-            self._disconnect()
+            with inside_sqlite():
+                self._disconnect()
             self.turn.close()
 
     def _wait(self) -> bool:
@@ -178,8 +180,9 @@ class Writer:
         try:
             with self._turn():
                 jobs = self._take_jobs()
-                answers, rings = self._do(jobs)
-                self._look_after_log()
+                with inside_sqlite():
+                    answers, rings = self._do(jobs)
+                    self._look_after_log()
         except Exception as error:  # noqa: BLE001 -- the writer must live on, and nobody may wait for ever
             self.figures.errors.append(repr(error))
             for job in jobs or self._take_jobs():

@@ -31,6 +31,7 @@ from typing import Self
 
 from ..errors import JournalError
 from . import _sqlite_file as file
+from .forks import inside_sqlite
 
 HAS_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "pwrite")
 LOOK_EVERY_S = 0.25 if HAS_SOCKETS else 0.05
@@ -244,13 +245,15 @@ class _Version:
 
     def __exit__(self, *_: object) -> None:
         if self._connection is not None:
-            self._connection.close()
+            with inside_sqlite():
+                self._connection.close()
 
     def now(self) -> int:
         try:
-            if self._connection is None:
-                self._connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
-            self._last = int(self._connection.execute("/*spine*/ pragma data_version").fetchone()[0])
+            with inside_sqlite():
+                if self._connection is None:
+                    self._connection = file.connect(self._path, busy_s=self._busy_s, readonly=True)
+                self._last = int(self._connection.execute("/*spine*/ pragma data_version").fetchone()[0])
         except (sqlite3.Error, JournalError):
             pass  # in trouble for a moment; whoever reads or writes will say so
         return self._last
