@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
@@ -299,3 +301,55 @@ async def test_health_tells_of_a_block_that_a_failure_has_ended_until_something_
         assert (spine.health()["status"], spine.health()["problems"]) == ("failed", ["the committer ended"])
         async with spine.running(Service("mail")):
             assert spine.health()["status"] == "ok"
+
+
+# --- what the safeguards are for: the same, without them ------------------------------------------------------------------
+
+NAIVE = FAILING.replace(
+    "app = FastAPI(lifespan=events.lifespan)",
+    """
+from contextlib import asynccontextmanager
+
+@asynccontextmanager
+async def lifespan(app):
+    async with events.spine, events.spine.running(*events.run):
+        yield
+
+app = FastAPI(lifespan=lifespan)
+""",
+)
+
+
+def test_a_block_around_a_servers_own_lifespan_would_fail_in_silence(tmp_path: Path) -> None:
+    """Why `Events` holds the block in a task of its own: the server goes on, and only health knows."""
+    (tmp_path / "failing.py").write_text(NAIVE)
+    with serving("failing:app", tmp_path, ON_FAILURE="stop") as server, server.client() as client:
+        client.post("/fail")
+        until(lambda: client.get("/health").status_code == 503, lambda: server.log)
+        assert server.process.poll() is None
+
+
+def test_draining_takes_no_longer_than_it_is_given(url: str) -> None:
+    begun, mail = list[int](), Service("mail")
+
+    @mail.on(Placed)
+    async def confirm(event: Placed) -> None:
+        begun.append(1)
+        await asyncio.sleep(60)
+
+    with TestClient(application(Events(url, service=SHOP, run=[mail], drain_s=0.1))) as client:
+        client.post("/orders")
+        until(lambda: begun)
+        began = time.monotonic()
+    assert time.monotonic() - began < 20
+
+
+def test_around_the_whole_application_even_an_unhandled_exception_carries_the_id() -> None:
+    app = FastAPI()
+
+    @app.get("/")
+    def fail() -> None:
+        raise ZeroDivisionError
+
+    answer = TestClient(Correlation(app), raise_server_exceptions=False).get("/", headers={"x-request-id": "web-7"})
+    assert (answer.status_code, answer.headers["x-request-id"]) == (500, "web-7")

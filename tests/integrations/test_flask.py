@@ -258,3 +258,24 @@ def inventory(path: Path) -> Iterator[subprocess.Popen[bytes]]:
 def taken(path: Path) -> int:
     with closing(sqlite3.connect(path)) as own:
         return int(own.execute("select coalesce(sum(taken), 0) from inventory_stock").fetchone()[0])
+
+
+def test_a_request_that_begins_with_its_own_row_finds_the_spine_open(tmp_path: Path) -> None:
+    """A journal can't be made inside a transaction: so the extension opens it before the request."""
+    for opens_first in (True, False):
+        path = tmp_path / f"{opens_first}.db"
+        app = create_app(f"sqlite:///{path}")
+
+        @app.post("/within")
+        def within(path: Path = path) -> dict[str, Any]:
+            with closing(sqlite3.connect(path)) as own:
+                own.execute("create table if not exists mine (n)")
+                own.execute("insert into mine values (1)")
+                events.spine.publish(Placed(), within=own)
+                own.commit()
+            return {}
+
+        if not opens_first:
+            app.before_request_funcs.clear()
+        assert app.test_client().post("/within").status_code == (200 if opens_first else 500)
+        app.extensions["eventspine"].close()

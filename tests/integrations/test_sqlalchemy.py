@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scop
 from eventspine import Delivery, Event, Retry, Service, Spine
 from eventspine.errors import EventRefused, JournalBusy, SettingsError
 from eventspine.integrations.sqlalchemy import begin_immediate, refuse_dual_writes
+from eventspine.journal import _sqlite_file
 from eventspine.sync import Delivery as BlockingDelivery, Spine as BlockingSpine
 
 
@@ -498,3 +501,111 @@ async def handled(spine: Spine, condition: Callable[[], Any]) -> None:
     async with asyncio.timeout(30):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+# --- what the safeguards are for: the same, without them ------------------------------------------------------------------
+
+
+async def test_without_the_guard_pending_rows_and_their_event_are_two_commits(path: Path, spine: Spine) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with sessionmaker(engine)() as own:
+        own.add(Row())
+        await spine.publish(Placed())
+        own.rollback()
+    engine.dispose()
+    assert stored(path) == (0, 1)
+
+
+@pytest.mark.parametrize("safe", [False, True])
+def test_without_the_lock_first_a_deposit_is_lost(path: Path, safe: bool) -> None:
+    """Read, decide, write, by two at once: as the driver comes, the second has read what the first has changed since."""
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 30})
+    if safe:
+        begin_immediate(engine)
+    both = threading.Barrier(2, timeout=1)
+
+    def deposit(_: int) -> None:
+        with Session(engine) as own:
+            highest = own.execute(text("select coalesce(max(id), 0) from shop_rows")).scalar_one()
+            try:
+                both.wait()
+            except threading.BrokenBarrierError:
+                pass  # the other waits for us
+            own.execute(text("insert or ignore into shop_rows values (:id)"), {"id": highest + 1})
+            own.commit()
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(deposit, range(2)))
+    with closing(sqlite3.connect(path)) as own:
+        assert own.execute("select count(*) from shop_rows").fetchone() == (2 if safe else 1,)
+    engine.dispose()
+
+
+async def test_a_publish_that_is_cancelled_leaves_nothing_and_no_lock(path: Path, spine: Spine) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    async def request(after: int) -> None:
+        async with AsyncSession(engine) as own:
+            own.add(Row())
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().call_later(after / 2000, task.cancel)
+            await spine.publish(Placed(), within=own)
+            await asyncio.sleep(30)
+            await own.commit()
+
+    for after in range(12):
+        with pytest.raises(asyncio.CancelledError):
+            await asyncio.create_task(request(after))
+    assert (await spine.publish(Placed())).durable
+    await engine.dispose()
+    assert stored(path) == (0, 1)
+
+
+async def test_many_requests_at_once_lose_and_repeat_nothing(path: Path, spine: Spine) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": 60})
+    begin_immediate(engine)
+
+    async def request(number: int) -> None:
+        async with AsyncSession(engine) as own:
+            own.add(Row())
+            await spine.publish(Placed(), within=own)
+            await (own.rollback() if number % 5 == 0 else own.commit())
+
+    await asyncio.gather(*(request(number) for number in range(50)))
+    await engine.dispose()
+    assert stored(path) == (40, 40)
+
+
+async def test_tests_that_roll_back_an_outer_transaction_take_the_events_too(path: Path, spine: Spine) -> None:
+    """SQLAlchemy's recipe for test suites: the session commits into a savepoint."""
+    engine = create_engine(f"sqlite:///{path}")
+    begin_immediate(engine)
+    with engine.connect() as outer, outer.begin() as transaction:
+        with Session(outer, join_transaction_mode="create_savepoint") as own:
+            own.add(Row())
+            await spine.publish(Placed(), within=own)
+            own.commit()
+        transaction.rollback()
+    engine.dispose()
+    assert stored(path) == (0, 0)
+
+
+def test_a_file_that_others_are_just_writing_to_becomes_a_journal(tmp_path: Path, monkeypatch: Any) -> None:
+    """SQLite waits for nobody when it changes to a WAL; without our own wait, a start would fail by chance."""
+    for wait_s, opens in ((1.0, True), (0.0, False)):
+        monkeypatch.setattr(_sqlite_file, "_WRITER_S", wait_s)
+        file = tmp_path / f"{opens}.db"
+        with closing(sqlite3.connect(file, check_same_thread=False)) as own:
+            own.execute("create table mine (n)")
+            own.execute("begin immediate")
+            end = threading.Timer(0.2, own.rollback)
+            end.start()
+            spine = BlockingSpine(f"sqlite:///{file}", service=SHOP)
+            if opens:
+                assert spine.open().publish(Placed()).durable
+            else:
+                with pytest.raises(JournalBusy):
+                    spine.open()
+            spine.close()
+            end.join()
