@@ -237,12 +237,12 @@ class Spine:
             await self._at_first_use()
         if within is not None:
             await write_async(carrier_of(within), self.journal, unit)
+            await self._look_soon()
             return receipts(records, None, due)
         for refuse in beside.get():
             refuse(self.journal)
         verdict = await self._committed(unit)
-        if self._unheard.to_look_at:
-            self._look_soon()
+        await self._look_soon()
         return receipts(records, verdict, due)
 
     def records(
@@ -270,8 +270,10 @@ class Spine:
     def _publisher_of(self, service: Service[Any]) -> Publisher:
         return Publisher(service.name, service.publishes, self.clock, self._ids, self._unheard.published)
 
-    def _look_soon(self) -> None:
+    async def _look_soon(self) -> None:
         """Whether anybody subscribes to what was published for the first time: in the background, for a notice."""
+        if not self._unheard.to_look_at:
+            return
         from asyncio import create_task
 
         look = create_task(self._unheard.look(), name="spine-unheard")

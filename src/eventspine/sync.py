@@ -232,6 +232,8 @@ class Spine:
         due = due_us(spine.clock, at, after)
         records = spine.records(events, cause=current.get(), time=time, id=id)
         write(carrier_of(within), spine.journal, unit_of(records, due))
+        if spine._unheard.to_look_at:
+            self._loop.run(spine._look_soon())
         return receipts(records, None, due)
 
     def cancel(self, *published: Receipt) -> int:

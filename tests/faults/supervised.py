@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eventspine import Delivery, Event, Service
+from eventspine.cli import serving
 from eventspine.journal import _sqlite_writer
 
 FOLDER = Path(os.environ["FAULTS_FOLDER"])
@@ -64,5 +65,8 @@ def applied(self: Any, units: Any, now_us: int, *, apply: Any = _sqlite_writer.A
         os.kill(os.getpid(), signal.SIGSTOP)
     return answer
 
+
+if (FOLDER / "no-lifeline").exists():
+    serving.Parent.watch = lambda *_: None  # type: ignore[method-assign]
 
 _sqlite_writer.Applier.apply = applied  # type: ignore[method-assign]

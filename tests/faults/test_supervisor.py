@@ -175,6 +175,49 @@ def test_children_drain_and_end_when_their_parent_is_killed(place: Place) -> Non
     assert 2 == said(parent).count("stopped; everything in hand was finished")
 
 
+def test_without_the_lifeline_they_would_go_on_for_ever(place: Place) -> None:
+    place.touch("no-lifeline")
+    parent = start(place, "--processes", "2")
+    children = started(parent, 2)
+    parent.kill()
+    publish(place, "a", 3)
+    until_booked(place, "a", 3)
+    for pid in children.values():
+        os.kill(pid, signal.SIGTERM)
+    until_gone(parent, *children.values())
+
+
+def test_a_parent_that_is_told_to_stop_while_its_children_start_leaves_nothing_behind(place: Place) -> None:
+    parent = start(place, "--processes", "2", "--health", "127.0.0.1:0")
+    until(lambda: "health at" in said(parent), parent.said)
+    children = until(lambda: ask(parent, "/healthz")[1]["processes"][0]["pid"], parent.said)
+
+    assert 0 == parent.terminate(), said(parent)
+    until_gone(parent, children)
+
+
+def test_what_is_said_once_is_not_said_again_to_those_started_later(place: Place) -> None:
+    parent = start(place, "--processes", "2", "--roll-back", "--retire", "books.old")
+    until(lambda: _lines_of_children(parent), parent.said)
+    assert all("--roll-back --retire books.old" in line for line in _lines_of_children(parent))
+    children = started(parent, 2)
+    assert "--roll-back" in _line_of(children["1"])
+    assert "--roll-back" not in _line_of(children["2"])
+    os.kill(children["1"], signal.SIGKILL)
+    until(lambda: at_work(parent)["1"] != children["1"], parent.said)
+    assert "--roll-back" not in _line_of(at_work(parent)["1"])
+    assert 0 == parent.terminate(), said(parent)
+
+
+def _line_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+def _lines_of_children(parent: Child) -> list[str]:
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    return [line for pid in children if "run" in (line := _line_of(int(pid)))]
+
+
 def test_a_child_whose_event_loop_is_stuck_does_not_outlive_its_parent(place: Place) -> None:
     parent = start(place, "--processes", "2", "--drain-s", "0")
     children = started(parent, 2)

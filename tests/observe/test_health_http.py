@@ -142,6 +142,19 @@ def test_many_slow_clients_keep_nobody_else_waiting(serve: Any) -> None:
             connection.close()
 
 
+def test_without_the_bound_each_would_have_a_thread(serve: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    most = health_http.CONNECTIONS_MAX
+    monkeypatch.setattr(health_http, "CONNECTIONS_MAX", 10_000)
+    address = serve()
+    slow = [socket.create_connection(address) for _ in range(2 * most)]
+    try:
+        assert 200 == ask(address, "/healthz")[0]
+        assert len([one for one in threading.enumerate() if "process_request_thread" in one.name]) > most
+    finally:
+        for connection in slow:
+            connection.close()
+
+
 def _send(connection: socket.socket, some: bytes) -> None:
     try:
         connection.sendall(some)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -106,3 +108,20 @@ async def test_a_journal_in_trouble_is_not_made_worse(caplog: pytest.LogCaptureF
     await some.look()
     assert some.to_look_at
     assert noticed(caplog) == []
+
+
+@pytest.mark.parametrize("blocking", [True, False])
+async def test_publishing_within_a_callers_transaction_is_looked_at_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, blocking: bool
+) -> None:
+    url = f"sqlite:///{tmp_path / 'spine.db'}"
+    spine = sync.Spine(url, service=SHOP).open() if blocking else await Spine(url, service=SHOP).open()
+    with closing(sqlite3.connect(tmp_path / "spine.db")) as connection:
+        published = spine.publish(Placed(), within=connection)
+        if not isinstance(spine, sync.Spine):
+            await published
+        await until_noticed(caplog, "orders.Placed")
+        connection.rollback()
+    closed = spine.close()
+    if closed is not None:
+        await closed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from eventspine.cli.supervisor import Again, AwaitChange, Ended, GiveUp, LockWatch, after_end
+from eventspine.cli.restarts import Again, AwaitChange, Ended, GiveUp, LockWatch, after_end
 
 DIED = Ended(-9, started=True, lived_s=5)
 FAILED = Ended(1, started=False, lived_s=0.2)
