@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eventspine import Service, testing
+from eventspine import Service, Spine, testing
 
 from .shop import OrderPlaced, StockReserved, make_plain_inventory
 
@@ -122,3 +122,32 @@ async def test_who_waits_for_a_handler_by_itself_is_not_kept_waiting() -> None:
         async with testing.spine(service, seed=seed) as spine:
             await spine.publish(OrderPlaced(order_id="A"))
             await asyncio.wait_for(reached.wait(), 10)
+
+
+async def test_the_embedded_broker_mixes_channels_in_production_too() -> None:
+    """As far as it costs nothing: what is ready together is handed out in no order, and nothing is held back."""
+    service: Service[Any] = Service("ledger")
+    seen: list[str] = []
+
+    @service.on(OrderPlaced, StockReserved)
+    async def of_two(event: OrderPlaced | StockReserved) -> None:
+        seen.append(event.order_id)
+
+    @service.on(OrderPlaced)
+    async def of_one(event: OrderPlaced) -> None: ...
+
+    outside: Service[Any] = Service("outside", publishes=("orders", "inventory"))
+    async with Spine("memory://", service=outside) as spine:
+        await spine.publish(
+            *[kind(order_id=str(n), sku=str(n)) for n in range(50) for kind in (OrderPlaced, StockReserved)]
+        )
+        async with spine.running(service):
+            (host,) = spine._runtimes[0].hosts
+            two, one = host.subscriptions
+            assert two.lanes._shuffle is host.broker.shuffle is spine.clock.random
+            assert one.lanes._shuffle is None
+            async with asyncio.timeout(10):
+                while len(seen) < 100:
+                    await asyncio.sleep(0)
+    assert sorted(seen) == sorted(str(n) for n in range(50) for _ in range(2))
+    assert seen != [str(n) for n in range(50) for _ in range(2)]

@@ -156,7 +156,7 @@ def test_the_plug_in_loads_neither_the_engine_nor_asyncio() -> None:
 def test_names_are_loaded_in_any_order(name: str) -> None:
     """The module behind a name must not come in the name's place."""
     code = f"""
-import eventspine.testing.blocking, eventspine.testing.virtual, eventspine.testing.deliveries
+import eventspine.testing.blocking, eventspine.testing.making, eventspine.testing.deliveries
 from eventspine import testing
 assert callable(testing.{name}) and set(testing.__all__) == {{n for n in testing.__all__ if hasattr(testing, n)}}
 """

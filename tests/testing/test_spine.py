@@ -530,6 +530,21 @@ async def test_a_handler_that_hangs_runs_out_of_virtual_time() -> None:
             await spine.advance(seconds=61)
 
 
+async def test_a_handler_that_only_takes_its_time_is_waited_for() -> None:
+    """Each in a thread, one after the other, longer in all than what is taken for hanging."""
+    done: list[str] = []
+
+    @handling(timeout_s=60)
+    def watch(event: OrderPlaced) -> None:
+        threading.Event().wait(0.1)
+        done.append(event.order_id)
+
+    async with testing.spine(watch, hang_s=0.4) as spine:
+        await spine.publish(*[OrderPlaced(order_id=str(number)) for number in range(6)])
+        await spine.advance(hours=1)
+        assert done == [str(number) for number in range(6)]
+
+
 async def test_a_hanging_thread_is_timed_out_and_waited_for() -> None:
     go = threading.Event()
     attempts: list[int] = []
@@ -600,6 +615,8 @@ async def test_each_is_for_one_block() -> None:
     with pytest.raises(SpineError, match="inside `async with"):
         await spine.idle()
     async with spine:
+        await spine.idle()
+    with pytest.raises(SpineError, match="inside `async with"):
         await spine.idle()
     with pytest.raises(SpineError, match="has been used"):
         async with spine:

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from .blocking import SyncVirtualSpine, sync_spine
     from .clock import VirtualClock
     from .deliveries import Executed, HandDelivery, SyncHandDelivery, delivery, sync_delivery
+    from .making import spine
     from .quiet import NotIdle
-    from .virtual import Kept, VirtualSpine, spine
+    from .virtual import Kept, VirtualSpine
 
 __all__ = [
     "Executed",
@@ -38,8 +39,9 @@ _MODULES = {
     "blocking": ("SyncVirtualSpine", "sync_spine"),
     "clock": ("VirtualClock",),
     "deliveries": ("Executed", "HandDelivery", "SyncHandDelivery", "delivery", "sync_delivery"),
+    "making": ("spine",),
     "quiet": ("NotIdle",),
-    "virtual": ("Kept", "VirtualSpine", "spine"),
+    "virtual": ("Kept", "VirtualSpine"),
 }
 
 

@@ -11,8 +11,9 @@ from typing import Any, Self, TypeVar, overload
 from .. import sync
 from ..envelope import Envelope
 from ..service import Middleware, Service
+from .making import spine
 from .switches import Failures
-from .virtual import HANG_S, LIMIT_S, Kept, VirtualSpine, spine
+from .virtual import HANG_S, LIMIT_S, Kept, VirtualSpine
 
 E = TypeVar("E")
 E2 = TypeVar("E2")

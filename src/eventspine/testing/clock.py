@@ -16,7 +16,7 @@ from heapq import heappop, heappush
 from ..clock import Alarm
 
 LOOK_MOST_S = 1e6  # of real time, which no loop waits longer for
-_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 class VirtualClock:
@@ -25,7 +25,7 @@ class VirtualClock:
     def __init__(self, start: datetime | None = None, *, seed: int = 0, unique_ids: bool = False) -> None:
         self.random = random.Random(seed)
         self._ids = None if unique_ids else random.Random(f"{seed} ids")
-        self._us = ((start or datetime.now(UTC).replace(microsecond=0)) - _EPOCH) // _US
+        self._us = ((start or datetime.now(UTC).replace(microsecond=0)) - EPOCH) // _US
         self._began = self._us - 1_000_000_000  # a time of 0 would look like none
         self._due: list[tuple[int, int, _Due]] = []
         self._number = 0
@@ -34,7 +34,7 @@ class VirtualClock:
 
     @property
     def now(self) -> datetime:
-        return _EPOCH + self._us * _US
+        return EPOCH + self._us * _US
 
     def now_us(self) -> int:
         return self._us

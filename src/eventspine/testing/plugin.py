@@ -41,7 +41,7 @@ def _noting(request: pytest.FixtureRequest, make: Callable[..., Any]) -> Callabl
 @pytest.fixture
 def spine_for(request: pytest.FixtureRequest) -> Callable[..., VirtualSpine]:
     """`eventspine.testing.spine`, with the seed of `--eventspine-seed`: `async with spine_for(inventory) as spine:`."""
-    from .virtual import spine
+    from .making import spine
 
     return _noting(request, spine)
 

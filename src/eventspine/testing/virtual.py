@@ -7,29 +7,25 @@ Neither sleeps for a while and hopes. What a handler raised is raised there, or 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, nullcontext, suppress
-from copy import copy
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, suppress
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from ..engine.subscription import Subscription
 from ..envelope import Envelope
 from ..errors import SettingsError, SpineError
 from ..events import EventType, describe
-from ..journal.memory import MemoryJournal
 from ..journal.port import Delivery as Row, Journal, Record, Replay, State
 from ..journal.sqlite import SQLiteJournal
 from ..publishing import Publisher
 from ..service import Middleware, Service
 from ..spine import Spine
 from ..sync import _Block as Block
-from .clock import VirtualClock
+from .clock import EPOCH, VirtualClock
 from .quiet import NotIdle, at_once, engine_work, gathering, handlers_at_work, next_due, picture
-from .switches import Failures, Switches, WatchedRuntime, name_of_handler
+from .switches import Switches, WatchedRuntime, name_of_handler
 
 LEASE_S = 1e9  # thirty years: no test outlives it
 LIMIT_S = 10.0
@@ -40,7 +36,6 @@ HELD_S = 0.01  # of real time, for which what is held back waits for handlers th
 SEED = "EVENTSPINE_SEED"
 E = TypeVar("E")
 E2 = TypeVar("E2")
-T = TypeVar("T")
 
 
 class Kept(NamedTuple):
@@ -63,102 +58,6 @@ class Outside(Publisher):
 
     def check(self, event_type: EventType) -> None:
         pass
-
-
-class _SQLite(SQLiteJournal):
-    """Reads on the loop's own thread, so that looking at it takes no waiting."""
-
-    async def _read(self, function: Callable[[Any], T]) -> T:
-        return self._here().readers.read(function)
-
-
-def spine(
-    *services: Service[Any],
-    service: Service[Any] | None = None,
-    resources: Mapping[Service[Any], Any] | None = None,
-    failures: Failures = "raise",
-    seed: int | None = None,
-    interleave: bool = True,
-    sql: bool = False,
-    url: str | None = None,
-    start: datetime | None = None,
-    middleware: Sequence[Middleware] = (),
-    hang_s: float = HANG_S,
-) -> VirtualSpine:
-    """The engine with these services, for `async with`: in memory, or on a SQLite file in a temporary folder as soon as
-    one of them has `tables=` (or with `sql=True`, or on the file that `url` names).
-
-    `service`: whom the test publishes for; without it, for any context. `resources`: objects in place of lifespans.
-    `failures`: whether `idle` and `advance` raise what handlers raise, or leave it to retries. `seed`: of all chance, of
-    which `interleave` is one: channels mixed at random. `start`: the time at the beginning. `hang_s`: after so much real
-    time `advance` takes handlers at work for hanging, and lets time pass over them."""
-    every = [*services, *([service] if service else [])]
-    for one in every:
-        if not isinstance(one, Service):
-            raise SettingsError(f"testing.spine() takes services, one by one, and {one!r} is none.")
-    if failures not in ("raise", "retry"):
-        raise SettingsError(f"failures={failures!r} is neither 'raise' nor 'retry'.")
-    if start is not None and start.tzinfo is None:
-        raise SettingsError(f"start={start.isoformat()} has no time zone; pass an aware datetime, e.g. tzinfo=UTC.")
-    chosen = _seed(seed)
-    clock = VirtualClock(start, seed=chosen, unique_ids=url is not None)
-    stack = AsyncExitStack()
-    journal = _journal(url, clock, stack, sql or any(one.tables is not None for one in every))
-    return VirtualSpine(
-        journal,
-        _with_resources(services, resources or {}),
-        clock=clock,
-        service=service,
-        middleware=middleware,
-        switches=Switches(failures),
-        seed=chosen,
-        interleave=interleave,
-        hang_s=hang_s,
-        stack=stack,
-    )
-
-
-def _seed(given: int | None) -> int:
-    if given is not None:
-        return given
-    text = os.environ.get(SEED)
-    if text is None:
-        return random.SystemRandom().randrange(1_000_000)
-    try:
-        return int(text)
-    except ValueError:
-        raise SettingsError(f"{SEED}={text!r} is not a whole number.") from None
-
-
-def _journal(url: str | None, clock: VirtualClock, stack: AsyncExitStack, sql: bool) -> Journal:
-    if url is not None and not url.startswith("memory://"):
-        return _SQLite(url, clock)
-    if not sql:
-        return MemoryJournal(clock)
-    folder = tempfile.TemporaryDirectory(prefix="eventspine-", dir=_quick_folder())
-    stack.callback(folder.cleanup)
-    return _SQLite(f"sqlite:///{folder.name}/spine.db", clock)
-
-
-def _quick_folder() -> str | None:
-    """In memory, where the system has a file system for that."""
-    usable = os.path.isdir("/dev/shm") and os.access("/dev/shm", os.W_OK | os.X_OK)  # noqa: S108 -- private folders in it
-    return "/dev/shm" if usable else None  # noqa: S108
-
-
-def _with_resources(services: Sequence[Service[Any]], resources: Mapping[Service[Any], Any]) -> list[Service[Any]]:
-    """Services with these objects in place of what their lifespans would yield; the services themselves stay."""
-    for one in resources:
-        if one not in services:
-            name = getattr(one, "name", one)
-            raise SettingsError(f"resources= names {name!r}, which is not run here. Give it to testing.spine() too.")
-    return [_with_resource(one, resources[one]) if one in resources else one for one in services]
-
-
-def _with_resource(one: Service[Any], given: Any) -> Service[Any]:
-    made = copy(one)
-    made.lifespan = lambda: nullcontext(given)
-    return made
 
 
 class VirtualSpine(Spine):
@@ -250,7 +149,7 @@ class VirtualSpine(Spine):
         passing = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
         if passing < timedelta(0):
             raise SettingsError("Time goes forward only: advance() takes nothing below 0.")
-        until_us = self.clock.now_us() + round(passing / timedelta(microseconds=1))
+        until_us = self.clock.now_us() + passing // timedelta(microseconds=1)
         await self._settle(limit_s, self._hang_s)
         while (due_us := self._next_due()) is not None and due_us <= until_us:
             self._raise()
@@ -281,18 +180,20 @@ class VirtualSpine(Spine):
         """Until idle; with `hang_s`, or until handlers have been the only ones at work for so long."""
         loop = asyncio.get_running_loop()
         since = changed = loop.time()
-        before, turns = None, 0
+        before: object = None
+        turns = 0
         while True:
             await self._check_engine()
             busy, at_work = self._engine_works(), self._at_work()
+            if busy or (at_work, self._progress()) != before:
+                before, changed = (at_work, self._progress()), loop.time()
+                turns = 0 if not busy else turns
             if not busy and not at_work:
                 if not self._gather_on():
                     return
             elif not busy and hang_s is not None and (at_work <= self._hung or loop.time() - changed > hang_s):
                 self._hung |= at_work
                 return
-            if (now := (at_work, self._progress())) != before:
-                before, changed, turns = now, loop.time(), 0
             if loop.time() - since > limit_s:
                 raise NotIdle(f"not idle within {limit_s:g} s of real time:\n{self._picture()}")
             turns += 1
@@ -325,10 +226,11 @@ class VirtualSpine(Spine):
         return "\n".join(picture(runtime) for runtime in self._runtimes)
 
     async def _check_engine(self) -> None:
-        if self._block is None:
+        failed = any(runtime.failure is not None for runtime in self._runtimes)
+        if self._block is not None and (failed or self._block._task.done()):
+            await self._block.leave()  # raises why, if there was a failure
+        if self._block is None or self._block._task.done():
             raise SpineError("This spine runs nothing now; use it inside `async with testing.spine(...)`.")
-        if self._block._task.done() or any(runtime.failure is not None for runtime in self._runtimes):
-            await self._block.leave()  # raises why
 
     async def _mix(self) -> None:
         """Show what is held back, one by one, when there is nothing else to do."""
@@ -437,7 +339,7 @@ class VirtualSpine(Spine):
         ]
 
     def _as_kept(self, row: Row, name: str) -> Kept:
-        due = None if row.due_us is None or row.state == "dead" else datetime.fromtimestamp(row.due_us / 1e6, UTC)
+        due = None if row.due_us is None or row.state == "dead" else EPOCH + timedelta(microseconds=row.due_us)
         event = None if row.record is None else self._decoded(row.record, name)
         return Kept(name, event, row.key, row.attempts, row.reason, row.error, row.traceback, due, row.late, row.number)
 
