@@ -17,6 +17,7 @@ import urllib.parse
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -177,6 +178,41 @@ def test_killed_again_and_again_each_order_is_placed_reserved_and_packed_once(sh
     assert types == {"orders.OrderPlaced": 120, "warehouse.StockReserved": 120}
     assert shop.ask("select sum(free) from shop_stock") == [(30_000 - 120,)]
     assert shop.count("spine_deliveries where state = 'dead'") == 0
+
+
+def test_several_processes_find_the_project_from_any_folder(shop, tmp_path):
+    shop.serve()
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "elsewhere.py").write_text("from project.settings import *\n")
+    line = [sys.executable, str(PROJECT / "manage.py"), "spine", "run", "--processes", "2"]
+    line += [f"--pythonpath={tmp_path / 'more'}", "--settings", "elsewhere"]
+    with (tmp_path / "run.log").open("ab") as log:
+        run = subprocess.Popen(
+            line, cwd=tmp_path, env=shop.environment, stdout=log, stderr=log, start_new_session=True
+        )  # fmt: skip
+    shop.processes.append(run)
+    for n in range(10):
+        assert shop.order(f"A-{n}")
+    until(lambda: shop.count("shop_parcel") == 10, f"the parcels; {shop.logs()}")
+    until(lambda: shop.count("spine_processes") == 2, f"both processes; {shop.logs()}")
+    run.terminate()
+    assert run.wait(WAIT_S) == 0, shop.logs()
+
+
+def test_under_an_asgi_server_both_kinds_of_views_publish(shop):
+    line = [sys.executable, "-m", "uvicorn", "project.asgi:application", "--port", str(shop.port)]
+    with (shop.folder / "uvicorn.log").open("ab") as log:
+        web = subprocess.Popen(
+            line, cwd=PROJECT, env=shop.environment, stdout=log, stderr=log, start_new_session=True
+        )  # fmt: skip
+    shop.processes.append(web)
+    until(shop.answers, "the server to answer")
+    with ThreadPoolExecutor(8) as clients:
+        orders = [(f"A-{n}", "async/orders/" if n % 2 else "orders/") for n in range(40)]
+        assert all(clients.map(lambda order: shop.order(*order), orders))
+    assert shop.count("shop_order") == shop.count("spine_events") == 40
+    correlations = {row for (row,) in shop.ask("select correlation from spine_events")}
+    assert correlations == {f"request-A-{n}" for n in range(40)}
 
 
 def test_the_reloader_of_runserver_does_no_harm(shop):

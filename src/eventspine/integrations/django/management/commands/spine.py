@@ -13,6 +13,7 @@ import os
 import sys
 from argparse import REMAINDER, ArgumentParser
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, SystemCheckError
@@ -69,6 +70,7 @@ class Command(BaseCommand):
         os.environ[variable("journal")] = journals.url_of(journals.wrapper())
         if command == "run":
             self.check()
+            os.environ["PYTHONPATH"] = os.pathsep.join(_project_paths())
             arguments = _run_of_project(arguments)
         elif command == "publish" and not any(word.startswith(("-m", "--module")) for word in arguments):
             arguments = [*arguments, "--module", f"{PACKAGE}.declared"]
@@ -95,6 +97,13 @@ def _refuse_other_journal(arguments: Sequence[str]) -> None:
             "manage.py spine works on the journal of this project, the file of EVENTSPINE['DATABASE']. For another one "
             "there is `spine --journal` itself."
         )
+
+
+def _project_paths() -> list[str]:
+    """Where this process finds the project: the folder of manage.py, --pythonpath, PYTHONPATH. They come before Python's
+    own, and the processes that `run` starts know nothing of the first two."""
+    library = f"python{sys.version_info.major}{sys.version_info.minor}.zip"
+    return [path for path in takewhile(lambda path: os.path.basename(path) != library, sys.path) if path]
 
 
 def _run_of_project(arguments: list[str]) -> list[str]:
