@@ -245,6 +245,28 @@ def test_a_strangers_file_above_is_refused_unless_it_is_named(folder, monkeypatc
     assert settings.read().modules == ("evil",)  # whoever owns the folder may put modules there anyway
 
 
+def test_a_file_of_a_windows_editor_is_read(folder):
+    (folder / "spine.toml").write_bytes(b"\xef\xbb\xbfdrain_s = 1\r\nprocesses = 2\r\n")
+
+    assert (settings.read().drain_s, settings.read().processes) == (1.0, 2)
+
+
+def test_a_file_that_is_no_text_is_named(folder):
+    (folder / "spine.toml").write_bytes(b"drain_s = '\xff'")
+
+    with pytest.raises(SettingsError, match="spine.toml can't be read"):
+        settings.read()
+
+
+def test_a_current_folder_that_is_gone_is_told(folder, monkeypatch):
+    (folder / "gone").mkdir()
+    monkeypatch.chdir(folder / "gone")
+    (folder / "gone").rmdir()
+
+    with pytest.raises(SettingsError, match="The current folder does not exist any more"):
+        settings.read()
+
+
 def test_no_password_is_ever_shown(folder, monkeypatch):
     url = "postgres://shop:hunter2@hunter/hunter@db/shop?sslpassword=hunter3"
     found = settings.read(environment={"SPINE_JOURNAL": url})

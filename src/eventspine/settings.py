@@ -110,7 +110,7 @@ def read(
     """`said` has what flags (or code) gave, already of the right kind; `file` names the settings file instead of looking
     for one. An empty environment variable counts as not said."""
     environment = os.environ if environment is None else environment
-    here = Path.cwd()
+    here = _current_folder()
     found = _file(file, environment, here)
     told: dict[str, Any] = {}
     origins: dict[str, Origin] = {}
@@ -120,6 +120,13 @@ def read(
     beside_file = origins["journal"].kind in ("file", "default")
     told["journal"] = _absolute(told["journal"], folder if beside_file else here)
     return Settings(**told, folder=folder, file=None if found is None else found.path, origins=origins)
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise SettingsError("The current folder does not exist any more. Change to one that does.") from error
 
 
 def _file(file: str | os.PathLike[str] | None, environment: Mapping[str, str], here: Path) -> SettingsFile | None:

@@ -65,7 +65,7 @@ def named(name: str, folder: Path) -> SettingsFile:
 
 def _read(path: Path, *, named: bool) -> SettingsFile | None:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before it
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         if not named:
             return None

@@ -86,6 +86,10 @@ def test_a_handler_is_named_as_in_code_or_as_it_is_stored(say, story, name):
     assert len(json.loads(say("dead", "list", "--handler", name, "--json").stdout)) == 2
 
 
+def test_a_misspelt_name_as_in_code_is_known_too(say, story):
+    assert "Did you mean email.confirm?" in say("dead", "list", "--handler", "confrm").stderr
+
+
 def test_a_handler_s_bare_name_that_two_services_have_is_refused(say, story):
     say("subscriptions", "rename", "email.count", "email.reserve")
 

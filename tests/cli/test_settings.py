@@ -108,6 +108,15 @@ def test_modules_and_journal_of_the_file_reach_run_from_any_folder(spine, folder
     assert "bookshop" in spine.until(again, "bookshop"), "a module on the command line is looked for where one stands"
 
 
+def test_modules_of_a_named_file_may_be_in_the_current_folder(spine, folder):
+    (folder / "deploy").mkdir()
+    (folder / "deploy" / "live.toml").write_text('modules = ["bookshop:stock"]\n')
+
+    process = spine.start("run", "--settings", "deploy/live.toml")
+
+    assert "running stock" in spine.until(process, "running stock")
+
+
 def test_a_journal_that_is_there_is_not_called_new(spine):
     first = spine.run_shop()
     first.send_signal(signal.SIGTERM)

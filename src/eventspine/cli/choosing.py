@@ -158,7 +158,11 @@ def by_name(stored: Sequence[Subscription], name: str, *, retired: bool = False)
             told = ", ".join(sorted({row.name for row in found}))
             raise Misused(f"Several services have a handler {name!r}. Say which: {told}.")
     if not found:
-        raise NothingFound(f"There is no subscription {name!r}.{_or(name, sorted({row.name for row in known}))}")
+        names = sorted({row.name for row in known})
+        bare = {_bare(row): row.name for row in known}
+        close = get_close_matches(name, bare, n=1)
+        meant = f" Did you mean {bare[close[0]]}?" if close else _or(name, names)
+        raise NothingFound(f"There is no subscription {name!r}.{meant}")
     return found
 
 

@@ -281,7 +281,7 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
         if value is None or name == "lock_since_us" or name.endswith("_rows"):
             continue
         label = name.replace("_bytes", "_size").replace("_", " ")
-        shown.append((label, size(value) if name.endswith("_bytes") and isinstance(value, int) else value))
+        shown.append((label.removesuffix(" us"), _fact(name, value)))
     stored = seen.stored
     shown += [
         ("events", f"{seen.head:,}, {seen.last_hour:,} of them in the last hour"),
@@ -292,6 +292,12 @@ def _facts(seen: Examined) -> list[tuple[str, object]]:
         ("timers", f"{seen.timers:,}{'+' if seen.timers == 1000 else ''}"),
     ]
     return shown
+
+
+def _fact(name: str, value: object) -> object:
+    if isinstance(value, int) and name.endswith("_bytes"):
+        return size(value)
+    return iso(value) if isinstance(value, int) and name.endswith("_us") else value
 
 
 def _growth(seen: Examined) -> str:

@@ -22,12 +22,14 @@ from .tail import named
 
 
 def load(name: str, folder: Path | None = None) -> ModuleType:
-    """The module, looked for in this folder (the current one) first, as `python -m` does."""
+    """The module, looked for in this folder first, then in the current one, as `python -m` does."""
     if name.endswith(".py") or "/" in name or os.sep in name:
         meant = name.removesuffix(".py").replace(os.sep, ".").replace("/", ".").strip(".")
         raise Misused(f"{name!r} is a file. Name the module, as in an import: {meant}.")
-    if (here := str(folder or Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
+    here = str(folder or Path.cwd())
+    for place in (os.getcwd(), here):
+        if place not in sys.path:
+            sys.path.insert(0, place)
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
