@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from eventspine import Event, Retry, Service, Spine
-from eventspine.engine import host as hosts, subscription as subscriptions
+from eventspine.engine import host as hosts, reloading, subscription as subscriptions
+from eventspine.engine.registering import register
 from eventspine.errors import JournalBusy
 from eventspine.journal import registry
 from eventspine.journal.port import Drop, Rename, Replay, Retry as RetryNow, Rewind, SetState
@@ -60,7 +61,7 @@ async def look_again(spine: Spine) -> None:
     """Until the host has seen what was changed."""
     version = await spine.journal.control_version()
     await until(lambda: host(spine).control == version)
-    await until(lambda: not (host(spine)._reload or host(spine)._missing))
+    await until(lambda: not host(spine).reloads.asked)
 
 
 async def test_what_operators_do_to_one_handler_makes_no_other_run_again(store: Store) -> None:
@@ -141,12 +142,12 @@ async def test_trouble_while_partitions_are_taken_up_costs_no_second_run_of_what
 
 
 async def test_were_everything_loaded_again_it_would_run_twice(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def everything(one: hosts.Host, missing: Any) -> None:
+    async def everything(one: reloading.Reloads, missing: Any) -> None:
         for number in list(missing.parts):
             missing.drop(number)
-        await hosts.adopt([missing], list(one.held.values()))
+        await reloading.adopt([missing], list(one.host.held.values()))
 
-    monkeypatch.setattr(hosts.Host, "_adopt_missing", everything)
+    monkeypatch.setattr(reloading.Reloads, "load_missing", everything)
     desk = await loses_its_place(store, monkeypatch)
     assert 2 in desk.began.values()
 
@@ -209,7 +210,7 @@ async def announced_and_not_yet_live(store: Store) -> list[tuple[str, int]]:
     async with store.spine(lease_s=4.0) as one, store.spine(lease_s=4.0) as other:
         async with one.running(v1.service):
             await until(lambda: len(host(one).held) == 16)
-            await hosts.Host(v2.service, one._runtimes[0], roll_back=False, retire=())._register()
+            await register(hosts.Host(v2.service, one._runtimes[0], roll_back=False, retire=()))
             await until(lambda: subscription(one).generation == 2)
             await other.publish(Cancelled(number=1), Placed(number=2))
             await until(lambda: v1.handled or not host(one).held)
@@ -237,7 +238,7 @@ async def test_r8_if_what_was_announced_is_never_live_the_older_leads_again_afte
     async with store.spine(lease_s=0.5) as spine, spine.running(v1.service):
         await until(lambda: host(spine).held)
         registered = loop.time()
-        await hosts.Host(v2.service, spine._runtimes[0], roll_back=False, retire=())._register()
+        await register(hosts.Host(v2.service, spine._runtimes[0], roll_back=False, retire=()))
         await until(lambda: not host(spine).held)
         await spine.publish(Placed(number=1))
         await until(lambda: v1.handled == [("Placed", 1)])

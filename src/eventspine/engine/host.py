@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
@@ -17,7 +16,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..errors import JournalError
-from ..ids import id_text
 from ..journal.port import (
     OWN_FEED,
     PARTITIONS,
@@ -27,17 +25,17 @@ from ..journal.port import (
     Process,
     Record,
     Registered,
-    Registration,
 )
-from ..journal.processes import pid_start, this_host
 from ..publishing import Publisher, through
 from ..service import Service, tables_script
 from .careful import withdrawing
 from .lanes import Part
-from .loading import adopt, look_at_rows, partition_of
+from .loading import adopt, partition_of
 from .readers import ROOM, Readers
+from .registering import process_of, register, say_what_it_passes
+from .reloading import Reloads
 from .shares import leaders, targets
-from .subscription import WINDOW, Subscription
+from .subscription import Subscription
 from .upkeep import UPKEEP
 from .workers import Workers
 
@@ -83,8 +81,7 @@ class Host:
         self._free: set[str] = set()  # leases that nobody held then
         self._newer_seen = self.clock.monotonic()
         self._looked = self.clock.monotonic()
-        self._reload: set[Subscription] = set()  # from the ground up
-        self._missing: set[Subscription] = set()  # only what they don't have
+        self.reloads = Reloads(self)
         self._nudge = asyncio.Event()
         self._open: list[Callable[[], None]] = []
         self._stack = AsyncExitStack()
@@ -103,11 +100,11 @@ class Host:
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
         await self.journal.keep(self.service.name, self.runtime.keeps_of(self.service), self.clock.now_us())
-        self.registered = await self._register()
-        self.process = self._process()
+        self.registered = await register(self)
+        self.process = process_of(self)
         self.newest = self.registered.newest
         self._newer_seen = self.clock.monotonic()
-        self._say_what_it_passes()
+        say_what_it_passes(self)
         handlers = list(self.service.handlers.values())
         self.subscriptions = [
             self.runtime.subscription(handler, stored, self)
@@ -118,48 +115,6 @@ class Host:
         await self.beat()
         self.started = True
         self._keeper = asyncio.create_task(self._keep(), name=f"spine-keeper-{self.service.name}")
-
-    async def _register(self) -> Registered:
-        declarations = []
-        for handler in self.service.handlers.values():
-            start = handler.start
-            at = (
-                await self.journal.position_at(round(start.timestamp() * 1e6)) if isinstance(start, datetime) else start
-            )
-            declarations.append(handler.declaration(self.service.name, at))
-        retire = tuple(name if "." in name else f"{self.service.name}.{name}" for name in self.retire)
-        registration = Registration(
-            self.service.name, self.service.publishes, tuple(declarations), self.roll_back, retire
-        )
-        return await self.journal.register(registration, self.clock.now_us())
-
-    def _process(self) -> Process:
-        pid = os.getpid()
-        return Process(
-            id=id_text(self.runtime.ids.one()),
-            service=self.service.name,
-            generation=self.registered.generation,
-            pid=pid,
-            host=this_host(),
-            started_us=self.clock.now_us(),
-            window=WINDOW,
-            release=self.runtime.release,
-            pid_started=pid_start(pid),
-        )
-
-    def _say_what_it_passes(self) -> None:
-        if self.registered.generation < self.newest:
-            log.warning(
-                "%s: a newer release has led (generation %d, this one is %d); this one leads when none has been live "
-                "for %g s, or at once with --roll-back",
-                self.service.name, self.newest, self.registered.generation, 2 * self.runtime.lease_s,
-            )  # fmt: skip
-        for name, type, events in self.registered.passes:
-            log.warning(
-                "%s: this release does not know %s: %d events of it that are not finished, and all that are published "
-                "while it leads, are passed",
-                name, type, events,
-            )  # fmt: skip
 
     def halt(self) -> None:
         """Nothing new is handed out from here on."""
@@ -246,16 +201,16 @@ class Host:
                 view = await self._ask(take, drained)
                 if not (set(self.held) & set(take)):
                     break
-            await self._follow_control(view.control)
-            await self._reload_asked()
+            await self.reloads.follow_control(view.control)
+            await self.reloads.carry_out()
         self.runtime.periodic.happened()
 
     async def _take_the_lead(self) -> None:
         """Code that is older than what led before says again what it declares: what was suspended is active again."""
         if self.registered.generation == self.newest:
             return
-        self.registered = await self._register()
-        self._say_what_it_passes()
+        self.registered = await register(self)
+        say_what_it_passes(self)
         for one, stored in zip(self.subscriptions, self.registered.subscriptions, strict=True):
             one.update(stored)
 
@@ -290,10 +245,10 @@ class Host:
         self.held.update({number: mine[number] for number in new})
         try:
             if new:
-                await adopt(self._active(), [self.held[number] for number in new])
-            await self.readers.rebuild(self._active())
+                await adopt(self.active, [self.held[number] for number in new])
+            await self.readers.rebuild(self.active)
         except BaseException:
-            self._missing.update(self.subscriptions)
+            self.reloads.missing.update(self.subscriptions)
             raise
 
     def _epoch(self, number: int) -> int | None:
@@ -340,70 +295,27 @@ class Host:
     def partitions(self) -> tuple[int, ...]:
         return tuple(sorted(number for number in self.held if number != WHOLE_FEED))
 
-    def _active(self) -> list[Subscription]:
+    @property
+    def active(self) -> list[Subscription]:
         return [one for one in self.subscriptions if one.active]
 
     # --- reloading ------------------------------------------------------------------------------------------------------
 
     def reload(self, subscription: Subscription) -> None:
         """Something about it was changed from outside: load it again."""
-        self._reload.add(subscription)
+        self.reloads.whole.add(subscription)
         self._nudge.set()
 
-    def load_missing(self, subscription: Subscription) -> None:
-        """A partition of it was dropped: load that again. The others, and what they have in hand, stay."""
-        self._missing.add(subscription)
-        self._nudge.set()
-
-    async def _follow_control(self, version: int) -> None:
-        if version == self.control:
-            return
-        self.control = version
-        stored = {row.number: row for row in await self.journal.subscriptions(self.service.name)}
-        for one in self.subscriptions:
-            row = stored.get(one.number)
-            if row is None or (row.generation, row.state) != (one.generation, one.state):
-                self._reload.add(one)
-            else:
-                await look_at_rows(one)
-
-    async def _reload_asked(self) -> None:
-        asked, self._reload = self._reload, set()
-        missing, self._missing = self._missing, set()
-        if not asked and not missing:
-            return
-        await self.readers.stop()
-        try:
-            await self._load_again(asked)
-            for one in missing - asked:
-                await self._adopt_missing(one)
-        except BaseException:
-            self._reload |= asked
-            self._missing |= missing
-            raise
-        await self.readers.rebuild(self._active())
-
-    async def _load_again(self, asked: Iterable[Subscription]) -> None:
-        stored = {row.number: row for row in await self.journal.subscriptions(self.service.name)}
-        for one in asked:
-            for number in list(one.parts):
-                one.drop(number)
-            one.waiting.rows.clear()
-            if one.number in stored:
-                one.update(stored[one.number])
-            if one.outdated:
-                self._step_back()
-            await self._adopt_missing(one)
-
-    async def _adopt_missing(self, one: Subscription) -> None:
-        if one.active:
-            await adopt([one], [lease for number, lease in self.held.items() if number not in one.parts])
-
-    def _step_back(self) -> None:
+    def step_back(self) -> None:
         """A newer release has registered, whether it is live or not yet. It leads for two leases, at least."""
         if self.newest <= self.registered.generation:
             self.newest = self.registered.generation + 1
             self._newer_seen = self.clock.monotonic()
+        self._nudge.set()
+
+    def load_missing(self, subscription: Subscription) -> None:
+        """A partition of it was dropped: load that again. The others, and what they have in hand, stay."""
+        self.reloads.missing.add(subscription)
         self._nudge.set()
 
     # --- what subscriptions ask of it -------------------------------------------------------------------------------------
@@ -440,13 +352,13 @@ class Host:
         if self.stopping:
             return
         self._note_absence()
-        for one in self._active():
+        for one in self.active:
             one.passed()
         self._head = await self.journal.head()
         if (failed := self.readers.failed()) is not None:
             log.error("%s: a reader ended and is started again", self.service.name, exc_info=failed)
             await self._restart()
-        elif any(self.stalled(one) for one in self._active()):
+        elif any(self.stalled(one) for one in self.active):
             log.error("%s: no progress for %g s though there is work; starting again", self.service.name, STALLED_S)
             await self._restart()
 
@@ -481,8 +393,8 @@ class Host:
     async def _restart(self) -> None:
         self.restarts += 1
         async with self._changing:
-            self._reload.update(self.subscriptions)
-            await self._reload_asked()
+            self.reloads.whole.update(self.subscriptions)
+            await self.reloads.carry_out()
 
     def check_time(self) -> int:
         now = self.clock.monotonic()

@@ -59,7 +59,7 @@ def engine_work(runtime: Runtime) -> Iterator[str]:
 
 
 def _of_host(host: Host) -> Iterator[str]:
-    if host._nudge.is_set() or host._changing.locked() or host._reload:
+    if host._nudge.is_set() or host._changing.locked() or host.reloads.asked:
         yield f"{host.service.name}: partitions are being loaded"
     if (error := host.readers.failed()) is not None:
         yield f"{host.service.name}: a reader ended by {error!r}"

@@ -1,0 +1,61 @@
+"""Registering: what a service declares is said to the journal, and what that means is said to whoever reads the log (R8)."""
+
+from __future__ import annotations
+
+import logging
+import os
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from ..ids import id_text
+from ..journal.port import Process, Registered, Registration
+from ..journal.processes import pid_start, this_host
+from .subscription import WINDOW
+
+if TYPE_CHECKING:
+    from .host import Host
+
+log = logging.getLogger("eventspine.engine")
+
+
+async def register(host: Host) -> Registered:
+    service = host.service
+    declarations = []
+    for handler in service.handlers.values():
+        start = handler.start
+        at = await host.journal.position_at(round(start.timestamp() * 1e6)) if isinstance(start, datetime) else start
+        declarations.append(handler.declaration(service.name, at))
+    retire = tuple(name if "." in name else f"{service.name}.{name}" for name in host.retire)
+    registration = Registration(service.name, service.publishes, tuple(declarations), host.roll_back, retire)
+    return await host.journal.register(registration, host.clock.now_us())
+
+
+def process_of(host: Host) -> Process:
+    pid = os.getpid()
+    return Process(
+        id=id_text(host.runtime.ids.one()),
+        service=host.service.name,
+        generation=host.registered.generation,
+        pid=pid,
+        host=this_host(),
+        started_us=host.clock.now_us(),
+        window=WINDOW,
+        release=host.runtime.release,
+        pid_started=pid_start(pid),
+    )
+
+
+def say_what_it_passes(host: Host) -> None:
+    """Of code that is older than what has led."""
+    if host.registered.generation < host.newest:
+        log.warning(
+            "%s: a newer release has led (generation %d, this one is %d); this one leads when none has been live "
+            "for %g s, or at once with --roll-back",
+            host.service.name, host.newest, host.registered.generation, 2 * host.runtime.lease_s,
+        )  # fmt: skip
+    for name, type, events in host.registered.passes:
+        log.warning(
+            "%s: this release does not know %s: %d events of it that are not finished, and all that are published "
+            "while it leads, are passed",
+            name, type, events,
+        )  # fmt: skip
