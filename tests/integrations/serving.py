@@ -22,7 +22,7 @@ class Server:
         self.process, self.url, self._log = process, url, log
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
 
     @property
     def log(self) -> str:
