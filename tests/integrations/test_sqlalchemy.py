@@ -609,3 +609,43 @@ def test_a_file_that_others_are_just_writing_to_becomes_a_journal(tmp_path: Path
                     spine.open()
             spine.close()
             end.join()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_nested_transaction_that_python_would_commit_early_is_refused(
+    path: Path, spine: Spine, asynchronous: bool
+) -> None:
+    async with (async_session if asynchronous else session)(path) as hand:
+        nested = hand.within.begin_nested()
+        if asynchronous:
+            await nested
+        with pytest.raises(SettingsError, match=r"nested.*begin_immediate\(engine\)"):
+            await spine.publish(Placed(), within=hand.within)
+        await hand.rollback()
+    assert stored(path) == (0, 0)
+
+
+def test_the_early_commit_of_a_nested_transaction_is_real(path: Path) -> None:
+    """Why it is refused: what the outer transaction rolls back is there."""
+    engine = create_engine(f"sqlite:///{path}")
+    with Session(engine) as own:
+        with own.begin_nested():
+            own.add(Row())
+        own.rollback()
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as own_connection:
+        assert own_connection.execute("select count(*) from shop_rows").fetchone() == (1,)
+
+
+def test_what_must_not_be_in_a_transaction_still_need_not(path: Path) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    begin_immediate(engine)
+    for _ in range(2):
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as own:
+            own.execute(text("vacuum"))
+        with Session(engine) as own_session:
+            own_session.add(Row())
+            own_session.rollback()
+    engine.dispose()
+    with closing(sqlite3.connect(path)) as own_connection:
+        assert own_connection.execute("select count(*) from shop_rows").fetchone() == (0,)

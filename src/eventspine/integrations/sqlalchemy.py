@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..errors import EventRefused
+from ..errors import EventRefused, SettingsError
 from ..journal.port import Journal
 from ..within import AsyncCarrier, Carrier, beside
 from .aiosqlite import in_its_thread
@@ -73,7 +73,7 @@ def _driver(connection: Any) -> Any:
     """SQLAlchemy must know of the transaction, or its `commit()` would do nothing."""
     if not connection.in_transaction():
         connection.begin()
-    return connection.connection.driver_connection
+    return _checked(connection.connection.driver_connection, nested=connection.in_nested_transaction())
 
 
 async def _write_async(connection: Any, work: Callable[[Any], T]) -> T:
@@ -82,7 +82,18 @@ async def _write_async(connection: Any, work: Callable[[Any], T]) -> T:
     driver = (await connection.get_raw_connection()).driver_connection
     if not hasattr(driver, "_execute"):  # no aiosqlite: the journal says what it takes
         return work(driver)
-    return await in_its_thread(driver, work)
+    nested = connection.in_nested_transaction()
+    return await in_its_thread(driver, lambda raw: work(_checked(raw, nested=nested)))
+
+
+def _checked(driver: Any, *, nested: bool) -> Any:
+    """Python begins no transaction before a SAVEPOINT, and SQLite commits when the outermost one is released."""
+    if nested and getattr(driver, "isolation_level", None) is not None and getattr(driver, "autocommit", -1) == -1:
+        raise SettingsError(
+            "This is a nested transaction, and with Python's own transaction control its end may commit what the outer one "
+            "could still roll back. Have transactions begin with BEGIN IMMEDIATE, or write in the outer one."
+        )
+    return driver
 
 
 # --- setting up an engine -----------------------------------------------------------------------------------------------
@@ -93,18 +104,21 @@ def begin_immediate(engine: Engine | AsyncEngine) -> None:
     they have read still holds when they write, and savepoints are SQLite's own. As the driver comes, it begins at the
     first write: what was read before may be out of date by then.
 
-    Who only reads needs no lock: `engine.execution_options(spine_read_only=True)` begins without."""
+    Who only reads needs no lock: `engine.execution_options(spine_read_only=True)` begins without. With the option
+    `isolation_level="AUTOCOMMIT"`, as for VACUUM, nothing begins."""
     from sqlalchemy import event
 
     event.listen(getattr(engine, "sync_engine", engine), "begin", _begin)
 
 
 def _begin(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if options.get("isolation_level") == "AUTOCOMMIT":
+        return
     driver: Any = connection.connection.dbapi_connection
     if driver.isolation_level is not None:  # else Python would begin, too
         driver.isolation_level = None
-    read_only = connection.get_execution_options().get(READ_ONLY)
-    connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+    connection.exec_driver_sql("BEGIN" if options.get(READ_ONLY) else "BEGIN IMMEDIATE")
 
 
 # --- a forgotten within= ------------------------------------------------------------------------------------------------
@@ -112,7 +126,8 @@ def _begin(connection: Connection) -> None:
 
 def refuse_dual_writes(sessions: sessionmaker[Any] | async_sessionmaker[Any]) -> None:
     """Refuse `publish(...)` without `within=` while a session made by this factory has uncommitted changes on the
-    journal's file, in the same task or thread: one of both could be stored without the other."""
+    journal's file, in the same task or thread: one of both could be stored without the other. Changes by SQL as text
+    are not seen here; the write lock that they hold is, by the journal."""
     from sqlalchemy import event
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
