@@ -19,6 +19,7 @@ from django.core.management import call_command
 from django.db import IntegrityError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
+from django.test.utils import setup_test_environment, teardown_test_environment
 
 from eventspine.errors import EventRefused, JournalBusy, SettingsError, UnknownPublisher
 from eventspine.integrations.django import apublish, cancel, publish
@@ -138,6 +139,30 @@ def test_migrate_makes_the_tables_in_the_file_of_the_database_that_is_named(path
     for name, tables in (("default", 1), ("other", 0)):
         with closing(sqlite3.connect(path.with_name(f"{name}.sqlite3"))) as own:
             assert own.execute(journal).fetchone() == (tables,)
+
+
+def test_migrate_makes_the_tables_of_services_too(stored):
+    assert [] == stored.ask("select * from kept_things")
+
+
+@pytest.mark.parametrize("alias", ["other", "memory"])
+def test_in_tests_they_are_made_on_djangos_own_connection(path, alias):
+    """Which in memory is the only one, and in a file begins no write-ahead log that a copy of the file would miss."""
+    setup_test_environment()
+    try:
+        with override_settings(EVENTSPINE={**settings.EVENTSPINE, "DATABASE": alias}):
+            call_command("migrate", database=alias, run_syncdb=True, verbosity=0)
+            with transaction.atomic(using=alias):
+                assert publish(Said()).position == 0
+            with connections[alias].cursor() as cursor:
+                assert cursor.execute("select count(*) from kept_things").fetchone() == (0,)
+                assert cursor.execute("select count(*) from spine_events").fetchone() == (1,)
+                assert cursor.execute("pragma journal_mode").fetchone()[0] in ("delete", "memory")
+    finally:
+        teardown_test_environment()
+        if (driver := connections["memory"].connection) is not None:
+            driver.close()  # Django itself never closes one in memory
+            connections["memory"].connection = None
 
 
 def test_before_that_whoever_publishes_first_outside_of_a_transaction_makes_them(empty):

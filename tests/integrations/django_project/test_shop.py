@@ -251,3 +251,26 @@ def test_run_refuses_a_project_that_the_checks_refuse(shop, tmp_path):
     (tmp_path / "wrong.py").write_text("from project.settings import *\nDATABASES['default']['AUTOCOMMIT'] = False\n")
     said = shop.manage("spine", "run", "--settings=wrong", f"--pythonpath={tmp_path}", code=2)
     assert "eventspine.E004" in said
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ("{}", "Service('warehouse', 2 handlers)"),
+        ("{'DISCOVER': ['events']}", "No installed app declares a service with handlers"),
+        ("{'DISCOVER': ['handlers']}", "Service('warehouse', 2 handlers)"),
+        ("{'DISCOVER': [], 'RUN': ['shop.handlers:warehouse']}", "Service('warehouse', 2 handlers)"),
+        ("{'RUN': ['shop.events:storefront']}", "Service('storefront', 0 handlers)"),
+        ("{'RUN': ['shop.handlers:nobody']}", "nobody does not exist"),
+    ],
+)
+def test_what_runs_is_what_the_settings_say(shop, tmp_path, given, said):
+    (tmp_path / "given.py").write_text(f"from project.settings import *\nEVENTSPINE = {given}\n")
+    program = """
+from eventspine.integrations.django.discovery import to_run
+try:
+    print(to_run())
+except Exception as error:
+    print(error)
+"""
+    assert said in shop.manage("shell", "-v", "0", "--settings=given", f"--pythonpath={tmp_path}", "-c", program)

@@ -11,4 +11,9 @@ class Heard(Event, context="ear", key="name"):
     name: str = "ann"
 
 
+def make(connection):
+    connection.execute("create table kept_things (name text primary key)")
+
+
 desk = Service("desk")
+kept = Service("kept", publishes="desk", tables=make)
