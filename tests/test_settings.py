@@ -333,3 +333,14 @@ async def test_the_drain_time_of_the_settings_reaches_the_drain(folder):
         running.runtime.stop = watched  # type: ignore[method-assign]
 
     assert drained == [0.25]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_retention_of_the_settings_reaches_the_journal_and_only_by_from_settings(folder, reads):
+    write(folder / "spine.toml", 'journal = "memory://"\nretention = {orders = "90d"}\n')
+    spine = Spine.from_settings() if reads else Spine("memory://")
+
+    async with spine, spine.running(Service("shop", publishes="orders")):
+        kept = {keep.channel: keep.keep_us for keep in await spine.journal.keeps()}
+
+    assert kept == ({"orders": 90 * 86_400_000_000} if reads else {})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -196,3 +198,35 @@ def test_a_star_does_not_shorten_what_the_code_keeps(spine, folder: Path):
 
     kept = {row["channel"]: row["kept_s"] for row in json.loads(spine("retention", "--json").stdout)}
     assert kept == {"orders": 3600, "visits": 3600}
+
+
+@pytest.mark.parametrize("how", ["environment", "file"])
+def test_processes_reach_run(spine, folder: Path, how):
+    if how == "environment":
+        spine.environment |= {"SPINE_PROCESSES": "2", "SPINE_MODULES": "bookshop:stock"}
+    else:
+        (folder / "spine.toml").write_text('modules = ["bookshop:stock"]\nprocesses = 2\n')
+    spine.start("run")
+
+    pids: set[int] = set()
+    while len(pids) < 2:
+        top = spine("top", "--json", "--every", "0.1")
+        services = json.loads(top.stdout)["services"] if top.returncode == 0 else []
+        pids = {process["pid"] for service in services for process in service["processes"] if process["alive"]}
+
+    assert len(pids) == 2
+
+
+@pytest.mark.parametrize("how", ["environment", "file"])
+def test_the_health_address_reaches_run(spine, folder: Path, how):
+    if how == "environment":
+        spine.environment["SPINE_HEALTH"] = "0"
+    else:
+        (folder / "spine.toml").write_text("health = 0\n")
+
+    told = spine.until(spine.start("run", "bookshop"), "/healthz")
+
+    port = re.search(r"http://127\.0\.0\.1:(\d+)/healthz", told)
+    assert port, told
+    with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/healthz", timeout=30) as answer:
+        assert answer.status == 200

@@ -84,6 +84,16 @@ def test_a_signal_leaves_the_terminal_as_it_was(spine, story):
     assert screen.end() == 0
 
 
+def test_a_terminal_that_is_closed_ends_it(spine, story):
+    screen = Screen(spine, "top", "--every", "0.2")
+    screen.until("q leaves")
+
+    os.close(screen.ours)
+    os.close(screen.theirs)
+
+    screen.process.wait(30)
+
+
 def test_the_screen_follows_what_happens(spine):
     shop = spine.run_shop()
     screen = Screen(spine, "top", "--every", "0.2")

@@ -81,7 +81,10 @@ def command(place: str) -> None:
 
 def _appear(target: Path, name: str) -> None:
     """Written beside its place and moved there whole; a folder that is not empty by then is left alone."""
-    beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.absolute().parent))
+    try:
+        beside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.absolute().parent))
+    except OSError as error:
+        raise Failed(f"{target} can't be made: {error}. Nothing was written.") from error
     try:
         write(beside, name)
         os.chmod(beside, 0o777 & ~_umask())

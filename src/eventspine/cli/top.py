@@ -163,7 +163,10 @@ def _single_keys(loop: asyncio.AbstractEventLoop, leave: asyncio.Event) -> Itera
     before = termios.tcgetattr(descriptor)
 
     def typed() -> None:
-        keys = os.read(descriptor, 64)
+        try:
+            keys = os.read(descriptor, 64)
+        except OSError:
+            keys = b""
         if not keys or b"q" in keys or b"Q" in keys:  # none: the terminal is gone
             leave.set()
 
