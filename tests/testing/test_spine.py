@@ -76,6 +76,15 @@ async def test_without_a_service_the_test_plays_the_outside_world() -> None:
         await spine.publish(OrderPlaced(order_id="A"), StockReserved(order_id="A"), Mailed(order_id="A"))
 
 
+async def test_what_the_test_publishes_to_nobody_is_said_and_what_handlers_publish_is_not(caplog: Any) -> None:
+    """The first is a mistake, most likely; the second is what the test looks at."""
+    async with testing.spine(make_plain_inventory()) as spine:
+        await spine.publish(OrderPlaced(order_id="A"), Mailed(order_id="A"))
+        await spine.idle()
+    said = [record.getMessage() for record in caplog.records if "no subscriber" in record.getMessage()]
+    assert [message.split()[0] for message in said] == ["email.Mailed"]
+
+
 async def test_with_a_service_it_may_publish_what_that_may() -> None:
     storefront = Service("storefront", publishes="orders")
     async with testing.spine(make_plain_inventory(), service=storefront) as spine:
@@ -113,6 +122,18 @@ async def test_the_journal_is_in_memory_until_a_service_has_tables() -> None:
             folder = spine.journal.path.parent
             assert spine.query("select 1 as one") == [{"one": 1}]
         assert not folder.exists(), "nothing is left behind"
+
+
+async def test_sql_without_tables_of_its_own_is_told_what_to_say() -> None:
+    @handling()
+    async def watch(event: OrderPlaced, delivery: Delivery) -> None:
+        delivery.execute("update somebody_elses set n = 1")
+
+    with pytest.raises(SpineError) as caught:
+        async with testing.spine(watch) as spine:
+            await spine.publish(OrderPlaced(order_id="A"))
+            await spine.idle()
+    assert any("sql=True" in note for note in caught.value.__notes__)
 
 
 async def test_it_can_run_on_a_file_of_the_tests_own(tmp_path: Path) -> None:

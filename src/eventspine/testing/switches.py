@@ -159,11 +159,13 @@ def _switched(handler: Handler, name: str, switches: Switches) -> Handler:
 
     @wraps(function)
     async def awaited(*arguments: Any) -> Any:
+        __tracebackhide__ = True
         switches.before(name)
         return await function(*arguments)
 
     @wraps(function)
     def called(*arguments: Any) -> Any:
+        __tracebackhide__ = True
         switches.before(name)
         return function(*arguments)
 

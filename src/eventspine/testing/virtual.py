@@ -17,8 +17,10 @@ from ..engine.subscription import Subscription
 from ..envelope import Envelope
 from ..errors import SettingsError, SpineError
 from ..events import EventType, describe
+from ..journal._memory_units import NO_SQL
 from ..journal.port import Delivery as Row, Journal, Record, Replay, State
 from ..journal.sqlite import SQLiteJournal
+from ..observe.unheard import Unheard
 from ..publishing import Publisher
 from ..service import Middleware, Service
 from ..spine import Spine
@@ -57,6 +59,13 @@ class Outside(Publisher):
     """The outside world, as a test plays it: it may publish for any context."""
 
     def check(self, event_type: EventType) -> None:
+        pass
+
+
+class Unsaid(Unheard):
+    """That nobody subscribes to what a handler publishes is how it is in a test: not every service is there."""
+
+    async def look(self) -> None:
         pass
 
 
@@ -122,6 +131,7 @@ class VirtualSpine(Spine):
     def _runtime(self) -> WatchedRuntime:
         runtime = self._runtime_of(WatchedRuntime)
         runtime.switches = self._switches
+        runtime.unheard = Unsaid(self.journal)
         runtime.broker.shuffle = self._interleave
         return runtime
 
@@ -131,6 +141,7 @@ class VirtualSpine(Spine):
         """Wait until there is nothing to do. What is due later does not count; time stands still (only runs of a batch
         handler that are being gathered get the time that they wait for more). Raises what handlers raised, and NotIdle
         if it takes more than `limit_s` of real time."""
+        __tracebackhide__ = True  # pytest then shows the test's line and the handler's
         await self._settle(limit_s)
         self._raise()
 
@@ -146,6 +157,7 @@ class VirtualSpine(Spine):
     ) -> None:
         """Let this much time pass. All that is due meanwhile happens in order, each at its own time, with `idle` in
         between; `limit_s` is for each of these. Raises what handlers raised, as soon as they did: time stands there."""
+        __tracebackhide__ = True
         passing = timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds, milliseconds=milliseconds)
         if passing < timedelta(0):
             raise SettingsError("Time goes forward only: advance() takes nothing below 0.")
@@ -259,10 +271,13 @@ class VirtualSpine(Spine):
     # --- what was raised --------------------------------------------------------------------------------------------
 
     def _raise(self) -> None:
+        __tracebackhide__ = True
         raised = list(self._switches.errors.values())
         self._switches.errors.clear()
         for error, said in raised:
             _note(error, said)
+            if NO_SQL in str(error):
+                _note(error, "eventspine: testing.spine(..., sql=True) gives this test a journal with tables")
             _note(error, self._how_to_repeat())
         if len(raised) == 1:
             raise raised[0].error
