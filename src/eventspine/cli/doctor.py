@@ -34,7 +34,7 @@ HELD_LONG_US = 1_000_000
 OVERDUE_US = 10_000_000
 
 
-COUNTED_MOST = 1_000_000  # rows of a table; more are told as so many and more
+COUNTED_MOST = 100_000  # rows of a table, as the journal counts them; more are told as so many and more
 
 
 class Disk(NamedTuple):

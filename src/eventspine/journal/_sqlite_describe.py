@@ -16,6 +16,7 @@ from ._sqlite_locks import write_lock_holder
 from .forks import inside_sqlite
 from .lockfile import read_holder
 
+ROWS_COUNTED = 100_000  # of a table at most: `spine top` asks every second
 _SYNCHRONOUS = {
     0: "nothing certain: synchronous=OFF",
     1: "process kill; power loss may take acknowledged commits: synchronous=NORMAL",
@@ -87,8 +88,8 @@ def describe(cursor: sqlite3.Cursor, path: Path, turn: Path, now_us: int) -> dic
 
 
 def _rows(cursor: sqlite3.Cursor, table: str) -> int:
-    """Counted up to a million, lest asking takes long."""
-    query = f"/*spine*/ select count(*) from (select 1 from {table} limit 1000000)"
+    """Counted so far, lest asking takes long."""
+    query = f"/*spine*/ select count(*) from (select 1 from {table} limit {ROWS_COUNTED})"
     return int(cursor.execute(query).fetchone()[0])
 
 
