@@ -200,6 +200,15 @@ class Service(Generic[R]):
         ticks = {kind.context for one in self.handlers.values() if one.schedule is not None for kind in one.types}
         return kept | dict.fromkeys(ticks, _us(TICKS_KEPT))
 
+    def keeps_by(self, settings: Mapping[str, timedelta | None]) -> dict[str, int | None]:
+        """The same where these settings (by channel; "*": where code says nothing) come before what code says."""
+        keeps = self.keeps
+        for channel in self.publishes:
+            word = "*" if channel not in settings and channel not in self.retention else channel
+            if word in settings:
+                keeps[channel] = _us(settings[word])
+        return keeps
+
     def __repr__(self) -> str:
         return f"Service({self.name!r}, {len(self.handlers)} handlers)"
 

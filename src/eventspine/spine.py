@@ -129,7 +129,8 @@ class Spine:
     async def _say_what_is_kept(self) -> None:
         """Of the channels of the service that this program speaks for, which nobody may run here."""
         if self.service is not None:
-            await self.journal.keep(self.service.name, self.service.keeps, self.clock.now_us())
+            keeps = self.service.keeps_by(self._retention)
+            await self.journal.keep(self.service.name, keeps, self.clock.now_us())
 
     async def close(self) -> None:
         self._closed = True

@@ -217,6 +217,16 @@ async def test_a_publisher_that_runs_nothing_says_it_too(timed: tuple[Store, Han
         assert [("orders", 3_600_000_000), ("payments", 3_600_000_000)] == stored
 
 
+async def test_a_publisher_with_settings_says_what_they_say(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `spine run` does, so that the two agree."""
+    (tmp_path / "spine.toml").write_text('[retention]\norders = "2h"\n"*" = "keep"\n')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("SPINE_RETENTION", raising=False)
+    async with Spine.from_settings(service=shop(timedelta(hours=1))) as spine:
+        stored = [(row.channel, row.keep_us) for row in await spine.journal.keeps()]
+        assert [("orders", 7_200_000_000), ("payments", 3_600_000_000)] == stored
+
+
 # --- declaring --------------------------------------------------------------------------------------------------------
 
 

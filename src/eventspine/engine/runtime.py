@@ -251,13 +251,7 @@ class Runtime:
 
     def keeps_of(self, service: Service[Any]) -> dict[str, int | None]:
         """For how long (microseconds) it has its channels kept: as the settings say, else as its code does."""
-        keeps = service.keeps
-        for channel in service.publishes:
-            word = "*" if channel not in self.retention and channel not in service.retention else channel
-            if word in self.retention:
-                kept = self.retention[word]
-                keeps[channel] = None if kept is None else kept // timedelta(microseconds=1)
-        return keeps
+        return service.keeps_by(self.retention)
 
     # --- what hosts ask of it -----------------------------------------------------------------------------------------
 
