@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from eventspine.errors import JournalCorrupt, JournalError, SettingsError
-from eventspine.journal import _sqlite_backup as backup
+from eventspine.journal import _sqlite_backup as backup, forks
 from eventspine.journal.port import Append, Statement, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
@@ -115,6 +115,28 @@ async def test_two_copies_at_once(journal: SQLiteJournal, tmp_path: Path) -> Non
     await publish(journal, *events(20))
     made = await asyncio.gather(*(journal.backup(tmp_path / f"{n}.db") for n in range(2)))
     assert {20} == {one.events for one in made}
+
+
+async def test_a_fork_does_not_wait_for_all_of_it(journal: SQLiteJournal, tmp_path: Path) -> None:
+    """It waits for whoever is inside SQLite, which a backup leaves now and then."""
+    await fill(journal, 60)
+    begun, ended, waited = threading.Event(), threading.Event(), []
+
+    def fork() -> None:
+        assert begun.wait(20)
+        while not ended.is_set():
+            began = time.monotonic()
+            forks._door.close()
+            forks._door.open()
+            waited.append(time.monotonic() - began)
+            time.sleep(0.001)  # as often as anybody would
+
+    forking = asyncio.create_task(asyncio.to_thread(fork))
+    await journal.backup(tmp_path / "copy.db", progress=lambda *_: begun.set())
+    ended.set()
+    await forking
+    assert len(waited) > 3
+    assert max(waited) < forks.FORK_WAIT_S
 
 
 # --- where it may go --------------------------------------------------------------------------------------------------

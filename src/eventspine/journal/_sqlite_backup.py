@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import JournalCorrupt, JournalError, SettingsError
-from . import _sqlite_file as file
+from . import _sqlite_file as file, forks
 from .port import Backup
 
 PAGES = 1_000  # copied in one step
@@ -51,8 +51,9 @@ def back_up(
     _remove_leftovers(target)
     part = Path(f"{target}.part-{os.getpid()}")
     try:
-        held = _copy(source, part, busy_s, progress, stop)
-        _verify(part, held, progress, stop)
+        with forks.inside_sqlite():
+            held = _copy(source, part, busy_s, progress, stop)
+            _verify(part, held, progress, stop)
         _name(part, target, force)
     except sqlite3.Error as error:
         if stop.is_set():
@@ -118,6 +119,7 @@ def _lives(pid: int) -> bool:
 
 def _copy(source: Path, part: Path, busy_s: float, progress: Progress, stop: threading.Event) -> _Held:
     def step(_: int, left: int, pages: int) -> None:
+        _let_fork()
         if stop.is_set():
             raise Stopped
         if progress:
@@ -140,14 +142,24 @@ def _new(part: Path) -> sqlite3.Connection:
     return copy
 
 
+def _let_fork() -> None:
+    """Now and then: nobody should have to wait for all of it. SQLite holds none of its process's mutexes here."""
+    forks.leave()
+    forks.enter()
+
+
 # --- verifying --------------------------------------------------------------------------------------------------------
 
 
 def _verify(part: Path, held: _Held, progress: Progress, stop: threading.Event) -> None:
+    def look() -> bool:
+        _let_fork()
+        return stop.is_set()
+
     if progress:
         progress("verifying", 0.0)
     with _read_only(part) as copy:
-        copy.set_progress_handler(stop.is_set, CHECK_EVERY)
+        copy.set_progress_handler(look, CHECK_EVERY)
         found = [row[0] for row in copy.execute("pragma integrity_check(3)").fetchall()]
         if found != ["ok"]:
             raise JournalCorrupt(
