@@ -88,6 +88,18 @@ class Kit(SpineTests, TestCase):
         with self.assertRaisesMessage(Reject, "never"):
             self.handle(failing)
         assert not Parcel.objects.exists()
+        with self.assertRaisesMessage(Reject, "never"):
+            self.handle(failing)
+
+    def test_what_is_handled_in_a_transaction_that_is_rolled_back_is_nothing_to_later_events(self):
+        Stock.objects.create(sku="pot", free=5)
+        with self.assertRaises(ValueError), transaction.atomic():
+            publish(PLACED)
+            self.handle()
+            raise ValueError
+        publish(PLACED)
+        assert self.handle() == 2
+        assert Stock.objects.get().free == 4
 
     def test_deliveries_are_as_of_the_engine(self):
         seen = []

@@ -21,6 +21,7 @@ from django.test import utils as testing
 from ...clock import SystemClock
 from ...errors import SettingsError
 from ...journal import _sqlite_tables as tables, _sqlite_within as within, migrations
+from ...journal._sqlite_apply import SCHEMA_VERSION
 from ...journal._sqlite_guard import Unguarded
 from ...journal.doorbell import Bells
 from ...journal.port import Unit, Verdict
@@ -31,6 +32,7 @@ from . import settings
 from .within import check_sqlite, in_transaction
 
 _HAS_TABLES = "/*spine*/ select 1 from sqlite_master where type = 'table' and name = 'spine_meta'"
+_VERSION = "/*spine*/ select value from spine_meta where name = 'schema_version'"
 
 
 class InMemory:
@@ -103,18 +105,31 @@ def _journal(url: str) -> _Seen:
 
 def _see(wrapper: Any, journal: _Seen) -> None:
     wrapper.ensure_connection()
-    if not _has_tables(wrapper.connection):
+    if not _is_current(wrapper.connection):
         if in_transaction(wrapper):
             raise SettingsError(
-                f"{journal.path} has no tables of the journal yet, and they can't be made inside of your transaction. "
-                f"Run `python manage.py migrate` first; it makes them."
+                f"{journal.path} has no tables of the journal yet, or those of an older release, and they can't be made "
+                f"inside of your transaction. Run `python manage.py migrate` first; it makes them."
             )
         make(wrapper)
     journal.seen = True
 
 
+def _is_current(connection: sqlite3.Connection) -> bool:
+    ours = max((SCHEMA_VERSION, *(migration.version for migration in migrations.MIGRATIONS)))
+    return _has_tables(connection) and int(rows_of(connection, _VERSION)[0][0]) >= ours
+
+
 def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute(_HAS_TABLES).fetchone() is not None
+    return bool(rows_of(connection, _HAS_TABLES))
+
+
+def rows_of(connection: sqlite3.Connection, sql: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    """As plain tuples, whatever the project has set on its connection."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    with closing(cursor):
+        return cursor.execute(sql, values).fetchall()
 
 
 def make(wrapper: Any, services: Sequence[Service[Any]] = ()) -> None:

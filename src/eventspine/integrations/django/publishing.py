@@ -92,6 +92,28 @@ def _publish(
     return receipts(records, None if inside else verdict, due)
 
 
+@overload
+async def apublish(
+    event: Any,
+    /,
+    *,
+    time: datetime | None = None,
+    at: datetime | None = None,
+    after: timedelta | None = None,
+    id: str | None = None,
+) -> Receipt: ...
+@overload
+async def apublish(
+    event: Any,
+    second: Any,
+    /,
+    *events: Any,
+    time: datetime | None = None,
+    at: datetime | None = None,
+    after: timedelta | None = None,
+) -> list[Receipt]: ...
+
+
 async def apublish(*events: Any, **options: Any) -> Any:
     """`publish` for async views: in the thread in which Django's own async calls use the database."""
     return await sync_to_async(publish)(*events, **options)

@@ -42,6 +42,8 @@ from .deliveries import prepared
 E = TypeVar("E")
 T = TypeVar("T")
 PAGE = 100_000
+_RECORDS = f"""/*spine*/ select {", ".join(Record._fields)} from spine_events where position > ?
+    order by position limit ?"""  # noqa: S608 -- names of ours
 ROUNDS_MAX = 1_000  # of handle(): services that answer one another for ever
 
 
@@ -49,20 +51,21 @@ class Captured:
     """What has been published since this was made, on Django's connection."""
 
     def __init__(self) -> None:
-        self._since = self._handled = self._head()
+        self._since = self._head()
+        self._handled: set[tuple[str, bytes]] = (
+            set()
+        )  # by subscription and event: a position that is rolled back comes again
 
     def _head(self) -> int:
         wrapper = journals.wrapper()
         journals.journal_of(wrapper)
         return read.head(wrapper.connection.cursor())
 
-    def records(self, after: int | None = None) -> list[Record]:
+    def records(self) -> list[Record]:
         """Their records, with key, correlation and causation."""
-        sql = "/*spine*/ select * from spine_events where position > ? order by position limit ?"
         wrapper = journals.wrapper()
         journals.journal_of(wrapper)
-        rows = wrapper.connection.execute(sql, (self._since if after is None else after, PAGE)).fetchall()
-        return [Record(*row) for row in rows]
+        return [Record(*row) for row in journals.rows_of(wrapper.connection, _RECORDS, (self._since, PAGE))]
 
     def published(self, kind: type[E]) -> list[E]:
         """The events of this class, in the order in which they were published."""
@@ -79,8 +82,8 @@ class Captured:
 
     def handle(self, *services: Service[Any], resources: Any = None) -> int:
         """Call every handler of these services (else of all that the project runs) for every event that is published and
-        not handled yet, until there are none; how many deliveries that were. What a handler raises is raised here.
-        `resources` stands in for what the services' lifespans would yield."""
+        that it has not handled yet, until there are none; how many deliveries that were. What a handler raises is raised
+        here, and it is called again the next time. `resources` stands in for what the services' lifespans would yield."""
         subscriptions = [
             _Subscription(service, handler, resources)
             for service in services or discovery.to_run()
@@ -89,13 +92,17 @@ class Captured:
         ]
         count = 0
         for _ in range(ROUNDS_MAX):
-            waiting = self.records(self._handled)
+            waiting = [(one, record) for record in self.records() for one in subscriptions if self._wants(one, record)]
             if not waiting:
                 return count
-            for record in waiting:
-                self._handled = record.position
-                count += sum(subscription.deliver(record) for subscription in subscriptions)
+            for subscription, record in waiting:
+                subscription.deliver(record)
+                self._handled.add((subscription.name, record.id))
+                count += 1
         raise SpineError(f"After {ROUNDS_MAX} rounds there are still new events: these services answer one another.")
+
+    def _wants(self, subscription: _Subscription, record: Record) -> bool:
+        return record.type in subscription.types and (subscription.name, record.id) not in self._handled
 
 
 class SpineTests:
@@ -165,7 +172,7 @@ class _Subscription:
         self._handler = handler
         self._middleware = service.middleware
         self._publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
-        self._types = {kind.name: kind for kind in handler.types}
+        self.types = {kind.name: kind for kind in handler.types}
 
     def record_of(self, event: Any, id: bytes, time: Any, cause: Any) -> Record:
         return through(self._middleware, self._publisher, event, id=id, time=time, cause=cause)
@@ -173,9 +180,7 @@ class _Subscription:
     def complete(self, item: Any, unit: Unit) -> None:
         """Nothing: who handled what is the test's to know."""
 
-    def deliver(self, record: Record) -> int:
-        if record.type not in self._types:
-            return 0
+    def deliver(self, record: Record) -> None:
         if self._handler.batch is not None:
             raise SpineError(
                 f"{self.name} handles runs of events; handle() calls handlers of one event. Use running()."
@@ -183,13 +188,12 @@ class _Subscription:
         item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0)
         delivery: Delivery[Any] = Delivery(self, item, record)  # type: ignore[arg-type]  # all that it asks for is here
         with transaction.atomic(using=self.journal.wrapper.alias):
-            result = self._call(self._types[record.type].decode(record.data), delivery)
+            result = self._call(self.types[record.type].decode(record.data), delivery)
             if result is not None:
                 delivery.publish(*as_events(result))
             unit = delivery._close()
             if unit is not None and not delivery._joined:
                 self.journal.write(unit)
-        return 1
 
     def _call(self, event: Any, delivery: Delivery[Any]) -> Any:
         function = self._handler.function
