@@ -312,6 +312,22 @@ def test_r21_any_spine_writes_within_djangos_connection_or_its_alias(stored, how
     assert ["bob"] == stored.keys
 
 
+def test_without_django_the_line_that_installs_it_is_named():
+    """And `import eventspine` imports nothing of it."""
+    program = """
+import sys
+import eventspine, eventspine.sync, eventspine.within
+assert "django" not in sys.modules
+sys.modules["django"] = None
+try:
+    import eventspine.integrations.django
+except eventspine.errors.MissingExtra as error:
+    print(error)
+"""
+    line = [sys.executable, "-W", "error", "-c", program]
+    assert 'pip install "eventspine[django]"' in subprocess.run(line, stdout=subprocess.PIPE, text=True).stdout
+
+
 # --- processes --------------------------------------------------------------------------------------------------------
 
 CHILD = """
