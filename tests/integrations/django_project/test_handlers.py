@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+import django
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
@@ -433,6 +435,41 @@ def test_r21_a_delivery_may_join_djangos_transaction_by_hand(stored, ear):
     with running(ear):
         until(lambda: finished(stored))
     assert ["ann"] == stored.done
+
+
+@pytest.mark.parametrize("safe", [True, False])
+def test_what_a_handler_reads_cannot_be_stale_when_it_writes_whatever_the_transaction_mode(
+    stored, ear, monkeypatch, safe
+):
+    """It has the write lock before it reads. Without that, a write by others in between fails the attempt."""
+    if not safe:
+        monkeypatch.setattr(deliveries, "_TAKE_LOCK", "select 1")
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "transaction_mode", None)
+    if django.VERSION < (5, 1):
+        monkeypatch.delitem(connection.settings_dict["OPTIONS"], "transaction_mode")
+    attempts, refused = [], []
+
+    @ear.on(Said, retry=SOON)
+    @atomic_delivery
+    def hear(event: Said, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        seen = Row.objects.count()
+        if delivery.attempt == 1:
+            with closing(sqlite3.connect(stored.path, timeout=0)) as other:
+                try:
+                    other.execute("insert into desk_row (name) values ('in between')")
+                    other.commit()
+                except sqlite3.OperationalError as error:
+                    refused.append(str(error))
+        Done.objects.create(name=f"saw {seen}")
+
+    publish(Said())
+    with running(ear):
+        until(lambda: stored.done)
+    if safe:
+        assert ([1], ["saw 0"], ["database is locked"]) == (attempts, stored.done, refused)
+    else:
+        assert ([1, 2], ["saw 1"], []) == (attempts, stored.done, refused)
 
 
 def test_periodic_work_is_one_commit_too(stored, ear):
