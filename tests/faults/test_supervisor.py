@@ -366,3 +366,25 @@ def test_several_signals_at_once_are_one_drain_as_service_managers_send_them(pla
     assert time.monotonic() - began < 30
     until_booked(place, "a", 1)
     assert 2 == said(parent).count("stopped; everything in hand was finished")
+
+
+def test_a_terminal_that_is_closed_drains_what_ran_in_it(place: Place) -> None:
+    """SIGHUP goes to the children as well; and a terminal that is gone can't be asked for any more."""
+    terminal, inside = os.openpty()
+    parent = place.begin("shell", [_python(), "-c", IN_TERMINAL, os.ttyname(inside), place.url, SERVICES], "")
+    children = started(parent, 2)
+    os.close(inside)
+    os.close(terminal)
+
+    assert 0 == parent.end(), said(parent)
+    until_gone(parent, *children.values())
+    assert 2 == said(parent).count("stopped; everything in hand was finished")
+
+
+IN_TERMINAL = """
+import fcntl, os, sys, termios
+terminal, url, services = sys.argv[1:]
+fcntl.ioctl(os.open(terminal, os.O_RDWR), termios.TIOCSCTTY, 0)
+words = ["-m", "eventspine.cli", "run", services, "--processes", "2", "--journal", url]
+os.execv(sys.executable, [sys.executable, *words])
+"""

@@ -57,13 +57,14 @@ class Supervisor:
         self.said_once = False  # what is said once has been heard
         self._pulse = Pulse(self._look)
         self._loop = asyncio.get_running_loop()
+        self._has_terminal = _has_terminal()  # now: one that was closed can't be asked for any more
         self._busy: set[asyncio.Task[None]] = set()
 
     async def run(self, beside: Callable[[], Coroutine[Any, Any, None]] | None = None) -> int:
         """Until told to stop; the exit code. `beside` is run meanwhile."""
         with ExitStack() as stack:
             stack.enter_context(hearing(self._told, self._kill_all))
-            if hasattr(signal, "SIGHUP"):
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup has it
                 stack.callback(signal.signal, signal.SIGHUP, signal.signal(signal.SIGHUP, self._hung_up))
             if self.plan.health is not None:
                 self._answer(stack, self.plan.health)
@@ -119,7 +120,7 @@ class Supervisor:
 
     def _hung_up(self, *_: object) -> None:
         """A terminal that is closed ends what runs in it; elsewhere SIGHUP asks for a rolling restart, as of old."""
-        if _has_terminal():
+        if self._has_terminal:
             self._loop.call_soon_threadsafe(self._told, signal.SIGHUP)
         else:
             self._loop.call_soon_threadsafe(lambda: self._start(self.roll()))
