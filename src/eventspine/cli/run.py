@@ -92,10 +92,8 @@ def command(
     settings = invocation.settings
     parent = Parent.of_this_process()
     if parent is not None:
-        for number in (
-            signal.SIGINT,
-            signal.SIGHUP,
-        ):  # a terminal sends them to children too; they are the parent's business
+        # A terminal sends these to children too; they are the parent's business.
+        for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
     name = "" if parent is None else parent.number
     write_to(sys.stderr, settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()], name)
