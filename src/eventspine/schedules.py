@@ -150,7 +150,9 @@ class Cron:
         try:
             from cronsim import CronSim
         except ImportError:
-            raise MissingExtra(f'The cron line {self.line!r} needs cronsim: pip install "eventspine[cron]"', extra="cron") from None
+            raise MissingExtra(
+                f'The cron line {self.line!r} needs cronsim: pip install "eventspine[cron]"', extra="cron"
+            ) from None
         return CronSim(self.line, (_EPOCH + us * _US).astimezone(self._zone), reverse)
 
     def after(self, us: int) -> int:

@@ -136,6 +136,53 @@ def test_if_it_did_the_next_event_would_overtake(monkeypatch: Any) -> None:
     assert overtaken()
 
 
+async def runs_around_a_hand_over(spine: Spine) -> list[list[int]]:
+    """A run of one key is at work when its partition is given up; then it raises, and the second of it once more."""
+    service, runs, go_on = Service[None]("email"), list[list[int]](), asyncio.Event()
+
+    @service.on(Placed, batch=Batch(10), retry=FOR_EVER)
+    async def note(events: list[Placed]) -> None:
+        runs.append([event.number for event in events])
+        await go_on.wait()
+        if len(runs) == 1 or runs[-1] == [1]:
+            raise Broken
+
+    await spine.publish(*some(3, keys=1))
+    async with spine.running(service):
+        await until(lambda: runs)
+        host = subscription(spine).host
+        host._give_up(list(host.held))
+        go_on.set()
+        await until(lambda: not subscription(spine).at_work)
+        host._nudge.set()
+        await until(lambda: 2 in handled(runs[1:]))
+    return runs
+
+
+async def test_a_run_that_fails_after_its_partition_was_given_up_is_the_next_owners(spine: Spine) -> None:
+    assert await runs_around_a_hand_over(spine) == [[0, 1, 2], [0, 1, 2]]
+
+
+async def test_if_it_went_back_to_its_key_a_later_event_would_overtake_one_that_fails(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Item, "forgotten", Item.of_row)
+    assert (await runs_around_a_hand_over(spine))[1:4] == [[0], [1], [2]]
+
+
+async def test_what_is_given_up_while_a_run_is_gathered_is_not_handed_to_it_twice(spine: Spine) -> None:
+    service, runs = counting(batch=Batch(10, within_ms=300))
+    await spine.publish(*some(2, keys=1))
+    async with spine.running(service):
+        await until(lambda: subscription(spine).at_work)
+        host = subscription(spine).host
+        for part in list(subscription(spine).parts):
+            subscription(spine).drop(part)
+        host.load_missing(subscription(spine))
+        await until(lambda: handled(runs))
+    assert handled(runs) == [0, 1]
+
+
 async def test_one_may_be_dead_while_the_others_are_done(spine: Spine) -> None:
     service = Service("email")
 

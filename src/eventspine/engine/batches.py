@@ -65,6 +65,7 @@ class BatchWorkers(Workers):
                 break
             if len(items) < size:
                 await clock.sleep(min(0.005, within_s))
+                items = self._still_ours(items)
         try:
             for item in items:
                 if item.record is None:
@@ -76,6 +77,11 @@ class BatchWorkers(Workers):
         for item in lost:
             self.subscription.gone(item)
         return [item for item in items if item.record is not None]
+
+    def _still_ours(self, items: list[Item]) -> list[Item]:
+        """Without what was given up while more was waited for; it may come again, from another reading of its partition."""
+        self.subscription.back([item for item in items if not item.part.alive])
+        return [item for item in items if item.part.alive]
 
     def _collect(self, items: list[Item], size: int) -> None:
         lanes = self.subscription.lanes

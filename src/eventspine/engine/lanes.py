@@ -71,6 +71,11 @@ class Item:
         """Whether the cursor has passed it: it was made from a stored row, which can make it anew."""
         return self.number > 0 and (self.record is None or self.after >= self.record.position)
 
+    @property
+    def forgotten(self) -> bool:
+        """Whether nobody keeps it who gives it back: its row makes it anew, or its partition's next owner."""
+        return self.of_row or not self.part.alive
+
 
 class Stored:
     """A delivery row of this key, without its record."""
@@ -211,11 +216,12 @@ class Lanes:
         return item
 
     def back(self, items: list[Item]) -> None:
-        """Items of one run that were not handled after all: first in their keys again, in their order."""
+        """Items of one run that were not handled after all: first in their keys again, in their order. Not so those of
+        a partition that was given up meanwhile: they are its next owner's, and would be handled beside him."""
         for item in reversed(items):
             self._give_back(item)
-            if item.of_row:
-                self.size -= 1  # its row makes another item
+            if item.forgotten:
+                self.size -= 1
             else:
                 item.lane.queue = deque((item, *item.lane.queue))
         for item in items:

@@ -274,7 +274,7 @@ class Subscription:
 
     def back(self, items: list[Item]) -> None:
         """Items of a run that were not handled after all."""
-        self.bytes -= sum(len(item.record.data) for item in items if item.of_row and item.record is not None)
+        self.bytes -= sum(len(item.record.data) for item in items if item.forgotten and item.record is not None)
         self.lanes.back(items)
 
     def gone(self, item: Item) -> None:

@@ -174,7 +174,9 @@ def correlated(cursor: sqlite3.Cursor, correlation: str, limit: int) -> list[Rec
     )
 
 
-SUBSCRIPTION = "number, uid, service, name, state, generation, channels, types, ordering, on_dead, republish, created_us"
+SUBSCRIPTION = (
+    "number, uid, service, name, state, generation, channels, types, ordering, on_dead, republish, created_us"
+)
 
 
 def subscriptions(cursor: sqlite3.Cursor, service: str | None) -> list[Subscription]:
