@@ -6,9 +6,11 @@ import os
 import signal
 import subprocess
 import sys
+import venv
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from eventspine.cli import new
 
@@ -163,3 +165,29 @@ def test_every_template_is_used():
     stored = {path.name for path in (HERE / "src" / "eventspine" / "cli" / "project").glob("*.in")}
 
     assert stored == {f"{name}.in" for name in new.FILES.values()}
+
+
+def test_what_its_tests_need_is_named_where_it_is_missing(project):
+    bare = project / "bare"
+    venv.create(bare, with_pip=False)  # a Python without pytest
+    tested = subprocess.run(
+        ["make", "test", f"PYTHON={bare / 'bin' / 'python'}"],
+        cwd=project, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert tested.returncode != 0
+    assert "has no pytest with pytest-asyncio. `make setup` brings them." in tested.stdout
+
+
+def test_set_up_comes_first_where_the_tests_tools_are_missing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "make setup" not in CliRunner().invoke(new.command, ["ready"]).output
+    monkeypatch.setattr(new, "find_spec", lambda name: None)
+    assert "  cd bare\n  make setup" in CliRunner().invoke(new.command, ["bare"]).output
+
+    class Installed:
+        def read_text(self, _name: str) -> str:
+            return '{"url": "file:///srv/my%20clones/eventspine", "dir_info": {}}'
+
+    monkeypatch.setattr(new, "distribution", lambda name: Installed())
+    told = CliRunner().invoke(new.command, ["cloned"]).output
+    assert "  make setup EVENTSPINE='/srv/my clones/eventspine'\n  . .venv/bin/activate\n" in told

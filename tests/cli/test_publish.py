@@ -74,6 +74,11 @@ def test_a_module_that_breaks_says_where(spine):
     assert "broken can't be imported: KeyError: 'x'" in broken.stderr
     assert "broken.py, line 2" in broken.stderr
 
+    (spine.folder / "broken.py").write_text("x = 1\n\ny = (\n")
+    broken = spine("run", "broken")
+    assert "SyntaxError: '(' was never closed" in broken.stderr
+    assert f"({spine.folder / 'broken.py'}, line 3)" in broken.stderr
+
 
 def test_the_key_may_be_given_apart(spine):
     assert "key=bob" in publish(spine, "BookOrdered", '{"title": "Emma"}', "--key", "bob").stdout

@@ -179,3 +179,12 @@ def test_the_doctor_waits_for_no_lock(say, story, tmp_path):
 
         assert "events" in say("doctor").stdout
         assert [] != positions(say("tail", "--no-follow", "--json"))
+
+
+def test_a_bare_group_says_once_what_there_is(spine):
+    for words in ((), ("dead",)):
+        told = spine(*words)
+        both = told.stdout + told.stderr
+        assert 1 == both.count("Usage: spine"), both
+        assert "spine: Usage" not in both
+        assert "Commands:" in both

@@ -89,6 +89,7 @@ def test_a_mistake_is_shown_and_the_next_change_tries_again(spine):
     told = log.until("waiting for the next change")
     assert "spine: bookshop can't be imported: SyntaxError" in told
     assert "Traceback" not in told
+    assert "watchfiles.main" not in told, "what changed is said once"
     change(spine, "bookshop.py", "async def reserve(", "async def reserve")
     log.until("running shopfront", 2)
     assert log.process.poll() is None

@@ -88,3 +88,13 @@ def test_a_tick_can_not_be_published(spine, clock):
     refused = spine("publish", "clock.chime/tick", "{}", "--module", "tower")
     assert 0 != refused.returncode
     assert "It knows: clock.Struck." in refused.stderr
+
+
+def test_a_run_is_a_line_of_the_log_when_handled_events_are(spine):
+    (spine.folder / "tower.py").write_text(CLOCK)
+    process = spine.start("run", "tower", "--log-handled")
+    spine.until(process, "running clock")
+    until(spine, "schedule", "list", shows="clock.chime")
+    assert 0 == spine("schedule", "run", "chime").returncode
+    told = spine.until(process, "clock.chime")
+    assert "clock.chime/tick handled in " in told

@@ -26,6 +26,10 @@ from ..observe.printable import printable_lines
 
 FAILED, USAGE, REFUSED, NOTHING_FOUND, INTERRUPTED, PIPE_CLOSED = 1, 2, 3, 4, 130, 141
 
+_NO_ARGUMENTS: tuple[type[click.UsageError], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
+)  # click 8.2 raises it; click 8.1 prints the help by itself
+
 
 class NothingFound(click.ClickException):
     exit_code = NOTHING_FOUND
@@ -108,7 +112,9 @@ def _explain(error: Exception, debug: bool) -> None:
     if debug:
         complain("".join(traceback.format_exception(error)).rstrip())
         return
-    if isinstance(error, click.UsageError):
+    if isinstance(error, _NO_ARGUMENTS) and error.ctx is not None:
+        complain(error.ctx.get_help())  # a bare `spine dead` asks what there is, and that is all it is told
+    elif isinstance(error, click.UsageError):
         if error.ctx is not None:
             complain(error.ctx.get_usage())
             complain(f"Try '{error.ctx.command_path} --help' for help.")

@@ -47,7 +47,11 @@ def load(name: str, folder: Path | None = None) -> ModuleType:
 
 def _broken(name: str, error: Exception) -> Failed:
     """The module's own fault: say where, without our frames."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    if isinstance(error, SyntaxError) and error.filename:  # no frame is in a file that does not even begin to run
+        kind, place = type(error).__name__, f"{error.filename}, line {error.lineno}"
+        return Failed(f"{name} can't be imported: {kind}: {error.msg} ({place})")
+    trace = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in trace if "importlib" not in frame.filename and frame.filename != __file__]
     where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
     return Failed(f"{name} can't be imported: {type(error).__name__}: {error}{where}")
 

@@ -6,14 +6,20 @@ not at all.
 
 from __future__ import annotations
 
+import json
 import keyword
 import os
 import re
+import shlex
 import shutil
 import sys
 import tempfile
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import click
 
@@ -75,8 +81,21 @@ def command(place: str) -> None:
         raise Failed(f"The folder {target.absolute().parent} doesn't exist. Make it first.")
     _appear(target, name)
     say(f"{target} is a project now. Go on with\n")
-    say(f"  cd {target}\n  make test\n  spine run\n")
+    say(f"  cd {target}\n{_set_up()}  make test\n  spine run\n")
     say(f"and read {target}/README.md. The service is in {module}/service.py.")
+
+
+def _set_up() -> str:
+    """What brings the tests their tools, where they are missing; with where pip had eventspine from, if from no index."""
+    if find_spec("pytest") and find_spec("pytest_asyncio"):
+        return ""
+    try:
+        origin = json.loads(distribution("eventspine").read_text("direct_url.json") or "{}").get("url", "")
+    except (PackageNotFoundError, ValueError):
+        origin = ""
+    path = url2pathname(urlsplit(origin).path) if origin.startswith("file:") else ""
+    setup = f"make setup EVENTSPINE={shlex.quote(path)}" if path else "make setup"
+    return f"  {setup}\n  . .venv/bin/activate\n"
 
 
 def _appear(target: Path, name: str) -> None:

@@ -39,6 +39,7 @@ def is_watched(path: str, folders: Sequence[Path]) -> bool:
 async def follow_changes(supervisor: Supervisor, folders: Sequence[Path]) -> None:
     from watchfiles import awatch
 
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)  # which files, and what comes of it, is told below
     log.info("watching %s (%s)", ", ".join(map(str, folders)), ", ".join(f"*{ending}" for ending in WATCHED))
     async for changes in awatch(*folders, watch_filter=lambda _, path: is_watched(path, folders)):
         names = sorted({_shown(path) for _, path in changes})

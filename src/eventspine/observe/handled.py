@@ -25,7 +25,7 @@ class LogHandled(Middleware):
         started = time.perf_counter()
         result = await proceed()
         took_ms = (time.perf_counter() - started) * 1000
-        what = _named(event)
+        what = _named(event) if isinstance(event, list) else delivery.record.type  # a run of a schedule has no class
         log.log(
             self.level,
             "%s handled in %.1f ms",
@@ -36,7 +36,6 @@ class LogHandled(Middleware):
         return result
 
 
-def _named(event: Any) -> str:
-    if isinstance(event, list):
-        return f"{describe(type(event[0])).name} and {len(event) - 1} more" if len(event) > 1 else _named(event[0])
-    return describe(type(event)).name
+def _named(events: list[Any]) -> str:
+    first = describe(type(events[0])).name
+    return f"{first} and {len(events) - 1} more" if len(events) > 1 else first
