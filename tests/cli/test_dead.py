@@ -175,6 +175,7 @@ def test_what_is_parked_behind_another_says_behind_which(say, story):
 
 def test_parked_deliveries_are_listed_retried_and_skipped(say, story):
     (parked,) = json.loads(say("parked", "list", "--json").stdout)
+    assert f"delivery {parked['number']}: parked" in say("parked", "show", str(parked["number"])).stdout
     assert "2096-10-02T07:06:40Z" == parked["due"]
 
     assert "1 parked delivery due now.\n" == say("parked", "retry", "--all").stdout

@@ -98,3 +98,15 @@ def test_a_run_is_a_line_of_the_log_when_handled_events_are(spine):
     assert 0 == spine("schedule", "run", "chime").returncode
     told = spine.until(process, "clock.chime")
     assert "clock.chime/tick handled in " in told
+
+
+def test_what_a_run_raises_is_in_the_log_from_the_handler_on_when_handled_events_are(spine):
+    (spine.folder / "tower.py").write_text(CLOCK)
+    process = spine.start("run", "tower", "--log-handled")
+    spine.until(process, "running clock")
+    until(spine, "schedule", "list", shows="clock.crack")
+    assert 0 == spine("schedule", "run", "crack").returncode
+    spine.until(process, "clock.crack raised")
+    told = spine.until(process, "ValueError: the spring is broken")
+    assert 'raise ValueError("the spring is broken")' in told
+    assert "/eventspine/" not in told, "no frames of ours"

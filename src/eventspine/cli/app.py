@@ -23,7 +23,7 @@ COMMANDS = {
     "tail": "Print events as they are published.",
     "trace": "Show all that one event caused, as a tree.",
     "dead": "Deliveries that were given up: list, show, replay, drop.",
-    "parked": "Deliveries that wait for their next attempt: list, retry, skip.",
+    "parked": "Deliveries that wait for their next attempt: list, show, retry, skip.",
     "subscriptions": "What each service reads and how far it has come.",
     "schedule": "What is not due yet: list, cancel; run a periodic handler now.",
     "streams": "The events of one entity.",

@@ -48,13 +48,14 @@ async def list_(invocation: Invocation, chosen: Filter, as_json: bool) -> None:
 async def show(invocation: Invocation, numbers: tuple[int, ...], as_json: bool) -> None:
     """Show deliveries in full: reason, traceback, attempts, envelope and data.
 
-    Parked and settled ones are shown too."""
+    Dead, parked and settled ones."""
     async with existing_journal(invocation) as journal:
         subscriptions = await all_subscriptions(journal)
         found = await journal.deliveries(numbers=numbers, limit=len(numbers))
         if missing := sorted(set(numbers) - {delivery.number for delivery in found}):
             raise NothingFound(
-                f"There is no delivery {', '.join(map(str, missing))}. `spine dead list` lists the dead."
+                f"There is no delivery {', '.join(map(str, missing))}. "
+                "`spine dead list` and `spine parked list` say their numbers."
             )
         if as_json:
             shown = [view(delivery, subscriptions, full=True) for delivery in found]

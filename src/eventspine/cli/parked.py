@@ -7,6 +7,7 @@ import click
 from ..journal.port import Delivery, Drop, Journal, Retry
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
+from .dead import show
 from .deliveries import Subscriptions, all_subscriptions, lane_of, parked_row, view
 from .journals import asynchronous, existing_journal, in_pages
 from .output import confirm, plural, say, say_listing
@@ -16,7 +17,10 @@ COLUMNS = ("number", "due", "handler", "type", "key", "attempts", "reason")
 
 @click.group(cls=Group)
 def command() -> None:
-    """Deliveries that wait for their next attempt: list, retry, skip."""
+    """Deliveries that wait for their next attempt: list, show, retry, skip."""
+
+
+command.add_command(show)
 
 
 @command.command("list")
