@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -201,3 +202,38 @@ async def test_a_closed_spine_is_not_opened_again_unnoticed(tmp_path: Path) -> N
             raise AssertionError
     async with spine:
         assert (await spine.publish(Placed())).position == 2
+
+
+async def test_a_block_inside_a_block_leaves_the_spine_open_for_the_outer_one(tmp_path: Path) -> None:
+    spine = Spine(f"sqlite:///{tmp_path / 'spine.db'}", service=SHOP)
+    async with spine:
+        async with spine:
+            await spine.publish(Placed())
+        assert (await spine.publish(Placed())).position == 2
+    with pytest.raises(SpineClosed):
+        await spine.publish(Placed())
+
+
+async def test_tasks_that_enter_and_leave_at_once_close_nothing_under_each_other(tmp_path: Path) -> None:
+    spine = Spine(f"sqlite:///{tmp_path / 'spine.db'}", service=SHOP)
+
+    async def publish(pause: int) -> None:
+        for _ in range(20):
+            async with spine:
+                await spine.publish(Placed())
+            for _ in range(pause):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*(publish(pause) for pause in (0, 1, 3, 7)))
+    async with spine:
+        assert len(await records(spine)) == 80
+
+
+async def test_services_that_can_not_be_meant_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"'shop' is no service. Pass the object"):
+        Spine("memory://", service="shop")  # type: ignore[arg-type]
+    async with Spine(f"sqlite:///{tmp_path / 'spine.db'}") as spine:
+        for services in ((SHOP, SHOP), (SHOP, Service("shop"))):
+            with pytest.raises(SettingsError, match="Two services named 'shop'"):
+                async with spine.running(*services):
+                    raise AssertionError

@@ -320,3 +320,18 @@ async def test_tables_that_fail_leave_the_journal_closed_and_are_tried_again(tmp
     assert tried == 2
     with pytest.raises(JournalError, match="not open"):
         await spine.journal.head()
+
+
+def test_threads_that_enter_and_leave_at_once_close_nothing_under_each_other(url: str) -> None:
+    spine = Spine(url, service=SHOP)
+
+    def publish(_: int) -> int:
+        for _ in range(10):
+            with spine:
+                spine.publish(Placed())
+        return 10
+
+    with ThreadPoolExecutor(4) as threads:
+        assert sum(threads.map(publish, range(4))) == 40
+    with spine:
+        assert spine.publish(Placed()).position == 41

@@ -26,7 +26,7 @@ from .declared import (
     positional,
     retention_of,
 )
-from .errors import DeclarationError
+from .errors import DeclarationError, SettingsError
 from .events import EventType, describe
 from .journal.port import SubscriptionDeclaration
 from .policies import Batch, Policies, Retry
@@ -371,3 +371,17 @@ def tables_script(tables: Tables) -> tuple[str, str | Callable[[Any], None]]:
         script = Path(tables).read_text(encoding="utf-8")
         return blake2b(script.encode(), digest_size=8).hexdigest(), script
     return cast("Mapping[str, str]", vars(tables)).get("version", tables.__qualname__), tables
+
+
+def check_services(services: Sequence[Any]) -> None:
+    """That these are services, and that each is there once."""
+    names = list[str]()
+    for service in services:
+        if not isinstance(service, Service):
+            raise SettingsError(f"{service!r} is no service. Pass the object that Service(...) made.")
+        if service.name in names:
+            raise SettingsError(
+                f"Two services named {service.name!r} are to run beside each other. Pass the same one once; join two objects "
+                f"of one service with service.include(...)."
+            )
+        names.append(service.name)

@@ -21,7 +21,7 @@ from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
-from .service import Middleware, Service, tables_script
+from .service import Middleware, Service, check_services, tables_script
 from .within import beside, carrier_of, opening, write_async
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class Spine:
         lease_s: float = LEASE_S,
         clock: Clock | None = None,
     ) -> None:
+        check_services([] if service is None else [service])
         self.drain_s = DRAIN_S  # of `running`, where it is told nothing else
         self._retention: Mapping[str, timedelta | None] = {}  # of the settings, over what services say
         self.clock = clock or SystemClock()
@@ -64,6 +65,7 @@ class Spine:
         self._opened = False
         self._closed = False
         self._opening = threading.Lock()  # held across awaits, so it is only ever tried
+        self._inside = 0  # blocks `async with` that are open: the last one to be left closes
         self._runtimes: list[Runtime] = []
 
     @classmethod
@@ -94,21 +96,26 @@ class Spine:
 
     async def open(self) -> Self:
         """Open the journal now rather than at first use; or again, after `close`."""
+        self._closed = False
+        while not self._opened:
+            async with self._alone():
+                if not self._opened:
+                    await self._open()
+        return self
+
+    @asynccontextmanager
+    async def _alone(self) -> AsyncIterator[None]:
+        """One task opens or closes, on whatever event loop that is."""
         from asyncio import (
             sleep,  # where it is used: half the time of `import eventspine`, and a script may not need it
         )
 
-        self._closed = False
-        while not self._opened:
-            if not self._opening.acquire(blocking=False):  # by another task, or on another event loop
-                await sleep(0.005)
-                continue
-            try:
-                if not self._opened:
-                    await self._open()
-            finally:
-                self._opening.release()
-        return self
+        while not self._opening.acquire(blocking=False):  # noqa: ASYNC110 -- of several loops, which have no event in common
+            await sleep(0.005)
+        try:
+            yield
+        finally:
+            self._opening.release()
 
     async def _open(self) -> None:
         await self.journal.open()
@@ -134,10 +141,15 @@ class Spine:
 
     async def close(self) -> None:
         self._closed = True
-        if self._opened:
-            await self._unheard.look()  # a script may be over before the background has had a look
-            self._opened = False
-            await self.journal.close()
+        if not self._opened:
+            return
+        async with self._alone():
+            if self._opened:
+                self._opened = False  # before the first wait: who opens it from here on does so anew
+                try:
+                    await self._unheard.look()  # a script may be over before the background has had a look
+                finally:
+                    await self.journal.close()
 
     async def _at_first_use(self) -> None:
         if self._closed:
@@ -148,10 +160,17 @@ class Spine:
         await self.open()
 
     async def __aenter__(self) -> Self:
-        return await self.open()
+        self._inside += 1
+        try:
+            return await self.open()
+        except BaseException:
+            self._inside -= 1
+            raise
 
     async def __aexit__(self, *_: object) -> None:
-        await self.close()
+        self._inside -= 1
+        if not self._inside:
+            await self.close()
 
     # --- publishing -------------------------------------------------------------------------------------------------
 
@@ -314,6 +333,7 @@ class Spine:
         the failure is raised."""
         import asyncio
 
+        check_services(services)
         await self._at_first_use()
         drain_s = self.drain_s if drain_s is None else drain_s
 

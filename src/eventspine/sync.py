@@ -158,6 +158,8 @@ class Spine:
         self._spine = make()
         self._pid = os.getpid()
         self._loop = Loop()
+        self._inside = 0  # blocks `with` that are open: the last one to be left closes
+        self._counting = threading.Lock()
 
     @property
     def _now(self) -> _spine.Spine:
@@ -179,10 +181,15 @@ class Spine:
         self._loop.stop()
 
     def __enter__(self) -> Self:
-        return self.open()
+        with self._counting:
+            self._inside += 1
+            return self.open()
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        with self._counting:
+            self._inside -= 1
+            if not self._inside:
+                self.close()
 
     @overload
     def publish(

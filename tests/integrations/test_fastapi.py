@@ -168,6 +168,21 @@ def test_options_that_mean_nothing_are_refused(url: str) -> None:
         Events(Spine(url), service=SHOP)
 
 
+def test_events_serve_one_application_at_a_time(url: str) -> None:
+    """The second one's end would close the spine of the first, and its blocking publishes would wait for a loop that is gone."""
+    events = Events(url, service=SHOP)
+    with TestClient(application(events)) as client:
+        with pytest.raises(SettingsError, match="for an application already"), TestClient(application(events)):
+            raise AssertionError
+        assert client.post("/orders").json() == {"position": 1}
+
+
+def test_what_is_no_list_of_services_is_refused(url: str) -> None:
+    for run, said in ((SHOP, r"run=\[inventory\]"), (["shop"], "'shop' is no service"), ([SHOP, SHOP], "Two services")):
+        with pytest.raises(SettingsError, match=said):
+            Events(url, run=run)  # type: ignore[arg-type]
+
+
 def test_a_service_that_can_not_start_keeps_the_application_from_starting(url: str) -> None:
     @asynccontextmanager
     async def broken() -> AsyncIterator[None]:

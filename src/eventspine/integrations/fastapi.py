@@ -26,7 +26,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from .. import sync
 from ..errors import MissingExtra, SettingsError, WouldDeadlock
-from ..service import Service
+from ..service import Service, check_services
 from ..spine import Spine
 
 try:
@@ -62,6 +62,9 @@ class Events:
             raise SettingsError("This spine was made already: give service= to Spine(...), not to Events(...).")
         if on_failure not in ("stop", "serve"):
             raise SettingsError(f'on_failure={on_failure!r} is neither "stop" nor "serve".')
+        if isinstance(run, Service):
+            raise SettingsError("run= is a list of services: run=[inventory].")
+        check_services(run)
         self.spine = spine if isinstance(spine, Spine) else Spine(spine, service=service)
         self.run = tuple(run)
         self.on_failure = on_failure
@@ -74,15 +77,18 @@ class Events:
     @asynccontextmanager
     async def lifespan(self, app: Any) -> AsyncIterator[dict[str, Any]]:
         """FastAPI(lifespan=events.lifespan)."""
+        if self._blocking is not None:
+            raise SettingsError("These Events are at work for an application already: make one Events(...) for each.")
         self.failure = None
         async with self.spine:
             self._blocking = _Blocking(self.spine, asyncio.get_running_loop())
             engine = _Engine(self)
-            await engine.start()
             try:
+                await engine.start()
                 yield {STATE: self}
             finally:
                 await engine.stop()
+                self._blocking = None
         if self.failure is not None:
             raise self.failure
 
