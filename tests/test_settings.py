@@ -159,6 +159,8 @@ REFUSED = [
     ("drain_s = true", "drain_s = True can't be used"),
     ("processes = 0", "a whole number from 1"),
     ("processes = 1.5", "a whole number from 1"),
+    ("processes = 1001", "a whole number from 1 to 1,000"),
+    (f"drain_s = {'[' * 5000}", "is nested too deeply"),
     ("log_level = 'loud'", "one of debug, info, warning, error"),
     ("modules = 5", "a list of modules"),
     ("modules = ['']", "a list of modules"),
@@ -234,7 +236,7 @@ def test_a_strangers_file_above_is_refused_unless_it_is_named(folder, monkeypatc
 
     class Owned:
         def __init__(self, found: os.stat_result, owner: int) -> None:
-            self.st_uid, self.st_mode = owner, found.st_mode
+            self.st_uid, self.st_mode, self.st_size = owner, found.st_mode, found.st_size
 
     monkeypatch.setattr(Path, "stat", lambda path, **more: Owned(real(path, **more), owners.get(path, os.getuid())))
 
@@ -255,6 +257,44 @@ def test_a_file_that_is_no_text_is_named(folder):
     (folder / "spine.toml").write_bytes(b"drain_s = '\xff'")
 
     with pytest.raises(SettingsError, match="spine.toml can't be read"):
+        settings.read()
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_link(path):
+    path.symlink_to("nowhere.toml")
+
+
+def make_loop(path):
+    path.symlink_to(path.name)
+
+
+def make_endless(path):
+    path.symlink_to("/dev/zero")
+
+
+def make_large(path):
+    path.write_text("#" * 1_000_001)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (make_pipe, "is a device, a pipe"),
+        (make_endless, "is a device, a pipe"),
+        (make_link, "is a link to nothing"),
+        (make_loop, "is a link to nothing"),
+        (Path.mkdir, "is a folder"),
+        (make_large, "has 1,000,001 bytes"),
+    ],
+)
+def test_what_stands_there_and_is_no_file_of_settings_is_refused_rather_than_passed_over(folder, make, told):
+    make(folder / "spine.toml")
+
+    with pytest.raises(SettingsError, match=told):
         settings.read()
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from .errors import SettingsError
 OWN = "spine.toml"
 SHARED = "pyproject.toml"
 TABLE = ("tool", "eventspine")
+BYTES_MAX = 1_000_000  # of a spine.toml
 
 
 class SettingsFile(NamedTuple):
@@ -64,6 +66,8 @@ def named(name: str, folder: Path) -> SettingsFile:
 
 
 def _read(path: Path, *, named: bool) -> SettingsFile | None:
+    if not named:
+        _check_kind(path)
     try:
         text = path.read_text(encoding="utf-8-sig")  # Windows editors put a mark before it
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
@@ -78,6 +82,24 @@ def _read(path: Path, *, named: bool) -> SettingsFile | None:
     return None if said is None else SettingsFile(path, said, text)
 
 
+def _check_kind(path: Path) -> None:
+    """What would be waited for, or never ends; and a link to nothing: without it another journal would be used, unnoticed."""
+    try:
+        kind = path.stat()
+    except OSError:
+        if path.is_symlink() and not path.exists():
+            raise SettingsError(f"The settings file {path} is a link to nothing. Mend it, or remove it.") from None
+        return  # it is not there, or reading it says what is wrong
+    if path.name == OWN and stat.S_ISDIR(kind.st_mode):
+        raise SettingsError(f"The settings file {path} is a folder. Give the folder another name.")
+    if not stat.S_ISREG(kind.st_mode) and not stat.S_ISDIR(kind.st_mode):
+        raise SettingsError(f"The settings file {path} is a device, a pipe or a socket. Name a file.")
+    if path.name == OWN and kind.st_size > BYTES_MAX:
+        raise SettingsError(
+            f"The settings file {path} has {kind.st_size:,} bytes; settings have at most {BYTES_MAX:,}."
+        )
+
+
 def _toml(path: Path, text: str) -> dict[str, Any]:
     import tomllib  # most processes have no use for it
 
@@ -85,6 +107,8 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SettingsError(f"{path} is no TOML: {error}.") from error
+    except RecursionError:
+        raise SettingsError(f"{path} is nested too deeply to be read.") from None
 
 
 def _table(whole: dict[str, Any], path: Path) -> Mapping[str, Any] | None:

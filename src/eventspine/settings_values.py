@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 LOOPBACK = "127.0.0.1"
+COUNT_MAX = 1_000  # processes; a zero too many is not to take the host down
 KEEP = "keep"  # of a retention: for ever
 _UNITS = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
@@ -67,8 +68,8 @@ def seconds(value: Any) -> float:
 
 def count(value: Any) -> int:
     number = _number(value, int)
-    if number is None or isinstance(number, float) or number < 1:
-        raise Refused("a whole number from 1, such as 2")
+    if number is None or isinstance(number, float) or not 1 <= number <= COUNT_MAX:
+        raise Refused(f"a whole number from 1 to {COUNT_MAX:,}, such as 2")
     return int(number)
 
 
