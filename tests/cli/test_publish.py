@@ -113,6 +113,31 @@ def test_hostile_input_is_refused_in_clear_words(spine):
         assert "unexpected" not in refused.stderr
 
 
+def test_a_field_that_is_said_twice_is_refused_wherever_it_stands(spine):
+    for data in (
+        '{"customer": "ann", "title": "x", "customer": "bob"}',
+        '{"customer": "ann", "title": {"a": 1, "a": 2}}',
+    ):
+        refused = publish(spine, "BookOrdered", data)
+        assert (1, "") == (refused.returncode, refused.stdout)
+        assert "is said twice in one JSON object" in refused.stderr
+
+
+def test_a_file_of_a_windows_editor_is_read(spine):
+    assert publish(spine, "BookOrdered", "-", stdin=f"\ufeff{ORDER}\r\n{ORDER}\r\n").stdout.count("key=ann") == 2
+
+
+def test_it_says_what_was_published_before_a_line_that_is_no_event(spine):
+    too_long = "x" * 9_000_000
+    for lines, told in (
+        ("{\n", "Line 1: This is not JSON"),
+        ("{\n", "Nothing was published."),
+        (f"{ORDER}\n{too_long}", "Line 2: This is longer than 8,000,000 bytes"),
+        (f"{ORDER}\n{too_long}", "The lines before it were published; this one and those after it were not."),
+    ):
+        assert told in publish(spine, "BookOrdered", "-", stdin=lines).stderr
+
+
 def test_a_duration_beyond_the_calendar_is_no_duration(spine):
     far = "999999999999999999d"
     assert "is no duration" in publish(spine, "BookOrdered", ORDER, "--after", far).stderr

@@ -7,9 +7,11 @@ named; nothing after it is read.
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import stat
 import sys
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator, Sequence
 from contextlib import nullcontext
 from datetime import datetime, timedelta
@@ -43,8 +45,11 @@ LINE_MAX = 8 * DATA_BYTES_MAX  # JSON may say one byte in six
 def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
     """An event of the class. Unlike a subscriber, who ignores fields that it doesn't know, this refuses them: whoever
     types an event wants each of its fields to arrive."""
+    if len(data) > LINE_MAX:
+        raise EventRefused(f"This is longer than {LINE_MAX:,} bytes; no event is. Give one JSON object per line.")
     try:
         given = msgspec.json.decode(data)
+        _refuse_what_is_said_twice(data)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EventRefused(f"This is not JSON: {error}. In a shell, put it in single quotes.") from error
     except RecursionError:
@@ -61,6 +66,19 @@ def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
     if unknown := sorted(set(given) - set(known)):
         raise EventRefused(f"{kind.name} has no field {unknown[0]!r}. Its fields are {', '.join(known)}.")
     return event
+
+
+def _refuse_what_is_said_twice(data: bytes) -> None:
+    """JSON's readers take the last of two, and the other would be gone without a word."""
+
+    def once(pairs: list[tuple[str, Any]]) -> None:
+        seen = set[str]()
+        for name, _ in pairs:
+            if name in seen:
+                raise EventRefused(f"{name!r} is said twice in one JSON object. Say it once.")
+            seen.add(name)
+
+    json.loads(data, object_pairs_hook=once, parse_int=str, parse_float=str)
 
 
 def in_utf8(text: str, what: str) -> str:
@@ -94,9 +112,7 @@ async def lines() -> AsyncIterator[list[bytes]]:
         if complete:
             yield complete
         if len(rest) > LINE_MAX:
-            raise Failed(
-                f"A line of stdin is longer than {LINE_MAX:,} bytes; no event is. Give one JSON object per line."
-            )
+            break  # whoever reads it says so; nothing after it is read
     if rest:
         yield [rest]
 
@@ -142,6 +158,7 @@ class Publishing:
         self.when = when
         self.as_json = as_json
         self.line = 0
+        self.published = 0
 
     async def from_lines(self) -> None:
         async for some in lines():
@@ -151,8 +168,9 @@ class Publishing:
     async def _batch(self, some: Sequence[bytes]) -> None:
         events = []
         wrong: EventRefused | None = None
-        for text in some:
+        for line in some:
             self.line += 1
+            text = line.removeprefix(BOM_UTF8) if self.line == 1 else line  # of Windows editors and shells
             if not text.strip():
                 continue
             try:
@@ -163,12 +181,16 @@ class Publishing:
         if events:
             await self.publish(events)
         if wrong is not None:
-            raise Failed(
-                f"Line {self.line}: {wrong}\nThe lines before it were published; this one and those after it were not."
+            told = (
+                "The lines before it were published; this one and those after it were not."
+                if self.published
+                else "Nothing was published."
             )
+            raise Failed(f"Line {self.line}: {wrong}\n{told}")
 
     async def publish(self, events: Sequence[Any]) -> None:
         answer = await self.spine.publish(*events, **self.when)
+        self.published += len(events)
         for event, receipt in zip(events, answer if isinstance(answer, list) else [answer], strict=True):
             say(self._receipt(event, receipt))
 
