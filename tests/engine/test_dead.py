@@ -9,6 +9,7 @@ import pytest
 
 from eventspine import Delivery, Event, Retry as Policy, Service, Spine
 from eventspine.engine import loading
+from eventspine.errors import JournalError
 from eventspine.journal.port import Append, Drop, Replay, Retry, Unit
 
 from .material import FOR_EVER, ONCE, Broken, Placed, Store, dead, host, parked, rows, subscription, until
@@ -326,3 +327,33 @@ async def test_what_parks_while_an_operators_change_is_read_is_not_forgotten(
         await spine.journal.control([Retry([row.number])])
         await until(lambda: len(handled) == 2)
     assert handled == [0, 1]
+
+
+async def test_a_change_that_could_not_be_looked_at_is_looked_at_again(spine: Spine, monkeypatch: Any) -> None:
+    """Of an operator's change the number was known, and its rows could not be read: it would have waited for ever."""
+    service = Service("mail")
+    handled, broken, failed = list[int](), True, list[str]()
+
+    @service.on(Placed, retry=LATER)
+    async def note(event: Placed) -> None:
+        if broken:
+            raise Broken
+        handled.append(event.number)
+
+    read = loading._rows
+
+    async def fails_once(*given: Any) -> Any:
+        if not failed:
+            failed.append("now")
+            raise JournalError("The journal can't be reached.")
+        return await read(*given)
+
+    await spine.publish(Placed(number=0))
+    async with spine.running(service):
+        (row,) = await parked(spine)
+        await until(lambda: subscription(spine).at_work == 0)
+        broken = False
+        monkeypatch.setattr(loading, "_rows", fails_once)
+        await spine.journal.control([Retry([row.number])])
+        await until(lambda: handled)
+    assert failed

@@ -29,7 +29,6 @@ class Reloads:
         host = self.host
         if version == host.control:
             return
-        host.control = version
         stored = {row.number: row for row in await host.journal.subscriptions(host.service.name)}
         for one in host.subscriptions:
             row = stored.get(one.number)
@@ -37,6 +36,7 @@ class Reloads:
                 self.whole.add(one)
             else:
                 await look_at_rows(one)
+        host.control = version  # not before: what could not be looked at is still to be followed
 
     async def carry_out(self) -> None:
         whole, self.whole = self.whole, set()
@@ -45,14 +45,18 @@ class Reloads:
             return
         await self.host.readers.stop()
         try:
-            await self._load_again(whole)
-            for one in missing - whole:
+            await self._load_again(self._in_order(whole))
+            for one in self._in_order(missing - whole):
                 await self.load_missing(one)
         except BaseException:
             self.whole |= whole
             self.missing |= missing
             raise
         await self.host.readers.rebuild(self.host.active)
+
+    def _in_order(self, some: set[Subscription]) -> list[Subscription]:
+        """As they were declared, so that the same seed gives the same history."""
+        return [one for one in self.host.subscriptions if one in some]
 
     async def _load_again(self, whole: Iterable[Subscription]) -> None:
         host = self.host
