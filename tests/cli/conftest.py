@@ -47,7 +47,11 @@ class Processes:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("SPINE_")}
+        self.environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith("SPINE_") and name != "NO_COLOR"  # in a pipe there are none anyway
+        }
         self.started: list[subprocess.Popen[str]] = []
 
     def __call__(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:

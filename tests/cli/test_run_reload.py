@@ -105,6 +105,18 @@ def test_a_mistake_at_the_first_start_waits_for_a_change_too(spine):
     log.until("running shopfront")
 
 
+def test_code_that_hangs_while_it_is_imported_is_ended_by_the_next_change(spine):
+    log = start(spine)
+    hangs = "\nopen('hangs', 'w').close()\n__import__('time').sleep(3600)\n"
+    change(spine, "bookshop.py", "import os\n", f"import os\n{hangs}")
+    give_up = time.monotonic() + 60
+    while not (spine.folder / "hangs").exists():
+        assert time.monotonic() < give_up, log.text
+        time.sleep(0.01)  # between two looks
+    change(spine, "bookshop.py", hangs, "")
+    log.until("running shopfront", 2)
+
+
 def test_an_edit_that_is_undone_leads_at_once(spine):
     log = start(spine)
     change(spine, "bookshop.py", "@stock.on(BookOrdered)", "@stock.on(BookOrdered, concurrency=2, on_dead='waits')")

@@ -104,3 +104,11 @@ def test_no_color_is_honoured_in_tables(spine, story):
 
     assert "email.confirm" in shown
     assert not re.search(r"\x1b\[[0-9;]*3[0-9]m", shown)
+
+
+def test_numbers_and_times_stay_in_one_line_however_narrow_it_is(spine, story):
+    with terminal(spine, "dead", "list") as ours:
+        shown = read(ours)
+
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert re.search(r"^\d+ +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", plain, re.MULTILINE), plain

@@ -26,7 +26,7 @@ from eventspine import Service, Spine
 from eventspine.cli import main as command
 from eventspine.engine import health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
-from eventspine.journal import _sqlite_apply, _sqlite_describe, _sqlite_writer, migrations
+from eventspine.journal import _sqlite_apply, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
 from eventspine.journal.sqlite import SQLiteJournal
 from tests.faults import services
 
@@ -301,6 +301,10 @@ def without_generations() -> None:
     subscription.unknown = lambda *_: []
 
 
+def without_watching_the_log() -> None:
+    _sqlite_log.Log.check = lambda self: None  # type: ignore[method-assign]
+
+
 def without_one_sqlite() -> None:
     """Another part of this process, or a library in it, opens the file and closes it again."""
     published = _sqlite_writer.Writer._once
@@ -327,6 +331,7 @@ WITHOUT: dict[str, Callable[[], None]] = {
     "care": without_care,
     "generations": without_generations,
     "one-sqlite": without_one_sqlite,
+    "log-watch": without_watching_the_log,
     "drain": without_drain,
 }
 

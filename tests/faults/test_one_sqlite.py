@@ -8,7 +8,7 @@ import pytest
 from .harness import Place
 
 
-@pytest.mark.parametrize(("without", "lost"), [([], False), (["one-sqlite"], True)])
+@pytest.mark.parametrize(("without", "lost"), [([], False), (["one-sqlite", "log-watch"], True)])
 def test_r7_one_more_open_and_close_of_the_file_loses_what_was_acknowledged(
     place: Place, without: list[str], lost: bool
 ) -> None:

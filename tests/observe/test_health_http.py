@@ -20,6 +20,7 @@ from eventspine.errors import SettingsError
 from eventspine.observe import health_http
 from eventspine.observe.health_http import Answer, HealthEndpoint, HealthServer, Pulse
 from eventspine.settings_values import Address
+from tests.faults.harness import until
 
 WELL = Answer(True, True, {"status": "ok"})
 
@@ -149,7 +150,10 @@ def test_without_the_bound_each_would_have_a_thread(serve: Any, monkeypatch: pyt
     slow = [socket.create_connection(address) for _ in range(2 * most)]
     try:
         assert 200 == ask(address, "/healthz")[0]
-        assert len([one for one in threading.enumerate() if "process_request_thread" in one.name]) > most
+        until(
+            lambda: len([one for one in threading.enumerate() if "process_request_thread" in one.name]) > most,
+            "each connection to have its thread",
+        )
     finally:
         for connection in slow:
             connection.close()

@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def interpreters() -> dict[str, str]:
     """By version; one that doesn't run, such as a launcher without its Python, is not there."""
     found = {".".join(map(str, sys.version_info[:2])): sys.executable}
-    beside = [str(path) for path in Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")).glob("versions/*/bin")]
+    beside = [str(path) for path in Path(sys.base_prefix).parent.glob("3.*/bin")]  # as version managers put them
     for version in VERSIONS:
         path = os.pathsep.join([*beside, os.environ.get("PATH", "")])
         if (program := shutil.which(f"python{version}", path=path)) and _runs(program):

@@ -169,6 +169,7 @@ class _Server(ThreadingMixIn, TCPServer):
     allow_reuse_address = True
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # with socketserver's own 5, a burst of clients waits for seconds
 
     def __init__(self, address: Address, answer: Callable[[], Answer]) -> None:
         self.answer = answer

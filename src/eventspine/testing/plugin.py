@@ -11,7 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
-import pytest
+from ..errors import MissingExtra
+
+try:
+    import pytest
+except ImportError as missing:
+    raise MissingExtra("This is a plug-in of pytest's: pip install 'eventspine[testing]'.") from missing
 
 if TYPE_CHECKING:
     from .blocking import SyncVirtualSpine
