@@ -75,11 +75,22 @@ def _say_rich(columns: Sequence[str], cells: list[list[str]]) -> None:
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_header=bool(columns), header_style="bold")
-    for column in columns or [""] * len(cells[0] if cells else ()):
-        table.add_column(column, overflow="fold")
+    console = Console(highlight=False)
+    whole = _whole(columns, cells, console.width * 6 // 10)
+    for index, column in enumerate(columns or [""] * len(cells[0] if cells else ())):
+        table.add_column(column, overflow="fold", no_wrap=index < whole)
     for row in cells:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    console.print(table)
+
+
+def _whole(columns: Sequence[str], cells: list[list[str]], room: int) -> int:
+    """How many columns, from the left, are kept in one line: numbers, times and names. What is left folds beside them."""
+    for index, column in enumerate(zip(*([columns] if columns else []), *cells, strict=True)):
+        room -= max(map(len, column)) + 2
+        if room < 0:
+            return index
+    return len(columns)
 
 
 async def say_listing(

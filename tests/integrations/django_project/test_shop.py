@@ -247,6 +247,15 @@ def test_the_command_ends_as_spine_does(shop):
     assert "after" in shop.manage("shell", "-v", "0", "-c", call)
 
 
+def test_run_says_what_is_not_migrated(tmp_path):
+    shop = Shop(tmp_path)
+    run = shop.start("spine", "run")
+    log = tmp_path / "spine.log"
+    until(lambda: "unapplied migration" in log.read_text() and "running " in log.read_text(), "the word")
+    run.terminate()
+    assert run.wait(WAIT_S) == 0
+
+
 def test_run_refuses_a_project_that_the_checks_refuse(shop, tmp_path):
     (tmp_path / "wrong.py").write_text("from project.settings import *\nDATABASES['default']['AUTOCOMMIT'] = False\n")
     said = shop.manage("spine", "run", "--settings=wrong", f"--pythonpath={tmp_path}", code=2)

@@ -70,6 +70,7 @@ class Command(BaseCommand):
         os.environ[variable("journal")] = journals.url_of(journals.wrapper())
         if command == "run":
             self.check()
+            self.check_migrations()  # a word, as of `runserver`: handlers would fail on tables that are not there
             os.environ["PYTHONPATH"] = os.pathsep.join(_project_paths())
             arguments = _run_of_project(arguments)
         elif command == "publish" and not any(word.startswith(("-m", "--module")) for word in arguments):
