@@ -46,7 +46,8 @@ async def follow_changes(supervisor: Supervisor, folders: Sequence[Path]) -> Non
         log.info(
             "%s changed: starting again", ", ".join(names[:3]) + (f" and {len(names) - 3} more" * (len(names) > 3))
         )
-        await supervisor.places[0].replace(RELOAD_DRAIN_S)
+        # Its start is not awaited: code that hangs while it is imported is mended by the next change, too.
+        await supervisor.places[0].restart(RELOAD_DRAIN_S)
 
 
 def _shown(path: str) -> str:

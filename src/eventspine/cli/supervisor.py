@@ -281,8 +281,8 @@ class Place:
         for one in waits:
             one.cancel()
 
-    async def replace(self, drain_s: float) -> bool:
-        """Another process in its place; whether it has started."""
+    async def restart(self, drain_s: float) -> Child | None:
+        """End the process in its place, whatever it is doing, so that another one begins; the one that ended."""
         while self._beginning:  # noqa: ASYNC110 -- some milliseconds, and rare
             await asyncio.sleep(0.01)
         old, self._replaced = self.child, self.child
@@ -290,6 +290,11 @@ class Place:
         self.changed.set()
         if old is not None:
             await old.end(drain_s)
+        return old
+
+    async def replace(self, drain_s: float) -> bool:
+        """Another process in its place; whether it has started."""
+        old = await self.restart(drain_s)
         while (new := self._now()) is old or new is None:
             if self.parent.stopping():
                 return False
