@@ -1,7 +1,7 @@
 # The one door. `make help` lists what it opens; every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup set-up-test set-up-bench test check lint types docs docs-serve snippets bench demo coverage lock format clean
+.PHONY: help setup set-up-test set-up-bench test check lint types docs docs-serve snippets bench demo sim coverage lock format clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -48,6 +48,9 @@ bench: set-up-bench ## Measure, each figure beside its raw twin
 
 demo: set-up-test ## A shop of four services on real orders, some of them killed (ORDERS=orders.csv REPORT=report.json)
 	@$(PY) -m examples.shop $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")
+
+sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (SEED=17 HISTORIES=300)
+	@$(PY) -m tests.simulate $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES))
 
 coverage: set-up-test ## Run the tests and say which lines and branches they never take
 	@$(PY) -m coverage erase

@@ -53,8 +53,8 @@ async def orders(world: World) -> None:
 
 def each_order_takes_stock_once(world: World) -> str | None:
     taken = sorted(row["number"] for row in world.query("select number from stock_taken"))
-    answered = [record for record in world.records if record.type == "stock.StockReserved"]
-    dead = [row for row in world.journal._tables.deliveries.values() if row.state == "dead"]
+    answered = world.published(StockReserved)
+    dead = [dead for dead in world.dead if dead.handler == "stock.reserve"]
     if len(taken) != len(set(taken)) or len(taken) != len(answered) or len(taken) + len(dead) < ORDERS:
         return f"{ORDERS} orders, {len(taken)} times stock was taken, {len(answered)} answers"
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ..ids import id_text
@@ -32,17 +33,24 @@ async def register(host: Host) -> Registered:
 
 def process_of(host: Host) -> Process:
     pid = os.getpid()
+    machine, started = _identity(pid)
     return Process(
         id=id_text(host.runtime.ids.one()),
         service=host.service.name,
         generation=host.registered.generation,
         pid=pid,
-        host=this_host(),
+        host=machine,
         started_us=host.clock.now_us(),
         window=WINDOW,
         release=host.runtime.release,
-        pid_started=pid_start(pid),
+        pid_started=started,
     )
+
+
+@cache
+def _identity(pid: int) -> tuple[str, str]:
+    """Of this very process, which does not change; one that was forked has another pid."""
+    return this_host(), pid_start(pid)
 
 
 def say_what_it_passes(host: Host) -> None:

@@ -18,16 +18,33 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+from ...errors import SettingsError
 from ...service import Service
 from .faults import Faults, Place
 from .history import History, Scenario, Setup, shortened
-from .invariants import Invariant
-from .world import Effect, Injected, World
+from .invariants import Invariant, nothing_is_dead
+from .process import Injected
+from .shared import Effect
+from .world import Dead, World
 
-__all__ = ["Effect", "Faults", "History", "Injected", "Place", "Simulated", "SimulationFailed", "World", "simulate"]
+__all__ = [
+    "Dead",
+    "Effect",
+    "Faults",
+    "History",
+    "Injected",
+    "Invariant",
+    "Place",
+    "Scenario",
+    "Simulated",
+    "SimulationFailed",
+    "World",
+    "nothing_is_dead",
+    "simulate",
+]
 
 SEED_VARIABLE = "SPINE_SEED"
 HISTORIES_VARIABLE = "SPINE_HISTORIES"
@@ -51,11 +68,15 @@ class Simulated:
         self.steps = steps
         self.faults = faults
 
+    @property
+    def rate(self) -> float:
+        """Histories a second of processor time."""
+        return self.histories / self.seconds if self.seconds else 0.0
+
     def __repr__(self) -> str:
-        rate = self.histories / self.seconds if self.seconds else 0.0
         return (
             f"<{self.histories} histories from seed {self.seed}: {self.steps} steps, {self.faults} faults, "
-            f"{rate:.0f} histories/s>"
+            f"{self.rate:.0f} histories/s>"
         )
 
 
@@ -68,25 +89,55 @@ def simulate(
     processes: int = 2,
     faults: Faults | None = None,
     service: Service[Any] | None = None,
+    progress: Callable[[Simulated], None] | None = None,
 ) -> Simulated:
     """Run histories `seed`, `seed + 1`, … of these services in `processes` processes each.
 
     `drive` is the world outside: it publishes, and waits; `service` is whom it publishes for (otherwise any context that
-    the services subscribe to). An invariant takes the world at its end and returns what is wrong with it, or None. The
-    environment's SPINE_SEED and SPINE_HISTORIES, where they are set, win: so a failure is shown again. Raises
-    SimulationFailed."""
-    first = int(os.environ.get(SEED_VARIABLE) or (random.randrange(1 << 32) if seed is None else seed))
-    count = int(os.environ.get(HISTORIES_VARIABLE) or histories)
+    the services subscribe to). An invariant takes the world at its end and returns what is wrong with it, or None; or it
+    asserts. `progress` is told after each history. The environment's SPINE_SEED and SPINE_HISTORIES, where they are set,
+    win: so a failure is shown again. Raises SimulationFailed."""
+    _check(services, processes, histories)
+    first = _of_environment(SEED_VARIABLE, random.randrange(1 << 32) if seed is None else seed)
+    count = _of_environment(HISTORIES_VARIABLE, histories)
     setup = Setup(services, drive, tuple(invariants), processes, faults or Faults(), service)
-    began = time.perf_counter()
-    steps = injected = 0
+    began = time.process_time()
+    done = Simulated(0, first, 0.0, 0, 0)
     for number in range(first, first + count):
         history = setup.run(number)
-        steps += history.steps
-        injected += len(history.faults)
         if history.broken:
             raise _failed(setup, history)
-    return Simulated(count, first, time.perf_counter() - began, steps, injected)
+        done.histories += 1
+        done.seconds = time.process_time() - began
+        done.steps += history.steps
+        done.faults += len(history.faults)
+        if progress is not None:
+            progress(done)
+    return done
+
+
+def _check(services: Sequence[Any], processes: int, histories: int) -> None:
+    if not services:
+        raise SettingsError(
+            "simulate() was given no service. Pass those that are to run: simulate(inventory, drive=...)."
+        )
+    for one in services:
+        if not isinstance(one, Service):
+            raise SettingsError(f"simulate() takes services, one by one, and {one!r} is none.")
+        if not one.handlers:
+            raise SettingsError(f"The service {one.name!r} has no handlers, so there is nothing of it to simulate.")
+    if processes < 1 or histories < 1:
+        raise SettingsError(f"processes={processes} and histories={histories} are to be at least 1.")
+
+
+def _of_environment(name: str, otherwise: int) -> int:
+    text = os.environ.get(name)
+    if not text:
+        return otherwise
+    try:
+        return int(text)
+    except ValueError:
+        raise SettingsError(f"{name}={text!r} is not a whole number.") from None
 
 
 def _failed(setup: Setup, history: History) -> SimulationFailed:

@@ -7,31 +7,43 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ...errors import SettingsError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """Probabilities are per journal call or per attempt; counts are per history. `Faults.none()` has no faults at all."""
 
     crashes: int = 1  # processes killed at a random await, and started again
+    restarts: int = 1  # processes that are told to end, drain, and are started again
+    killed_draining: float = 0.3  # of those, are killed before they have drained
     pauses: int = 1  # processes stopped for longer than their lease, which then go on as if nothing had been
     cuts: int = 1  # times when a process can't reach the journal, for up to `cut_s`
     cut_s: float = 20.0
+    clock_jumps: int = 2  # times when a process's wall clock is set, by up to a minute either way; early or late
     lost_requests: float = 0.03  # commits that do not happen, and of which nobody can say so
-    lost_answers: float = 0.03  # commits that happen, and of which nobody can say so
+    lost_answers: float = 0.03  # commits, and all other changes, that happen, and of which nobody can say so
     refused: float = 0.02  # journal calls that fail before anything has happened
     slow: float = 0.1  # journal calls that take up to `slow_s`
     slow_s: float = 2.0
     short: float = 0.2  # readings of the feed that give less than there is
-    missed_bells: float = 0.3  # wake-ups that never arrive
-    failing: float = 0.1  # attempts that raise, before the handler or after it
+    repeated: float = 0.05  # readings of the feed that give again what was given before
+    missed_bells: float = 0.3  # wake-ups that arrive only with the next look
+    failing: float = 0.1  # attempts that raise, before the handler or after it, or whose unit fails
     slow_handlers: float = 0.1  # attempts that take up to `handler_s` longer
     handler_s: float = 30.0
-    clock_jumps: int = 1  # times when a process's wall clock is set, by up to a minute either way
 
     @classmethod
     def none(cls) -> Faults:
-        zero = {name: 0 for name in cls.__dataclass_fields__ if not name.endswith("_s")}
-        return cls(**zero)
+        return cls(**{name: 0 for name in cls.__dataclass_fields__ if not name.endswith("_s")})
+
+    def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if value < 0 or (
+                type(self.__dataclass_fields__[name].default) is float and value > 1 and name[-2:] != "_s"
+            ):
+                raise SettingsError(f"Faults({name}={value}): a count is at least 0, a probability between 0 and 1.")
 
 
 class Place(NamedTuple):

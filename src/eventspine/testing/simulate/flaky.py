@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...errors import JournalError, OutcomeUnknown
-from ...journal.port import Page, Unit, Verdict
+from ...journal.port import Page, Transaction, Unit, Verdict
 
 if TYPE_CHECKING:
-    from .world import Process, World
+    from .process import Process
+    from .shared import SharedJournal
+    from .world import World
 
-READS = [
-    "control",
-    "register",
-    "lease",
-    "leave",
+WRITES = frozenset({"control", "fire", "keep", "lease", "leave", "register", "run_tables", "sweep"})
+CALLS = WRITES | {
     "head",
     "position_at",
     "stream",
@@ -36,10 +35,10 @@ READS = [
     "leases",
     "declarations",
     "describe",
-    "fire",
+    "keeps",
     "query",
-    "run_tables",
-]
+}
+REPEATED_MOST = 3  # records
 
 
 class FlakyJournal:
@@ -48,7 +47,7 @@ class FlakyJournal:
     def __init__(self, world: World, process: Process) -> None:
         self.world = world
         self.process = process
-        self.shared = world.journal
+        self.shared: SharedJournal = world.journal
         self.id, self.url = self.shared.id, self.shared.url
 
     def exists(self) -> bool:
@@ -62,13 +61,15 @@ class FlakyJournal:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.shared, name)
-        if name not in READS:
+        if name not in CALLS:
             return found
 
         async def call(*args: Any, **options: Any) -> Any:
             await self._travel(name)
             answer = await found(*args, **options)
             await asyncio.sleep(0)
+            if name in WRITES:
+                self._answer(name)
             return answer
 
         self.__dict__[name] = call
@@ -83,6 +84,17 @@ class FlakyJournal:
             raise JournalError("The simulated journal can't be reached.")
         amount = world.falls(who, "slow", world.faults.slow)
         await asyncio.sleep(0 if amount is None else amount * world.faults.slow_s)
+
+    def _answer(self, what: str) -> None:
+        """And back; it has happened by now."""
+        world, who = self.world, self.process.name
+        if world.falls(who, "lost_answers", world.faults.lost_answers) is not None:
+            world.tell(who, "answer lost", what)
+            raise JournalError(f"The simulated journal did not answer to {what}.")
+
+    async def begin(self, limit_s: float) -> Transaction:
+        await self._travel("begin")
+        return await self.shared.begin_for(self.process, limit_s)
 
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
         await self._travel("commit")
@@ -105,6 +117,9 @@ class FlakyJournal:
         amount = world.falls(who, "short", world.faults.short)
         if amount is not None:
             limit = max(1, min(limit, 1 + int(amount * 3)))
+        amount = world.falls(who, "repeated", world.faults.repeated)
+        if amount is not None:
+            after = max(0, after - 1 - int(amount * REPEATED_MOST))
         page = await self.shared.feed(after, limit=limit, **options)
         await asyncio.sleep(0)
         return page

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from ...errors import JournalError
 from ...service import Service
 from .faults import Faults, Place
 from .invariants import ALWAYS, Invariant
@@ -57,13 +60,6 @@ class Setup:
     service: Service[Any] | None
 
     def run(self, seed: int, left_out: frozenset[Place] = frozenset()) -> History:
-        disabled, logging.root.manager.disable = logging.root.manager.disable, logging.CRITICAL
-        try:
-            return self._run(seed, left_out)
-        finally:
-            logging.root.manager.disable = disabled
-
-    def _run(self, seed: int, left_out: frozenset[Place]) -> History:
         world = World(
             self.services,
             seed=seed,
@@ -72,17 +68,24 @@ class Setup:
             service=self.service,
             left_out=left_out,
         )
+        with _listening(world), _named(seed):
+            broken = self._run(world)
+        loop = world.loop
+        return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.time())
+
+    def _run(self, world: World) -> str | None:
         loop = world.loop
         try:
-            broken = loop.run_until_complete(self._live(world))
+            return loop.run_until_complete(self._live(world))
         except Stuck as stuck:
-            broken = str(stuck)
+            return loop.refused or str(stuck)
         finally:
-            for process in (*world.processes, *world.dead):
+            loop.bury_threads()
+            for process in (*world.processes, *world.ended, *world.killed):
                 loop.bury(process.turns)
             loop.bury(loop.world)
             loop.close()
-        return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.time())
+            world.tables.close()
 
     async def _live(self, world: World) -> str | None:
         await world.start()
@@ -90,13 +93,59 @@ class Setup:
         try:
             await world.settle(SETTLED_WITHIN_S)
         except NotSettled as error:
-            return str(error)
+            return world.loop.refused or str(error)
         await world.stop()
+        return world.loop.refused or self._checked(world)
+
+    def _checked(self, world: World) -> str | None:
         for holds in (*ALWAYS, *self.invariants):
-            broken = holds(world)
+            try:
+                broken = holds(world)
+            except AssertionError as error:
+                broken = str(error) or "its assertion failed"
             if broken:
                 return f"{holds.__name__.replace('_', ' ')}: {broken}"
         return None
+
+
+class _Stumbles(logging.Handler):
+    """Errors of the engine's own are logged with their traceback, and survived; here they are what is looked for."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.ERROR)
+        self.world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not isinstance(error, JournalError):
+            where = traceback.extract_tb(error.__traceback__)[-1:]
+            at = f" ({where[0].name}, line {where[0].lineno})" if where else ""
+            self.world.wrong.append(f"{record.getMessage()}: {type(error).__name__}: {error}{at}")
+
+
+@contextmanager
+def _listening(world: World) -> Iterator[None]:
+    """Nothing is logged but what is wrong with the engine, and that to nobody but the history."""
+    engine, stumbles = logging.getLogger("eventspine.engine"), _Stumbles(world)
+    disabled, propagated = logging.root.manager.disable, engine.propagate
+    logging.disable(logging.WARNING)
+    engine.addHandler(stumbles)
+    engine.propagate = False
+    try:
+        yield
+    finally:
+        logging.root.manager.disable, engine.propagate = disabled, propagated
+        engine.removeHandler(stumbles)
+
+
+@contextmanager
+def _named(seed: int) -> Iterator[None]:
+    """What a scenario or an invariant raises says which history it was."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"In history {seed}: run it again with SPINE_SEED={seed} SPINE_HISTORIES=1.")
+        raise
 
 
 def shortened(setup: Setup, failing: History) -> History:

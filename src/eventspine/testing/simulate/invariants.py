@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from ...ids import id_text
 from ...journal.cursors import is_finished
 from ...journal.port import OWN_FEED, PARTITIONS, WHOLE_FEED, Record, Subscription
+from .process import Process
 from .world import World
 
 Invariant = Callable[[World], "str | None"]
@@ -25,11 +26,24 @@ def everything_is_handled_or_dead(world: World) -> str | None:
     handled = {(effect.subscription, effect.position) for effect in world.effects}
     rows = {(row.subscription, row.position): row.state for row in world.journal._tables.deliveries.values()}
     for subscription, record in wanted(world):
-        if (subscription.name, record.position) in handled:
+        if record.position > world.head or (subscription.name, record.position) in handled:
             continue
-        if rows.get((subscription.number, record.position)) not in ("dead", "parked", "settled"):
-            return f"{subscription.name} never handled #{record.position} {record.type}, and it is not dead either"
+        if rows.get((subscription.number, record.position)) in ("dead", "settled") or _waits(
+            world, subscription, record
+        ):
+            continue
+        return f"{subscription.name} never handled #{record.position} {record.type}, and it is not dead either"
     return None
+
+
+def _waits(world: World, subscription: Subscription, record: Record) -> bool:
+    """Whether it is behind a dead delivery that keeps its key, or the whole feed, waiting."""
+    return subscription.on_dead == "waits" and any(
+        (row.subscription, row.state) == (subscription.number, "dead")
+        and row.position < record.position
+        and (subscription.order == "feed" or row.key == record.key)
+        for row in world.journal._tables.deliveries.values()
+    )
 
 
 def effects_happen_once(world: World) -> str | None:
@@ -69,17 +83,53 @@ def no_cursor_passes_what_is_unfinished(world: World) -> str | None:
 
 
 def nothing_is_left_behind(world: World) -> str | None:
+    """Of processes that ended in order: tasks, deliveries in memory, leases, rows. Of all: start marks of what is done."""
     tables = world.journal._tables
-    for process in world.processes:
+    for process in (*world.processes, *world.ended):
         tasks = [task.get_name() for task in process.turns.tasks if not task.done()]
         if tasks:
             return f"{process.name} has ended and left tasks: {', '.join(tasks)}"
+        if process.drained and (kept := _in_memory(process)):
+            return f"{process.name} has ended and kept {kept}"
     held = [name for name, lease in tables.leases.items() if lease.owner]
-    dead = {row.id for row in tables.processes.values()}
-    if held and not dead:
+    if held and not tables.processes:
         return f"leases that nobody gave back: {', '.join(sorted(held))}"
-    if any(marks for marks in tables.starts.values()) and not world.dead:
-        return "start marks of processes that ended well"
+    return _marks_of_what_is_done(world)
+
+
+def _in_memory(process: Process) -> str | None:
+    """What it has read and not begun is nobody's; but it must know of all of it, and no more."""
+    for host in process.runtime.hosts if process.runtime is not None else ():
+        for one in host.subscriptions:
+            lanes = one.lanes
+            if lanes.taken:
+                return f"{lanes.taken} deliveries of {one.name} as if they were at work"
+            queued = [item for lane in lanes.lanes.values() for item in (*lane.queue, lane.next) if item is not None]
+            size, bytes = len(queued), sum(len(item.record.data) for item in queued if item.record is not None)
+            if (size, bytes) != (lanes.size, one.bytes):
+                return f"{size} deliveries of {one.name} ({bytes} bytes) and counted {lanes.size} ({one.bytes} bytes)"
+    return None
+
+
+def _marks_of_what_is_done(world: World) -> str | None:
+    tables = world.journal._tables
+    for (subscription, feed, partition), marks in tables.starts.items():
+        position, beyond = tables.cursor(subscription, feed, partition)
+        for at in marks:
+            if is_finished(position, beyond, at) and at <= world.head:
+                return f"a start mark of #{at}, which {tables.subscriptions[subscription].name} has finished"
+    return None
+
+
+def the_engine_never_stumbles(world: World) -> str | None:
+    """Errors of its own, which it would survive."""
+    return world.wrong[0] if world.wrong else None
+
+
+def nothing_is_dead(world: World) -> str | None:
+    """Not among those that always hold: pass it where no event should ever be given up."""
+    for dead in world.dead:
+        return f"{dead.handler} gave up an event of key {dead.key!r} after {dead.attempts} attempts: {dead.error}"
     return None
 
 
@@ -98,4 +148,5 @@ ALWAYS: tuple[Invariant, ...] = (
     a_key_is_handled_in_order,
     no_cursor_passes_what_is_unfinished,
     nothing_is_left_behind,
+    the_engine_never_stumbles,
 )

@@ -14,11 +14,15 @@ import contextlib
 import heapq
 import random
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Coroutine
-from concurrent.futures import Future
-from contextvars import Context, ContextVar
-from typing import Any
+from contextvars import Context, ContextVar, copy_context
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from .threads import Handed
 
 STEPS_MAX = 200_000  # of one history
 CLOSE_MAX = 50
@@ -55,6 +59,8 @@ class Loop(asyncio.BaseEventLoop):
         self.world = Turns("world")
         self._ready: list[Turns] = []  # those with something to do
         self.steps = 0
+        self.handed: dict[threading.Thread, Handed] = {}
+        self.refused: str | None = None
 
     # --- what asyncio asks for ----------------------------------------------------------------------------------------
 
@@ -66,7 +72,32 @@ class Loop(asyncio.BaseEventLoop):
         self._queue(handle)
         return handle
 
-    call_soon_threadsafe = call_soon  # type: ignore[assignment]  # there are no other threads
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Callable[..., Any], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        handed = self.handed.get(threading.current_thread())
+        if handed is None:
+            return self.call_soon(callback, *args, context=context)
+        here = context or copy_context()
+        handed.ask(partial(here.run, callback, *args))
+        return asyncio.Handle(callback, args, self, here)
+
+    def run_in_executor(self, *_: Any) -> NoReturn:  # type: ignore[override]
+        self.refuse("asyncio.to_thread() and run_in_executor() start threads")
+
+    async def create_connection(self, *_: Any, **__: Any) -> NoReturn:
+        self.refuse("a handler or a lifespan has opened a connection")
+
+    async def getaddrinfo(self, *_: Any, **__: Any) -> NoReturn:
+        self.refuse("a handler or a lifespan has looked up a host")
+
+    def refuse(self, what: str) -> NoReturn:
+        """Real threads and networks take their own time, so no history would be the same twice."""
+        self.refused = (
+            f"This can't be simulated: {what}, and nothing outside of the history may take part in it. Give the services "
+            f"a fake in its place, for example in their lifespan."
+        )
+        raise RuntimeError(self.refused)
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
@@ -83,7 +114,9 @@ class Loop(asyncio.BaseEventLoop):
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, **options)
-        (options.get("context") or _here()).get(_mine, self.world).tasks.append(task)
+        context = options.get("context")
+        turns = _mine.get(self.world) if context is None else context.get(_mine, self.world)
+        turns.tasks.append(task)
         return task
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
@@ -147,12 +180,9 @@ class Loop(asyncio.BaseEventLoop):
                 return
         raise Stuck("Nothing is left to happen.")
 
-    def answer(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """For a `def` handler that waits: turns go on until there is an answer. Only from outside of tasks."""
-        task = self.create_task(coroutine)
-        while not task.done():
-            self.step()
-        return task.result()
+    def whose(self) -> Turns:
+        """The process whose turn it is."""
+        return _mine.get(self.world)
 
     # --- what happens to processes ------------------------------------------------------------------------------------
 
@@ -187,6 +217,11 @@ class Loop(asyncio.BaseEventLoop):
         finally:
             sys.unraisablehook = hook
 
+    def bury_threads(self) -> None:
+        """Those of killed processes that wait for an answer which nobody will give."""
+        while self.handed:
+            next(iter(self.handed.values())).bury()
+
     def _take_apart(self, turns: Turns) -> None:
         for task in turns.tasks:
             task._log_destroy_pending = False  # type: ignore[attr-defined]
@@ -204,35 +239,3 @@ def _close(coroutine: Any) -> None:
         with contextlib.suppress(BaseException):
             coroutine.close()
             return
-
-
-class Threads:
-    """Runs `def` handlers in turns of the loop instead of threads; the engine's pool, as far as it is used."""
-
-    def __init__(self, loop: Loop) -> None:
-        self._loop = loop
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._loop.call_soon(self._run, future, call)
-        return future
-
-    def _run(self, future: Future[Any], call: Callable[[], Any]) -> None:
-        try:
-            future.set_result(call())
-        except BaseException as error:  # noqa: BLE001 -- whatever it is, it is the answer
-            future.set_exception(error)
-
-    def shutdown(self, *, wait: bool = False, cancel_futures: bool = False) -> None:
-        """There are none."""
-
-
-def _here() -> Context:
-    from contextvars import copy_context
-
-    return copy_context()
-
-
-def whose() -> Turns | None:
-    """The process whose turn it is."""
-    return _mine.get(None)
