@@ -79,6 +79,7 @@ def test_a_change_starts_another_process_with_the_new_code(spine):
     assert (["ann"], ["NEW", "bob"]) == (first[:1], second[:2])
     assert first[-1] != second[-1], "another process"
     log.process.send_signal(signal.SIGTERM)
+    log.until("SIGTERM: one process drains")
     assert 0 == log.process.wait(60)
     assert 1 == log.text.count("watching ")
 

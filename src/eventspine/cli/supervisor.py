@@ -105,10 +105,11 @@ class Supervisor:
     # --- signals --------------------------------------------------------------------------------------------------------
 
     def _told(self, number: signal.Signals) -> None:
+        alive = sum(place.child is not None for place in self.places)
         log.info(
-            "%s: %d processes drain for at most %gs; once more to end at once",
+            "%s: %s for at most %gs; once more to end at once",
             number.name,
-            sum(place.child is not None for place in self.places),
+            "one process drains" if alive == 1 else f"{alive} processes drain",
             self.plan.drain_s,
         )
         self.over.set()

@@ -41,7 +41,7 @@ class Cause:
         self.attempt = attempt
 
     def __repr__(self) -> str:
-        return f"Cause({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
+        return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
 
 
 LENGTH_MAX = 255  # characters of a correlation id
