@@ -43,6 +43,12 @@ class Row(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
+class Note(Base):
+    __tablename__ = "shop_notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str] = mapped_column(default="")
+
+
 SHOP: Service[Any] = Service("shop", publishes="orders")
 
 
@@ -357,6 +363,36 @@ async def test_a_session_that_has_committed_or_only_reads_forbids_nothing(
     path: Path, spine: Spine, asynchronous: bool
 ) -> None:
     await forget(path, spine, asynchronous, committed)
+    assert stored(path) == (1, 1)
+
+
+def set_as_it_was(session: Session) -> None:
+    note = session.get_one(Note, 1)
+    note.text = str(note.text)
+
+
+def set_anew(session: Session) -> None:
+    session.get_one(Note, 1).text = "new"
+
+
+async def test_an_attribute_that_is_set_to_what_it_was_forbids_nothing(path: Path, spine: Spine) -> None:
+    with closing(sqlite3.connect(path, isolation_level=None)) as own:
+        own.execute("insert into shop_notes values (1, 'old')")
+    await forget(path, spine, False, set_as_it_was)
+    with pytest.raises(EventRefused, match="within=session"):
+        await forget(path, spine, False, set_anew)
+    assert stored(path) == (0, 1)
+
+
+async def test_a_session_with_an_engine_for_each_class_is_told_what_to_pass(path: Path, spine: Spine) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with Session(binds={Row: engine}) as session:
+        session.add(Row())
+        with pytest.raises(SettingsError, match=r"within=session.connection\(bind_arguments"):
+            await spine.publish(Placed(), within=session)
+        await spine.publish(Placed(), within=session.connection(bind_arguments={"mapper": Row}))
+        session.commit()
+    engine.dispose()
     assert stored(path) == (1, 1)
 
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import EventRefused, SettingsError
@@ -49,7 +50,9 @@ class OfSession(Carrier):
 
     def connection(self) -> Any:
         self.within.flush()
-        return _driver(self.within.connection())
+        with _telling_which():
+            connection = self.within.connection()
+        return _driver(connection)
 
 
 class OfAsyncConnection(AsyncCarrier):
@@ -66,7 +69,23 @@ class OfAsyncSession(AsyncCarrier):
 
     async def write_async(self, work: Callable[[Any], T]) -> T:
         await self.within.flush()
-        return await _write_async(await self.within.connection(), work)
+        with _telling_which():
+            connection = await self.within.connection()
+        return await _write_async(connection, work)
+
+
+@contextmanager
+def _telling_which() -> Iterator[None]:
+    """A session that is bound by class only has no connection of its own."""
+    from sqlalchemy.exc import UnboundExecutionError
+
+    try:
+        yield
+    except UnboundExecutionError as error:
+        raise SettingsError(
+            "This session has several engines, and none that is meant when nothing is said. Flush it, then pass the "
+            "connection of the one on the journal's file: within=session.connection(bind_arguments={'mapper': ...})."
+        ) from error
 
 
 def _driver(connection: Any) -> Any:
@@ -176,12 +195,18 @@ class _Beside:
         session = self._session()
         if session is None or not session.in_transaction():
             return
-        if (session.info.get(_WROTE) or session.new or session.dirty or session.deleted) and _on(session, journal):
+        if _has_changes(session) and _on(session, journal):
             raise EventRefused(
                 "A session of this task has changes on the journal's file that are not committed. Published beside it, "
                 "one of both could be stored without the other (a dual write). Publish with within=session; or, where the "
                 "event is not about those changes, commit or roll back first."
             )
+
+
+def _has_changes(session: Session) -> bool:
+    """`dirty` alone has whatever an attribute was set on, be it to the value that it had."""
+    held_back = session.new or session.deleted or any(session.is_modified(one) for one in session.dirty)
+    return bool(session.info.get(_WROTE) or held_back)
 
 
 def _on(session: Session, journal: Journal) -> bool:
