@@ -237,3 +237,11 @@ async def test_services_that_can_not_be_meant_are_refused(tmp_path: Path) -> Non
             with pytest.raises(SettingsError, match="Two services named 'shop'"):
                 async with spine.running(*services):
                     raise AssertionError
+
+
+async def test_health_answers_before_a_spine_is_open_and_after(tmp_path: Path) -> None:
+    spine = Spine(f"sqlite:///{tmp_path / 'spine.db'}", service=SHOP)
+    assert spine.health()["status"] == "ok"
+    async with spine:
+        assert spine.health()["status"] == "ok"
+    assert spine.health()["status"] == "ok"

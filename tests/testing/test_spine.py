@@ -335,6 +335,22 @@ async def test_idle_says_what_is_at_work_when_it_takes_too_long() -> None:
         assert "in watch" in str(caught.value)
 
 
+async def test_idle_says_at_which_line_a_thread_stands() -> None:
+    done = threading.Event()
+
+    @handling()
+    def watch(event: OrderPlaced) -> None:
+        done.wait(30)  # here
+
+    async with testing.spine(watch) as spine:
+        await spine.publish(OrderPlaced(order_id="A"))
+        with pytest.raises(testing.NotIdle) as caught:
+            await spine.idle(limit_s=0.5)
+        line = next(n for n, text in enumerate(Path(__file__).read_text().splitlines(), 1) if text.endswith("# here"))
+        assert f"test_spine.py:{line} in watch" in str(caught.value)
+        done.set()
+
+
 async def test_idle_says_why_nothing_is_stored(monkeypatch: Any) -> None:
     from eventspine.errors import JournalFull
     from eventspine.journal.port import Verdict

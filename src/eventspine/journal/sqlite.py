@@ -280,7 +280,7 @@ class SQLiteJournal(Growth):
 
     def waiting_since(self) -> float | None:
         """Since when (monotonic seconds) this process has waited for its turn or for the write lock, while it does."""
-        return self._here().writer.waiting_since
+        return self._here().writer.waiting_since if self._opened else None
 
     @property
     def figures(self) -> Figures:

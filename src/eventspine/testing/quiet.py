@@ -7,7 +7,9 @@ by itself; handlers at work, which may take as long as they like; and runs that 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Coroutine, Iterator
+import sys
+from collections.abc import Callable, Coroutine, Iterator
+from types import FrameType
 from typing import Any, TypeVar
 
 from ..engine.batches import BatchWorkers
@@ -119,15 +121,28 @@ def picture(runtime: Runtime) -> str:
     lines = list(engine_work(runtime))
     for host in runtime.hosts:
         for one in host.subscriptions:
-            lines += [f"{one.name}: at work on {_words(item, task)}" for task, item in one.workers.items.items()]
+            lines += [f"{one.name}: at work on {_words(one, item, task)}" for task, item in one.workers.items.items()]
     lines += [f"{workers.subscription.name}: gathers a run" for workers in gathering(runtime)]
     return "\n".join(f"  {line}" for line in lines) or "  nothing any more"
 
 
-def _words(item: Item, task: Any) -> str:
+def _words(one: Subscription, item: Item, task: Any) -> str:
     record = item.record
     what = "a stored delivery" if record is None else f"{record.type} (key {record.key!r})"
-    return f"{what}, attempt {item.attempts + 1}, at {_place(task.get_coro())}"
+    place = None if one.handler.is_async else _place_in_thread(one.handler.function)
+    return f"{what}, attempt {item.attempts + 1}, at {place or _place(task.get_coro())}"
+
+
+def _place_in_thread(function: Callable[..., Any]) -> str | None:
+    """The line of a `def` handler at which a thread stands; None: it is in none."""
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    for innermost in sys._current_frames().values():
+        frame: FrameType | None = innermost
+        while frame is not None and frame.f_code is not code:
+            frame = frame.f_back
+        if frame is not None:
+            return f"{frame.f_code.co_filename}:{frame.f_lineno} in {frame.f_code.co_name}"
+    return None
 
 
 def _place(coroutine: Any) -> str:
