@@ -5,24 +5,22 @@ It is a view: nothing is stored twice, and nothing is computed until it is asked
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any
 
 import msgspec
 
-from .errors import EventTooLarge
+from .attributes import NAME, TRACEPARENT
+from .events.codec import DATA_BYTES_MAX, too_large
 from .events.types import EventType
 from .ids import id_text
 from .journal.port import Record
 from .keys import slot_of_id, slot_of_key
 
-DATA_BYTES_MAX = 1_000_000
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _JSON = "application/json"
-_NAME = re.compile("(?!data$)[a-z0-9]+")  # what CloudEvents allows as the name of an attribute
 
 
 class Envelope:
@@ -52,8 +50,11 @@ class Envelope:
 
     @property
     def time(self) -> datetime:
-        """When it happened."""
-        return _EPOCH + timedelta(microseconds=self.record.time_us)
+        """When it happened. Of a foreign producer's time that no calendar has: the nearest that one has."""
+        try:
+            return _EPOCH + timedelta(microseconds=self.record.time_us)
+        except OverflowError:
+            return _FIRST if self.record.time_us < 0 else _LAST
 
     @property
     def key(self) -> str | None:
@@ -103,7 +104,10 @@ class Envelope:
     @property
     def traceparent(self) -> str:
         """W3C trace context: as it was given, else derived, so that one correlation is one trace."""
-        return self.extensions.get("traceparent") or f"00-{_trace_id(self.correlationid)}-{_span_id(self.record.id)}-01"
+        given = self.extensions.get("traceparent", "")
+        return (
+            given if TRACEPARENT.match(given) else f"00-{_trace_id(self.correlationid)}-{_span_id(self.record.id)}-01"
+        )
 
     def attributes(self) -> dict[str, str | int]:
         """CloudEvents 1.0 attributes by their names on the wire."""
@@ -125,7 +129,7 @@ class Envelope:
             "spineslot": self.slot,
         }
         own = {name: value for name, value in found.items() if value is not None}
-        return {**{name: value for name, value in self.extensions.items() if _NAME.fullmatch(name)}, **own}
+        return {**{name: value for name, value in self.extensions.items() if NAME.match(name)}, **own}
 
     def to_json(self) -> bytes:
         """The event in CloudEvents' structured JSON."""
@@ -148,7 +152,7 @@ def make_record(
     """The record of an event about to be published. Raises EventRefused, KeyRefused or EventTooLarge."""
     data = event_type.encode(event)
     if len(data) > data_bytes_max:
-        raise _too_large(event_type, len(data), data_bytes_max)
+        raise too_large(event_type.name, len(data), data_bytes_max)
     event_type.prove(data)
     key = event_type.key_of(event)
     return Record(
@@ -167,16 +171,6 @@ def make_record(
         hops,
         meta,
         data,
-    )
-
-
-def _too_large(event_type: EventType, size: int, limit: int) -> EventTooLarge:
-    return EventTooLarge(
-        f"{event_type.name} is {size:,} bytes; an event has at most {limit:,}. "
-        "Store the large part elsewhere and publish where it is, or publish several smaller events.",
-        type=event_type.name,
-        size_bytes=size,
-        limit_bytes=limit,
     )
 
 

@@ -5,7 +5,9 @@ SpineError
 │   └── UnknownPublisher      no service was named that may publish this context's events
 ├── EventRefused              this event can't be published as it is; nothing was stored
 │   ├── EventTooLarge
-│   └── KeyRefused
+│   ├── KeyRefused
+│   ├── AttributeRefused      what travels beside the data: a middleware's attributes
+│   └── CorrelationRefused    the id given to correlate()
 ├── Undecodable               these bytes are not an event of this class
 ├── Conflict                  a stream is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
@@ -58,6 +60,14 @@ class EventTooLarge(EventRefused):
 
 
 class KeyRefused(EventRefused):
+    pass
+
+
+class AttributeRefused(EventRefused):
+    pass
+
+
+class CorrelationRefused(EventRefused, ValueError):
     pass
 
 

@@ -49,7 +49,7 @@ class IdSource:
 
     def _reserve(self, n: int) -> int:
         """The low half of the first of n ids; `_high` is their common half."""
-        ms = self._clock.now_us() // 1000
+        ms = max(0, self._clock.now_us() // 1000)  # a clock may stand before 1970; ids begin there
         if ms > self._ms:
             self._begin(ms)
         elif self._low + n > _LOW_END:
@@ -104,8 +104,10 @@ def id_text(id: bytes) -> str:
 
 
 def id_bytes(text: str) -> bytes:
-    if not _UUID_TEXT.fullmatch(text):
-        raise EventRefused(f"{text!r} is not an event id; ids are UUIDs, such as 0190163d-8694-739b-aea5-966c26f8ad91")
+    if not isinstance(text, str) or not _UUID_TEXT.fullmatch(text):
+        raise EventRefused(
+            f"{text!r:.100} is not an event id; ids are UUIDs, such as 0190163d-8694-739b-aea5-966c26f8ad91"
+        )
     return bytes.fromhex(text.replace("-", ""))
 
 

@@ -6,14 +6,12 @@ publishes nothing twice (R19). Correlation, causation, hops and trace flow from 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
+from .attributes import TRACEPARENT, with_attributes
 from .clock import Clock
 from .envelope import make_record
 from .errors import EventRefused, UnknownPublisher
@@ -25,7 +23,6 @@ from .observe.correlation import Cause
 if TYPE_CHECKING:
     from .service import Middleware
 
-TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _FIRST_US = (datetime.min.replace(tzinfo=UTC) - _EPOCH) // _US  # of the times that a datetime in UTC can say
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _US
@@ -187,9 +184,7 @@ def through(
     for one in reversed(middleware):
         proceed = partial(one.publish, event, attributes, proceed)
     record: Record = proceed()
-    if attributes:
-        record = record._replace(meta=msgspec.json.encode({**msgspec.json.decode(record.meta or b"{}"), **attributes}))
-    return record
+    return with_attributes(record, attributes) if attributes else record
 
 
 def _time_us(time: datetime, name: str) -> int:

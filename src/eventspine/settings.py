@@ -189,5 +189,22 @@ def _shown(name: str, value: Any) -> Any:
 def without_secrets(url: str) -> str:
     """The URL without passwords, wherever it has them; rather without too much than with one."""
     if not re.match(r"['\"]?sqlite:", url):
-        url = re.sub(r"(\w+://)?[^\s'\"]*@", r"\1…@", url)
-    return re.sub(r"(?i)([?&;][^=&;]*(?:password|passwd|secret|token|key)[^=&;]*=)[^&;]*", r"\1…", url)
+        url = _WORD.sub(_without_credentials, url)
+    return _PARAMETER.sub(_without_value, url)
+
+
+# Both take what they match whole and never try again shorter: a long value costs linear time.
+_WORD = re.compile(r"[^\s'\"]++")
+_PARAMETER = re.compile(r"[?&;][^=?&;]*+=[^&;]*+")
+_SECRET = re.compile(r"(?i)password|passwd|secret|token|key")
+
+
+def _without_credentials(word: re.Match[str]) -> str:
+    _, at, rest = word[0].rpartition("@")
+    scheme = re.match(r"\w++://", word[0])
+    return f"{scheme[0] if scheme else ''}…@{rest}" if at else word[0]
+
+
+def _without_value(parameter: re.Match[str]) -> str:
+    name, _, _ = parameter[0].partition("=")
+    return f"{name}=…" if _SECRET.search(name) else parameter[0]

@@ -105,7 +105,7 @@ def _toml(path: Path, text: str) -> dict[str, Any]:
 
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOML's own, or of a number with thousands of digits
         raise SettingsError(f"{path} is no TOML: {error}.") from error
     except RecursionError:
         raise SettingsError(f"{path} is nested too deeply to be read.") from None

@@ -96,7 +96,7 @@ def address(value: Any) -> Address:
     text = str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""
     host, _, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]") or LOOPBACK
-    if not (port.isascii() and port.isdigit() and int(port) < 65536) or "/" in host:
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 65536) or "/" in host:
         raise Refused("a port such as 8099 (on this host alone), or an address and a port such as 0.0.0.0:8099")
     return Address(host, int(port))
 

@@ -275,7 +275,7 @@ class Spine:
             raise EventRefused("id= names one event; publish the others without it, or one by one.")
         given = None if id is None else id_bytes(id)
         if given is not None and len(given) != 16:
-            raise EventRefused(f"id={id!r} is not a UUID.")
+            raise EventRefused(f"id={id!r:.100} is not a UUID.")
         if not self._around and given is None:
             return publisher.records(events, time=time, cause=cause)
         return [through(self._around, publisher, event, id=given, time=time, cause=cause) for event in events]

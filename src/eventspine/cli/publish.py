@@ -21,9 +21,9 @@ from typing import Any
 import click
 import msgspec
 
-from ..envelope import DATA_BYTES_MAX
 from ..errors import EventRefused, Undecodable
 from ..events import EventType
+from ..events.codec import DATA_BYTES_MAX
 from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
@@ -48,16 +48,17 @@ def read_event(kind: EventType, data: bytes, key: str | None) -> Any:
     if len(data) > LINE_MAX:
         raise EventRefused(f"This is longer than {LINE_MAX:,} bytes; no event is. Give one JSON object per line.")
     try:
-        given = msgspec.json.decode(data)
+        # Values stay the text that they are: a number must not pass through a float on its way into a Decimal.
+        given = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         _refuse_what_is_said_twice(data)
+    except msgspec.ValidationError:
+        raise EventRefused(f"{kind.name} is a JSON object, such as {{{_example(kind)}}}.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise EventRefused(f"This is not JSON: {error}. In a shell, put it in single quotes.") from error
     except RecursionError:
         raise EventRefused("This JSON is nested too deeply to be read.") from None
-    if not isinstance(given, dict):
-        raise EventRefused(f"{kind.name} is a JSON object, such as {{{_example(kind)}}}.")
     if key is not None:
-        given = {**given, _key_field(kind): key}
+        given[_key_field(kind)] = msgspec.Raw(msgspec.json.encode(key))
     try:
         event = kind.decode(msgspec.json.encode(given))
     except Undecodable as error:
@@ -268,7 +269,7 @@ async def command(
 
     from .. import Spine
 
-    caused = correlate(normal_id(correlation)) if correlation else nullcontext()
+    caused = correlate(normal_id(in_utf8(correlation, "--correlation"))) if correlation else nullcontext()
     async with Spine(invocation.url, service=speaker) as spine:
         with caused:
             publishing = Publishing(spine, kind, key, when, as_json)

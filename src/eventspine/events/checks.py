@@ -75,7 +75,8 @@ def check_zoned(value: Any) -> None:
     if value is None:
         return
     try:
-        if value.utcoffset() is not None:
+        offset = value.utcoffset()
+        if offset is not None and not (offset.seconds % 60 or offset.microseconds):
             return
     except AttributeError:
         if value is UNSET:
@@ -98,11 +99,22 @@ def unfit(value: object) -> str | None:
         return f"is {value}, which JSON can't carry; use an optional field and None, or leave the event unpublished"
     if isinstance(value, Decimal) and not value.is_finite():
         return f"is Decimal('{value}'), which is no number; use an optional field and None"
-    if isinstance(value, datetime) and value.utcoffset() is None:
-        return "is a datetime without a time zone; give it one, such as datetime.now(UTC) or value.replace(tzinfo=UTC)"
-    if isinstance(value, time) and value.utcoffset() is None:
-        return "is a time without a UTC offset; give it one, such as time(9, 30, tzinfo=UTC), or use a str"
+    if isinstance(value, datetime | time):
+        return _unzoned(value, value.utcoffset())
     return None
+
+
+def _unzoned(value: datetime | time, offset: timedelta | None) -> str | None:
+    if offset is not None and not (offset.seconds % 60 or offset.microseconds):
+        return None
+    if offset is not None:  # such as Paris before 1911; the seconds would be cut off, and the instant be another one
+        return f"has the UTC offset {offset}, of which JSON carries no seconds; convert it to UTC, such as by value.astimezone(UTC)"
+    if isinstance(value, datetime):
+        return "is a datetime without a time zone; give it one, such as datetime.now(UTC) or value.replace(tzinfo=UTC)"
+    return "is a time without a UTC offset; give it one, such as time(9, 30, tzinfo=UTC), or use a str"
+
+
+_FIT = frozenset({str, int, bool, type(None)})  # there is no reason against any value of these
 
 
 _KNOWN = (str, int, float, bytes, bytearray, Decimal, date, time, timedelta, UUID, Enum, type(None))
@@ -124,6 +136,8 @@ def unencodable(value: object) -> str | None:
 
 def search(value: object, reason_of: Reason) -> None:
     """Raise Unfit, with its path, for the first value inside this one that there is a reason against."""
+    if reason_of is unfit and (value.__class__ in _FIT or (value.__class__ is float and math.isfinite(value))):  # type: ignore[arg-type]
+        return  # most values, and there may be hundreds of thousands of them
     if reason := (None if _is_container(value) else reason_of(value)):
         raise Unfit(reason)
     for step, inner in _inside(value):
@@ -144,7 +158,7 @@ def _inside(value: Any) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, inner in value.items():
             yield "[a key]", key
-            yield f"[{key!r}]", inner
+            yield f"[{key!r:.60}]", inner
     elif isinstance(value, list | tuple | set | frozenset):
         for at, inner in enumerate(value):
             yield f"[{at}]", inner
@@ -186,7 +200,7 @@ def _values(check: Check) -> Check:
             for key, value in mapping.items():  # noqa: B007
                 check(value)
         except Unfit as found:
-            found.steps.append(f"[{key!r}]")
+            found.steps.append(f"[{key!r:.60}]")
             raise
 
     return check_values

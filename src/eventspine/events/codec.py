@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
-from ..errors import EventRefused, Undecodable
+from ..errors import EventRefused, EventTooLarge, Undecodable
 from .checks import Check, Unfit, search, unencodable
-from .pydantic_models import is_pydantic, to_json
+from .pydantic_models import first_error, is_pydantic, to_json
 
+DATA_BYTES_MAX = 1_000_000  # published or read; looking at each value of more would hold up everybody else
 DEPTH_MAX = 64
 _LENGTH_MIN = 2 * DEPTH_MAX  # what is shorter can't be nested deeper
 
@@ -53,9 +54,13 @@ def raw_codec(cls: Any) -> tuple[Encode, Decode]:
 def encoder(name: str, raw: Encode, check: Check | None, bounded: bool) -> Encode:
     def encode(event: Any) -> bytes:
         try:
+            data = raw(event)
+            if len(data) > DATA_BYTES_MAX:
+                raise too_large(name, len(data), DATA_BYTES_MAX)
             if check is not None:
                 check(event)
-            data = raw(event)
+        except EventTooLarge:
+            raise
         except Exception as error:
             raise _refusal(name, event, error) from error
         if not bounded and too_deep(data):
@@ -92,6 +97,9 @@ def prover(name: str, raw: Decode) -> Callable[[bytes], None]:
 
 def decoder(name: str, raw: Decode, check: Check | None) -> Decode:
     def decode(data: bytes) -> Any:
+        if len(data) > DATA_BYTES_MAX:
+            size = f"{len(data):,} bytes; an event has at most {DATA_BYTES_MAX:,}"
+            raise Undecodable(f"{name}: {size}", type=name, path="", reason="too large")
         if len(data) > _LENGTH_MIN and too_deep(data):
             raise Undecodable(f"{name}: nested deeper than {DEPTH_MAX}", type=name, path="", reason="too deep")
         try:
@@ -105,6 +113,16 @@ def decoder(name: str, raw: Decode, check: Check | None) -> Decode:
         return event
 
     return decode
+
+
+def too_large(name: str, size: int, limit: int) -> EventTooLarge:
+    return EventTooLarge(
+        f"{name} is {size:,} bytes; an event has at most {limit:,}. "
+        "Store the large part elsewhere and publish where it is, or publish several smaller events.",
+        type=name,
+        size_bytes=size,
+        limit_bytes=limit,
+    )
 
 
 def _refusal(name: str, event: object, error: Exception) -> Exception:
@@ -134,6 +152,8 @@ def _place(error: Exception) -> tuple[str, str]:
     """Where in the event it went wrong, and how."""
     if isinstance(error, Unfit):
         return error.path, error.reason
+    if found := first_error(error):
+        return found
     # msgspec says "Expected `int`, got `str` - at `$.lines[0].units`"
     reason, _, path = str(error).partition(" - at `")
     return path.removesuffix("`").removeprefix("$").removeprefix("."), reason or type(error).__name__

@@ -10,7 +10,8 @@ from msgspec import inspect
 
 def is_pydantic(cls: object) -> bool:
     """A model, or a pydantic dataclass."""
-    return isinstance(cls, type) and "__pydantic_validator__" in dir(cls)
+    # Not by hasattr, which asks metaclasses that answer to any name; not by dir, which is twenty times slower.
+    return isinstance(cls, type) and any("__pydantic_validator__" in base.__dict__ for base in cls.__mro__)
 
 
 def fields_of(cls: Any) -> dict[str, Any]:
@@ -63,6 +64,20 @@ def _understood(cls: Any) -> bool:
     except pydantic.errors.PydanticSchemaGenerationError:
         return False
     return True
+
+
+ERRORS_TOLD = 100  # of a model; for more than these it takes longer to say them than to find them
+
+
+def first_error(error: Any) -> tuple[str, str] | None:
+    """Path and reason of the first thing that a model's validation found wrong; None: it is another kind of error."""
+    count = getattr(error, "error_count", None)
+    if count is None:
+        return None
+    if count() > ERRORS_TOLD:
+        return "", f"{count():,} values are not what the class says"
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in first["loc"])[1:], first["msg"]
 
 
 def to_json(cls: Any, event: Any) -> bytes:

@@ -79,7 +79,7 @@ class EventType:
             raise self._wrong(f"can't be encoded: {error}") from error
         self.encode = encoder(self.name, raw_encode, check, walk.bounded)
         self.decode = decoder(self.name, raw_decode, check)
-        self.prove = _proven if is_pydantic(self.cls) else prover(self.name, raw_decode)
+        self.prove = prover(self.name, raw_decode)
         self.key_of = key_reader(self._key_fields(), self.name)
         self.ready = True
 
@@ -135,10 +135,6 @@ class EventType:
 
     def _wrong(self, what: str) -> DeclarationError:
         return DeclarationError(f"{self.cls.__name__} {what}", event=self.cls.__qualname__)
-
-
-def _proven(_data: bytes) -> None:
-    """Pydantic has looked at the values already, when the model was made."""
 
 
 def _name(cls: type, options: Options) -> Any:

@@ -85,7 +85,8 @@ def _feed_query(
     elif not private:
         where.append("channel is not null")
     if partitions is not None and len(set(partitions)) < PARTITIONS:
-        where.append(f"(1 << (slot % {PARTITIONS})) & ?")
+        # Not `slot % 16`, which SQL makes negative for a foreign writer's negative slot: nobody would read that event.
+        where.append(f"(1 << (slot & {PARTITIONS - 1})) & ?")
         values.append(sum(1 << partition for partition in set(partitions)))
     if types is not None:
         where.append(f"type in ({','.join('?' * len(types))})")

@@ -122,7 +122,7 @@ def _unfinished(cursor: sqlite3.Cursor, subscription: Subscription) -> int:
         for after, upto in _open_ranges(position, beyond):
             waiting += cursor.execute(
                 "/*spine*/ select count(*) from spine_events where position > :after and (:upto is null or position <= :upto)"
-                " and (:partition < 0 or slot % 16 = :partition) and channel in (select value from json_each(:channels))"
+                " and (:partition < 0 or slot & 15 = :partition) and channel in (select value from json_each(:channels))"
                 " and (:types = '[]' or type in (select value from json_each(:types)))",
                 {"after": after, "upto": upto, "partition": partition, "channels": channels, "types": types},
             ).fetchone()[0]

@@ -2,7 +2,7 @@
 
 One context variable, `current`, holds the `Cause`: set by the engine around each handler, and by `correlate` in web
 requests and scripts. Tasks inherit it, threads started with `asyncio.to_thread` too. Publishing reads it for
-correlation, causation, hops and trace; logging reads it for every record (`observe.logs`). Imports nothing of ours.
+correlation, causation, hops and trace; logging reads it for every record (`observe.logs`). Imports nothing of ours but the errors.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+
+from ..errors import CorrelationRefused
 
 
 class Cause:
@@ -53,9 +55,12 @@ current: ContextVar[Cause | None] = ContextVar("eventspine_cause", default=None)
 def correlate(correlation_id: str, traceparent: str | None = None) -> Iterator[Cause]:
     """Have everything published and logged inside belong to this correlation: a web request, a job, a script."""
     if not correlation_id:
-        raise ValueError("A correlation needs an id: pass the request's own, or make one.")
+        raise CorrelationRefused("A correlation needs an id: pass the request's own, or make one.")
+    if not isinstance(correlation_id, str) or not isinstance(traceparent, str | None):
+        what = type(traceparent if isinstance(correlation_id, str) else correlation_id).__name__
+        raise CorrelationRefused(f"A correlation id and a traceparent are text, and this is of type {what}.")
     if len(correlation_id) > LENGTH_MAX or not correlation_id.isprintable():
-        raise ValueError(
+        raise CorrelationRefused(
             f"A correlation id is printable text of at most {LENGTH_MAX} characters, since it is stored with every event "
             f"and written to every log; this one has {len(correlation_id)}. Make one, such as a UUID, where it is not."
         )
