@@ -43,25 +43,29 @@ class Gate:
         self.clock = clock
         self.closed = False
         self._one = asyncio.Lock()
+        self._open = asyncio.Event()
+        self._open.set()
         self._waiting: list[Callable[[], None]] = []
 
     def when_open(self, call: Callable[[], None]) -> None:
         self._waiting.append(call)
 
     async def opened(self) -> None:
-        while self.closed:  # as rare as what it waits for
-            await self.clock.sleep(0.005)
+        while self.closed:  # again, since who comes next may have closed it by now
+            await self._open.wait()
 
     @asynccontextmanager
     async def alone(self, others_at_work: Callable[[], bool]) -> AsyncIterator[None]:
         async with self._one:
             self.closed = True
+            self._open.clear()
             try:
                 while others_at_work():  # rare, and not worth a signal on the hot path
                     await self.clock.sleep(0.005)
                 yield
             finally:
                 self.closed = False
+                self._open.set()
                 waiting, self._waiting = self._waiting, []
                 for call in waiting:
                     call()
