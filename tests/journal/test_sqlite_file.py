@@ -47,6 +47,11 @@ def test_a_url_without_a_file_is_refused_with_an_example(url: str) -> None:
         SQLiteJournal(url)
 
 
+def test_options_in_a_url_are_refused_rather_than_taken_for_a_name() -> None:
+    with pytest.raises(SettingsError, match=r"leave out the \? and what follows, sqlite:///shop.db$"):
+        SQLiteJournal("sqlite:///shop.db?timeout=30")
+
+
 async def test_places_where_no_journal_can_be(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("this is no database, and it is long enough to be looked at " * 20)
 

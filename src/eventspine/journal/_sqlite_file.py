@@ -58,6 +58,11 @@ def path_of(url: str) -> Path:
             "or sqlite:////var/lib/shop/spine.db with four slashes for an absolute path.",
             url=shown,
         )
+    if "?" in text:  # as SQLAlchemy has them: taken for a name, it would be another file, unnoticed
+        shown = without_password(url.partition("?")[0])
+        raise SettingsError(
+            f"The URL of a journal has no options: leave out the ? and what follows, {shown}", url=shown
+        )
     if text.startswith(":memory:"):
         raise SettingsError(
             "A SQLite journal needs a file. In a test, give it one in a temporary folder, such as "
@@ -226,21 +231,32 @@ def translate(error: BaseException, path: Path, turn: Turn | None = None) -> Jou
     if code == sqlite3.SQLITE_FULL or _met_size_limit(error):
         return JournalFull(f"There is no space left to write {path}. Nothing of this was stored; free some and go on.")
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return JournalCorrupt(
-            f"{path} is damaged or no SQLite database ({error}). Restore a copy, or name another file."
-        )
+        return corrupt(path, error)
     if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
         return JournalError(
             f"{path} can't be written ({error}). Check its permissions, its folder and that it still exists."
         )
+    if not code and "decode to UTF-8" in str(error):  # by Python, of a text of which bytes have turned
+        return corrupt(path, error)
     if code == sqlite3.SQLITE_IOERR:
         return JournalError(f"The disk of {path} failed: {error}. Nothing of this was stored.")
     return None
 
 
+def corrupt(path: Path, why: object) -> JournalCorrupt:
+    return JournalCorrupt(
+        f"{path} is damaged or no SQLite database ({why}). Stop what runs on it, keep the file with its -wal, and put a "
+        "backup in its place or recover what can be read (how-to/recovery.md); or name another file.",
+        path=str(path),
+    )
+
+
 def _met_size_limit(error: sqlite3.Error) -> bool:
     """SQLite calls it an I/O error when a process may not write larger files."""
-    if error.sqlite_errorcode != sqlite3.SQLITE_IOERR_WRITE or importlib.util.find_spec("resource") is None:
+    if (
+        getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_IOERR_WRITE
+        or importlib.util.find_spec("resource") is None
+    ):
         return False
     import resource
 
