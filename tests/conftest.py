@@ -11,7 +11,8 @@ from hypothesis import settings
 
 # Also in modules that only other tests import, such as the conformance of journals.
 pytest.register_assert_rewrite(
-    *(f"tests.{folder.name}" for folder in Path(__file__).parent.iterdir() if folder.is_dir())
+    "eventspine.testing.conformance",
+    *(f"tests.{folder.name}" for folder in Path(__file__).parent.iterdir() if folder.is_dir()),
 )
 
 settings.register_profile("laptop", deadline=None)

@@ -1,42 +1,47 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
 
 import pytest
 
-from eventspine.errors import JournalError, OutcomeUnknown, SettingsError
+from eventspine.errors import JournalError, OutcomeUnknown, SettingsError, UnitFailed
 from eventspine.journal import _memory_tables, _memory_units, open_journal
 from eventspine.journal.memory import MemoryJournal
-from eventspine.journal.port import Append, Journal, Unit, Verdict
+from eventspine.journal.port import Append, Journal, Statement, Unit, Verdict
+from eventspine.testing.conformance import JournalCapabilities, JournalConformance
+from eventspine.testing.conformance.journals.appends import Appends
+from eventspine.testing.conformance.journals.control import Deliveries
+from eventspine.testing.conformance.journals.feed import Feed
+from eventspine.testing.conformance.journals.living import Timers
+from eventspine.testing.conformance.journals.marks import Marks
+from eventspine.testing.conformance.journals.registration import Undeclared
+from eventspine.testing.conformance.journals.units import Cursors, Fences
 
-from . import (
-    conformance_control,
-    conformance_feed,
-    conformance_living,
-    conformance_marks,
-    conformance_registration,
-    conformance_units,
-)
-from .conformance import *  # noqa: F403
 from .material import START_US, Bell, HandClock, commit, event, finished, one_subscription, publish, whole_feed
 
 
-class MemoryStore:
-    persistent = False
+class TestMemoryJournal(JournalConformance):
+    """It ends with its process, and has neither tables nor copies; all the rest it promises."""
 
-    def __init__(self) -> None:
-        self.clock = HandClock()
-        self.shared = MemoryJournal(self.clock)
+    capabilities = JournalCapabilities()
 
-    async def open(self) -> Journal:
-        await self.shared.open()
-        return self.shared
+    async def make(self, clock: HandClock) -> Journal:
+        return MemoryJournal(clock)
 
 
 @pytest.fixture
-def store() -> MemoryStore:
-    return MemoryStore()
+def clock() -> HandClock:
+    return HandClock()
+
+
+@pytest.fixture
+async def journal(clock: HandClock) -> AsyncIterator[Journal]:
+    opened = MemoryJournal(clock)
+    await opened.open()
+    yield opened
+    await opened.close()
 
 
 async def test_a_url_names_a_fresh_one():
@@ -94,9 +99,9 @@ async def test_passing_events_rings_nobody(journal: MemoryJournal):
     assert 0 == bell.times
 
 
-async def test_the_clock_set_back_does_not_upset_the_feed(journal: MemoryJournal, store: MemoryStore):
+async def test_the_clock_set_back_does_not_upset_the_feed(journal: MemoryJournal, clock: HandClock):
     await publish(journal, event())
-    store.clock.forward(-5_000)
+    clock.forward(-5_000)
     await publish(journal, event())
     assert [START_US, START_US] == [record.recorded_us for record in await whole_feed(journal)]
 
@@ -106,6 +111,16 @@ async def test_nothing_is_written_within_a_connection(journal: MemoryJournal):
         journal.write_within(object(), Unit())
     with pytest.raises(SettingsError, match="sqlite://"):
         await journal.run_tables("email", "1", "create table t (x)")
+
+
+async def test_it_says_where_there_are_tables(journal: MemoryJournal):
+    verdict = await commit(journal, statements=[Statement("select 1", {})])
+    assert "sqlite://" in str(verdict.error)
+    for refused in (journal.query("select 1", {}), journal.begin(1.0)):
+        with pytest.raises(UnitFailed, match="sqlite://"):
+            await refused
+    with pytest.raises(SettingsError, match="SQLite"):
+        await journal.backup(Path("copy.db"))
 
 
 class Faulty(MemoryJournal):
@@ -144,50 +159,50 @@ async def test_asking_again_after_an_unknown_outcome_does_it_once(fault: str):
 async def test_without_fences_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_memory_units, "_fenced", lambda tables, unit: None)
     with pytest.raises(AssertionError):
-        await conformance_units.TestFences().test_r13_a_cursor_of_another_generation_fences(journal)
+        await Fences().test_r13_a_cursor_of_another_generation_fences(journal)
 
 
 async def test_without_knowing_repetitions_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_memory_units, "_is_repetition", lambda tables, unit: False)
     with pytest.raises(AssertionError):
-        await conformance_units.TestCursors().test_two_of_one_group_that_finish_the_same_happen_once(journal)
+        await Cursors().test_two_of_one_group_that_finish_the_same_happen_once(journal)
 
 
 async def test_without_expected_versions_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_memory_units, "_conflict", lambda tables, appends: None)
     with pytest.raises(AssertionError):
-        await conformance_units.TestAppends().test_of_many_that_expect_the_same_version_exactly_one_wins(journal)
+        await Appends().test_of_many_that_expect_the_same_version_exactly_one_wins(journal)
 
 
 async def test_with_cursors_that_jump_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_memory_tables, "fold", lambda position, beyond, ranges: (max(upto for _, upto in ranges), []))
     with pytest.raises(AssertionError):
-        await conformance_units.TestCursors().test_r3_a_cursor_is_folded_after_the_verdicts(journal)
+        await Cursors().test_r3_a_cursor_is_folded_after_the_verdicts(journal)
 
 
 async def test_with_marks_that_are_highest_numbers_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_memory_tables, "fold", lambda position, beyond, ranges: (max(upto for _, upto in ranges), []))
     with pytest.raises(AssertionError):
-        await conformance_marks.TestMarks().test_r1_within_one_group_too(journal)
+        await Marks().test_r1_within_one_group_too(journal)
 
 
 async def test_without_guarding_states_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(_memory_units, "_changed_meanwhile", lambda tables, unit: None)
     with pytest.raises(AssertionError):
-        await conformance_control.TestDeliveries().test_a_change_is_fenced_when_the_state_is_another(journal, "dead")
+        await Deliveries().test_a_change_is_fenced_when_the_state_is_another(journal, "dead")
 
 
 async def test_with_timers_that_fire_early_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     early = _memory_tables.Tables.take_due
     monkeypatch.setattr(_memory_tables.Tables, "take_due", lambda self, now_us, limit: early(self, now_us + 1, limit))
     with pytest.raises(AssertionError):
-        await conformance_living.TestTimers().test_r11_never_early(journal)
+        await Timers().test_r11_never_early(journal)
 
 
 async def test_without_asking_about_renames_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("eventspine.journal.registry._refuse_possible_rename", lambda *given: None)
     with pytest.raises(pytest.fail.Exception):
-        await conformance_registration.TestUndeclared().test_also_when_it_was_suspended_long_ago(journal)
+        await Undeclared().test_also_when_it_was_suspended_long_ago(journal)
 
 
 async def test_with_pages_that_scan_too_far_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
@@ -199,4 +214,4 @@ async def test_with_pages_that_scan_too_far_the_suite_fails(journal: Journal, mo
 
     monkeypatch.setattr(journal, "feed", hasty)
     with pytest.raises(AssertionError):
-        await conformance_feed.TestFeed().test_pages_hold_everything_once_and_in_order(journal, 3)
+        await Feed().test_pages_hold_everything_once_and_in_order(journal, 3)

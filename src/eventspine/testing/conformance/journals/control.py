@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
-from eventspine.errors import SettingsError
-from eventspine.journal.port import (
+from ....errors import SettingsError
+from ....journal.port import (
     Append,
     Change,
+    Control as AnyControl,
     Delivery,
     Done,
     Drop,
@@ -22,7 +24,6 @@ from eventspine.journal.port import (
     StartMark,
     Unit,
 )
-
 from .material import (
     START_US,
     Store,
@@ -43,8 +44,8 @@ from .material import (
 )
 
 
-class TestDeliveries:
-    async def test_a_parked_delivery_is_read_as_it_was_put(self, journal: Journal, store: Store):
+class Deliveries:
+    async def test_a_parked_delivery_is_read_as_it_was_put(self, journal: Journal, store: Store) -> None:
         mine = await one_subscription(journal)
         record = event(position=12, slot=21, meta=b"{}", data=b"\x00\xff", correlation="c", causation="d")
         row = await park(journal, parked(mine, record, attempts=3, late=True))
@@ -55,42 +56,56 @@ class TestDeliveries:
         )  # fmt: skip
         assert [row] == await journal.deliveries()
 
-    async def test_a_unit_learns_the_numbers_of_its_puts(self, journal: Journal):
+    async def test_a_unit_learns_the_numbers_of_its_puts(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         puts = [parked(mine, event(position=at)) for at in (9, 4, 7)]
         numbers = (await commit(journal, puts=puts)).numbers
         assert [9, 4, 7] == [(await journal.deliveries(numbers=[number]))[0].position for number in numbers]
 
-    async def test_a_second_put_updates_the_first(self, journal: Journal, store: Store):
+    async def test_a_second_put_updates_the_first(self, journal: Journal, store: Store) -> None:
         mine = await one_subscription(journal)
         record = event(position=12)
         first = await park(journal, parked(mine, record))
         await commit(journal, changes=[Change(first.number, deaths=2)])
         later = store.clock.forward(50)
-        changed = {"state": "dead", "attempts": 7, "due_us": None, "reason": "Rejected", "error": "e", "traceback": "t"}
+        changed: dict[str, Any] = {
+            "state": "dead",
+            "attempts": 7,
+            "due_us": None,
+            "reason": "Rejected",
+            "error": "e",
+            "traceback": "t",
+        }
         second = await park(journal, parked(mine, record, **changed))
 
         assert first._replace(deaths=2, last_us=later, **changed) == second
         assert [second] == await journal.deliveries()
 
-    async def test_another_place_is_another_row(self, journal: Journal):
+    async def test_another_place_is_another_row(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         put = parked(mine, event(position=12))
         await commit(journal, puts=[put, put._replace(feed="kafka:c"), put._replace(partition=6), put])
         assert [("", 5), ("kafka:c", 5), ("", 6)] == [(row.feed, row.partition) for row in await journal.deliveries()]
 
-    async def test_a_change_leaves_what_it_does_not_name(self, journal: Journal, store: Store):
+    async def test_a_change_leaves_what_it_does_not_name(self, journal: Journal, store: Store) -> None:
         mine = await one_subscription(journal)
         row = await park(journal, parked(mine, event(position=12)))
         later = store.clock.forward(50)
         assert "done" == (await commit(journal, changes=[Change(row.number, attempts=2, due_us=99)])).kind
         assert [row._replace(attempts=2, due_us=99, last_us=later)] == await journal.deliveries()
 
-        every = {"state": "dead", "deaths": 1, "reason": "r", "error": "e", "traceback": "t", "late": True}
+        every: dict[str, Any] = {
+            "state": "dead",
+            "deaths": 1,
+            "reason": "r",
+            "error": "e",
+            "traceback": "t",
+            "late": True,
+        }
         await commit(journal, changes=[Change(row.number, **every)])
         assert [row._replace(attempts=2, due_us=99, last_us=later, **every)] == await journal.deliveries()
 
-    async def test_a_delivery_that_is_gone_is_gone(self, journal: Journal):
+    async def test_a_delivery_that_is_gone_is_gone(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         put = parked(mine, event(position=12))
         row = await park(journal, put)
@@ -99,7 +114,7 @@ class TestDeliveries:
         assert row.number < (await park(journal, put)).number
 
     @pytest.mark.parametrize("state", ["dead", "held", "settled"])
-    async def test_a_change_is_fenced_when_the_state_is_another(self, journal: Journal, state: str):
+    async def test_a_change_is_fenced_when_the_state_is_another(self, journal: Journal, state: Any) -> None:
         mine = await one_subscription(journal)
         row = await park(journal, parked(mine, event(position=12), state=state))
         unit = Unit([Append([event()])], changes=[Change(row.number, "settled")], done=[finished(mine, (0, 1))])
@@ -111,10 +126,10 @@ class TestDeliveries:
         unit.changes = [Change(row.number, "parked", while_state=("parked", state))]
         assert "done" == (await commit(journal, unit)).kind
 
-    async def test_a_change_of_nothing_is_fenced(self, journal: Journal):
+    async def test_a_change_of_nothing_is_fenced(self, journal: Journal) -> None:
         assert "fenced" == (await commit(journal, changes=[Change(77, "settled")])).kind
 
-    async def test_of_many_that_settle_the_same_delivery_one_wins(self, journal: Journal, other: Journal):
+    async def test_of_many_that_settle_the_same_delivery_one_wins(self, journal: Journal, other: Journal) -> None:
         mine = await one_subscription(journal)
         row = await park(journal, parked(mine, event(position=12)))
         units = [Unit([Append([event()])], changes=[Change(row.number, "settled")]) for _ in range(6)]
@@ -125,7 +140,7 @@ class TestDeliveries:
         assert ["done"] + ["fenced"] * 5 == kinds
         assert 1 == await journal.head()
 
-    async def test_they_are_found_by_what_one_asks_for(self, journal: Journal):
+    async def test_they_are_found_by_what_one_asks_for(self, journal: Journal) -> None:
         first, second = (await start(journal, handler("email.a"), handler("email.b"))).subscriptions
         material = events(6)
         states = ("parked", "dead", "held", "settled", "parked", "dead")
@@ -133,8 +148,8 @@ class TestDeliveries:
             row = parked(second if at % 2 else first, record._replace(position=at), state=state, partition=at // 3)
             await park(journal, row)
 
-        async def found(**asked: object) -> list[int]:
-            rows = await journal.deliveries(**asked)  # type: ignore[arg-type]
+        async def found(**asked: Any) -> list[int]:
+            rows = await journal.deliveries(**asked)
             assert [row.number for row in rows] == sorted(row.number for row in rows)
             return [row.position for row in rows]
 
@@ -147,17 +162,24 @@ class TestDeliveries:
         assert [3, 6] == await found(events=[material[5].id, material[2].id, b"?" * 16])
         assert [5] == await found(subscriptions=[second.number], states=["parked"], partitions=[1, 2])
         assert [4, 5] == await found(after=everything[2].number, limit=2)
-        for nothing in ({"subscriptions": []}, {"states": []}, {"partitions": []}, {"numbers": []}, {"events": []}):
+        empty: list[dict[str, list[Any]]] = [
+            {"subscriptions": []},
+            {"states": []},
+            {"partitions": []},
+            {"numbers": []},
+            {"events": []},
+        ]
+        for nothing in empty:
             assert [] == await found(**nothing)
 
-    async def test_they_come_without_their_records_when_asked(self, journal: Journal):
+    async def test_they_come_without_their_records_when_asked(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         row = await park(journal, parked(mine, event(position=12)))
         assert [row._replace(record=None)] == await journal.deliveries(records=False)
 
 
-class TestStarts:
-    async def test_starts_are_counted_until_they_are_cleared(self, journal: Journal):
+class Starts:
+    async def test_starts_are_counted_until_they_are_cleared(self, journal: Journal) -> None:
         mark = StartMark(1, 5, 12)
         await commit(journal, starts=[mark, mark._replace(position=13)])
         await commit(journal, starts=[mark._replace(alone=True)])
@@ -165,24 +187,24 @@ class TestStarts:
         await commit(journal, starts=[mark._replace(clear=True), mark._replace(position=99, clear=True)])
         assert {13: (1, 0)} == await journal.starts(1, 5)
 
-    async def test_a_withdrawn_start_is_not_counted_and_those_before_are(self, journal: Journal):
+    async def test_a_withdrawn_start_is_not_counted_and_those_before_are(self, journal: Journal) -> None:
         mark = StartMark(1, 5, 12)
         await commit(journal, starts=[mark, mark._replace(alone=True), mark._replace(position=13)])
         withdrawn = [mark._replace(alone=True, withdrawn=True), mark._replace(position=13, withdrawn=True)]
         await commit(journal, starts=[*withdrawn, mark._replace(position=99, withdrawn=True)])
         assert {12: (1, 0)} == await journal.starts(1, 5)
 
-    async def test_each_subscription_and_partition_has_its_own(self, journal: Journal):
+    async def test_each_subscription_and_partition_has_its_own(self, journal: Journal) -> None:
         await commit(journal, starts=[StartMark(1, 5, 12)])
         assert {} == await journal.starts(1, 6) == await journal.starts(2, 5)
 
-    async def test_a_refused_unit_marks_nothing(self, journal: Journal):
+    async def test_a_refused_unit_marks_nothing(self, journal: Journal) -> None:
         await commit(journal, starts=[StartMark(1, 5, 12)], done=[Done(99, 5, [], 1)])
         assert {} == await journal.starts(1, 5)
 
 
-class TestControl:
-    async def test_replaying_parks_the_dead_due_now_and_late(self, journal: Journal, store: Store):
+class Control:
+    async def test_replaying_parks_the_dead_due_now_and_late(self, journal: Journal, store: Store) -> None:
         mine = await one_subscription(journal)
         states = ("dead", "parked", "dead", "settled", "held")
         rows = [await park(journal, parked(mine, event(position=at), state=s)) for at, s in enumerate(states, 1)]
@@ -197,7 +219,7 @@ class TestControl:
         assert [rows[1], rows[3], rows[4]] == await journal.deliveries(numbers=[rows[n].number for n in (1, 3, 4)])
         assert 0 == await journal.control([Replay(numbers)]), "replaying is idempotent"
 
-    async def test_a_dropped_delivery_is_neither_dead_nor_parked(self, journal: Journal):
+    async def test_a_dropped_delivery_is_neither_dead_nor_parked(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         states = ("dead", "parked", "settled", "held")
         rows = [await park(journal, parked(mine, event(position=at), state=s)) for at, s in enumerate(states, 1)]
@@ -208,13 +230,13 @@ class TestControl:
         assert 0 == await journal.control([Drop(numbers)])
         assert 0 == await journal.control([Replay(numbers)]), "what was given up does not come back"
 
-    async def test_who_handles_a_dropped_delivery_is_fenced(self, journal: Journal):
+    async def test_who_handles_a_dropped_delivery_is_fenced(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         row = await park(journal, parked(mine, event(position=1)))
         await journal.control([Drop([row.number])])
         assert "fenced" == (await commit(journal, changes=[Change(row.number, "settled")])).kind
 
-    async def test_retrying_makes_the_parked_due_now(self, journal: Journal, store: Store):
+    async def test_retrying_makes_the_parked_due_now(self, journal: Journal, store: Store) -> None:
         mine = await one_subscription(journal)
         rows = [
             await park(journal, parked(mine, event(position=at), state=s)) for at, s in enumerate(("parked", "dead"))
@@ -223,7 +245,7 @@ class TestControl:
         assert 1 == await journal.control([Retry([row.number for row in rows])])
         assert [rows[0]._replace(due_us=now, last_us=now), rows[1]] == await journal.deliveries()
 
-    async def test_rewinding_sets_every_cursor_and_discards_what_came_after(self, journal: Journal):
+    async def test_rewinding_sets_every_cursor_and_discards_what_came_after(self, journal: Journal) -> None:
         mine, beside = (await start(journal, handler("email.a"), handler("email.b"))).subscriptions
         await publish(journal, *events(30))
         for row in (mine, beside):
@@ -244,7 +266,7 @@ class TestControl:
         assert 5 == len(await journal.deliveries(subscriptions=[beside.number]))
         assert beside == await reload(journal, beside)
 
-    async def test_r13_whoever_runs_on_across_a_rewind_is_fenced(self, journal: Journal):
+    async def test_r13_whoever_runs_on_across_a_rewind_is_fenced(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         await commit(journal, done=[finished(mine, (0, 20))])
         await journal.control([Rewind(mine.number, 3)])
@@ -256,20 +278,20 @@ class TestControl:
         verdict = await commit(journal, appends=[Append([event()])], done=[finished(again, (3, 4))])
         assert "done" == verdict.kind, "what was finished before is finished no more"
 
-    async def test_a_rewind_may_skip_forward(self, journal: Journal):
+    async def test_a_rewind_may_skip_forward(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         await publish(journal, *events(9))
         await journal.control([Rewind(mine.number, 8)])
         assert {8} == set((await positions(journal, mine)).values())
 
-    async def test_a_subscription_to_the_whole_feed_has_one_cursor_to_rewind(self, journal: Journal):
+    async def test_a_subscription_to_the_whole_feed_has_one_cursor_to_rewind(self, journal: Journal) -> None:
         mine = await one_subscription(journal, order="feed")
         await publish(journal, *events(9))
         await commit(journal, done=[finished(mine, (0, 9), partition=-1)])
         await journal.control([Rewind(mine.number, 4)])
         assert {-1: 4} == await positions(journal, mine)
 
-    async def test_r19_publishing_again_is_remembered_from_then_on(self, journal: Journal):
+    async def test_r19_publishing_again_is_remembered_from_then_on(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         assert "" == mine.republish
         await journal.control([Rewind(mine.number, 0, "fresh")])
@@ -277,7 +299,7 @@ class TestControl:
         await journal.control([Rewind(mine.number, 0)])
         assert "fresh" == (await reload(journal, mine)).republish
 
-    async def test_a_change_of_state_fences_and_is_seen(self, journal: Journal):
+    async def test_a_change_of_state_fences_and_is_seen(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         control = await journal.control_version()
         assert 1 == await journal.control([SetState(mine.number, "paused")])
@@ -289,7 +311,7 @@ class TestControl:
         view = await journal.lease(process("p"), [], [], START_US, START_US + 1)
         assert control < view.control == await journal.control_version()
 
-    async def test_a_new_name_keeps_number_uid_and_cursor(self, journal: Journal):
+    async def test_a_new_name_keeps_number_uid_and_cursor(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         await commit(journal, done=[finished(mine, (0, 4))])
         assert 1 == await journal.control([Rename(mine.number, "email.hello")])
@@ -298,7 +320,7 @@ class TestControl:
         assert row.generation > mine.generation
         assert (4, []) == await cursor(journal, row)
 
-    async def test_operations_are_carried_out_as_one(self, journal: Journal):
+    async def test_operations_are_carried_out_as_one(self, journal: Journal) -> None:
         first, second = (await start(journal, handler("email.a"), handler("email.b"))).subscriptions
         control = await journal.control_version()
         with pytest.raises(SettingsError, match=r"email\.b"):
@@ -312,10 +334,17 @@ class TestControl:
         with pytest.raises(SettingsError, match=r"email\.b"):
             await journal.control([SetState(second.number, "active")])
 
-    async def test_what_changes_nothing_is_not_seen(self, journal: Journal):
+    async def test_what_changes_nothing_is_not_seen(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         control = await journal.control_version()
-        nothing = [Rewind(99, 0), SetState(99, "paused"), Rename(99, "x"), Replay([5]), Drop([]), Retry([7])]
+        nothing: list[AnyControl] = [
+            Rewind(99, 0),
+            SetState(99, "paused"),
+            Rename(99, "x"),
+            Replay([5]),
+            Drop([]),
+            Retry([7]),
+        ]
         assert 0 == await journal.control([*nothing, SetState(mine.number, "active")])
         assert control == await journal.control_version()
         assert mine == await reload(journal, mine)

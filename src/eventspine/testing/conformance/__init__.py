@@ -1,0 +1,31 @@
+"""Public suites: what every journal and every broker of eventspine promises, for whoever writes another one.
+
+    class TestPostgres(JournalConformance):
+        capabilities = JournalCapabilities(sql=True, persistent=True, processes=True)
+
+        async def make(self, clock, postgres_url):
+            return PostgresJournal(postgres_url, clock)
+
+pytest finds the class and runs every test that its declaration implies, in groups, each test with a store of its own. A
+declared capability that doesn't hold fails; one that isn't declared is shown as such in the table at the end of the run.
+The tests need no plug-in for asyncio: each runs on an event loop of its own.
+"""
+
+from __future__ import annotations
+
+from ...errors import MissingExtra
+
+try:
+    import pytest as pytest
+except ModuleNotFoundError as error:
+    raise MissingExtra('The conformance suites are run by pytest: pip install "pytest>=8.2"') from error
+
+from .journals.capabilities import JournalCapabilities
+from .journals.suite import JournalConformance
+from .running import capability
+
+__all__ = [
+    "JournalCapabilities",
+    "JournalConformance",
+    "capability",
+]
