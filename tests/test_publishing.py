@@ -241,7 +241,7 @@ async def test_services_that_can_not_be_meant_are_refused(tmp_path: Path) -> Non
 
 async def test_health_answers_before_a_spine_is_open_and_after(tmp_path: Path) -> None:
     spine = Spine(f"sqlite:///{tmp_path / 'spine.db'}", service=SHOP)
-    assert spine.health()["status"] == "ok"
+    assert spine.health()["status"] == "closed"
     async with spine:
         assert spine.health()["status"] == "ok"
-    assert spine.health()["status"] == "ok"
+    assert spine.health()["status"] == "closed"

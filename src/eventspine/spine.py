@@ -382,10 +382,13 @@ class Spine:
         )
 
     def health(self) -> dict[str, Any]:
-        """What runs here and how it is: `status` is "ok", "degraded" or "failed"; the rest says why."""
+        """What runs here and how it is: `status` is "ok", "degraded", "failed" or "closed"; the rest says why."""
         from .engine.health import health
 
-        return health(self.journal, self._runtimes)
+        found = health(self.journal, self._runtimes)
+        if not self._opened and found["status"] == "ok":
+            found["status"] = "closed"  # not open yet, or not any more
+        return found
 
 
 class Running:

@@ -37,7 +37,7 @@ def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
 
 def is_ready(health: dict[str, Any]) -> bool:
     """Whether all that runs here is registered, and leads or knowingly stands by."""
-    return health["status"] != "failed" and all(one["state"] in ("leads", "stands by") for one in health["services"])
+    return health["status"] not in ("failed", "closed") and all(one["state"] in ("leads", "stands by") for one in health["services"])
 
 
 def _lock(journal: Journal) -> Iterable[str]:
@@ -61,6 +61,8 @@ def _problems(runtime: Runtime) -> Iterable[str]:
     if runtime.stuck_threads:
         yield f"{runtime.stuck_threads} handler threads are stuck past their timeout_s"
     for host in runtime.hosts:
+        if host.trouble is not None:
+            yield f"the leases of {host.service.name} can't be renewed: {host.trouble}"
         for one in host.subscriptions:
             if host.stalled(one):
                 yield f"{one.name} makes no progress though there is work"
@@ -79,7 +81,7 @@ def _host(host: Host) -> dict[str, Any]:
         "state": _state(host),
         "generation": host.registered.generation if host.started else None,
         "leads": host.leads,
-        "partitions": list(host.held),
+        "partitions": sorted(host.held),
         "fenced": host.fenced,
         "restarts": host.restarts,
         "subscriptions": [_subscription(one) for one in host.subscriptions],
@@ -91,6 +93,8 @@ def _state(host: Host) -> str:
         return "draining"
     if not host.started:
         return "starting"
+    if host.trouble is not None and host.out_of_trust:
+        return "cut off"  # from the journal, for so long that others may have taken over
     return "leads" if host.leads else "stands by"  # for a newer generation
 
 

@@ -68,6 +68,7 @@ class Host:
         self.readers = Readers(self)
         self.held: dict[int, Lease] = {}
         self.leaving: dict[int, list[Part]] = {}  # partitions to give back as soon as nothing of them is at work
+        self.trouble: str | None = None  # why leases can't be renewed just now; health shows it
         self.fenced = 0
         self.restarts = 0
         self.control = -1
@@ -179,10 +180,16 @@ class Host:
             self._nudge.clear()
             try:
                 await self.beat()
+                self.trouble = None
             except JournalError as error:
-                log.warning("%s: leases could not be renewed: %s", self.service.name, error)
+                self._note(error)
                 await self.clock.sleep(min(1.0, self.runtime.lease_s / 10))
                 self._nudge.set()
+
+    def _note(self, error: JournalError) -> None:
+        if self.trouble != str(error):  # said once, however often it is tried
+            log.warning("%s: leases could not be renewed, trying again: %s", self.service.name, error)
+        self.trouble = str(error)
 
     async def beat(self) -> None:
         """Renew, then give and take until what is held is what should be."""
@@ -331,7 +338,12 @@ class Host:
     @property
     def closed(self) -> bool:
         """Whether nothing may be handed out just now."""
-        return self.runtime.gate.closed or self.clock.monotonic() > self.trusted_until
+        return self.runtime.gate.closed or self.out_of_trust
+
+    @property
+    def out_of_trust(self) -> bool:
+        """Leases have not been renewed in time, so another process may have them by now."""
+        return self.clock.monotonic() > self.trusted_until
 
     def when_open(self, call: Callable[[], None]) -> None:
         self._open.append(call)

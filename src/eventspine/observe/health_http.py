@@ -27,7 +27,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 from ..engine.health import is_ready
-from ..errors import JournalError, SettingsError
+from ..errors import SettingsError
 from ..settings_values import Address, Refused, address as to_address
 
 if TYPE_CHECKING:
@@ -121,10 +121,7 @@ class HealthEndpoint:
         self._server: HealthServer | None = None
 
     def _look(self) -> dict[str, Any]:
-        try:
-            health = self._spine.health()
-        except JournalError:  # not open yet, or not any more
-            return {"ready": False, "status": "closed", "problems": [], "draining": False, "services": []}
+        health = self._spine.health()
         return {"ready": is_ready(health), **health}
 
     async def __aenter__(self) -> Self:
