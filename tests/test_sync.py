@@ -249,6 +249,51 @@ def test_a_forked_child_opens_its_own_and_leaves_the_parents_alone(tmp_path: Pat
     assert (ended.returncode, ended.stdout.strip()) == (0, "both"), ended.stderr
 
 
+FORKING_MEANWHILE = """
+    import os, signal, sys, threading
+    from eventspine import Event, Service
+    from eventspine.sync import Spine
+
+    class Placed(Event, context="orders", key="customer"):
+        customer: str
+
+    spine = Spine(sys.argv[1], service=Service("shop", publishes="orders")).open()
+    for held in (spine._loop._lock, spine._loop.counting):
+        there, go_on = threading.Event(), threading.Event()
+
+        def another() -> None:
+            with held:
+                there.set()
+                go_on.wait()
+
+        threading.Thread(target=another).start()
+        there.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(20)
+            with spine:
+                spine.publish(Placed(customer="child"))
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0, held
+        go_on.set()
+    spine.close()
+    print("both")
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_that_is_forked_while_another_thread_publishes_does_not_wait_for_that_thread(tmp_path: Path) -> None:
+    script = tmp_path / "forking.py"
+    script.write_text(textwrap.dedent(FORKING_MEANWHILE))
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", script, f"sqlite:///{tmp_path / 'spine.db'}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout.strip()) == (0, "both"), ended.stderr
+
+
 def test_it_can_be_opened_again_after_it_was_closed(url: str) -> None:
     spine = Spine(url, service=SHOP)
     for _ in range(2):

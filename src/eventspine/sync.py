@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+from weakref import WeakSet
 
 from . import delivery as _delivery, spine as _spine
 from .clock import Clock
@@ -39,6 +40,19 @@ else:
 FINISH_S = 5.0
 
 
+_loops: WeakSet[Loop] = WeakSet()
+
+
+def _renew_locks() -> None:
+    """In a forked child: the thread of the parent that may hold one is not here to give it back."""
+    for loop in _loops:
+        loop._lock, loop.counting = threading.Lock(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
 class Loop:
     """An event loop in a thread of its own; made anew in a forked child."""
 
@@ -48,6 +62,8 @@ class Loop:
         self._pid = 0
         self._stopped_in = 0  # the process in which it was stopped
         self._lock = threading.Lock()
+        self.counting = threading.Lock()  # who enters and leaves `with spine:`
+        _loops.add(self)
 
     def run(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> T:
         """What it returns. Once stopped, a loop is only started `again` for who says so."""
@@ -159,7 +175,6 @@ class Spine:
         self._pid = os.getpid()
         self._loop = Loop()
         self._inside = 0  # blocks `with` that are open: the last one to be left closes
-        self._counting = threading.Lock()
 
     @property
     def _now(self) -> _spine.Spine:
@@ -181,12 +196,12 @@ class Spine:
         self._loop.stop()
 
     def __enter__(self) -> Self:
-        with self._counting:
+        with self._loop.counting:
             self._inside += 1
             return self.open()
 
     def __exit__(self, *_: object) -> None:
-        with self._counting:
+        with self._loop.counting:
             self._inside -= 1
             if not self._inside:
                 self.close()
