@@ -87,6 +87,8 @@ class Accidents:
         self.loop.call_later(size * 2 * LEASE_S, self.world.start_process, name, context=self.world.context)
 
     def restart(self, process: Process, size: float) -> None:
+        if process.ending:
+            return
         world = self.world
         world.tell(process.name, "is told to end", "")
         process.end()
@@ -97,6 +99,8 @@ class Accidents:
 
     async def _replaced(self, process: Process, size: float) -> None:
         await process.ended.wait()
+        if process not in self.world.processes:  # it was killed in its last moments
+            return
         self.world.tell(process.name, "has ended", "")
         process.turns.accidents.clear()
         self.world.processes.remove(process)

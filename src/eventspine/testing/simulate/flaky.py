@@ -83,7 +83,8 @@ class FlakyJournal:
             await asyncio.sleep(0.05)
             raise JournalError("The simulated journal can't be reached.")
         amount = world.falls(who, "slow", world.faults.slow)
-        await asyncio.sleep(0 if amount is None else amount * world.faults.slow_s)
+        if amount is not None:
+            await asyncio.sleep(amount * world.faults.slow_s)
 
     def _answer(self, what: str) -> None:
         """And back; it has happened by now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import logging
 import traceback
@@ -68,7 +69,7 @@ class Setup:
             service=self.service,
             left_out=left_out,
         )
-        with _listening(world), _named(seed):
+        with _listening(world), _named(seed), _uncollected():
             broken = self._run(world)
         loop = world.loop
         return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.time())
@@ -136,6 +137,18 @@ def _listening(world: World) -> Iterator[None]:
     finally:
         logging.root.manager.disable, engine.propagate = disabled, propagated
         engine.removeHandler(stumbles)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """The garbage collector runs between histories: what it finalizes in one would be done at a time of its own."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 @contextmanager

@@ -142,32 +142,34 @@ class Loop(asyncio.BaseEventLoop):
         turns.queue.append(handle)
 
     def _run_once(self) -> None:
-        """Many turns, until somebody asks the loop to stop."""
+        """Many turns, until somebody asks the loop to stop. In one piece, since it is what a history costs."""
+        ready, chance = self._ready, self._chance
         while not self._stopping:  # type: ignore[attr-defined]
-            self.step()
+            if not ready:
+                self._pass_time()
+                continue
+            at = int(chance() * len(ready)) if len(ready) > 1 else 0
+            turns = ready[at]
+            handle = turns.queue.popleft()
+            if not turns.queue:
+                del ready[at]
+            if handle._cancelled:
+                continue
+            self.steps += 1
+            turns.steps += 1
+            if turns.steps in turns.accidents and self._is_kept_from(turns, handle):
+                continue
+            if self.steps > STEPS_MAX:
+                raise Stuck(f"After {STEPS_MAX} turns there is no end of it.")
+            handle._run()
 
-    def step(self) -> None:
-        ready = self._ready
-        if not ready:
-            self._pass_time()
-            return
-        at = int(self._chance() * len(ready)) if len(ready) > 1 else 0
-        turns = ready[at]
-        handle = turns.queue.popleft()
-        if not turns.queue:
-            del ready[at]
-        if handle._cancelled:
-            return
-        self.steps += 1
-        turns.steps += 1
-        if turns.steps in turns.accidents:
-            turns.accidents.pop(turns.steps)()
-            if not turns.alive or turns.stopped:
-                turns.queue.appendleft(handle)  # it is still to come, if it is
-                return
-        if self.steps > STEPS_MAX:
-            raise Stuck(f"After {STEPS_MAX} turns there is no end of it.")
-        handle._run()
+    def _is_kept_from(self, turns: Turns, handle: asyncio.Handle) -> bool:
+        """Let the accident of this turn happen; whether the turn does not, then."""
+        turns.accidents.pop(turns.steps)()
+        if turns.alive and not turns.stopped:
+            return False
+        turns.queue.appendleft(handle)  # it is still to come, if it is
+        return True
 
     def _pass_time(self) -> None:
         while self._timers:

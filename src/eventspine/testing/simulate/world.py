@@ -21,7 +21,7 @@ from .process import Process, SimulatedClock
 from .shared import MARK, Effect, SharedJournal, Tables
 
 E = TypeVar("E")
-LOOK_S = 0.5  # between two looks at whether all is finished
+LOOK_S = 1.0  # between two looks at whether all is finished
 
 
 class Told(NamedTuple):
