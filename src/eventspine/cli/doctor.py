@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sqlite3
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from ..errors import JournalError
 from ..journal.port import Journal, Lease, Process, Subscription
 from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
@@ -32,6 +34,7 @@ HOUR_US = 3_600_000_000
 WAL_LARGE_BYTES = 128 * 1024 * 1024
 HELD_LONG_US = 1_000_000
 OVERDUE_US = 10_000_000
+RECOVERY = "how-to/recovery.md says how to put a backup in place, or to recover what can be read"
 
 
 COUNTED_MOST = 100_000  # rows of a table, as the journal counts them; more are told as so many and more
@@ -312,17 +315,40 @@ def _counted(rows: int) -> str:
     return f"{COUNTED_MOST:,}+" if rows >= COUNTED_MOST else f"{rows:,}"
 
 
+async def _damage(journal: Journal) -> list[str]:
+    """Each with the way on. A journal in memory has nothing that could be damaged."""
+    check = getattr(journal, "check", None)
+    found = await check() if check else ()
+    return [f"Damaged: {printable(one).rstrip('.')}. Stop what runs on this file; {RECOVERY}." for one in found]
+
+
+def _report_damage(damaged: Sequence[str], as_json: bool) -> int:
+    """All that can be told where nothing else can be read."""
+    if as_json:
+        say(json_document({"ok": False, "findings": damaged}))
+    for number, finding in enumerate(() if as_json else damaged, 1):
+        say(f"{number}. {finding}")
+    return FAILED
+
+
 @click.command(cls=Command)
+@click.option("--deep", is_flag=True, help="Read all of the file, to find damage; takes as long as that.")
 @json_option
 @pass_invocation
 @asynchronous
-async def command(invocation: Invocation, as_json: bool) -> int:
+async def command(invocation: Invocation, deep: bool, as_json: bool) -> int:
     """Look at the journal and say what is wrong with it.
 
     Exits with 1 when something needs somebody."""
     async with existing_journal(invocation) as journal:
-        seen = await examine(journal)
-        wrong = findings(seen)
+        damaged = await _damage(journal) if deep else []
+        try:
+            seen = await examine(journal)
+        except (JournalError, sqlite3.Error, ValueError, TypeError):
+            if damaged:
+                return _report_damage(damaged, as_json)
+            raise
+        wrong = [*damaged, *findings(seen)]
         if as_json:
             say(json_document(_view(seen, wrong)))
         else:

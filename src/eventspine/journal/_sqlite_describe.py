@@ -34,7 +34,10 @@ def identity_if_current(path: Path, busy_s: float) -> tuple[str, str] | None:
     """Identity and incarnation of a journal that this release need not prepare; None of any other."""
     meta = _meta_of(path, busy_s)
     ours = max((SCHEMA_VERSION, *(migration.version for migration in migrations.MIGRATIONS)))
-    current = bool(meta) and int(meta["schema_version"]) >= ours >= int(meta["writer_min"])
+    try:
+        current = bool(meta) and int(meta["schema_version"]) >= ours >= int(meta["writer_min"])
+    except (KeyError, ValueError) as error:
+        raise file.corrupt(path, f"its spine_meta says {meta!r:.200}") from error
     return (meta["id"], meta["incarnation"]) if current else None
 
 
@@ -52,7 +55,8 @@ def _look(path: Path, busy_s: float) -> dict[str, str]:
         query = "/*spine*/ select 1 from sqlite_master where type = 'table' and name = 'spine_meta'"
         return _meta(connection.cursor()) if connection.execute(query).fetchone() else {}
     except sqlite3.Error as error:
-        raise file.translate(error, path) or error from error
+        foreign = file.corrupt(path, f"its spine_meta is not a journal's: {error}")
+        raise file.translate(error, path) or foreign from error
     finally:
         connection.close()
 

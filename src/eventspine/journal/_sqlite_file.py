@@ -150,6 +150,9 @@ def connect(path: Path, *, busy_s: float, readonly: bool = False) -> sqlite3.Con
     except SettingsError:
         connection.close()
         raise
+    except UnicodeDecodeError as error:  # SQLite's own words on a damaged schema, which quote it
+        connection.close()
+        raise corrupt(path, "its schema can't be read") from error
     except sqlite3.Error as error:
         connection.close()
         if trouble := translate(error, path):

@@ -1,4 +1,5 @@
-"""The part of the SQLite journal that is about its size: what is kept and deleted, how much there is, and copies."""
+"""The part of the SQLite journal that is about its size and state: what is kept and deleted, how much there is, copies, and
+whether it is whole."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ..clock import Clock
 from . import _sqlite_retention as retention
 from ._sqlite_backup import back_up
+from ._sqlite_check import check
 from .port import Backup, ChannelSize, Deleted, Fence, Keep, Sweep
 from .retention import said
 
@@ -52,6 +54,10 @@ class Growth:
 
     async def channel_sizes(self) -> list[ChannelSize]:
         return await self._read(retention.channel_sizes)
+
+    async def check(self) -> list[str]:
+        """Read all of the file; what is damaged, in words."""
+        return await self._read(check)
 
     async def backup(
         self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None

@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
+
 from ..errors import JournalError, UnitFailed
 from . import _sqlite_file as file, forks
 from ._sqlite_guard import Guard, bind, check_read, is_refusal, refused
@@ -49,6 +51,8 @@ class Readers:
             if trouble := file.translate(error, self._path):
                 raise trouble from error
             raise
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:  # a row whose bytes are not those that were written
+            raise file.corrupt(self._path, error) from error
         finally:
             cursor.close()
             self._give_back(connection, guard)

@@ -28,6 +28,10 @@ class Migration:
     needs: str = ""  # with `removes`: the first release that can
 
 
+class Foreign(Exception):
+    """Tables of our names are there, and are not ours."""
+
+
 MIGRATIONS: tuple[Migration, ...] = ()
 
 
@@ -37,10 +41,16 @@ def prepare(connection: sqlite3.Connection, now_us: int, migrations: Sequence[Mi
     cursor = connection.cursor()
     try:
         made = not _exists(cursor)
-        if made:
-            _create(cursor)
-        stored = int(_meta(cursor, "schema_version"))
-        writer_min = int(_meta(cursor, "writer_min"))
+        try:
+            if made:
+                _create(cursor)
+            stored, writer_min = int(_meta(cursor, "schema_version")), int(_meta(cursor, "writer_min"))
+        except (sqlite3.Error, ValueError) as error:
+            if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR:
+                raise Foreign(str(error)) from error
+            raise
+        if stored < 1 or _meta(cursor, "id") == "0":
+            raise Foreign("its spine_meta is not a journal's")
         ours = max((SCHEMA_VERSION, *(migration.version for migration in migrations)))
         if writer_min > ours:
             raise JournalVersion(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import logging
 import os
 import sqlite3
 import threading
@@ -55,6 +56,7 @@ from .port import (
     Verdict,
 )
 
+log = logging.getLogger("eventspine.journal")
 T = TypeVar("T")
 
 INLINE = 500  # records that are read on the loop itself: sooner done than handed to a thread and back
@@ -337,11 +339,19 @@ class SQLiteJournal(Growth):
     def _prepare(self, running: _Running) -> None:
         """Make the tables or bring them up to date. Only this needs the write lock, so that a journal can be opened and
         looked at while somebody holds it (R6)."""
+        empty = self.path.exists() and not file.size(self.path)
         answer = ThreadAnswer()
         running.writer.submit(
             Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer)
         )
-        self.created = answer.future.result() or self.created
+        try:
+            self.created = answer.future.result() or self.created
+        except migrations.Foreign as error:
+            raise file.corrupt(self.path, error) from error
+        if empty:
+            log.warning(
+                "%s was empty; a new journal was made in it. If it had held one, stop, and restore a backup.", self.path
+            )
         answer = ThreadAnswer()
         running.writer.submit(Call(lambda cursor: (migrations.identity(cursor.connection), False), answer))
         self.id, self.incarnation = answer.future.result()
