@@ -44,6 +44,8 @@ def test_a_project_that_is_set_up_as_the_page_says_has_nothing_to_hear(path):
     ("given", "id", "word"),
     [
         ({"SERVICE": "nobody.knows:it"}, "E001", "no module 'nobody'"),
+        ({"RUN": ["nobody.knows"]}, "E001", "no module 'nobody'"),
+        ({"RUN": ["os:path"]}, "E001", "os:path is no Service"),
         ({"DATABASES": "default"}, "E001", "Did you mean 'DATABASE'"),
         ({"DATABASE": "nowhere"}, "E001", "nowhere"),
         ({"TRUST_REQUEST_ID": "yes"}, "E001", "True or False"),

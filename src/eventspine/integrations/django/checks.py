@@ -22,7 +22,7 @@ from django.core.checks import CheckMessage, Error, Warning as Advice
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
-from ...errors import SpineError
+from ...errors import SettingsError, SpineError
 from . import discovery, journals, settings
 from .deliveries import MARK
 
@@ -35,12 +35,24 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         alias = settings.read().database
         if settings.read().service:
             settings.service()
+        if settings.read().run:
+            _check_run()
         if alias not in connections:
             known = ", ".join(connections)
             return [Error(f"EVENTSPINE['DATABASE'] is {alias!r}; DATABASES has {known}.", id="eventspine.E001")]
     except SpineError as error:
         return [Error(str(error), id="eventspine.E001")]
     return []
+
+
+def _check_run() -> None:
+    """That `RUN` names services, in the words of `spine run`, which reads it."""
+    from click import ClickException
+
+    try:
+        discovery.to_run()
+    except ClickException as error:
+        raise SettingsError(f"EVENTSPINE['RUN']: {error.message}") from error
 
 
 def check_database(**_: Any) -> list[CheckMessage]:
