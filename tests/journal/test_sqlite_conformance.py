@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
 from eventspine.journal.port import Journal
@@ -16,3 +18,6 @@ class TestSQLiteJournal(JournalConformance):
 
     async def make(self, clock: HandClock, tmp_path: Path) -> Journal:
         return SQLiteJournal(f"sqlite:///{tmp_path}/spine.db", clock)
+
+    def connect(self, journal: Journal) -> AbstractContextManager[sqlite3.Connection]:
+        return closing(sqlite3.connect(journal.path))

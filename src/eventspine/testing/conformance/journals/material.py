@@ -182,7 +182,7 @@ async def one_subscription(journal: Journal, **given: Any) -> Subscription:
 
 
 async def reload(journal: Journal, subscription: Subscription) -> Subscription:
-    return next(row for row in await journal.subscriptions() if row.number == subscription.number)
+    return await reload_number(journal, subscription.number)
 
 
 def finished(subscription: Subscription, *ranges: tuple[int, int], partition: int = 5) -> Done:
@@ -234,3 +234,7 @@ class Bell:
         """Waits for a ring since the last one that was waited for."""
         await asyncio.wait_for(self._rung.wait(), WAIT_S)
         self._rung.clear()
+
+
+async def reload_number(journal: Journal, number: int) -> Subscription:
+    return next(row for row in await journal.subscriptions() if row.number == number)

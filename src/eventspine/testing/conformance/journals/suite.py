@@ -13,12 +13,14 @@ from .appends import Appends
 from .capabilities import JournalCapabilities
 from .control import Control, Deliveries, Starts
 from .feed import Feed, LookingUp
+from .killed import Killed, ManyProcesses
 from .living import Leases, Reopening, Timers, Watching
 from .marks import Marks, MarksAndRepetition, MarksAndRewind, MarksOfRefusedUnits
 from .material import Store
+from .racing import Fencing, Groups, Racing
 from .registration import OlderGenerations, Registering, Renames, Starting, Undeclared
 from .retention import BackingUp, Deleting, SayingHowLong, WhatHoldsThemBack, WhatReadersSee
-from .sql import Statements
+from .sql import Statements, Tables, Transactions, Within
 from .units import Closing, Cursors, Fences
 
 
@@ -31,7 +33,10 @@ class JournalConformance(Suite):
     gives = frozenset({"journal", "other", "store", "clock"})
     groups = (
         Appends,
+        Groups,
+        Racing,
         Fences,
+        Fencing,
         Cursors,
         Marks,
         MarksOfRefusedUnits,
@@ -55,9 +60,14 @@ class JournalConformance(Suite):
         WhatHoldsThemBack,
         WhatReadersSee,
         Statements,
+        Tables,
+        Transactions,
+        Within,
         BackingUp,
         Reopening,
         Closing,
+        ManyProcesses,
+        Killed,
     )
 
     # Who subclasses writes `async def make(self, ...)`: it gives a journal that is not open yet, on an empty store, and is
