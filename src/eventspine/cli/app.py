@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from .. import settings, settings_values
-from .exits import PipeClosed, guarded
+from .exits import Misused, PipeClosed, guarded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -118,6 +118,21 @@ class Command(click.Command):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.extend(_common_options())
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest = super().parse_args(ctx, args)
+        for parameter in self.params:
+            if isinstance(parameter.type, click.types.StringParamType):
+                _refuse_what_is_no_text(parameter, ctx.params.get(parameter.name or ""))
+        return rest
+
+
+def _refuse_what_is_no_text(parameter: click.Parameter, value: Any) -> None:
+    """Bytes of the command line that are no UTF-8 reach Python as lone surrogates, which no journal can be asked for."""
+    for text in value if isinstance(value, tuple) else (value,):
+        if isinstance(text, str) and any("\ud800" <= character <= "\udfff" for character in text):
+            name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+            raise Misused(f"{name} is not UTF-8. Set the terminal to it.")
 
 
 class Group(click.Group):
