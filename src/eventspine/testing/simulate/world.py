@@ -177,12 +177,12 @@ class World:
         """What subscriptions have still to do."""
         tables = self.journal._tables
         waiting = [f"{len(tables.timers)} scheduled"] * bool(tables.timers)
-        rows = self._rows("parked", "held")
         for one in tables.subscriptions.values():
-            left = _memory_control._unfinished(tables, one)
-            parked = sum(row.subscription == one.number for row in rows)
-            dead = sum(row.subscription == one.number for row in self._rows("dead")) if one.on_dead == "waits" else 0
-            if (left or parked) and not dead:  # what waits behind a dead one waits for an operator
+            rows = [row for row in self._rows("parked", "held", "dead") if row.subscription == one.number]
+            stopped = {row.key for row in rows if row.state == "dead"} if one.on_dead == "waits" else set()
+            parked = sum(row.state != "dead" and row.key not in stopped for row in rows)
+            left = 0 if stopped and one.order == "feed" else _memory_control._unfinished(tables, one)
+            if left or (parked and not (stopped and one.order == "feed")):  # the others wait for an operator
                 waiting.append(f"{one.name}: {left} to read, {parked} parked")
         return waiting
 
