@@ -103,7 +103,7 @@ def id_text(id: bytes) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def id_bytes(text: str) -> bytes:
+def id_bytes(text: object) -> bytes:
     if not isinstance(text, str) or not _UUID_TEXT.fullmatch(text):
         raise EventRefused(
             f"{text!r:.100} is not an event id; ids are UUIDs, such as 0190163d-8694-739b-aea5-966c26f8ad91"

@@ -37,7 +37,9 @@ def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
 
 def is_ready(health: dict[str, Any]) -> bool:
     """Whether all that runs here is registered, and leads or knowingly stands by."""
-    return health["status"] not in ("failed", "closed") and all(one["state"] in ("leads", "stands by") for one in health["services"])
+    return health["status"] not in ("failed", "closed") and all(
+        one["state"] in ("leads", "stands by") for one in health["services"]
+    )
 
 
 def _lock(journal: Journal) -> Iterable[str]:

@@ -136,7 +136,7 @@ def unencodable(value: object) -> str | None:
 
 def search(value: object, reason_of: Reason) -> None:
     """Raise Unfit, with its path, for the first value inside this one that there is a reason against."""
-    if reason_of is unfit and (value.__class__ in _FIT or (value.__class__ is float and math.isfinite(value))):  # type: ignore[arg-type]
+    if reason_of is unfit and (value.__class__ in _FIT or (value.__class__ is float and math.isfinite(value))):
         return  # most values, and there may be hundreds of thousands of them
     if reason := (None if _is_container(value) else reason_of(value)):
         raise Unfit(reason)

@@ -14,6 +14,7 @@ import msgspec
 
 from ..keys import slot_of_id, slot_of_key
 from . import _sqlite_read as read
+from ._records import decode_record
 from .migrations import run_script
 
 TOLD = 20  # of SQLite's own complaints
@@ -117,7 +118,7 @@ def _records(cursor: sqlite3.Cursor, table: str, name: str) -> Iterator[str]:
     wrong = []
     for row, record in cursor.execute(f"/*spine*/ select {name}, record from {table}"):
         try:
-            read.decode_record(record)
+            decode_record(record)
         except (msgspec.MsgspecError, TypeError, ValueError):
             wrong.append(row)
     if wrong:

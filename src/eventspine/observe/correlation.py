@@ -56,9 +56,11 @@ def correlate(correlation_id: str, traceparent: str | None = None) -> Iterator[C
     """Have everything published and logged inside belong to this correlation: a web request, a job, a script."""
     if not correlation_id:
         raise CorrelationRefused("A correlation needs an id: pass the request's own, or make one.")
-    if not isinstance(correlation_id, str) or not isinstance(traceparent, str | None):
-        what = type(traceparent if isinstance(correlation_id, str) else correlation_id).__name__
-        raise CorrelationRefused(f"A correlation id and a traceparent are text, and this is of type {what}.")
+    for given in (correlation_id, traceparent):
+        if not isinstance(given, str | None):
+            raise CorrelationRefused(
+                f"A correlation id and a traceparent are text, and this is of type {type(given).__name__}."
+            )
     if len(correlation_id) > LENGTH_MAX or not correlation_id.isprintable():
         raise CorrelationRefused(
             f"A correlation id is printable text of at most {LENGTH_MAX} characters, since it is stored with every event "
