@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -172,10 +174,9 @@ def test_real_threads_networks_and_connections_are_refused() -> None:
 
 
 def test_joining_a_connection_is_refused_with_what_can_be_simulated() -> None:
-    import sqlite3
-
     async def joins(event: OrderPlaced, delivery: Delivery) -> None:
-        delivery.join(sqlite3.connect(":memory:"))
+        with closing(sqlite3.connect(":memory:")) as connection:
+            delivery.join(connection)
 
     history = Setup((handling(joins),), orders, (nothing_is_dead,), 1, Faults.none(), None).run(1)
     assert "no database that within= or delivery.join() could write on" in str(history.broken)
