@@ -49,7 +49,7 @@ def prepare(connection: sqlite3.Connection, now_us: int, migrations: Sequence[Mi
             if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR:
                 raise Foreign(str(error)) from error
             raise
-        if stored < 1 or _meta(cursor, "id") == "0":
+        if stored < 0 or _meta(cursor, "id") == "0":
             raise Foreign("its spine_meta is not a journal's")
         ours = max((SCHEMA_VERSION, *(migration.version for migration in migrations)))
         if writer_min > ours:
