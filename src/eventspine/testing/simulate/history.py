@@ -135,7 +135,8 @@ def _listening(world: World) -> Iterator[None]:
     try:
         yield
     finally:
-        logging.root.manager.disable, engine.propagate = disabled, propagated
+        logging.disable(disabled)  # not by the attribute alone: loggers remember what is enabled
+        engine.propagate = propagated
         engine.removeHandler(stumbles)
 
 
