@@ -18,7 +18,7 @@ from ...errors import MissingExtra
 try:
     import pytest as pytest
 except ModuleNotFoundError as error:
-    raise MissingExtra('The conformance suites are run by pytest: pip install "pytest>=8.2"') from error
+    raise MissingExtra('The conformance suites are run by pytest: pip install "eventspine[testing]"') from error
 
 from .journals.capabilities import JournalCapabilities
 from .journals.suite import JournalConformance
