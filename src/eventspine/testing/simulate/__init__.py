@@ -26,6 +26,7 @@ from ...service import Service
 from .faults import Faults, Place
 from .history import History, Scenario, Setup, shortened
 from .invariants import Invariant, nothing_is_dead
+from .loop import sweep
 from .process import Injected
 from .shared import Effect
 from .world import Dead, World
@@ -103,16 +104,19 @@ def simulate(
     setup = Setup(services, drive, tuple(invariants), processes, faults or Faults(), service)
     began = time.process_time()
     done = Simulated(0, first, 0.0, 0, 0)
-    for number in range(first, first + count):
-        history = setup.run(number)
-        if history.broken:
-            raise _failed(setup, history)
-        done.histories += 1
-        done.seconds = time.process_time() - began
-        done.steps += history.steps
-        done.faults += len(history.faults)
-        if progress is not None:
-            progress(done)
+    try:
+        for number in range(first, first + count):
+            history = setup.run(number)
+            if history.broken:
+                raise _failed(setup, history)
+            done.histories += 1
+            done.seconds = time.process_time() - began
+            done.steps += history.steps
+            done.faults += len(history.faults)
+            if progress is not None:
+                progress(done)
+    finally:
+        sweep()
     return done
 
 
