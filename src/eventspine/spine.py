@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .clock import Clock, SystemClock
 from .delivery import BatchDelivery, Delivery
-from .errors import EventRefused, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher, WouldDeadlock
+from .errors import EventRefused, JournalError, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher, WouldDeadlock
 from .ids import IdSource, id_bytes
 from .journal import open_journal, without_password
 from .journal.port import Journal, Record, Unit, Verdict
@@ -301,15 +301,20 @@ class Spine:
         look.add_done_callback(self._looks.discard)
 
     async def _committed(self, unit: Unit) -> Verdict:
-        """An unknown outcome is asked again, with the same ids, before the caller hears of it."""
+        """An unknown outcome is asked again, with the same ids, before the caller hears of it. Where the journal then fails
+        to answer, it stays unknown: what was asked first may have been stored."""
+        unknown = False
         for _ in range(UNKNOWN_TRIES):
             (verdict,) = await self.journal.commit([unit])
             if verdict.ok:
                 return verdict
             if verdict.kind != "unknown":
                 break
-        if verdict.kind == "unknown":
-            raise OutcomeUnknown("The journal can't say whether this was stored; publish again with the same id=.")
+            unknown = True
+        if verdict.kind == "unknown" or (unknown and isinstance(verdict.error, JournalError)):
+            raise OutcomeUnknown(
+                "The journal can't say whether this was stored; publish again with the same id=."
+            ) from verdict.error
         raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
 
     async def cancel(self, *published: Receipt) -> int:

@@ -1,4 +1,5 @@
-"""pytest's plug-in: `spine_for` and `sync_spine_for`, and the seed of a test that failed in its report.
+"""pytest's plug-in: `spine_for` and `sync_spine_for`, the seed of a test that failed in its report, and the table of what the
+conformance suites found.
 
     async def test_an_order_is_reserved(spine_for):
         async with spine_for(inventory) as spine: ...
@@ -9,6 +10,7 @@ modes, anyio's plug-in on asyncio. Nothing of eventspine's engine is loaded befo
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtra
@@ -22,13 +24,54 @@ if TYPE_CHECKING:
     from .blocking import SyncVirtualSpine
     from .virtual import VirtualSpine
 
+pytest.register_assert_rewrite("eventspine.testing.conformance")
 _SEEDS = pytest.StashKey[list[int]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.getgroup("eventspine").addoption(
+    group = parser.getgroup("eventspine")
+    group.addoption(
         "--eventspine-seed", type=int, default=None, help="seed of all chance in spines of spine_for and sync_spine_for"
     )
+    group.addoption(
+        "--eventspine-conformance",
+        type=Path,
+        metavar="PAGE.md",
+        help="write the capability table of the conformance suites that run into this page",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_Conformance(), "eventspine-conformance")
+
+
+class _Conformance:
+    """Gathers what the suites' tests say of themselves; in the process that reports, so that it works with pytest-xdist."""
+
+    def __init__(self) -> None:
+        self.reports: list[tuple[dict[str, Any], str]] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when != "call" and report.passed:
+            return
+        for name, noted in report.user_properties:
+            if name == "eventspine conformance" and isinstance(noted, dict):
+                self.reports.append((noted, report.outcome))
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+        if not self.reports:
+            return
+        from .conformance.table import Table
+
+        table = Table()
+        for noted, outcome in self.reports:
+            table.add(noted, outcome)
+        terminalreporter.section("eventspine conformance")
+        terminalreporter.write_line(table.text())
+        page: Path | None = config.getoption("--eventspine-conformance")
+        if page is not None:
+            table.write(page)
+            terminalreporter.write_line(f"written into {page}")
 
 
 def _noting(request: pytest.FixtureRequest, make: Callable[..., Any]) -> Callable[..., Any]:

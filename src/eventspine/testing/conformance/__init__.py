@@ -20,11 +20,18 @@ try:
 except ModuleNotFoundError as error:
     raise MissingExtra('The conformance suites are run by pytest: pip install "eventspine[testing]"') from error
 
+from .brokers.capabilities import BrokerCapabilities
+from .brokers.site import BrokerSite, EmbeddedSite
+from .brokers.suite import BrokerConformance
 from .journals.capabilities import JournalCapabilities
 from .journals.suite import JournalConformance
 from .running import capability
 
 __all__ = [
+    "BrokerCapabilities",
+    "BrokerConformance",
+    "BrokerSite",
+    "EmbeddedSite",
     "JournalCapabilities",
     "JournalConformance",
     "capability",

@@ -143,7 +143,7 @@ class Killed:
                 page = await journal.feed(after, limit=50)
                 seen.extend(record.position for record in page.records)
                 after = page.scanned
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.005)  # between two looks: the children need the processor, too
 
         reading = asyncio.create_task(read())
         for _ in range(KILLS):
