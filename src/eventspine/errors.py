@@ -21,6 +21,9 @@ SpineError
 │   ├── JournalFull           no space
 │   ├── JournalCorrupt
 │   └── JournalVersion        written by a release that this one can't share the file with
+├── BrokerError               the broker can't be reached, or does not answer; what was sent may have arrived
+│   ├── MessageRefused        it will never take this message
+│   └── BrokerTaken           another journal publishes or consumes this there
 ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
 ├── SpineClosed               it was used after close(); open it again, or publish before
 ├── SettingsError             a URL, option or file that can't be used
@@ -124,6 +127,18 @@ class JournalCorrupt(JournalError):
 
 
 class JournalVersion(JournalError):
+    pass
+
+
+class BrokerError(SpineError):
+    pass
+
+
+class MessageRefused(BrokerError):
+    pass
+
+
+class BrokerTaken(BrokerError):
     pass
 
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from ..journal.port import OWN_FEED, Journal, Page, Record
-from .port import Features
+from .embedded import Features
 
 EVENT_BYTES_MAX = 1024 * 1024
 

@@ -1,57 +1,171 @@
-"""The broker port: carry events between services, at least once, in order per slot where the broker can.
+"""The broker port: carry messages between journals, at least once.
 
-An intake is what one service reads of one feed. A broker settles in one of two ways, which is the only deep difference
-between them: a log settles the contiguous prefix of a partition, a queue settles each record. Retry, delay, parking
-and death never go back to the broker: the journal has them. `release` is the only "nack", and means: not handled,
-and not the handler's fault.
+On one journal nothing needs to be carried: its feed is read by every service on it. A broker comes in where services
+have journals of their own. The *relay* reads the feed of the journal that publishes, and sends; an *intake* fetches what
+comes, appends it to the feed of the journal that subscribes, and only then settles it. From there on everything is as on
+one journal: cursors, retries, parked and dead deliveries, rewinds. So an adapter knows nothing of handlers. It has to
+
+* say of each message that was sent whether the broker has it, will never take it, or may have it;
+* hand over what it fetched in the order in which it came, and lose nothing before `settle`;
+* notice a dead connection within its time-outs, and raise `BrokerError` rather than be silent.
+
+Whoever is above the port numbers messages per channel and slot, finds repetitions and holes by that, puts in order what
+was reordered, and fences who lost a partition.
+
+Two kinds of broker read differently. A *log* has positions: an intake begins after the one that the journal has, and
+what it settles is told to the broker for its own displays only. A *queue* has none: what was not settled comes again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from datetime import datetime
+from typing import Literal, NamedTuple, Protocol
 
-from ..journal.port import Page, Record
+Start = Literal["earliest", "now"] | datetime
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
     """What a broker can do; declared, and never silently less."""
 
-    settles: Literal["prefix", "each", "cursor"]  # cursor: our own feed, where the cursor is the settlement
-    ordered: bool  # per key, as delivered
-    rewinds: bool  # by position and time
-    one_feed: bool  # all partitions in one order, so that order="feed" means what it says
-    assigns: Literal["journal", "broker"]  # who says which process asks for a partition's lease
-    event_bytes_max: int
-    persistent: bool
+    name: str  # "Kafka"
+    prefix: str  # of CloudEvents attributes in its headers: "ce_", "ce-", "cloudEvents:"
+    positions: bool  # a log: `begin(after=)` reads on from there; else a queue
+    ordered: bool  # messages of one slot arrive in the order in which they were sent
+    assigns: Literal["journal", "broker"]  # who says which process should ask for a partition's lease
+    starts: frozenset[Literal["earliest", "now", "time"]]  # where an intake can begin that has no position yet
+    message_bytes_max: int  # data and headers, as the broker counts them; larger is refused at publish
+    persistent: bool  # what it acknowledged survives its restart
 
 
-class Intake(Protocol):
-    """One reading position. Several may be open at once on a feed that rewinds."""
+class Message(NamedTuple):
+    """To be sent. Names of headers have the broker's prefix already; the content type is given apart, since brokers
+    differ in where it goes."""
 
-    feed: str  # identity: cluster, topic and channel; cursors are kept by it
-    position: int  # everything up to here has been fetched
+    channel: str
+    slot: int  # 0 to 959: messages of one slot take one way, so that they stay in order
+    key: str | None
+    id: str  # unique; sent again under the same one
+    headers: Mapping[str, str]
+    content_type: str
+    data: bytes
 
-    async def fetch(self, *, records_max: int, upto: int | None = None) -> Page:
-        """The next records, without waiting; empty when there are none yet."""
+
+class Fetched(NamedTuple):
+    """What came, as it came."""
+
+    partition: int
+    position: int  # of a log; 0 of a queue
+    key: bytes | None
+    headers: Mapping[str, str]  # as on the wire, with prefix
+    content_type: str
+    data: bytes
+    time_us: int  # when the broker had it, or 0
+    token: object = None  # what the adapter settles it by
+
+
+Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. Anything else: it may, or may not
+
+
+class Difference(NamedTuple):
+    """Between what services need on the broker and what is there."""
+
+    what: str  # "topic orders"
+    wanted: str  # "12 partitions"
+    found: str  # "" where there is nothing
+    safe: bool  # applying it takes nothing from anybody; else it is only reported
+
+
+class Finding(NamedTuple):
+    """Of `spine doctor`, read from the live broker."""
+
+    level: Literal["ok", "warning", "danger"]
+    what: str
+    says: str
+
+
+class Needs(NamedTuple):
+    """What services of this journal need on the broker."""
+
+    publishes: Sequence[str] = ()  # channels
+    consumes: Sequence[tuple[str, str]] = ()  # (channel, consumer)
+
+
+class BrokerIntake(Protocol):
+    """What one journal reads of one channel, in one process. All its calls come from one event loop."""
+
+    feed: str  # identity of what is read: cluster, topic and its id, so that a topic made anew is another feed
+
+    def assigned(self) -> frozenset[int]:
+        """The partitions that this process may begin: of a broker that assigns, those it gave us; else all there are."""
         ...
 
-    async def settle(self, records: Sequence[Record]) -> None: ...
-    async def release(self, records: Sequence[Record]) -> None: ...
-    async def assign(self, partitions: Sequence[int]) -> None:
-        """Read only these from now on; keep membership."""
+    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> None:
+        """Fetch this partition from now on: of a log after that position, if there is one, else from `start`. `epoch`
+        grows with every owner."""
         ...
 
-    async def seek(self, position: int) -> None: ...
+    async def end(self, partition: int) -> None:
+        """Fetch no more of it; what was fetched and not settled is given back."""
+        ...
+
+    async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
+        """What there is of the partitions begun, `most` at most; waits that long for the first. Safe to cancel: what was
+        not returned is returned by the next. Raises BrokerError when nothing can come any more; the intake is then
+        closed and made anew."""
+        ...
+
+    async def settle(self, fetched: Sequence[Fetched]) -> None:
+        """The journal has these. Of a queue: they need not come again."""
+        ...
+
+    def pause(self) -> None:
+        """Take no more from the broker, and stay a member; `fetch` returns nothing."""
+        ...
+
+    def resume(self) -> None: ...
+
+    async def lag(self) -> int | None:
+        """How many messages the broker has that were not fetched, in the partitions begun; None: it can't say."""
+        ...
+
     async def close(self) -> None: ...
 
 
 class Broker(Protocol):
+    """Made from a URL, without a connection. Errors: BrokerError, whose message never shows a secret."""
+
+    url: str  # without its password
     features: Features
 
-    def intake(self, service: str, channels: Sequence[str], types: Sequence[str], *, after: int) -> Intake: ...
-    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        """Have `changed` called on this event loop when a fetch may find more. Returns the way to stop."""
+    async def open(self) -> None:
+        """Connect; raises BrokerError when the broker can't be reached or lets us not in."""
         ...
+
+    async def close(self) -> None: ...
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Sent]:
+        """One answer each, in order, once it is known; bounded in time by the adapter's time-outs."""
+        ...
+
+    async def intake(self, channel: str, consumer: str, changed: Callable[[], None]) -> BrokerIntake:
+        """`consumer` names the reading journal at the broker, such as `inventory.orders`: its group, queue or durable.
+        `changed` is called on this event loop when `assigned()` has changed."""
+        ...
+
+    async def differences(self, needs: Needs) -> Sequence[Difference]:
+        """In order in which they are to be applied; empty when all is there."""
+        ...
+
+    async def apply(self, needs: Needs) -> Sequence[Difference]:
+        """Make what is missing, as far as that is safe; what was made. Applied twice it changes nothing."""
+        ...
+
+    async def claim(self, role: Literal["publisher", "consumer"], name: str, identity: str, *, force: bool) -> str:
+        """Leave this journal's identity at the broker as the publisher of a channel, or as that consumer, unless there is
+        one (`force`: replace it); whose it is afterwards. "" when the broker has no place for it."""
+        ...
+
+    async def findings(self, needs: Needs) -> Sequence[Finding]: ...

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ....brokers.port import Features
+from ....brokers.embedded import Features
 from ..running import capability
 
 

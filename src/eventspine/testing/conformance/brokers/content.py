@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ....brokers.port import Features
+from ....brokers.embedded import Features
 from ....delivery import Delivery
 from ....envelope import Envelope
 from ....errors import EventTooLarge

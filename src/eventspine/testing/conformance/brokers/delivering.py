@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from ....brokers.port import Features
+from ....brokers.embedded import Features
 from ....errors import EventRefused
 from ....service import Service
 from .material import Heard, Log, Said, Shouted, heard, listener, record, say, speaking, until, until_heard

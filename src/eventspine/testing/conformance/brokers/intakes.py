@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ....brokers.port import Features
+from ....brokers.embedded import Features
 from ..running import needs
 from .material import WAIT_S, fetched, record
 from .site import BrokerSite

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from ....brokers.port import Intake
+from ....brokers.embedded import Intake
 from ....delivery import Delivery
 from ....events import Event
 from ....journal.port import Delivery as Row, Record, Subscription

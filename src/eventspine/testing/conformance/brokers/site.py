@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ....brokers.feed import FeedBroker
-from ....brokers.port import Broker
+from ....brokers.embedded import Broker
 from ....errors import SpineError
 from ....journal.port import Append, Journal, Record, Unit
 from ....service import Service

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, ClassVar
 
-from ....brokers.port import Features
+from ....brokers.embedded import Features
 from ..running import Suite
 from .capabilities import BrokerCapabilities, from_features
 from .content import Attributes, Content
