@@ -247,6 +247,7 @@ class RunDelivery(Delivery[R]):
             unit.appends.extend(own.appends)
             unit.statements.extend(own.statements)
             unit.timers.extend(own.timers)
+            unit.notes.extend(own.notes)
 
 
 class Writing:

@@ -9,7 +9,7 @@ SpineError
 │   ├── AttributeRefused      what travels beside the data: a middleware's attributes
 │   └── CorrelationRefused    the id given to correlate()
 ├── Undecodable               these bytes are not an event of this class
-├── Conflict                  a stream is not at the version that was expected; nothing was stored
+├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
 ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
 ├── UnitFailed                one statement or expectation of a unit failed; nothing of the unit was stored

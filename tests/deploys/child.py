@@ -20,16 +20,18 @@ def without_giving_back() -> None:
 
 def be_release(number: int) -> None:
     """Of eventspine itself: release 2 adds a column to every table, release 3 takes away a table that others write."""
+    ours = len(migrations.MIGRATIONS)
     old(number)
     tables = [
         "meta", "events", "streams", "stream_events", "services", "subscriptions", "cursors", "deliveries", "starts",
-        "marks", "timers", "leases", "processes", "tables",
+        "marks", "timers", "leases", "processes", "tables", "notes",
     ]  # fmt: skip
     more = ";".join(f"alter table spine_{table} add column added text default 'by release 2'" for table in tables)
-    migrations.MIGRATIONS = tuple(
+    added = tuple(
         step if step.removes else migrations.Migration(step.version, f"{step.script};{more};")
-        for step in migrations.MIGRATIONS
+        for step in migrations.MIGRATIONS[ours:]
     )
+    migrations.MIGRATIONS = (*migrations.MIGRATIONS[:ours], *added)
 
 
 if __name__ == "__main__":

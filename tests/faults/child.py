@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import json
 import logging
 import os
@@ -144,7 +145,11 @@ async def consume(asked: argparse.Namespace) -> None:
 
 
 def service(name: str) -> Service[Any]:
-    """By its name; of some, a release: letters2."""
+    """By its name; of some, a release: letters2; of another module, as in an import: tests.soak.services:ledger."""
+    if ":" in name:
+        module, _, name = name.partition(":")
+        elsewhere: Service[Any] = getattr(importlib.import_module(module), name)
+        return elsewhere
     if name[-1].isdigit():
         of_release: Service[Any] = getattr(services, name[:-1])(int(name[-1]))
         return of_release
@@ -183,14 +188,15 @@ def line(path: Path, text: str) -> None:
 
 def be_release(number: int) -> None:
     """Release 2 adds a table to the schema; release 3 takes away what release 1 needs."""
+    ours = _sqlite_apply.SCHEMA_VERSION
     steps = (
-        migrations.Migration(2, "create table spine_added (name text)"),
-        migrations.Migration(3, "drop table spine_added", removes=True, needs="3.0"),
+        migrations.Migration(ours + 1, "create table spine_added (name text)"),
+        migrations.Migration(ours + 2, "drop table spine_added", removes=True, needs="3.0"),
     )
     runtime.RELEASE = f"{number}.0"
-    migrations.MIGRATIONS = steps[: number - 1]
+    migrations.MIGRATIONS += steps[: number - 1]
     for module in (_sqlite_apply, _sqlite_describe, migrations):
-        module.SCHEMA_VERSION = number  # type: ignore[attr-defined]
+        module.SCHEMA_VERSION = ours + number - 1  # type: ignore[attr-defined]
 
 
 # --- places where something happens ------------------------------------------------------------------------------------------

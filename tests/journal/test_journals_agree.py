@@ -26,6 +26,7 @@ from eventspine.journal.port import (
     Fence,
     Journal,
     LeaseView,
+    Note,
     Put,
     Record,
     Registration,
@@ -112,6 +113,10 @@ class Life:
         alone, clear = self.random.random() < 0.3, self.random.random() < 0.3
         return StartMark(self.number(), self.random.randint(0, 1), self.random.randint(1, 5), alone, clear)
 
+    def note(self) -> Note:
+        key, value = self.random.choice("ab"), self.random.choice([None, b"1", b"2"])
+        return Note("orders", "k", key, value, self.random.choice([None, None, 0, 1, 2]))
+
     def unit(self) -> Unit:
         rare = self.random.random() < 0.4
         return Unit(
@@ -124,6 +129,7 @@ class Life:
             timers=self.some(2, self.timer) if rare else [],
             cancels=self.some(1, lambda: self.record(46, 60).id) if rare else [],
             marks=self.some(2, self.seen) if self.random.random() < 0.4 else [],
+            notes=self.some(2, self.note) if self.random.random() < 0.4 else [],
         )
 
     def control(self) -> Control:
@@ -249,6 +255,7 @@ async def everything(journal: Journal) -> dict[str, Any]:
         "deliveries": [row._replace(number=0) for row in await journal.deliveries()],
         "marks": [await journal.marks(number, origin, "orders") for number in (1, 2, 3) for origin in ORIGINS],
         "starts": [await journal.starts(number, partition) for number in (1, 2, 3) for partition in (0, 1)],
+        "notes": await journal.notes("orders", "k"),
         "timers": await journal.timers(),
         "next_due": await journal.next_due(),
         "leases": sorted(await journal.leases()),

@@ -14,15 +14,17 @@ import pytest
 from eventspine.errors import JournalVersion, StatementRefused
 from eventspine.journal import _sqlite_apply, migrations
 from eventspine.journal.migrations import Migration, statements
-from eventspine.journal.port import Append, Process, Unit
+from eventspine.journal.port import Append, Note, Process, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import LEASE_US, START_US, HandClock, commit, event, one_subscription, process
 
+OURS, WRITER_MIN = _sqlite_apply.SCHEMA_VERSION, _sqlite_apply.WRITER_MIN
 ADDS = Migration(
-    2, "create table spine_notes (note text); -- a column more, say\n create index spine_n on spine_notes (note)"
+    OURS + 1,
+    "create table spine_added (added text); -- a column more, say\n create index spine_n on spine_added (added)",
 )
-REMOVES = Migration(3, "drop table spine_marks", removes=True, needs="0.3.0")
+REMOVES = Migration(OURS + 2, "drop table spine_marks", removes=True, needs="0.3.0")
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ async def opened(url: str) -> SQLiteJournal:
 
 def newer(monkeypatch: pytest.MonkeyPatch, *steps: Migration) -> None:
     """This process is of a release with these migrations."""
-    monkeypatch.setattr(migrations, "MIGRATIONS", steps)
+    monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, *steps))
     monkeypatch.setattr(_sqlite_apply, "SCHEMA_VERSION", steps[-1].version)
 
 
@@ -47,10 +49,10 @@ def tables(url: str) -> set[str]:
         return {row[0] for row in connection.execute("select name from sqlite_master")}
 
 
-def meta(url: str) -> tuple[str, str]:
+def meta(url: str) -> tuple[int, int]:
     with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
         rows = dict(connection.execute("select name, value from spine_meta").fetchall())
-        return rows["schema_version"], rows["writer_min"]
+        return int(rows["schema_version"]), int(rows["writer_min"])
 
 
 def release(text: str, id: str = "p") -> Process:
@@ -63,8 +65,8 @@ async def test_r9_what_a_newer_release_adds_lets_an_older_one_go_on(url: str, mo
         newer(as_newer, ADDS)
         new = await opened(url)
         await new.close()
-    assert ("2", "1") == meta(url)
-    assert {"spine_notes", "spine_n"} <= tables(url)
+    assert (OURS + 1, WRITER_MIN) == meta(url)
+    assert {"spine_added", "spine_n"} <= tables(url)
 
     assert "done" == (await commit(old, appends=[Append([event()])])).kind
     await old.close()
@@ -81,7 +83,7 @@ async def test_r9_removing_is_refused_while_an_older_process_lives(url: str, mon
     with pytest.raises(JournalVersion, match=r"0\.2\.9.*Upgrade it to 0\.3\.0") as caught:
         await opened(url)
     assert "email" in str(caught.value)
-    assert ("1", "1") == meta(url)
+    assert (OURS, WRITER_MIN) == meta(url)
     assert "spine_marks" in tables(url)
     await old.close()
 
@@ -98,7 +100,7 @@ async def test_r9_removing_goes_on_when_the_older_have_ended_or_been_upgraded(
     new = await opened(url)
     await new.close()
 
-    assert ("3", "3") == meta(url)
+    assert (OURS + 2, OURS + 2) == meta(url)
     assert "spine_marks" not in tables(url)
 
 
@@ -136,12 +138,47 @@ async def test_r9_every_write_of_an_older_release_is_refused_after_that(
 async def test_r9_a_migration_that_fails_leaves_the_file_as_it_was(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     await (await opened(url)).close()
     before = tables(url)
-    newer(monkeypatch, Migration(2, "create table spine_one (a); create table spine_one (a);"))
+    newer(monkeypatch, Migration(OURS + 1, "create table spine_one (a); create table spine_one (a);"))
 
     with pytest.raises(sqlite3.OperationalError):
         await opened(url)
-    assert ("1", "1") == meta(url)
+    assert (OURS, WRITER_MIN) == meta(url)
     assert before == tables(url)
+
+
+# --- each step that there has been ----------------------------------------------------------------------------------------
+
+
+def as_of_version_1(url: str) -> None:
+    """A file as the first release made it."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection, connection:
+        connection.execute("drop table spine_notes")
+        connection.execute("update spine_meta set value = '1' where name in ('schema_version', 'writer_min')")
+
+
+def shape(url: str) -> set[tuple[str, str, str]]:
+    """Of tables and indexes, whatever the white space they were made with."""
+    with closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as connection:
+        names = [name for (name,) in connection.execute("select name from sqlite_master where name like 'spine%'")]
+        query = 'select name || type || "notnull" || pk from pragma_table_xinfo(?)'
+        columns = {(name, "column", row[0]) for name in names for row in connection.execute(query, (name,))}
+        indexes = {
+            (name, "index", str(row[1:])) for name in names for row in connection.execute(f"pragma index_list({name})")
+        }
+        return columns | indexes
+
+
+async def test_r9_a_file_of_the_first_release_becomes_what_a_new_one_is(url: str, tmp_path: Path) -> None:
+    new = f"sqlite:///{tmp_path}/new.db"
+    for each in (url, new):
+        await (await opened(each)).close()
+    as_of_version_1(url)
+    old = await opened(url)
+
+    assert (OURS, 1) == meta(url) == meta(new)
+    assert shape(new) == shape(url)
+    assert "done" == (await commit(old, notes=[Note("email", "k", "a", b"1")])).kind
+    await old.close()
 
 
 # --- tables of a service ------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eventspine.errors import JournalError, OutcomeUnknown
-from eventspine.journal.port import Append, Seen, StartMark, Unit
+from eventspine.journal.port import Append, Note, Seen, StartMark, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import commit, event, finished, one_subscription
@@ -102,3 +102,13 @@ async def test_a_failed_registration_or_control_is_raised_and_can_be_asked_again
         await one_subscription(journal)
 
     assert 1 == (await one_subscription(journal)).number
+
+
+@pytest.mark.parametrize("happens", [True, False])
+async def test_notes_tell_whether_the_commit_happened(journal: SQLiteJournal, happens: bool) -> None:
+    await commit(journal, notes=[Note("email", "k", "a", b"1")])
+    break_next_commit(journal, happens=happens)
+
+    verdict = await commit(journal, notes=[Note("email", "k", "a", b"1"), Note("email", "k", "b", None)])
+
+    assert ("done" if happens else "failed") == verdict.kind

@@ -7,7 +7,8 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 from .cursors import Range, fold, is_finished
-from .port import Deleted, Delivery, Keep, Lease, Process, Record, Seen, Statement, Subscription, Timer
+from .notes import Place, after
+from .port import Deleted, Delivery, Keep, Lease, Note, Process, Record, Seen, Statement, Subscription, Timer
 
 Run = Callable[[Sequence[Statement]], Exception | None]  # all of them or none; why none
 _new_record = tuple.__new__  # a third of the time of Record._replace, which every appended event pays
@@ -25,12 +26,14 @@ class Tables:
         "delivery_at",
         "delivery_last",
         "due",
+        "ending",
         "feed",
         "feed_bytes",
         "generations",
         "keeps",
         "leases",
         "marks",
+        "notes",
         "processes",
         "run_statements",
         "starts",
@@ -52,6 +55,8 @@ class Tables:
         self.delivery_at: dict[tuple[int, str, int, int], int] = {}
         self.delivery_last = 0
         self.marks: dict[tuple[int, str, str], dict[int, tuple[int, list[Range]]]] = {}  # by slot
+        self.notes: dict[tuple[str, str], dict[str, tuple[int, bytes, int | None]]] = {}  # by service, kind; then key
+        self.ending: list[tuple[int, Place]] = []  # a heap; what it says of a note that was written anew is passed over
         self.starts: dict[tuple[int, str, int], dict[int, tuple[int, int]]] = {}
         self.timers: dict[bytes, Timer] = {}
         self.due: list[tuple[int, bytes]] = []  # a heap; what it says of a cancelled timer is passed over
@@ -127,6 +132,28 @@ class Tables:
             return
         slots = self.marks.setdefault((subscription, origin, channel), {})
         slots[slot] = fold(*slots.get(slot, (0, [])), ranges)
+
+    # --- notes ------------------------------------------------------------------------------------------------------
+
+    def note_version(self, place: Place) -> int:
+        found = self.notes.get(place[:2], {}).get(place[2])
+        return 0 if found is None else found[0]
+
+    def write_note(self, note: Note) -> None:
+        kept = self.notes.setdefault((note.service, note.kind), {})
+        if note.value is None:
+            kept.pop(note.key, None)
+        else:
+            kept[note.key] = (after(note, self.note_version(note[:3])), note.value, note.until_us)
+        if note.until_us is not None:
+            heapq.heappush(self.ending, (note.until_us, note[:3]))
+
+    def remove_ended_notes(self, now_us: int) -> None:
+        while self.ending and self.ending[0][0] < now_us:
+            until_us, (service, kind, key) = heapq.heappop(self.ending)
+            kept = self.notes[service, kind]
+            if key in kept and kept[key][2] == until_us:
+                del kept[key]
 
     # --- timers -----------------------------------------------------------------------------------------------------
 

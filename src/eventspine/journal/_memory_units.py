@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import Conflict, Fenced, UnitFailed
+from . import notes
 from ._memory_tables import Tables
 from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
 
@@ -39,6 +40,8 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
     conflict = _conflict(tables, unit.appends)
     if conflict:
         return Verdict("conflict", error=conflict)
+    if unit.notes and (refused := notes.refuse(unit.notes, tables.note_version)):
+        return Verdict("conflict" if isinstance(refused, Conflict) else "failed", error=refused)
     if unit.statements:  # the last that can refuse the unit
         run = tables.run_statements
         error = UnitFailed(NO_SQL) if run is None else run(unit.statements)
@@ -80,7 +83,7 @@ def _fenced(tables: Tables, unit: Unit) -> Fenced | None:
 
 def _does_more(unit: Unit) -> bool:
     """More than to say what is finished, which may be said twice."""
-    return bool(unit.appends or unit.statements or unit.puts or unit.changes or unit.timers)
+    return bool(unit.appends or unit.statements or unit.puts or unit.changes or unit.timers or unit.notes)
 
 
 def _is_repetition(tables: Tables, unit: Unit) -> bool:
@@ -192,6 +195,10 @@ def _apply(tables: Tables, unit: Unit, now_us: int) -> Verdict:
         verdict.cancelled += tables.timers.pop(id, None) is not None
     for timer in unit.timers:
         tables.set_timer(timer)
+    for note in unit.notes:
+        tables.write_note(note)
+    if any(note.until_us is not None for note in unit.notes):
+        tables.remove_ended_notes(now_us)
     return verdict
 
 

@@ -13,13 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from ..errors import Conflict, Fenced, JournalVersion, SpineError, UnitFailed
+from . import notes
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_known import Known
 from ._sqlite_outcome import Trace
 from ._sqlite_plan import Plan
 from .port import Append, Record, Statement, Unit, Verdict
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+WRITER_MIN = 1  # the oldest schema whose releases may write to a file that this one makes
 STATEMENTS_S = 5.0  # for all statements of one unit: everybody waits while they run
 CHECK_EVERY = 10_000  # steps of SQLite's machine between two looks at the clock
 
@@ -103,6 +105,8 @@ class Applier:
         streams = any(append.stream is not None for append in unit.appends)
         if streams and (conflict := _conflict(unit.appends, known)):
             return Verdict("conflict", error=conflict)
+        if unit.notes and (refused := notes.refuse(unit.notes, known.note_version)):
+            return Verdict("conflict" if isinstance(refused, Conflict) else "failed", error=refused)
         if unit.statements and (error := self._run(unit.statements)):
             return Verdict("failed", error=error)
         return self._accept(unit, known, plan, recorded_us, streams)
@@ -176,6 +180,8 @@ class Applier:
             plan.cancel(id, verdict)
         for timer in unit.timers:
             plan.timer(timer)
+        for note in unit.notes:
+            plan.note(note, known.noted(note))
         return verdict
 
     def _accept_streams(self, unit: Unit, known: Known, plan: Plan, verdict: Verdict) -> list[Record]:
@@ -267,7 +273,7 @@ def _fenced(unit: Unit, known: Known) -> Fenced | None:
 
 def _does_more(unit: Unit) -> bool:
     """More than to say what is finished, which may be said twice."""
-    return bool(unit.statements or unit.appends or unit.puts or unit.changes or unit.timers)
+    return bool(unit.statements or unit.appends or unit.puts or unit.changes or unit.timers or unit.notes)
 
 
 def _is_repetition(unit: Unit, known: Known) -> bool:

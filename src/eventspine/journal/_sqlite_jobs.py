@@ -110,7 +110,8 @@ def _give_all(loop: asyncio.AbstractEventLoop, answers: list[Given]) -> None:
 
 
 def weigh(units: Sequence[Unit]) -> int:
-    return sum(len(record[14]) + 200 for unit in units for append in unit.appends for record in append.records)
+    events = sum(len(record[14]) + 200 for unit in units for append in unit.appends for record in append.records)
+    return events + sum(len(note.value or b"") for unit in units if unit.notes for note in unit.notes)
 
 
 def deliver(answers: list[Given]) -> None:

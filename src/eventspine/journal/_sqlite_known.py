@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .cursors import Range, decode, fold
-from .port import Unit
+from .notes import Place as NotePlace, after
+from .port import Note, Unit
 
 Place = tuple[int, str, int]  # subscription, feed, partition
 MarkPlace = tuple[int, str, str, int]  # subscription, origin, channel, slot
@@ -21,6 +22,8 @@ MarkPlace = tuple[int, str, str, int]  # subscription, origin, channel, slot
 _MARK = (
     "/*spine*/ select upto, beyond from spine_marks where subscription = ? and origin = ? and channel = ? and slot = ?"
 )
+_HEAD = "/*spine*/ select number, version from spine_streams where service = ? and name = ?"
+_NOTE = "/*spine*/ select version from spine_notes where service = ? and kind = ? and key = ?"
 
 
 class Coming:
@@ -77,6 +80,16 @@ class Head:
         self.number, self.version, self.stored = number, version, stored
 
 
+class NoteHead:
+    """A note while a group is judged; version 0: there is none."""
+
+    __slots__ = ("stored", "until_us", "version")
+
+    def __init__(self, version: int) -> None:
+        self.stored = self.version = version
+        self.until_us: int | None = None
+
+
 class Known:
     __slots__ = (
         "_asked",
@@ -88,6 +101,7 @@ class Known:
         "heads",
         "ids",
         "marks",
+        "notes",
         "states",
         "stream_last",
     )
@@ -102,6 +116,7 @@ class Known:
         self._places: dict[tuple[int, str, int, int], int] = {}  # their numbers
         self.heads: dict[tuple[str, str], Head] = {}
         self.ids: dict[bytes, int | None] = {}  # events in the feed: positions; None when of this group
+        self.notes: dict[NotePlace, NoteHead] = {}  # each is read when first asked for
         self.stream_last = 0
         self._load(units)
 
@@ -141,9 +156,9 @@ class Known:
         self.stream_last = self._cursor.execute(
             "/*spine*/ select coalesce(max(number), 0) from spine_streams"
         ).fetchone()[0]
-        query = "select service, name, number, version from spine_streams where name in"
-        for service, name, number, version in self.among(query, {name for _, name in streams}):
-            self.heads[service, name] = Head(number, version, True)
+        for stream in streams:  # one by one: only service and name together are found by an index
+            for number, version in self._cursor.execute(_HEAD, stream).fetchall():
+                self.heads[stream] = Head(number, version, True)
 
     # --- asked while judging ----------------------------------------------------------------------------------------
 
@@ -160,6 +175,20 @@ class Known:
             mark = Coming(rows[0][0], decode(rows[0][1]), True) if rows else Coming(0, [], False)
             self.marks[place] = mark
         return mark
+
+    def note_version(self, place: NotePlace) -> int:
+        head = self.notes.get(place)
+        if head is None:
+            rows = self._cursor.execute(_NOTE, place).fetchall()
+            head = self.notes[place] = NoteHead(rows[0][0] if rows else 0)
+        return head.version
+
+    def noted(self, note: Note) -> int:
+        """The note will be written; the version that it is at then."""
+        self.note_version(note[:3])
+        head = self.notes[note[:3]]
+        head.version, head.until_us = after(note, head.version), note.until_us
+        return head.version
 
     def head(self, stream: tuple[str, str]) -> Head:
         head = self.heads.get(stream)
@@ -186,7 +215,7 @@ class Known:
 
 def _asked_first(unit: Unit) -> Iterator[bytes]:
     """Ids of events that the feed must be asked for before the unit is judged. Usually the insert itself tells."""
-    more = unit.statements or unit.puts or unit.timers or unit.starts or unit.cancels
+    more = unit.statements or unit.puts or unit.timers or unit.starts or unit.cancels or unit.notes
     whole = more and not (unit.fences or unit.done or unit.marks or unit.changes)
     if whole or any(append.stream is not None for append in unit.appends):
         for append in unit.appends:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from ._records import encode_record
 from ._sqlite_known import Coming, Known, among
-from ._sqlite_outcome import Trace, cursor_trace, event_trace, mark_trace
+from ._sqlite_outcome import Trace, cursor_trace, event_trace, mark_trace, note_trace
 from .cursors import encode
-from .port import PARTITIONS, Change, Put, Record, StartMark, Timer, Unit, Verdict
+from .port import PARTITIONS, Change, Note, Put, Record, StartMark, Timer, Unit, Verdict
 
 EVENTS = (
     "/*spine*/ insert into spine_events (id, channel, slot, key, type, version, time_us, recorded_us, source, correlation,"
@@ -62,6 +62,16 @@ _MARK = (
     "/*spine*/ insert into spine_marks (subscription, origin, channel, slot, upto, beyond) values (?,?,?,?,?,?)"
     " on conflict (subscription, origin, channel, slot) do update set upto = excluded.upto, beyond = excluded.beyond"
 )
+_NOTE = (
+    "/*spine*/ insert into spine_notes (service, kind, key, version, value, until_us) values (?,?,?,?,?,?)"
+    " on conflict (service, kind, key) do update set version = excluded.version, value = excluded.value,"
+    " until_us = excluded.until_us"
+)
+_NO_NOTE = "/*spine*/ delete from spine_notes where service = ? and kind = ? and key = ?"
+_ENDED_NOTES = (
+    "/*spine*/ delete from spine_notes where rowid in"
+    " (select rowid from spine_notes where until_us < ? order by until_us limit ?)"
+)
 
 
 class Step(NamedTuple):
@@ -80,7 +90,18 @@ class Placed(NamedTuple):
 
 
 class Plan:
-    __slots__ = ("_head", "_now_us", "placed", "public", "records", "steps", "stream_rows", "timers", "touched")
+    __slots__ = (
+        "_head",
+        "_now_us",
+        "ending_notes",
+        "placed",
+        "public",
+        "records",
+        "steps",
+        "stream_rows",
+        "timers",
+        "touched",
+    )
 
     def __init__(self, now_us: int, head: int) -> None:
         self._now_us, self._head = now_us, head
@@ -89,6 +110,7 @@ class Plan:
         self.stream_rows: list[tuple[int, int, bytes]] = []  # stream, version, id
         self.touched: set[tuple[str, str]] = set()  # streams
         self.steps: list[Step] = []
+        self.ending_notes = 0
         self.public = self.timers = False
 
     # --- collecting -------------------------------------------------------------------------------------------------
@@ -140,6 +162,13 @@ class Plan:
     def cancel(self, id: bytes, verdict: Verdict) -> None:
         self.steps.append(Step(_CANCEL, (id,), verdict))
 
+    def note(self, note: Note, version: int) -> None:
+        if note.value is None:
+            self.steps.append(Step(_NO_NOTE, note[:3]))
+        else:
+            self.steps.append(Step(_NOTE, (*note[:3], version, note.value, note.until_us)))
+        self.ending_notes += note.until_us is not None
+
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def write(self, cursor: sqlite3.Cursor, known: Known) -> Trace | None:
@@ -151,6 +180,9 @@ class Plan:
             self._write_streams(cursor, known)
         for sql, steps in groupby(self.steps, key=lambda step: step.sql):
             _write_steps(cursor, sql, list(steps))
+        if self.ending_notes:  # two go for one that comes, so that they never pile up
+            cursor.execute(_ENDED_NOTES, (self._now_us, 2 * self.ending_notes + 8))
+        trace = trace or note_trace(known.notes, self._now_us)
         if marked := _moved(known.marks):
             cursor.executemany(_MARK, marked)
             trace = mark_trace(marked[0])

@@ -18,6 +18,7 @@ from .port import (
     Cursor,
     Delivery,
     Lease,
+    Noted,
     Page,
     Process,
     Record,
@@ -263,6 +264,20 @@ def marks(
         (subscription, origin, channel),
     ).fetchall()
     return {slot: (upto, decode(beyond)) for slot, upto, beyond in rows}
+
+
+def notes(
+    cursor: sqlite3.Cursor, service: str, kind: str, keys: Sequence[str] | None, after: str, limit: int
+) -> list[Noted]:
+    query = "/*spine*/ select key, version, value from spine_notes where service = ? and kind = ? and key"
+    if keys is None:
+        rows = cursor.execute(f"{query} > ? order by key limit ?", (service, kind, after, limit)).fetchall()
+    else:
+        wanted = sorted(set(keys))
+        rows = [row for key in wanted for row in cursor.execute(f"{query} = ?", (service, kind, key)).fetchall()][
+            :limit
+        ]
+    return [Noted(*row) for row in rows]
 
 
 def next_due(cursor: sqlite3.Cursor) -> int | None:

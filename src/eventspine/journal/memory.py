@@ -35,6 +35,7 @@ from .port import (
     Keep,
     Lease,
     LeaseView,
+    Noted,
     Page,
     Process,
     Record,
@@ -237,6 +238,13 @@ class MemoryJournal:
     async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
         slots = self._live().marks.get((subscription, origin, channel), {})
         return {slot: (upto, list(beyond)) for slot, (upto, beyond) in sorted(slots.items())}
+
+    async def notes(
+        self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
+    ) -> list[Noted]:
+        kept = self._live().notes.get((service, kind), {})
+        wanted = sorted(kept if keys is None else set(keys) & kept.keys())
+        return [Noted(key, *kept[key][:2]) for key in wanted if keys is not None or key > after][:limit]
 
     async def control_version(self) -> int:
         return self._live().control

@@ -16,7 +16,7 @@ from importlib.resources import files
 
 from ..errors import JournalVersion
 from . import _sqlite_read as read
-from ._sqlite_apply import SCHEMA_VERSION
+from ._sqlite_apply import SCHEMA_VERSION, WRITER_MIN
 from ._sqlite_registry import is_live
 
 
@@ -32,7 +32,17 @@ class Foreign(Exception):
     """Tables of our names are there, and are not ours."""
 
 
-MIGRATIONS: tuple[Migration, ...] = ()
+NOTES = Migration(
+    2,
+    """
+    create table spine_notes (
+      service text not null, kind text not null, key text not null, version integer not null, value blob not null,
+      until_us integer, primary key (service, kind, key)
+    );
+    create index spine_notes_until on spine_notes (until_us) where until_us is not null;
+    """,
+)
+MIGRATIONS: tuple[Migration, ...] = (NOTES,)
 
 
 def prepare(connection: sqlite3.Connection, now_us: int, migrations: Sequence[Migration] | None = None) -> bool:
@@ -106,7 +116,7 @@ def _create(cursor: sqlite3.Cursor) -> None:
             ("id", uuid.uuid4().hex),
             ("incarnation", "1"),
             ("schema_version", str(SCHEMA_VERSION)),
-            ("writer_min", str(SCHEMA_VERSION)),
+            ("writer_min", str(WRITER_MIN)),
             ("control", "0"),
         ],
     )

@@ -79,7 +79,7 @@ class Done(NamedTuple):
     """Ranges finished for one subscription in one partition, while its cursor has this generation.
 
     A range ends with an event; what lies before it in the range was passed. If a unit carries statements, appends,
-    timers or delivery changes, or shares its transaction with a caller's, and the events at the ends of all its ranges,
+    timers, notes or delivery changes, or shares its transaction with a caller's, and the events at the ends of all its ranges,
     those of its marks included, are finished already, the unit is a repetition: nothing of it is applied but what it has
     passed and start marks that it clears, and its verdict is `repeated`. If some are, and others not, it is `fenced`: its
     owner knows less than the cursor says. Fences are asked first: who lost the lease meanwhile is `fenced`. A unit
@@ -180,6 +180,24 @@ class Statement(NamedTuple):
     expect_rows: int | None = None  # another count fails the unit with RowsUnexpected
 
 
+class Note(NamedTuple):
+    """A small named value that a service keeps beside its events: written, replaced or (value None) removed.
+
+    Each write raises the note's version by one, beginning at 1; a note that was removed is forgotten, and begins anew.
+    `expected` is the version that it must be at (0: there must be none; None: any). That is judged in the transaction,
+    on top of what the unit's notes before this one did; a miss fails the whole unit with `conflict`. `until_us` None
+    keeps it until it is removed; otherwise the journal may remove it at any time from then on, and does so by and by,
+    when others that end are written. Not for what is large: see notes.py for the bounds.
+    """
+
+    service: str
+    kind: str  # what the value is, such as "snapshot"; notes of two kinds never meet
+    key: str
+    value: bytes | None
+    expected: int | None = None
+    until_us: int | None = None
+
+
 @dataclass(slots=True)
 class Unit:
     """Everything that changes together."""
@@ -194,6 +212,7 @@ class Unit:
     cancels: list[bytes] = field(default_factory=list)  # ids of timers; `Verdict.cancelled` says how many there were
     statements: list[Statement] = field(default_factory=list)
     marks: list[Seen] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -322,6 +341,14 @@ class Delivery(NamedTuple):
     last_us: int
     record: Record | None  # None when asked for without records
     feed: str = OWN_FEED
+
+
+class Noted(NamedTuple):
+    """A note as it is stored."""
+
+    key: str
+    version: int
+    value: bytes
 
 
 class Page(NamedTuple):
@@ -546,6 +573,13 @@ class Journal(Protocol):
 
     async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
         """By slot: all numbers up to the first are finished, and these ranges beyond it. A slot without any is left out."""
+        ...
+
+    async def notes(
+        self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
+    ) -> list[Noted]:
+        """The service's notes of this kind, in order of key (by code point): those of `keys` that there are, or else of
+        all keys after `after`; at most `limit` of them."""
         ...
 
     async def control_version(self) -> int:

@@ -1,4 +1,4 @@
--- The journal in SQLite, version 1. docs/reference/format.md explains every column.
+-- The journal in SQLite, version 2. docs/reference/format.md explains every column.
 -- Positions need AUTOINCREMENT: a bare rowid would be given out again after the last row is deleted.
 
 create table spine_meta (
@@ -152,3 +152,14 @@ create table spine_tables (               -- which version of a service's own sc
   ran_us integer not null,
   primary key (service, version)
 ) without rowid;
+
+create table spine_notes (                -- small named values of a service; since version 2
+  service text not null,
+  kind text not null,
+  key text not null,
+  version integer not null,
+  value blob not null,
+  until_us integer,                       -- null: until it is removed; else it may be removed from then on
+  primary key (service, kind, key)
+);
+create index spine_notes_until on spine_notes (until_us) where until_us is not null;

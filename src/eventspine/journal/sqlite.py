@@ -44,6 +44,7 @@ from .port import (
     Delivery,
     Lease,
     LeaseView,
+    Noted,
     Page,
     Process,
     Record,
@@ -59,7 +60,7 @@ from .port import (
 log = logging.getLogger("eventspine.journal")
 T = TypeVar("T")
 
-INLINE = 500  # records that are read on the loop itself: sooner done than handed to a thread and back
+INLINE = 500  # records or notes that are read on the loop itself: sooner done than handed to a thread and back
 
 
 class SQLiteJournal(Growth):
@@ -180,21 +181,18 @@ class SQLiteJournal(Growth):
         types: Sequence[str] | None = None,
         private: bool = False,
     ) -> Page:
-        def page(cursor: sqlite3.Cursor) -> Page:
-            return read.feed(cursor, after, limit, upto, channels, partitions, types, private)
-
-        if limit <= INLINE:
-            return self._here().readers.read(page)
-        return await self._read(page)
+        return await self._few(
+            limit, lambda cursor: read.feed(cursor, after, limit, upto, channels, partitions, types, private)
+        )
 
     async def position_at(self, time_us: int) -> int:
         return await self._read(lambda cursor: read.position_at(cursor, time_us))
 
     async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
-        return await self._read(lambda cursor: read.stream(cursor, service, stream, after, limit))
+        return await self._few(limit, lambda cursor: read.stream(cursor, service, stream, after, limit))
 
     async def stream_version(self, service: str, stream: str) -> int:
-        return await self._read(lambda cursor: read.stream_version(cursor, service, stream))
+        return await self._few(1, lambda cursor: read.stream_version(cursor, service, stream))
 
     async def event(self, id: bytes) -> Record | None:
         return await self._read(lambda cursor: read.event(cursor, id))
@@ -239,6 +237,12 @@ class SQLiteJournal(Growth):
 
     async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
         return await self._read(lambda cursor: read.marks(cursor, subscription, origin, channel))
+
+    async def notes(
+        self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
+    ) -> list[Noted]:
+        count = limit if keys is None else len(keys)
+        return await self._few(count, lambda cursor: read.notes(cursor, service, kind, keys, after, limit))
 
     async def control_version(self) -> int:
         return await self._read(read.control)
@@ -295,6 +299,9 @@ class SQLiteJournal(Growth):
         self._here().writer.submit(Call(function, answer))
         value: T = await answer.future
         return value
+
+    async def _few(self, count: int, function: Callable[[sqlite3.Cursor], T]) -> T:
+        return self._here().readers.read(function) if count <= INLINE else await self._read(function)
 
     async def _read(self, function: Callable[[sqlite3.Cursor], T]) -> T:
         return await asyncio.wrap_future(self._here().readers.submit(function))

@@ -17,6 +17,7 @@ from .killed import Killed, ManyProcesses
 from .living import Leases, Reopening, Timers, Watching
 from .marks import Marks, MarksAndRepetition, MarksAndRewind, MarksOfRefusedUnits
 from .material import Store
+from .notes import Notes, NotesComparedAndSet, NotesInUnits, NotesThatEnd
 from .racing import Fencing, Groups, Racing
 from .registration import OlderGenerations, Registering, Renames, Starting, Undeclared
 from .retention import BackingUp, Deleting, SayingHowLong, WhatHoldsThemBack, WhatReadersSee
@@ -42,6 +43,10 @@ class JournalConformance(Suite):
         MarksOfRefusedUnits,
         MarksAndRepetition,
         MarksAndRewind,
+        Notes,
+        NotesComparedAndSet,
+        NotesInUnits,
+        NotesThatEnd,
         Feed,
         LookingUp,
         Deliveries,
