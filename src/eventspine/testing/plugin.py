@@ -42,7 +42,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    if page := config.getoption("--eventspine-conformance"):
+        _check(page)
     config.pluginmanager.register(_Conformance(), "eventspine-conformance")
+
+
+def _check(page: Path) -> None:
+    """Before the tests run, not after minutes of them."""
+    from .conformance.table import text_of
+
+    try:
+        text_of(page)
+    except (OSError, ValueError) as error:
+        raise pytest.UsageError(f"--eventspine-conformance: {error}") from error
 
 
 class _Conformance:

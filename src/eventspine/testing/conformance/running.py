@@ -136,6 +136,7 @@ def _note(request: pytest.FixtureRequest, suite: type[Suite], group: type, funct
     declared = one.declared()
     wanted: tuple[str, ...] = getattr(function, "needs", ())
     noted = {
+        "module": suite.__module__,
         "suite": suite.__name__,
         "title": suite.title,
         "group": group.__name__,

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 BEGIN, END = "<!-- capabilities: made by --eventspine-conformance -->", "<!-- end -->"
-FAILED, PASSED, SKIPPED = "failed", "passed", "skipped"
-SHOWN = {True: "✓", False: "not declared"}
+NOT_DECLARED = "not declared"
 _BETWEEN = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
 
 
@@ -28,21 +27,21 @@ class Column:
         counts[outcome] = counts.get(outcome, 0) + 1
 
     def of_capability(self, name: str) -> str:
+        """Declared, with what its own tests came to, if it has any and they have run."""
         if not self.declared.get(name, False):
-            return SHOWN[False]
-        return self._cell(f"needs {name}", SHOWN[True])
+            return NOT_DECLARED
+        return self._cell(f"needs {name}") or "declared"
 
     def of_group(self, name: str) -> str:
-        return self._cell(name, "")
+        return self._cell(name)
 
-    def _cell(self, row: str, otherwise: str) -> str:
+    def _cell(self, row: str) -> str:
+        """Other skips (no server here, say) are told apart from what nobody declared."""
         counts = self.outcomes.get(row, {})
-        failed, passed, skipped = (counts.get(outcome, 0) for outcome in (FAILED, PASSED, SKIPPED))
-        if failed:
-            return f"✗ {failed} of {failed + passed} failed"
-        if passed:
-            return f"✓ {passed}" + (f", {skipped} not declared" if skipped else "")
-        return SHOWN[False] if skipped else otherwise
+        failed, passed = counts.get("failed", 0), counts.get("passed", 0)
+        ran = f"✗ {failed} of {failed + passed} failed" if failed else f"✓ {passed}" if passed else ""
+        others = [f"{counts[one]} {one}" for one in (NOT_DECLARED, "skipped") if one in counts]
+        return ", ".join(part for part in (ran, *others) if part)
 
 
 class Table:
@@ -52,13 +51,11 @@ class Table:
         self._columns: dict[str, Column] = {}
         self._groups: dict[str, dict[str, None]] = {}
 
-    def __bool__(self) -> bool:
-        return bool(self._columns)
-
     def add(self, noted: Mapping[str, Any], outcome: str) -> None:
-        column = self._columns.setdefault(
-            noted["suite"], Column(noted["suite"], noted["title"], dict(noted["declared"]))
-        )
+        name, declared = noted["suite"], noted["declared"]
+        column = self._columns.setdefault(f"{noted['module']}:{name}", Column(name, noted["title"], dict(declared)))
+        if not all(declared.get(one, False) for one in noted["needs"]):
+            outcome = NOT_DECLARED
         self._groups.setdefault(noted["title"], {})[noted["group"]] = None
         column.count(noted["group"], outcome)
         for name in noted["needs"]:
@@ -73,24 +70,33 @@ class Table:
 
     def write(self, page: Path) -> None:
         """Between the marks of a page, or as the whole of a new one."""
-        text = page.read_text(encoding="utf-8") if page.exists() else f"{BEGIN}\n{END}\n"
-        if BEGIN not in text:
-            raise ValueError(f"{page} has no lines {BEGIN} and {END}; the table goes between them.")
         between = f"{BEGIN}\n\n{self.markdown()}\n\n{END}"
-        page.write_text(_BETWEEN.sub(lambda _: between, text), encoding="utf-8")
+        page.write_text(_BETWEEN.sub(lambda _: between, text_of(page)), encoding="utf-8")
 
     def _tables(self) -> Iterable[tuple[str, list[list[str]]]]:
         for title, groups in self._groups.items():
             columns = [column for column in self._columns.values() if column.title == title]
             capabilities = dict.fromkeys(name for column in columns for name in column.declared)
-            rows = [[title, *(column.name for column in columns)]]
+            rows = [[title, *(in_words(column.name) for column in columns)]]
             rows += [[name, *(column.of_capability(name) for column in columns)] for name in capabilities]
             rows += [[in_words(name), *(column.of_group(name) for column in columns)] for name in groups]
             yield title, rows
 
 
-def in_words(group: str) -> str:
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", group).capitalize()
+def text_of(page: Path) -> str:
+    """Of the page that the table goes into; refused, if there is no place for it."""
+    if not page.exists():
+        return f"{BEGIN}\n{END}\n"
+    text = page.read_text(encoding="utf-8")
+    if not _BETWEEN.search(text):
+        raise ValueError(f"{page} has no lines {BEGIN} and {END}; the table goes between them.")
+    return text
+
+
+def in_words(name: str) -> str:
+    """Of a class: `TestMemoryJournal` is the memory journal."""
+    first, *rest = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name.removeprefix("Test")).split()
+    return " ".join([first, *map(str.lower, rest)])
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -1,7 +1,9 @@
-"""A process that listens at a site: `python -m eventspine.testing.conformance.brokers.child OPENER ADDRESS FILE DIES_AT`.
+"""A process at a site: `python -m eventspine.testing.conformance.brokers.child OPENER ADDRESS ...`, until it is killed.
 
-Each event that it begins to handle is a line in FILE, which several may share. At the number DIES_AT it kills itself inside the
-handler, after its effects outside and before anything is committed; 0: never."""
+`listen FILE DIES_AT`: each event that it begins to handle is a line in FILE, which several may share. At the number DIES_AT it
+kills itself inside the handler, after its effects outside and before anything is committed; 0: never.
+
+`speak`: it publishes one event after the other, and prints the number of each that publish has answered for."""
 
 from __future__ import annotations
 
@@ -9,12 +11,15 @@ import asyncio
 import os
 import signal
 import sys
+from collections.abc import Callable
 from importlib import import_module
+from itertools import count
+from typing import Any
 
 from ....delivery import Delivery
 from ....service import Service
 from ....spine import Spine
-from .material import SOON, Heard, Said
+from .material import SOON, Heard, Said, speaker
 
 
 def listening(file: str, dies_at: int) -> Service[None]:
@@ -34,13 +39,28 @@ def listening(file: str, dies_at: int) -> Service[None]:
     return service
 
 
-async def main(opener: str, address: str, file: str, dies_at: str) -> None:
-    module, _, name = opener.partition(":")
-    service = listening(file, int(dies_at))
-    spine: Spine = getattr(import_module(module), name)(address, service)
+async def listen(spine: Spine, service: Service[None]) -> None:
     async with spine, spine.running(service):
         print("ready", flush=True)  # noqa: T201 -- that is how it says so
         await asyncio.to_thread(sys.stdin.read)
+
+
+async def speak(spine: Spine) -> None:
+    async with spine:
+        for number in count(1):
+            await spine.publish(Said(who=f"key {number % 3}", number=number))
+            print(number, flush=True)  # noqa: T201 -- that is how it says so
+
+
+async def main(opener: str, address: str, role: str, *given: str) -> None:
+    module, _, name = opener.partition(":")
+    spine_at: Callable[[str, Service[Any]], Spine] = getattr(import_module(module), name)
+    if role == "speak":
+        await speak(spine_at(address, speaker()))
+    else:
+        file, dies_at = given
+        service = listening(file, int(dies_at))
+        await listen(spine_at(address, service), service)
 
 
 if __name__ == "__main__":

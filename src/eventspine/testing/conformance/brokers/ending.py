@@ -169,25 +169,47 @@ class Killed:
                     found = await until_heard(spine, 42)
         assert {1} == set(found.values())
 
+    @needs("persistent", "processes")
+    async def test_what_publish_has_answered_for_outlives_its_process(self, site: BrokerSite) -> None:
+        log, told = Log(), 0
+        async with process(site, "speak") as talking:
+            assert talking.stdout
+            while told < 50:
+                line = await asyncio.wait_for(talking.stdout.readline(), WAIT_S)
+                assert line, "it has ended; what it said stands above, on stderr"
+                told = int(line)
+            talking.kill()  # while it goes on publishing
+            told = max([told, *map(int, (await talking.stdout.read()).split())])
+        async with speaking(site) as spine, spine.running(listener(log)):
+            await until(lambda: {*range(1, told + 1)} <= {number for _, number in log.handled})
+        assert log.in_order()
+        assert len(log.handled) <= told + 1, "beyond those only the one that it was at"
+
 
 @asynccontextmanager
 async def child(site: BrokerSite, file: Path, dies_at: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
+    """One that listens, once it does."""
+    async with process(site, "listen", str(file), str(dies_at)) as spawned:
+        assert spawned.stdout
+        line = await asyncio.wait_for(spawned.stdout.readline(), WAIT_S)
+        assert line == b"ready\n" or dies_at, "it has ended; what it said stands above, on stderr"
+        yield spawned
+
+
+@asynccontextmanager
+async def process(site: BrokerSite, *role: str) -> AsyncIterator[asyncio.subprocess.Process]:
     spawned = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         "eventspine.testing.conformance.brokers.child",
         site.opened_by,
         site.address,
-        str(file),
-        str(dies_at),
+        *role,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
     try:
-        assert spawned.stdout
-        line = await asyncio.wait_for(spawned.stdout.readline(), WAIT_S)
-        assert line == b"ready\n" or dies_at, "it has ended; what it said stands above, on stderr"
         yield spawned
     finally:
         if spawned.returncode is None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from ....brokers.feed import FeedBroker
 from ....brokers.embedded import Broker
+from ....brokers.feed import FeedBroker
 from ....errors import SpineError
 from ....journal.port import Append, Journal, Record, Unit
 from ....service import Service
