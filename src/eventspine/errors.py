@@ -23,7 +23,10 @@ SpineError
 │   └── JournalVersion        written by a release that this one can't share the file with
 ├── BrokerError               the broker can't be reached, or does not answer; what was sent may have arrived
 │   ├── MessageRefused        it will never take this message
-│   └── BrokerTaken           another journal publishes or consumes this there
+│   ├── BrokerTaken           another journal publishes or consumes this there
+│   └── OutboxFull            it is too far behind; nothing was stored
+├── ViewRefused               a use of a view that it can't have: a wrong value, another's row, a column that is not there
+├── ViewBehind                a view has not come to an event within the time; nothing is wrong with either
 ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
 ├── SpineClosed               it was used after close(); open it again, or publish before
 ├── SettingsError             a URL, option or file that can't be used
@@ -140,6 +143,23 @@ class MessageRefused(BrokerError):
 
 class BrokerTaken(BrokerError):
     pass
+
+
+class OutboxFull(BrokerError):
+    pass
+
+
+class ViewRefused(SpineError):
+    pass
+
+
+class ViewBehind(SpineError):
+    """`events` is how many positions of the feed lie before the one that was waited for; None: it is not in the feed yet."""
+
+    @property
+    def events(self) -> int | None:
+        events: int | None = self.details.get("events")
+        return events
 
 
 class RegistrationRefused(SpineError):

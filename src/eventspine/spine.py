@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
+from .brokers import open_broker
 from .clock import Clock, SystemClock
 from .delivery import BatchDelivery, Delivery
 from .errors import EventRefused, JournalError, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher, WouldDeadlock
@@ -21,24 +22,30 @@ from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
-from .service import Middleware, Service, check_services, tables_script
+from .service import Middleware, Service, check_services, check_upcasters, tables_script
 from .within import beside, carrier_of, opening, write_async
 
 if TYPE_CHECKING:
     import asyncio
 
+    from .brokers.port import Broker
+    from .engine.carrying import Carrying
     from .engine.runtime import Runtime
     from .settings import Settings
 
 AnyRuntime = TypeVar("AnyRuntime", bound="Runtime")
 DRAIN_S = 30.0
+OUTBOX_MAX = 1_000_000
 LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one on this host loses them at once
 UNKNOWN_TRIES = 5
 
 
 class Spine:
     """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`, `memory://`; or pass a
-    journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish."""
+    journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish.
+    `broker` names what carries events to and from services on other journals: `kafka://…`, `amqp://…`, `nats://…`,
+    `pulsar://…`, `eventbridge://…`; `take_over` takes the place of a journal that is gone; `outbox_max` is how many events
+    the broker may be behind before publishing raises OutboxFull."""
 
     def __init__(
         self,
@@ -48,8 +55,15 @@ class Spine:
         middleware: Sequence[Middleware] = (),
         lease_s: float = LEASE_S,
         clock: Clock | None = None,
+        broker: str | Broker | None = None,
+        take_over: bool = False,
+        outbox_max: int = OUTBOX_MAX,
     ) -> None:
         check_services([] if service is None else [service])
+        self.broker = open_broker(broker) if isinstance(broker, str) else broker
+        self._take_over = take_over
+        self._outbox_max = outbox_max
+        self._carrying: Carrying | None = None
         self.drain_s = DRAIN_S  # of `running`, where it is told nothing else
         self._retention: Mapping[str, timedelta | None] = {}  # of the settings, over what services say
         self.clock = clock or SystemClock()
@@ -122,10 +136,28 @@ class Spine:
         try:
             await self._make_tables()
             await self._say_what_is_kept()
+            await self._start_carrying()
         except BaseException:
             await self.journal.close()
             raise
         self._opened = True
+
+    async def _start_carrying(self) -> None:
+        if self.broker is None:
+            return
+        from .engine.carrying import Carrying
+
+        carrying = Carrying(
+            self.broker, self.journal, self.clock, self._ids, lease_s=self.lease_s, take_over=self._take_over,
+            outbox_max=self._outbox_max,
+        )  # fmt: skip
+        try:
+            await carrying.start()
+            await carrying.publish([] if self.service is None else self.service.publishes)
+        except BaseException:
+            await carrying.stop(0.0)
+            raise
+        self._carrying = carrying
 
     async def _make_tables(self) -> None:
         """Of the service that this program speaks for: it may want them before anything runs."""
@@ -148,7 +180,10 @@ class Spine:
                 self._opened = False  # before the first wait: who opens it from here on does so anew
                 try:
                     await self._unheard.look()  # a script may be over before the background has had a look
+                    if self._carrying is not None:
+                        await self._carrying.stop(self.drain_s)
                 finally:
+                    self._carrying = None
                     await self.journal.close()
 
     async def _at_first_use(self) -> None:
@@ -261,6 +296,8 @@ class Spine:
             return receipts(records, None, due)
         for refuse in beside.get():
             refuse(self.journal)
+        if self._carrying is not None:
+            self._carrying.check_room()
         verdict = await self._committed(unit)
         await self._look_soon()
         return receipts(records, verdict, due)
@@ -339,15 +376,22 @@ class Spine:
         import asyncio
 
         check_services(services)
+        check_upcasters(services)
         await self._at_first_use()
         drain_s = self.drain_s if drain_s is None else drain_s
 
         runtime = self._runtime()
         self._runtimes = [*(one for one in self._runtimes if one.failure is None), runtime]
+        carrying, brought = self._carrying, []
         try:
+            if carrying is not None:
+                await carrying.publish([channel for service in services for channel in service.publishes])
+                brought = await carrying.consume(services)
             await runtime.start(services, roll_back=roll_back, retire=retire)
         except BaseException:
             self._runtimes.remove(runtime)
+            if carrying is not None:
+                await carrying.stop_intakes(brought)
             raise
         running = Running(runtime)
         guard = asyncio.create_task(running.guard(asyncio.current_task()))
@@ -362,6 +406,8 @@ class Spine:
         finally:
             guard.cancel()
             await asyncio.gather(guard, return_exceptions=True)
+            if carrying is not None:
+                await asyncio.shield(carrying.stop_intakes(brought))
             try:
                 running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
             finally:
@@ -390,7 +436,7 @@ class Spine:
         """What runs here and how it is: `status` is "ok", "degraded", "failed" or "closed"; the rest says why."""
         from .engine.health import health
 
-        found = health(self.journal, self._runtimes)
+        found = health(self.journal, self._runtimes, self._carrying)
         if not self._opened and found["status"] == "ok":
             found["status"] = "closed"  # not open yet, or not any more
         return found

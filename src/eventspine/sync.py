@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 from weakref import WeakSet
 
 from . import delivery as _delivery, spine as _spine
+from .brokers.port import Broker
 from .clock import Clock
 from .envelope import Envelope
 from .errors import SpineClosed, WouldDeadlock
@@ -147,8 +148,16 @@ class Spine:
         middleware: Sequence[Middleware] = (),
         lease_s: float = _spine.LEASE_S,
         clock: Clock | None = None,
+        broker: str | Broker | None = None,
+        take_over: bool = False,
+        outbox_max: int = _spine.OUTBOX_MAX,
     ) -> None:
-        self._begin(partial(_spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock))
+        self._begin(
+            partial(
+                _spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock, broker=broker,
+                take_over=take_over, outbox_max=outbox_max,
+            )
+        )  # fmt: skip
 
     @classmethod
     def from_settings(

@@ -1,0 +1,37 @@
+"""Brokers: `open_broker(url)` gives the one that a URL names, not yet connected."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from ..errors import MissingExtra, SettingsError
+from .port import Broker
+
+_MODULES = {  # by scheme: our module, the extra, and the package that it needs
+    "kafka": ("kafka", "kafka", "confluent_kafka"),
+    "amqp": ("rabbitmq", "rabbitmq", "aio_pika"),
+    "amqps": ("rabbitmq", "rabbitmq", "aio_pika"),
+    "nats": ("nats", "nats", "nats"),
+    "pulsar": ("pulsar", "pulsar", "pulsar"),
+    "pulsar+ssl": ("pulsar", "pulsar", "pulsar"),
+    "eventbridge": ("eventbridge", "eventbridge", "aiobotocore"),
+    "memory": ("memory", "", ""),
+}
+
+
+def open_broker(url: str) -> Broker:
+    """`kafka://…`, `amqp://…` (RabbitMQ), `nats://…`, `pulsar://…`, `eventbridge://…`; `memory://name` for tests. Raises
+    SettingsError, and MissingExtra where the client library is not installed."""
+    scheme = url.partition("://")[0]
+    if scheme not in _MODULES:
+        known = ", ".join(f"{name}://" for name in _MODULES)
+        raise SettingsError(f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092.")
+    module, extra, package = _MODULES[scheme]
+    try:
+        adapter = import_module(f"{__name__}.{module}")
+    except ModuleNotFoundError as error:
+        if not package or (error.name or "").partition(".")[0] != package:
+            raise
+        raise MissingExtra(f'A {scheme}:// broker needs {package}: pip install "eventspine[{extra}]"') from error
+    broker: Broker = adapter.from_url(url)
+    return broker

@@ -12,6 +12,7 @@ from ..journal.port import Journal
 from .readers import ROOM
 
 if TYPE_CHECKING:
+    from .carrying import Carrying
     from .host import Host
     from .runtime import Runtime
     from .subscription import Subscription
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
 WAIT_MOST_S = 5.0  # for the write lock before it is worth a word
 
 
-def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
+def health(journal: Journal, runtimes: Iterable[Runtime], carrying: Carrying | None = None) -> dict[str, Any]:
     runtimes = list(runtimes)
     services = [_host(host) for runtime in runtimes for host in runtime.hosts]
     problems = [problem for runtime in runtimes for problem in _problems(runtime)]
     problems += _lock(journal)
+    problems += carrying.problems() if carrying else ()
     failed = any(runtime.failure is not None for runtime in runtimes)
     status = "failed" if failed else "degraded" if problems else "ok"
     return {
@@ -32,6 +34,7 @@ def health(journal: Journal, runtimes: Iterable[Runtime]) -> dict[str, Any]:
         "problems": [without_password(problem) for problem in problems],
         "draining": any(service["state"] == "draining" for service in services),
         "services": services,
+        **({"broker": carrying.health()} if carrying else {}),
     }
 
 

@@ -56,6 +56,7 @@ WINDOW_MIN = 2048  # how many records a page with filters may pass over; the loo
 
 
 class MemoryJournal:
+    incarnation = "1"
     sql = False
     backups = False
 

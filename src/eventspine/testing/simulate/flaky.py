@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import JournalError, OutcomeUnknown
 from ...journal.port import Page, Transaction, Unit, Verdict
+from .loop import others_turn
 
 if TYPE_CHECKING:
     from .process import Process
@@ -67,7 +68,7 @@ class FlakyJournal:
         async def call(*args: Any, **options: Any) -> Any:
             await self._travel(name)
             answer = await found(*args, **options)
-            await asyncio.sleep(0)
+            await others_turn()
             if name in WRITES:
                 self._answer(name)
             return answer
@@ -106,7 +107,7 @@ class FlakyJournal:
         verdicts = await self.shared.commit(units)
         for unit, verdict in zip(units, verdicts, strict=True):
             world.committed(self.process, unit, verdict)
-        await asyncio.sleep(0)
+        await others_turn()
         if world.falls(who, "lost_answers", world.faults.lost_answers) is not None:
             world.tell(who, "answer of a commit lost", len(units))
             return [_unknown() for _ in units]
@@ -122,7 +123,7 @@ class FlakyJournal:
         if amount is not None:
             after = max(0, after - 1 - int(amount * REPEATED_MOST))
         page = await self.shared.feed(after, limit=limit, **options)
-        await asyncio.sleep(0)
+        await others_turn()
         return page
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:

@@ -1,0 +1,117 @@
+"""Arrivals: which of the numbered messages of one channel are new, known, early or late. Pure: nothing here waits or stores.
+
+An origin numbers its messages per slot, from 1 without holes. What is in a mark is known. What follows the highest is
+new. What is beyond that is early: the hole before it may be closed by what is still on its way, so it is held. A hole
+that stays open is given up by whoever counts the time; what then still comes is late, and new all the same (R1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+from ..journal.cursors import Range, fold, is_finished
+
+T = TypeVar("T")
+Verdict = Literal["new", "known", "early", "late"]
+Lane = tuple[str, int]  # origin, slot
+
+
+class Gap(NamedTuple):
+    """Numbers that never came."""
+
+    origin: str
+    slot: int
+    first: int
+    last: int
+
+
+class Arrivals(Generic[T]):
+    """`ordered`: the broker keeps the order of a slot, so whatever comes first of a lane is where it begins."""
+
+    def __init__(self, *, ordered: bool) -> None:
+        self.ordered = ordered
+        self.held = 0
+        self._marks: dict[Lane, tuple[int, Sequence[Range]]] = {}
+        self._early: dict[Lane, dict[int, T]] = {}
+        self._since: dict[Lane, float] = {}
+        self._next: dict[Lane, int] = {}  # where lanes go on whose hole was given up
+
+    def load(self, origin: str, marks: Mapping[int, tuple[int, Sequence[Range]]]) -> None:
+        """All that is stored of an origin, in place of what was known of it."""
+        for lane in [lane for lane in self._marks if lane[0] == origin]:
+            del self._marks[lane]
+        for slot, mark in marks.items():
+            self._marks[origin, slot] = mark
+
+    def drop(self, dropped: Callable[[T], bool]) -> None:
+        """Forget these that are held: they come again, to whoever has their partition then."""
+        for lane, early in list(self._early.items()):
+            for number in [number for number, item in early.items() if dropped(item)]:
+                self._pop(lane, number)
+
+    def judge(self, lane: Lane, number: int) -> Verdict:
+        mark = self._marks.get(lane)
+        if number == self._next.get(lane):
+            return "new"
+        if mark is None:
+            return "new" if number == 1 or self.ordered else "early"
+        upto, beyond = mark
+        if is_finished(upto, beyond, number):
+            return "known"
+        top = beyond[-1][1] if beyond else upto
+        return "new" if number == top + 1 else "late" if number < top else "early"
+
+    def take(self, lane: Lane, number: int) -> Range:
+        """It is in: the range that its mark gains. The first of a lane finishes all below it."""
+        mark = self._marks.get(lane)
+        if self._next.get(lane) == number:
+            del self._next[lane]
+        gained = (0 if mark is None else number - 1, number)
+        self._marks[lane] = fold(*(mark or (0, [])), [gained])
+        return gained
+
+    def hold(self, lane: Lane, number: int, item: T, now: float) -> bool:
+        """Whether it is the first of this number."""
+        early = self._early.setdefault(lane, {})
+        if number in early:
+            return False
+        early[number] = item
+        self._since.setdefault(lane, now)
+        self.held += 1
+        return True
+
+    def next_of(self, lane: Lane) -> tuple[int, T] | None:
+        """What was held and is new now that something was taken."""
+        early = self._early.get(lane)
+        if not early:
+            return None
+        number = min(early)
+        if self.judge(lane, number) == "early":
+            return None
+        return number, self._pop(lane, number)
+
+    def give_up(self, now: float, patience_s: float, held_max: int) -> list[tuple[Lane, Gap | None]]:
+        """Lanes whose hole was open for too long, or the oldest if too much is held. Each goes on at the lowest that is
+        held: `next_of` gives it. The gap is None for a lane at its very first."""
+        lanes = [lane for lane, since in self._since.items() if now - since >= patience_s]
+        if not lanes and self.held > held_max:
+            lanes = [min(self._since, key=self._since.__getitem__)]
+        return [(lane, self._jump(lane, now)) for lane in lanes]
+
+    def _jump(self, lane: Lane, now: float) -> Gap | None:
+        lowest = self._next[lane] = min(self._early[lane])
+        self._since[lane] = now  # the next hole of this lane has its own time
+        mark = self._marks.get(lane)
+        if mark is None:
+            return None
+        upto, beyond = mark
+        return Gap(*lane, (beyond[-1][1] if beyond else upto) + 1, lowest - 1)
+
+    def _pop(self, lane: Lane, number: int) -> T:
+        early = self._early[lane]
+        item = early.pop(number)
+        self.held -= 1
+        if not early:
+            del self._early[lane], self._since[lane]
+        return item

@@ -1,0 +1,273 @@
+"""Carrying: what connects this process's journal with a broker. A relay for each channel that its services publish, an
+intake for each that they subscribe to and nobody on this journal publishes.
+
+It works in the background, and the journal goes on without it: while the broker is away, events are published into the
+journal, up to a bound, and handlers handle what is there. Only what will never get better by waiting is raised at the
+start: another journal that has our place at the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from ..brokers.port import Broker, Needs, Start
+from ..clock import Clock
+from ..errors import BrokerError, BrokerTaken, JournalError, OutboxFull
+from ..ids import IdSource
+from ..journal.port import Journal
+from ..service import Service
+from .intake import Intake
+from .relay import Relay
+
+log = logging.getLogger("eventspine.broker")
+OUTBOX_MAX = 1_000_000  # events that the broker may be behind before publishing is refused
+LOOK_S = 1.0
+AT_START_S = 5.0  # for the first connection, before it goes on in the background
+PAUSE_MOST_S = 5.0
+
+
+class Carrying:
+    def __init__(
+        self,
+        broker: Broker,
+        journal: Journal,
+        clock: Clock,
+        ids: IdSource,
+        *,
+        lease_s: float,
+        take_over: bool = False,
+        outbox_max: int = OUTBOX_MAX,
+    ) -> None:
+        self.broker = broker
+        self.journal = journal
+        self.clock = clock
+        self.ids = ids
+        self.lease_s = lease_s
+        self.relays: dict[str, Relay] = {}
+        self.intakes: dict[str, Intake] = {}
+        self.trouble: str | None = None  # why there is no connection
+        self._take_over = take_over
+        self._outbox_max = outbox_max
+        self._connected = asyncio.Event()
+        self._taken: BrokerTaken | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._unwatch: Callable[[], None] | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        self._unwatch = self.journal.watch(self._wake)
+        self._tasks = [
+            asyncio.create_task(self._connect(), name="spine-broker"),
+            asyncio.create_task(self._look(), name="spine-broker-look"),
+        ]
+        await self._a_while(self._connected)
+
+    async def stop(self, drain_s: float) -> None:
+        """What is published goes out first, as far as `drain_s` reaches."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.stop_intakes(list(self.intakes))
+        await asyncio.gather(
+            *(relay.stop(drain_s if self._connected.is_set() else 0) for relay in self.relays.values())
+        )
+        self.relays.clear()
+        if self._unwatch is not None:
+            self._unwatch()
+        await self.broker.close()
+
+    async def _a_while(self, event: asyncio.Event) -> None:
+        try:
+            async with asyncio.timeout(AT_START_S):
+                await event.wait()
+        except TimeoutError:
+            log.warning(
+                "no connection to %s yet (%s); it is tried on, and publishing goes into the journal meanwhile",
+                self.broker.url, self.trouble or "it does not answer",
+            )  # fmt: skip
+
+    async def _connect(self) -> None:
+        pause_s = 0.1
+        while True:
+            try:
+                await self.broker.open()
+                break
+            except BrokerError as error:
+                if self.trouble != str(error):
+                    log.error("%s can't be used yet: %s", self.broker.url, error)  # noqa: TRY400 -- the message says it
+                self.trouble = str(error)
+            await self.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+        self.trouble = None
+        self._connected.set()
+
+    # --- what is carried ------------------------------------------------------------------------------------------
+
+    async def publish(self, channels: Iterable[str]) -> None:
+        """Relay these from now on."""
+        new = [channel for channel in channels if channel not in self.relays]
+        for channel in new:
+            relay = Relay(channel, self.broker, self.journal, self.clock, self.ids, self.lease_s, self._take_over)
+            self.relays[channel] = relay
+        await self._begin(Needs(publishes=new), [self.relays[channel] for channel in new])
+
+    async def consume(self, services: Sequence[Service[Any]]) -> list[str]:
+        """Bring in what these subscribe to; the channels that are new."""
+        published = await self._published_here()
+        wanted: dict[str, tuple[str, Start]] = {}
+        for service in services:
+            known = bool(await self.journal.subscriptions(service.name))
+            for channel, start in _subscribed(service, known=known):
+                if channel not in published and channel not in self.intakes:
+                    wanted.setdefault(channel, (service.name, start))
+        for channel, (service_name, start) in wanted.items():
+            consumer = await self._consumer(channel, f"{service_name}.{channel}")
+            self.intakes[channel] = Intake(
+                channel, consumer, self.broker, self.journal, self.clock, self.ids, self.lease_s, start, self._take_over
+            )
+        new = [self.intakes[channel] for channel in wanted]
+        await self._begin(Needs(consumes=[(one.channel, one.consumer) for one in new]), new)
+        return list(wanted)
+
+    async def stop_intakes(self, channels: Iterable[str]) -> None:
+        intakes = [self.intakes.pop(channel) for channel in channels if channel in self.intakes]
+        await asyncio.gather(*(intake.stop() for intake in intakes))
+
+    async def _published_here(self) -> set[str]:
+        """Channels that some service on this journal publishes: they are in the feed without a broker."""
+        rows = await self.journal.subscriptions()
+        stored = {row.service.removeprefix("relay:") for row in rows if row.service.startswith("relay:")}
+        return stored | self.relays.keys()
+
+    async def _consumer(self, channel: str, otherwise: str) -> str:
+        """The name at the broker is that of the service that was first to want it, for good."""
+        for row in await self.journal.subscriptions(f"intake:{channel}"):
+            if row.state != "retired":
+                return row.name
+        return otherwise
+
+    async def _begin(self, needs: Needs, workers: Sequence[Relay | Intake]) -> None:
+        if not workers:
+            return
+        begun = asyncio.Event()
+        task = asyncio.create_task(self._begin_once_connected(needs, workers, begun), name="spine-broker-begin")
+        self._tasks.append(task)
+        if not self._connected.is_set():
+            return  # it was waited for already, in vain
+        await self._a_while(begun)
+        if self._taken is not None:
+            raise self._taken
+
+    async def _begin_once_connected(
+        self, needs: Needs, workers: Sequence[Relay | Intake], begun: asyncio.Event
+    ) -> None:
+        await self._connected.wait()
+        pause_s = 0.1
+        while True:
+            try:
+                for made in await self.broker.apply(needs):
+                    log.info("made %s: %s", made.what, made.wanted)
+                for worker in workers:
+                    await worker.claim()
+                break
+            except BrokerTaken as error:
+                self._taken, self.trouble = error, str(error)
+                begun.set()
+                return
+            except (BrokerError, JournalError) as error:
+                self.trouble = str(error)
+                log.error("%s: %s", self.broker.url, error)  # noqa: TRY400 -- the message says it
+            await self.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+        self.trouble = None
+        for worker in workers:
+            worker.start()
+        begun.set()
+
+    # --- watching -------------------------------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        for relay in self.relays.values():
+            relay.wake()
+
+    async def _look(self) -> None:
+        while True:
+            await self.clock.sleep(LOOK_S)
+            try:
+                for relay in list(self.relays.values()):
+                    await relay.look()
+            except JournalError as error:
+                log.debug("looking at the relays: %s", error)
+
+    @property
+    def behind(self) -> int:
+        return max((relay.behind for relay in self.relays.values()), default=0)
+
+    def check_room(self) -> None:
+        """Raises OutboxFull when the broker is too far behind to let it grow."""
+        if (behind := self.behind) > self._outbox_max:
+            raise OutboxFull(
+                f"{behind:,} events wait in the journal for {self.broker.url}, more than {self._outbox_max:,}: nothing more "
+                f"is published until it takes them. Why it doesn't: {self.trouble or self._relay_trouble() or 'it is slow'}.",
+                behind=behind,
+            )
+
+    def _relay_trouble(self) -> str | None:
+        return next((relay.trouble for relay in self.relays.values() if relay.trouble), None)
+
+    def problems(self) -> Iterable[str]:
+        if self.trouble:
+            yield f"the broker {self.broker.url}: {self.trouble}"
+        for relay in self.relays.values():
+            if relay.trouble:
+                yield f"the relay of {relay.channel}: {relay.trouble}"
+        for intake in self.intakes.values():
+            if intake.trouble:
+                yield f"the intake of {intake.channel}: {intake.trouble}"
+            if intake.gaps:
+                yield f"the intake of {intake.channel}: {intake.gaps:,} numbers never came; see the log"
+
+    def health(self) -> dict[str, Any]:
+        return {
+            "url": self.broker.url,
+            "connected": self._connected.is_set(),
+            "relays": [
+                {"channel": one.channel, "leads": one.leads, "sent": one.sent, "behind": one.behind}
+                for one in self.relays.values()
+            ],
+            "intakes": [
+                {
+                    "channel": one.channel,
+                    "consumer": one.consumer,
+                    "partitions": one.partitions,
+                    "received": one.received,
+                    "known": one.known,
+                    "held": one.held,
+                    "late": one.late,
+                    "gaps": one.gaps,
+                    "resting": one.resting,
+                }
+                for one in self.intakes.values()
+            ],
+        }
+
+
+def _subscribed(service: Service[Any], *, known: bool) -> list[tuple[str, Start]]:
+    """Its channels, with where an intake that is new begins: as early as one of its handlers wants, by the rule that a
+    new service begins with the earliest, and a handler added to a known one with now."""
+    starts: dict[str, list[Start]] = {}
+    for handler in service.handlers.values():
+        start: Start = handler.start or ("now" if known else "earliest")
+        for kind in handler.types:
+            starts.setdefault(kind.context, []).append(start)
+    return sorted((channel, _first(wanted)) for channel, wanted in starts.items())
+
+
+def _first(wanted: Sequence[Start]) -> Start:
+    if "earliest" in wanted:
+        return "earliest"
+    return min((start for start in wanted if isinstance(start, datetime)), default="now")

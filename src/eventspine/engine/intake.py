@@ -1,0 +1,435 @@
+"""The intake: from the broker into this journal's feed, one per channel.
+
+    fetch ── read as an event ── known? early? ── one unit: events, marks, the broker's position ── settle
+                  │ none at all                                    │ fenced
+                  └── a dead delivery, with all its bytes          └── another process has this partition: drop it
+
+Nothing is settled at the broker before the journal has it. Whatever the broker sends again is found by its number (of
+what journals of ours send) or by its id. Handlers read the feed, and know nothing of the broker.
+
+A partition is brought in by the one process that holds its lease. What was fetched and not stored comes again: to us, or
+to who holds it then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from ..brokers.binding import Incoming, NotAnEvent, incoming
+from ..brokers.port import Broker, BrokerIntake, Fetched, Start
+from ..clock import Clock
+from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
+from ..ids import IdSource
+from ..journal.cursors import Range
+from ..journal.port import Append, Done, Journal, Put, Record, Seen, Unit, Verdict
+from ..keys import slot_of_id
+from .arrivals import Arrivals, Lane
+from .membership import Membership
+
+log = logging.getLogger("eventspine.broker")
+AT_ONCE = 1000
+WAIT_S = 0.25
+PAUSE_MOST_S = 5.0
+PATIENCE_S = 30.0  # that a hole in the numbers of a slot holds up what comes after it
+HELD_MAX = 10_000
+SILENT_S = 30.0  # without a message though the broker has some: the intake is made anew
+BEHIND_MAX = 1_000_000  # events that the slowest subscription may have before it; then the intake rests
+LOOK_S = 1.0
+ASK_AGAIN_S = 0.3
+
+
+class Item(NamedTuple):
+    fetched: Fetched
+    arrived: Incoming
+    after: int  # the position before it, of a log
+
+
+class Intake:
+    def __init__(
+        self,
+        channel: str,
+        consumer: str,
+        broker: Broker,
+        journal: Journal,
+        clock: Clock,
+        ids: IdSource,
+        lease_s: float,
+        start: Start,
+        take_over: bool = False,
+        patience_s: float = PATIENCE_S,
+        behind_max: int = BEHIND_MAX,
+    ) -> None:
+        self.channel = channel
+        self.consumer = consumer
+        self.broker = broker
+        self.journal = journal
+        self.clock = clock
+        self.ids = ids
+        self.start_at = start
+        self.trouble: str | None = None
+        self.received = 0
+        self.known = 0  # that came again
+        self.late = 0
+        self.gaps = 0  # numbers that never came
+        self.fenced = 0
+        self.rebuilt = 0
+        self.lag: int | None = None  # what the broker has and we did not fetch
+        self.resting = False  # since handlers are too far behind
+        self._patience_s = patience_s
+        self._behind_max = behind_max
+        self._take_over = take_over
+        self._member = Membership(journal, clock, ids, f"intake:{channel}", consumer, (), lease_s)
+        self._intake: BrokerIntake | None = None
+        self._begun: dict[int, int] = {}  # partition, with its lease's epoch
+        self._last: dict[int, int] = {}  # the last position fetched of a log
+        self._arrivals: Arrivals[Item] = self._fresh()
+        self._origins: set[str] = set()  # whose marks are loaded
+        self._stopping = asyncio.Event()
+        self._nudge = asyncio.Event()
+        self._missing = False
+        self._came = 0.0
+        self._looked = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"spine-intake-{self.channel}")
+
+    @property
+    def partitions(self) -> list[int]:
+        return sorted(self._begun)
+
+    @property
+    def held(self) -> int:
+        return self._arrivals.held
+
+    async def stop(self) -> None:
+        """What is on its way into the journal gets there; the rest is the next owner's."""
+        if self._task is None:
+            return
+        self._stopping.set()
+        self._nudge.set()
+        await asyncio.wait([self._task], timeout=5.0)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self._member.leave()
+        except JournalError as error:
+            log.warning("the intake of %s could not give back its leases, which will run out: %s", self.channel, error)
+
+    async def _run(self) -> None:
+        pause_s = 0.05
+        while not self._stopping.is_set():
+            try:
+                await self._member.join()
+                await self.claim()
+                await self._work()
+                return
+            except (BrokerError, JournalError) as error:
+                self._note(error)
+            except Exception as error:
+                self._note(error)
+                log.exception("the intake of %s failed and begins again", self.channel)
+            self.rebuilt += 1
+            await self._leave()
+            await self.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _leave(self) -> None:
+        try:
+            await self._member.leave()
+        except JournalError as error:
+            self._note(error)
+
+    async def claim(self) -> None:
+        """Two journals that consume as one service would each get a part of the events (R14)."""
+        owner = await self.broker.claim("consumer", self.consumer, self.journal.id, force=self._take_over)
+        if owner not in ("", self.journal.id):
+            raise BrokerTaken(
+                f"Another journal ({owner}) consumes as {self.consumer!r} on {self.broker.url}, and this one is "
+                f"{self.journal.id}: each would get a part of the events. Let all processes of a service share one journal, "
+                "or give this service another name; if that journal is gone for good, start once with --take-over.",
+                consumer=self.consumer,
+                owner=owner,
+            )
+
+    async def _work(self) -> None:
+        self._begun, self._last, self._arrivals, self._origins = {}, {}, self._fresh(), set()
+        self._intake = intake = await self.broker.intake(self.channel, self.consumer, self._nudge.set)
+        self._came = self.clock.monotonic()
+        try:
+            while not self._stopping.is_set():
+                if self._member.due_in_s == 0 or self._nudge.is_set() or self._waits_for_leases:
+                    self._nudge.clear()
+                    await self._share(intake)
+                fetched = await intake.fetch(AT_ONCE, min(WAIT_S, max(0.01, self._member.due_in_s)))
+                if fetched:
+                    self._came = self.clock.monotonic()
+                    await self._bring_in(intake, fetched)
+                    self.trouble = None
+                await self._give_up_holes(intake)
+                await self._look(intake)
+        finally:
+            self._intake = None
+            await intake.close()
+
+    def _fresh(self) -> Arrivals[Item]:
+        return Arrivals(ordered=self.broker.features.ordered)
+
+    @property
+    def _waits_for_leases(self) -> bool:
+        """Of partitions that another process is about to give back."""
+        return self._missing and self._member.lease_s / 3 - self._member.due_in_s > ASK_AGAIN_S
+
+    # --- partitions -----------------------------------------------------------------------------------------------
+
+    async def _share(self, intake: BrokerIntake) -> None:
+        shared = self.broker.features.assigns == "journal"
+        assigned = intake.assigned()
+        before = self._member.row.generation
+        too_much = self._member.too_much(assigned, shared=shared)
+        for partition in too_much:
+            await self._end(intake, partition)
+        await self._member.beat(assigned, shared=shared, release=too_much)
+        held = {number: lease.epoch for number, lease in self._member.held.items() if number in assigned}
+        changed = self._member.row.generation != before
+        paused = self._member.row.state != "active"
+        for partition, epoch in list(self._begun.items()):
+            if changed or paused or held.get(partition) != epoch:
+                await self._end(intake, partition)
+        self._missing = bool(self._member.missing(assigned, shared=shared))
+        if not paused:
+            await self._begin(intake, {number: epoch for number, epoch in held.items() if number not in self._begun})
+
+    async def _begin(self, intake: BrokerIntake, partitions: dict[int, int]) -> None:
+        if not partitions:
+            return
+        cursors = {
+            one.partition: one.position
+            for one in await self.journal.cursors([self._member.row.number])
+            if one.feed == intake.feed
+        }
+        for partition, epoch in sorted(partitions.items()):
+            after = cursors.get(partition) if self.broker.features.positions else None
+            await intake.begin(partition, after=after, start=self.start_at, epoch=epoch)
+            self._begun[partition], self._last[partition] = epoch, after or 0
+        self._origins.clear()  # whoever had them has made marks that we don't know of
+
+    async def _end(self, intake: BrokerIntake, partition: int) -> None:
+        if self._begun.pop(partition, None) is not None:
+            self._arrivals.drop(lambda item: item.fetched.partition == partition)
+            await intake.end(partition)
+
+    # --- bringing in ----------------------------------------------------------------------------------------------
+
+    async def _bring_in(self, intake: BrokerIntake, fetched: Sequence[Fetched]) -> None:
+        by_partition: dict[int, list[Fetched]] = {}
+        for one in fetched:
+            if one.partition in self._begun:  # else it was given back
+                by_partition.setdefault(one.partition, []).append(one)
+        landings = [await self._read(intake, partition, some) for partition, some in by_partition.items()]
+        await self._store(intake, landings)
+
+    async def _read(self, intake: BrokerIntake, partition: int, fetched: Sequence[Fetched]) -> Landing:
+        landing = Landing(partition)
+        now_us, prefix, own = self.clock.now_us(), self.broker.features.prefix, self._own_origin
+        last = self._last[partition]
+        for one in fetched:
+            try:
+                arrived = incoming(one, self.channel, prefix, now_us)
+            except NotAnEvent as error:
+                landing.dead.append((self._kept(one, now_us), str(error)))
+                landing.done(one, last)
+            else:
+                item = Item(one, arrived, last)
+                if arrived.number is not None and arrived.number.origin == own:
+                    landing.done(one, last)  # it is in our feed: that is where it came from
+                else:
+                    await self._admit(landing, item)
+            last = one.position
+        self._last[partition] = last
+        return landing
+
+    @property
+    def _own_origin(self) -> str:
+        return f"{self.journal.id}.{self.journal.incarnation}"
+
+    async def _admit(self, landing: Landing, item: Item) -> None:
+        number = item.arrived.number
+        if number is None:
+            landing.take(item, None, None)
+            return
+        if number.origin not in self._origins:
+            marks = await self.journal.marks(self._member.row.number, number.origin, self.channel)
+            self._arrivals.load(number.origin, marks)
+            self._origins.add(number.origin)
+        lane = (number.origin, number.slot)
+        verdict = self._arrivals.judge(lane, number.number)
+        if verdict == "known":
+            self.known += 1
+            landing.done(item.fetched, item.after)
+        elif verdict == "early":
+            if not self._arrivals.hold(lane, number.number, item, self.clock.monotonic()):
+                self.known += 1
+                landing.done(item.fetched, item.after)
+        else:
+            self.late += verdict == "late"
+            landing.take(item, lane, self._arrivals.take(lane, number.number))
+            self._take_held(landing, lane)
+
+    def _take_held(self, landing: Landing, lane: Lane) -> None:
+        while (found := self._arrivals.next_of(lane)) is not None:
+            number, item = found
+            landing.take(item, lane, self._arrivals.take(lane, number))
+
+    def _kept(self, fetched: Fetched, now_us: int) -> Record:
+        """What is no event, as it came."""
+        id = self.ids.one()
+        key = fetched.key.decode("utf-8", "replace")[:100] if fetched.key else None
+        position = fetched.position or int.from_bytes(id[:8], "big") >> 2
+        return Record(
+            position, id, self.channel, slot_of_id(id), key, "?", 1, fetched.time_us or now_us, now_us, "?", None, None, 0,
+            None, fetched.data,
+        )  # fmt: skip
+
+    # --- storing --------------------------------------------------------------------------------------------------
+
+    def _unit(self, intake: BrokerIntake, landing: Landing) -> Unit:
+        row, partition = self._member.row, landing.partition
+        ranges = landing.ranges if self.broker.features.positions else []
+        return Unit(
+            fences=[self._member.fence(partition)] if partition in self._member.held else [],
+            appends=[Append(landing.records)] if landing.records else [],
+            done=[Done(row.number, partition, ranges, row.generation, intake.feed)],
+            marks=[
+                Seen(row.number, origin, self.channel, slot, ranges) for (origin, slot), ranges in landing.marks.items()
+            ],
+            puts=[
+                Put(row.number, partition, record, "dead", 1, None, "not-an-event", why, feed=intake.feed)
+                for record, why in landing.dead
+            ],
+        )
+
+    async def _store(self, intake: BrokerIntake, landings: Sequence[Landing]) -> None:
+        """Each partition's is a unit of its own, all of one commit."""
+        asked = [(landing, self._unit(intake, landing)) for landing in landings if landing.settled]
+        pause_s = 0.05
+        while asked:
+            verdicts = await self.journal.commit([unit for _, unit in asked])
+            again = []
+            for (landing, unit), verdict in zip(asked, verdicts, strict=True):
+                if verdict.kind == "unknown" or isinstance(verdict.error, JournalError):
+                    self._note(verdict.error or SpineError("the outcome of a commit is unknown"))
+                    again.append((landing, unit))
+                else:
+                    await self._stored(intake, landing, verdict)
+            asked = again
+            if asked:
+                await self.clock.sleep(pause_s)
+                pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _stored(self, intake: BrokerIntake, landing: Landing, verdict: Verdict) -> None:
+        if verdict.ok:
+            self.received += len(landing.records)
+            await intake.settle(landing.settled)
+        elif verdict.kind == "fenced":
+            self.fenced += 1
+            log.info("the intake of %s: partition %d is another process's now", self.channel, landing.partition)
+            await self._end(intake, landing.partition)
+            self._origins.clear()  # what we took of it is not stored
+            self._nudge.set()
+        else:
+            raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
+
+    # --- watching -------------------------------------------------------------------------------------------------
+
+    async def _give_up_holes(self, intake: BrokerIntake) -> None:
+        if not self._arrivals.held:
+            return
+        landings: dict[int, Landing] = {}
+        for lane, gap in self._arrivals.give_up(self.clock.monotonic(), self._patience_s, HELD_MAX):
+            if gap is not None:
+                self.gaps += gap.last - gap.first + 1
+                log.error(
+                    "%s: of %s, slot %d, the numbers %d to %d never came. What follows them is handled now; should they "
+                    "come, they are handled late.", self.consumer, gap.origin, gap.slot, gap.first, gap.last,
+                )  # fmt: skip
+            found = self._arrivals.next_of(lane)
+            assert found is not None
+            number, item = found
+            landing = landings.setdefault(item.fetched.partition, Landing(item.fetched.partition))
+            landing.take(item, lane, self._arrivals.take(lane, number))
+            self._take_held(landing, lane)
+        await self._store(intake, list(landings.values()))
+
+    async def _look(self, intake: BrokerIntake) -> None:
+        """Once a second: how far behind the broker and the handlers are."""
+        now = self.clock.monotonic()
+        if now - self._looked < LOOK_S:
+            return
+        self._looked = now
+        await self._rest(intake)
+        if now - self._came > SILENT_S:
+            self.lag = await intake.lag()
+            if self.lag and self._begun and not self.resting and not self._arrivals.held:
+                raise BrokerError(
+                    f"{self.broker.features.name} has {self.lag:,} messages of {self.channel!r}, and none has come for "
+                    f"{SILENT_S:g} s; the intake is made anew."
+                )
+            self._came = now
+
+    async def _rest(self, intake: BrokerIntake) -> None:
+        rows = [
+            row for row in await self.journal.subscriptions() if self.channel in row.channels and row.state == "active"
+        ]
+        cursors = await self.journal.cursors([row.number for row in rows]) if rows else []
+        slowest = min((one.position for one in cursors if not one.feed), default=None)
+        behind = 0 if slowest is None else await self.journal.head() - slowest
+        if not self.resting and behind > self._behind_max:
+            log.warning(
+                "%s: handlers are %d events behind; no more is taken from the broker meanwhile", self.consumer, behind
+            )
+            intake.pause()
+            self.resting = True
+        elif self.resting and behind < 0.8 * self._behind_max:
+            intake.resume()
+            self.resting = False
+
+    def _note(self, error: Exception) -> None:
+        if self.trouble != str(error):
+            log.error("the intake of %s waits: %s", self.channel, error)
+        self.trouble = str(error)
+
+
+class Landing:
+    """What of one partition goes into the journal as one."""
+
+    def __init__(self, partition: int) -> None:
+        self.partition = partition
+        self.records: list[Record] = []
+        self.dead: list[tuple[Record, str]] = []
+        self.marks: dict[Lane, list[Range]] = {}
+        self.ranges: list[Range] = []
+        self.settled: list[Fetched] = []
+
+    def done(self, fetched: Fetched, after: int) -> None:
+        """It needs not come again."""
+        self.settled.append(fetched)
+        if self.ranges and self.ranges[-1][1] == after:
+            self.ranges[-1] = (self.ranges[-1][0], fetched.position)
+        else:
+            self.ranges.append((after, fetched.position))
+
+    def take(self, item: Item, lane: Lane | None, gained: Range | None) -> None:
+        if not item.arrived.tombstone:
+            self.records.append(item.arrived.record)
+        if lane is not None and gained is not None:
+            ranges = self.marks.setdefault(lane, [])
+            if ranges and ranges[-1][1] == gained[0]:
+                ranges[-1] = (ranges[-1][0], gained[1])
+            else:
+                ranges.append(gained)
+        self.done(item.fetched, item.after)

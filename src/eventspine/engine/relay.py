@@ -1,0 +1,408 @@
+"""The relay: from a journal's feed to the broker, one per channel, led by one process at a time.
+
+It numbers what is public, per slot, from 1 without holes, in the order of the feed. Which number an event gets follows
+from where the cursor stands and the last numbers stored with it, and from nothing else: cursor and numbers change in one
+unit, after the broker has the events. Whoever sends again after a crash, or in another's place, therefore sends the
+same events under the same numbers, and readers drop them as known.
+
+    read a page ── number ── send, until the broker has all ── commit: cursor, last numbers
+                                 │ refused for good
+                                 └── commit: dead delivery ── send a tombstone in its place; its key waits
+
+What is refused is stored before its tombstone is sent, so that nobody ever sends both under one number. Events of that
+key wait in rows behind it, with tombstones of their own; replayed or dropped, the key goes on under new numbers. Such a
+number is stored with its row before it is sent; and whoever takes over first sends the page that may be on its way.
+
+An answer that is missing is no answer: it is sent again, under the same number, for as long as it takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from ..brokers.binding import message_of, size_of, tombstone_of
+from ..brokers.port import Broker, Message
+from ..clock import Clock
+from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, SpineError
+from ..ids import IdSource, id_text
+from ..journal.port import WHOLE_FEED, Change, Delivery, Done, Journal, Put, Record, Seen, Unit
+from .membership import Membership
+
+log = logging.getLogger("eventspine.broker")
+PAGE = 1000
+PAUSE_MOST_S = 5.0
+ASK_AGAIN_S = 0.5
+PASSED_EVERY_S = 1.0  # how often a cursor is stored that only passes other channels' events
+BEHIND = "behind"
+NUMBERED = "numbered "  # then its number: a row that is on its way
+
+
+class Relay:
+    def __init__(
+        self,
+        channel: str,
+        broker: Broker,
+        journal: Journal,
+        clock: Clock,
+        ids: IdSource,
+        lease_s: float,
+        take_over: bool = False,
+    ) -> None:
+        self.channel = channel
+        self.broker = broker
+        self.journal = journal
+        self.clock = clock
+        self.trouble: str | None = None  # why nothing gets through just now; health shows it
+        self.sent = 0
+        self.behind = 0  # events of this channel that the broker does not have, as last looked at
+        self.position = 0
+        self._take_over = take_over
+        name = f"relay:{channel}"
+        self._member = Membership(journal, clock, ids, name, name, (channel,), lease_s)
+        self._numbers: dict[int, int] = {}  # the last, by slot
+        self._waiting: dict[str, list[int]] = {}  # rows of a key, in order; the first is why it waits
+        self._aside: set[int] = set()  # positions that have a row
+        self._due: list[int] = []  # rows that were replayed, or have nothing before them any more
+        self._stored = 0  # the position that the journal has
+        self._epoch = 0
+        self._first = True  # page since this process leads
+        self._stored_at = 0.0
+        self._changed = asyncio.Event()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # --- life -----------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        self._task = asyncio.create_task(self._run(), name=f"spine-relay-{self.channel}")
+
+    def wake(self) -> None:
+        self._changed.set()
+
+    @property
+    def leads(self) -> bool:
+        return bool(self._member.held)
+
+    async def stop(self, drain_s: float) -> None:
+        """What is published goes out first, as far as the time reaches; the rest is the next one's."""
+        if self._task is None:
+            return
+        self._stopping.set()
+        self._changed.set()
+        await asyncio.wait([self._task], timeout=drain_s)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self._member.leave()
+        except JournalError as error:
+            log.warning("the relay of %s could not give back its lease, which will run out: %s", self.channel, error)
+
+    async def _run(self) -> None:
+        pause_s = 0.05
+        while True:
+            try:
+                await self._member.join()
+                await self._work()
+                return
+            except Fenced as error:
+                log.info("the relay of %s moves to another process, or was changed: %s", self.channel, error)
+                pause_s = 0.05
+            except (BrokerError, JournalError) as error:
+                self._note(error)
+            except Exception as error:
+                self._note(error)
+                log.exception("the relay of %s failed and begins again", self.channel)
+            await self.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+            await self._member.leave()
+
+    async def _work(self) -> None:
+        """Until told to stop, and all is sent."""
+        while True:
+            self._changed.clear()
+            if await self._beat():
+                self._epoch = 0  # changed from outside
+            if not self.leads or self._member.row.state != "active":
+                if self._stopping.is_set():
+                    return
+                await self._wait(self._member.due_in_s)
+                continue
+            if self._epoch != self._member.held[0].epoch:
+                await self._take_up()
+            if not await self._step():
+                if self._stopping.is_set():
+                    await self._store_passed(force=True)
+                    return
+                await self._wait(min(self._member.due_in_s, PASSED_EVERY_S))
+
+    async def _beat(self) -> bool:
+        """Who leads stays so; the others ask again and again, and at once when there may be news."""
+        asked_s = self._member.lease_s / 3 - self._member.due_in_s
+        if self._member.due_in_s and (self.leads or asked_s < ASK_AGAIN_S):
+            return False
+        return await self._member.beat([0], shared=False)
+
+    async def _wait(self, most_s: float) -> None:
+        waking = self.clock.call_later(max(most_s, 0.01), self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            waking.cancel()
+
+    # --- what is stored -------------------------------------------------------------------------------------------
+
+    @property
+    def origin(self) -> str:
+        return f"{self.journal.id}.{self.journal.incarnation}"
+
+    async def _take_up(self) -> None:
+        """Where the last one has stopped."""
+        await self.claim()
+        number = self._member.row.number
+        cursors = [one for one in await self.journal.cursors([number]) if one.partition == WHOLE_FEED and not one.feed]
+        self.position = self._stored = cursors[0].position if cursors else 0
+        marks = await self.journal.marks(number, self.origin, self.channel)
+        self._numbers = {slot: upto for slot, (upto, _) in marks.items()}
+        await self._look_at_rows()
+        self._epoch = self._member.held[0].epoch
+        self._first = True
+
+    async def claim(self) -> None:
+        """One journal publishes a channel: two would number it twice, and order it in two ways (R14)."""
+        owner = await self.broker.claim("publisher", self.channel, self.origin, force=self._take_over)
+        if owner not in ("", self.origin):
+            raise BrokerTaken(
+                f"Another journal ({owner}) publishes the channel {self.channel!r} on {self.broker.url}, and this one is "
+                f"{self.origin}. Publish from the services on that journal; if that one is gone for good, or this is "
+                "its restored copy, start once with --take-over.",
+                channel=self.channel,
+                owner=owner,
+            )
+
+    async def _look_at_rows(self) -> None:
+        rows: list[Delivery] = []
+        while True:
+            page = await self.journal.deliveries(
+                subscriptions=[self._member.row.number],
+                states=["parked", "dead"],
+                after=rows[-1].number if rows else 0,
+                records=False,
+            )
+            rows += page
+            if len(page) < 1000:
+                break
+        self._waiting, self._aside = {}, {row.position for row in rows}
+        for row in rows:
+            self._waiting.setdefault(self._lane(row.key, row.position), []).append(row.number)
+        first = {numbers[0] for numbers in self._waiting.values()}
+        self._due = [row.number for row in rows if row.number in first and row.state == "parked"]
+
+    @staticmethod
+    def _lane(key: str | None, position: int) -> str:
+        return f"k{key}" if key is not None else f"p{position}"
+
+    # --- a step ---------------------------------------------------------------------------------------------------
+
+    async def _step(self) -> bool:
+        """Send what there is next; whether there was something."""
+        if self._due and not self._first:
+            await self._send_row(self._due[0])
+            return True
+        page = await self.journal.feed(self.position, limit=PAGE, channels=[self.channel])
+        self._first = False
+        if page.records:
+            await self._send_page(page.records, page.scanned)
+            self.trouble = None
+            return True
+        self.position = page.scanned
+        await self._store_passed()
+        return page.more or bool(self._due)
+
+    async def _store_passed(self, *, force: bool = False) -> None:
+        now = self.clock.monotonic()
+        if self.position > self._stored and (force or now - self._stored_at >= PASSED_EVERY_S):
+            await self._commit(Unit(), self.position, {})
+
+    async def _send_page(self, records: Sequence[Record], scanned: int) -> None:
+        numbers = dict(self._numbers)
+        batch: list[tuple[Record, Message]] = []
+        puts: list[Put] = []
+        for record in records:
+            number = numbers[record.slot] = numbers.get(record.slot, 0) + 1
+            message = message_of(record, self.origin, number, self.broker.features.prefix)
+            if put := self._unfit(record, message):
+                puts.append(put)
+            if put or record.position in self._aside:
+                message = self._tombstone(record, number)
+            batch.append((record, message))
+        if puts:
+            await self._put_aside(puts)
+        await self._deliver(batch)
+        changed = {slot: number for slot, number in numbers.items() if self._numbers.get(slot) != number}
+        await self._commit(Unit(), scanned, changed)
+        self.position = scanned
+        self._numbers = numbers
+        self.sent += len(batch)
+
+    def _unfit(self, record: Record, message: Message) -> Put | None:
+        """Why it can't go now, unless that is stored already."""
+        if record.position in self._aside:
+            return None
+        lane = self._lane(record.key, record.position)
+        if lane in self._waiting:
+            return self._put(record, "parked", BEHIND, "")
+        size, limit = size_of(message), self.broker.features.message_bytes_max
+        if size <= limit:
+            return None
+        self._waiting[lane] = []  # those after it in this page wait too
+        return self._put(record, "dead", "TooLarge", _too_large(self.broker, size, limit))
+
+    async def _deliver(self, batch: Sequence[tuple[Record, Message]]) -> None:
+        """Until the broker has every one of them, or a tombstone in its place."""
+        rest, pause_s = list(batch), 0.05
+        while rest:
+            answers = await self._answers([message for _, message in rest])
+            again: list[tuple[Record, Message]] = []
+            refused: list[Put] = []
+            for (record, message), answer in zip(rest, answers, strict=True):
+                if isinstance(answer, MessageRefused):
+                    refused += self._refused(record, answer)
+                    again.append((record, self._tombstone(record, _number_of(message, self.broker))))
+                elif answer is not None:
+                    self._note(answer)
+                    again.append((record, message))
+            if refused:
+                await self._put_aside(refused)
+            elif again:
+                await self._hold_on(pause_s)
+                pause_s = min(2 * pause_s, PAUSE_MOST_S)
+            rest = again
+
+    def _refused(self, record: Record, why: MessageRefused) -> list[Put]:
+        return [] if record.position in self._aside else [self._put(record, "dead", "Refused", str(why))]
+
+    async def _answers(self, messages: Sequence[Message]) -> Sequence[Exception | None]:
+        try:
+            return await self.broker.send(messages)
+        except BrokerError as error:
+            return [error] * len(messages)
+
+    async def _hold_on(self, pause_s: float) -> None:
+        """The broker is away: wait, and stay the leader meanwhile."""
+        await self.clock.sleep(pause_s)
+        if self._member.due_in_s == 0:
+            await self._member.beat([0], shared=False)
+            if not self.leads or self._member.held[0].epoch != self._epoch:
+                raise Fenced(f"Another process relays {self.channel} now.")
+
+    def _tombstone(self, record: Record, number: int) -> Message:
+        return tombstone_of(record, self.origin, number, self.broker.features.prefix)
+
+    # --- what can't be sent ---------------------------------------------------------------------------------------
+
+    def _put(self, record: Record, state: str, reason: str, error: str) -> Put:
+        return Put(
+            self._member.row.number, WHOLE_FEED, record, state, 0 if reason == BEHIND else 1, None, reason, error  # type: ignore[arg-type]
+        )  # fmt: skip
+
+    async def _put_aside(self, puts: Sequence[Put]) -> None:
+        """Stored before their tombstones are sent, so that what is decided is decided."""
+        for put in puts:
+            if put.state == "dead":
+                log.error(
+                    "%s of %s can't be sent and is a dead delivery of %s: %s",
+                    id_text(put.record.id), self.channel, self._member.row.name, put.error,
+                )  # fmt: skip
+        verdict = await self._write(Unit(fences=[self._member.fence(0)], puts=list(puts)))
+        for put, number in zip(puts, verdict, strict=True):
+            self._aside.add(put.record.position)
+            self._waiting.setdefault(self._lane(put.record.key, put.record.position), []).append(number)
+
+    async def _send_row(self, number: int) -> None:
+        """A replayed event goes under a new number, and lets the next of its key go."""
+        rows = await self.journal.deliveries(numbers=[number], states=["parked"])
+        if rows and rows[0].record is not None:
+            record = rows[0].record
+            given = await self._number_for(rows[0])
+            message = message_of(record, self.origin, given, self.broker.features.prefix)
+            size, limit = size_of(message), self.broker.features.message_bytes_max
+            too_large = _too_large(self.broker, size, limit) if size > limit else ""
+            state, error = ("dead", too_large) if too_large else await self._send_one(record, message)
+            if state == "dead":
+                await self._write(self._change(number, state="dead", reason="Refused", error=error))
+                message = self._tombstone(record, given)
+            await self._deliver([(record, message)])
+            if state != "dead":
+                await self._write(self._change(number, state="settled", reason="sent"))
+                self.sent += 1
+        await self._look_at_rows()
+
+    async def _number_for(self, row: Delivery) -> int:
+        """Stored with its row before it is used."""
+        assert row.record is not None
+        if row.reason.startswith(NUMBERED):
+            return int(row.reason.removeprefix(NUMBERED))
+        given = self._numbers.get(row.slot, 0) + 1
+        unit = self._change(row.number, reason=f"{NUMBERED}{given}")
+        await self._commit(unit, self.position, {row.slot: given})
+        self._numbers[row.slot] = given
+        return given
+
+    async def _send_one(self, record: Record, message: Message) -> tuple[str, str]:
+        (answer,) = await self._answers([message])
+        return ("dead", str(answer)) if isinstance(answer, MessageRefused) else ("parked", "")
+
+    def _change(self, number: int, **changed: Any) -> Unit:
+        fences = [self._member.fence(0)] if "state" in changed else []
+        return Unit(fences=fences, changes=[Change(number, while_state=("parked",), **changed)])
+
+    # --- committing -----------------------------------------------------------------------------------------------
+
+    async def _commit(self, unit: Unit, upto: int, numbers: dict[int, int]) -> None:
+        row = self._member.row
+        unit.fences.append(self._member.fence(0))
+        ranges = [(self._stored, upto)] if upto > self._stored else []
+        unit.done.append(Done(row.number, WHOLE_FEED, ranges, row.generation))
+        unit.marks += [Seen(row.number, self.origin, self.channel, slot, [(0, n)]) for slot, n in numbers.items()]
+        await self._write(unit)
+        self._stored, self._stored_at = upto, self.clock.monotonic()
+
+    async def _write(self, unit: Unit) -> list[int]:
+        pause_s = 0.05
+        while True:
+            (verdict,) = await self.journal.commit([unit])
+            if verdict.ok:
+                return verdict.numbers
+            if verdict.kind != "unknown" and not isinstance(verdict.error, JournalError):
+                raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
+            self._note(verdict.error or SpineError("the outcome of a commit is unknown"))
+            await self.clock.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    def _note(self, error: Exception) -> None:
+        if self.trouble != str(error):  # said once, however often it is tried
+            log.error("the relay of %s waits: %s", self.channel, error)
+        self.trouble = str(error)
+
+    async def look(self) -> None:
+        """How far behind the broker is, for health and the bound on publishing; at most, where another process leads."""
+        head = await self.journal.head()
+        if self.leads:
+            self.behind = max(0, head - self.position)
+            return
+        rows = await self.journal.subscriptions(f"relay:{self.channel}")
+        cursors = await self.journal.cursors([row.number for row in rows])
+        self.behind = max(0, head - max((one.position for one in cursors), default=0))
+
+
+def _too_large(broker: Broker, size: int, limit: int) -> str:
+    return (
+        f"with its headers it has {size:,} bytes, and {broker.features.name} takes {limit:,} at most. Raise the limit "
+        "there and replay it, or drop it and publish a smaller one."
+    )
+
+
+def _number_of(message: Message, broker: Broker) -> int:
+    return int(message.headers[f"{broker.features.prefix}sequence"])

@@ -1,0 +1,239 @@
+"""From one journal to another through a broker: once in effect, in order per key, whatever the way does to messages."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from eventspine import Delivery, Event, Service, Spine
+from eventspine.brokers.memory import MemoryBroker, Server, server
+from eventspine.errors import BrokerTaken, OutboxFull
+from eventspine.journal.memory import MemoryJournal
+from eventspine.journal.port import Replay
+
+WAIT_S = 30.0
+
+
+class Placed(Event, context="orders", key="customer"):
+    customer: str
+    number: int
+    note: str = ""
+
+
+storefront = Service("storefront", publishes="orders")
+
+
+class Heard(list[tuple[str, int]]):
+    def of(self, customer: str) -> list[int]:
+        return [number for who, number in self if who == customer]
+
+
+def inventory(heard: Heard, **options: Any) -> Service[None]:
+    service: Service[None] = Service("inventory", publishes=[])
+
+    async def take(event: Placed, delivery: Delivery) -> None:
+        heard.append((event.customer, event.number))
+
+    service.on(Placed, **options)(take)
+    return service
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+@pytest.fixture
+def broker() -> Server:
+    return server(uuid4().hex)
+
+
+def to(broker: Server, options: str = "") -> str:
+    return f"memory://{broker.name}{options}"
+
+
+KINDS = ["", "?kind=queue", "?kind=queue&order=none"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_event_arrives_once_and_in_order_per_key(broker: Server, kind: str):
+    heard = Heard()
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker)) as store,
+        Spine("memory://", broker=to(broker, kind)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        for number in range(10):
+            await store.publish(*(Placed(customer=f"c{n}", number=number) for n in range(50)))
+        await until(lambda: len(heard) == 500)
+        assert all(heard.of(f"c{n}") == list(range(10)) for n in range(50))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_is_sent_twice_is_handled_once(broker: Server, kind: str):
+    heard = Heard()
+    broker.lose_answers = 2
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker)) as store,
+        Spine("memory://", broker=to(broker, kind)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        await store.publish(*(Placed(customer="ann", number=number) for number in range(20)))
+        await store.publish(Placed(customer="ann", number=20))
+        await until(lambda: 20 in heard.of("ann"))
+        await until(lambda: broker.lose_answers == 0 and store.health()["broker"]["relays"][0]["behind"] == 0)
+        assert broker.sent > 21
+        await until(lambda: stock.health()["broker"]["intakes"][0]["known"] == broker.sent - 21)
+        assert heard.of("ann") == list(range(21))
+
+
+async def test_publishing_goes_on_while_the_broker_is_away_and_all_arrives_later(broker: Server):
+    heard = Heard()
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker)) as store,
+        Spine("memory://", broker=to(broker)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: heard)
+        broker.stop()
+        await store.publish(*(Placed(customer="ann", number=number) for number in range(1, 50)))
+        await until(lambda: store.health()["status"] == "degraded")
+        assert "away" in " ".join(store.health()["problems"])
+        broker.restart()
+        await until(lambda: len(heard) == 50)
+        assert heard.of("ann") == list(range(50))
+
+
+async def test_more_than_the_bound_is_refused_until_the_broker_is_back(broker: Server):
+    async with Spine("memory://", service=storefront, broker=to(broker), outbox_max=10) as store:
+        broker.stop()
+
+        async def publish_on() -> None:
+            while True:
+                await store.publish(Placed(customer="ann", number=1))
+                await asyncio.sleep(0.02)
+
+        with pytest.raises(OutboxFull, match="away"):
+            async with asyncio.timeout(WAIT_S):
+                await publish_on()
+        broker.restart()
+        await until(lambda: store.health()["broker"]["relays"][0]["behind"] == 0)
+        await store.publish(Placed(customer="ann", number=2))
+
+
+async def test_an_event_that_the_broker_will_never_take_holds_up_its_key_and_no_other(broker: Server):
+    heard = Heard()
+    broker.refuse = lambda message: "no such customers" if b'"poison"' in message.data else ""
+    journal = MemoryJournal()
+    async with (
+        Spine(journal, service=storefront, broker=to(broker)) as store,
+        Spine("memory://", broker=to(broker)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        await store.publish(Placed(customer="ann", number=0, note="poison"))
+        await store.publish(Placed(customer="ann", number=1), Placed(customer="bob", number=0))
+        await until(lambda: heard.of("bob"))
+        dead = await journal.deliveries(states=["dead"])
+        assert [(row.reason, row.error) for row in dead] == [("Refused", "no such customers")]
+
+        await store.publish(Placed(customer="ann", number=2), Placed(customer="bob", number=1))
+        await until(lambda: len(heard.of("bob")) == 2)
+        assert 2 not in heard.of("ann")
+
+        broker.refuse = lambda _: ""
+        await journal.control([Replay([dead[0].number])])
+        await until(lambda: 2 in heard.of("ann"))
+        assert sorted(heard.of("ann")) == [0, 1, 2]
+        assert stock.health()["broker"]["intakes"][0]["gaps"] == 0
+
+
+async def test_what_is_too_large_waits_with_its_key_in_order(broker: Server):
+    heard = Heard()
+    journal = MemoryJournal()
+    small = MemoryBroker(broker)
+    object.__setattr__(small.features, "message_bytes_max", 2000)
+    async with (
+        Spine(journal, service=storefront, broker=small) as store,
+        Spine("memory://", broker=to(broker)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        large = Placed(customer="ann", number=0, note="x" * 3000)
+        await store.publish(large, Placed(customer="ann", number=1), Placed(customer="bob", number=0))
+        await until(lambda: heard.of("bob"))
+        dead = await journal.deliveries(states=["dead"])
+        assert "2,000" in dead[0].error and "3," in dead[0].error
+        assert not heard.of("ann")
+        object.__setattr__(small.features, "message_bytes_max", 20_000)
+        await journal.control([Replay([dead[0].number])])
+        await until(lambda: len(heard.of("ann")) == 2)
+        assert heard.of("ann") == [0, 1]
+
+
+async def test_a_second_journal_that_publishes_or_consumes_the_same_is_refused(broker: Server):
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.owners)
+        with pytest.raises(BrokerTaken, match="publishes the channel 'orders'"):
+            await Spine("memory://", service=storefront, broker=to(broker)).open()
+        async with Spine("memory://", service=storefront, broker=to(broker), take_over=True):
+            pass
+    async with Spine("memory://", broker=to(broker)) as one, one.running(inventory(Heard())):
+        other = Spine("memory://", broker=to(broker))
+        with pytest.raises(BrokerTaken, match=r"consumes as 'inventory\.orders'"):
+            async with other, other.running(inventory(Heard())):
+                pass
+
+
+async def test_a_hole_holds_up_its_slot_until_patience_ends_and_is_reported(broker: Server, caplog: Any):
+    heard = Heard()
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        await store.publish(*(Placed(customer="ann", number=number) for number in range(6)))
+        await until(lambda: broker.sent == 6)
+    (part,) = [part for part in broker.topic("orders") if part]
+    lost = part.pop(2)
+    async with Spine("memory://", broker=to(broker)) as stock, stock.running(inventory(heard)):
+        await until(lambda: len(heard) == 2)
+        (intake,) = stock._carrying.intakes.values()  # type: ignore[union-attr]
+        await until(lambda: intake.held == 3)
+        assert heard.of("ann") == [0, 1]
+        intake._patience_s = 0.0
+        await until(lambda: len(heard) == 5)
+        assert heard.of("ann") == [0, 1, 3, 4, 5]
+        assert "numbers 3 to 3 never came" in caplog.text
+        assert "1 numbers never came" in " ".join(stock.health()["problems"])
+        broker.store(lost)
+        broker.ring()
+        await until(lambda: 2 in heard.of("ann"))
+        assert intake.late == 1
+
+
+async def test_what_is_no_event_is_kept_as_a_dead_delivery_with_its_bytes(broker: Server):
+    from eventspine.brokers.port import Message
+
+    heard = Heard()
+    journal = MemoryJournal()
+    broker.store(Message("orders", 3, "ann", "1", {"x": "y"}, "text/plain", b"\xff\x00 hello"))
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker)) as store,
+        Spine(journal, broker=to(broker)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: heard)
+        (row,) = await journal.deliveries(states=["dead"])
+        assert row.reason == "not-an-event"
+        assert row.record is not None
+        assert row.record.data == b"\xff\x00 hello"
+
+
+async def test_a_channel_that_this_journal_publishes_itself_is_not_brought_in(broker: Server):
+    heard = Heard()
+    async with Spine("memory://", service=storefront, broker=to(broker)) as both, both.running(inventory(heard)):
+        await both.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1 and heard)
+        assert both.health()["broker"]["intakes"] == []
+        assert heard == [("ann", 0)]
