@@ -38,6 +38,7 @@ def test_these_names_are_promised():
         "__version__",
         "correlate",
         "event",
+        "upcast",
     }
 
 

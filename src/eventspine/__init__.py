@@ -5,7 +5,7 @@ from ._version import RELEASE as __version__  # noqa: N811
 from .delivery import BatchDelivery, Delivery
 from .envelope import Envelope
 from .errors import HandlerTimeout, Reject, RetryAfter, SpineError
-from .events import Event, OpenEnum, event
+from .events import Event, OpenEnum, event, upcast
 from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry
 from .publishing import Receipt
@@ -34,4 +34,5 @@ __all__ = [
     "__version__",
     "correlate",
     "event",
+    "upcast",
 ]

@@ -7,7 +7,7 @@ is the business of `engine/periodic.py`; when it is due that of `schedules.py`."
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Any, NamedTuple, cast
@@ -38,6 +38,17 @@ class TickType(NamedTuple):
     context: str
     version: int = 1
     version_declared: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (self.name,)
+
+    @property
+    def upcasters(self) -> Mapping[int, Any]:
+        return {}
+
+    def read(self, data: bytes, _version: int) -> Tick:
+        return self.decode(data)
 
     def decode(self, data: bytes) -> Tick:
         return msgspec.json.decode(data, type=Tick)

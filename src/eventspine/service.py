@@ -27,7 +27,7 @@ from .declared import (
     retention_of,
 )
 from .errors import DeclarationError, SettingsError
-from .events import EventType, describe
+from .events import EventType, check_chain, describe
 from .journal.port import SubscriptionDeclaration
 from .policies import Batch, Policies, Retry
 
@@ -145,7 +145,9 @@ class Handler:
         return SubscriptionDeclaration(
             name=f"{service}.{self.name}",
             channels=tuple(sorted({event_type.context for event_type in self.types})),
-            types=tuple(sorted((kind.name, kind.version if kind.version_declared else None) for kind in self.types)),
+            types=tuple(
+                sorted((name, kind.version if kind.version_declared else None) for kind in self.types for name in kind.names)
+            ),
             order=self.order,
             on_dead=self.on_dead,
             start=start,
@@ -331,7 +333,8 @@ def _handler(
     _check_options(service, function, options, HandlerOptions, ("batch",))
     name = check_handler_name(service.name, options.get("name"), function)
     described = tuple(describe(cls) for cls in types)
-    if len({kind.name for kind in described}) < len(described):
+    names = [name for kind in described for name in kind.names]
+    if len(set(names)) < len(names):
         raise DeclarationError(
             f"{service.name}.{name}: two of its classes stand for one event type; a handler reads each type one way."
         )
@@ -385,3 +388,12 @@ def check_services(services: Sequence[Any]) -> None:
                 f"of one service with service.include(...)."
             )
         names.append(service.name)
+
+
+def check_upcasters(services: Sequence[Service[Any]]) -> None:
+    """That the events which they handle can be read in all their versions: found at the start, not at the first of them."""
+    for service in services:
+        for handler in service.handlers.values():
+            for kind in handler.types:
+                if isinstance(kind, EventType):
+                    check_chain(kind)

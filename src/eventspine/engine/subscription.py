@@ -63,10 +63,10 @@ class Subscription:
         channels = {kind.context for kind in handler.types}
         self.lanes: Lanes = Lanes(host.broker.shuffle if len(channels) > 1 else None)
         self.parts: dict[int, Part] = {}
-        self.readers = {kind.name: kind for kind in handler.types}
+        self.readers = {name: kind for kind in handler.types for name in kind.names}
         self.decoders = {
-            kind.name: (kind.decode, kind.version if kind.version_declared else None, kind.version)
-            for kind in handler.types
+            name: (kind.decode, kind.version if kind.version_declared else None, kind.version)
+            for name, kind in self.readers.items()
         }
         self.whole = handler.order == "feed"
         self.bytes = 0
@@ -170,6 +170,8 @@ class Subscription:
         decode, newest, known = self.decoders[record.type]
         if newest is not None and record.version > newest:
             raise Newer
+        if record.version < known:
+            return self.readers[record.type].read(record.data, record.version)
         try:
             return decode(record.data)
         except Undecodable:

@@ -3,5 +3,6 @@
 from .declare import Event, describe, event
 from .open_enum import OpenEnum
 from .types import EventType
+from .upcasting import check_chain, upcast
 
-__all__ = ["Event", "EventType", "OpenEnum", "describe", "event"]
+__all__ = ["Event", "EventType", "OpenEnum", "check_chain", "describe", "event", "upcast"]

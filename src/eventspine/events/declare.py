@@ -76,6 +76,7 @@ class EventMeta(msgspec.StructMeta):
         version: int | None = None,
         tenant: str | None = _INHERIT,
         rename: Rename = None,
+        renamed_from: str | tuple[str, ...] = (),
     ) -> EventMeta:
         _resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
@@ -85,9 +86,11 @@ class EventMeta(msgspec.StructMeta):
             key = parent.key if key is _INHERIT else key
             tenant = parent.tenant if tenant is _INHERIT else tenant
         if context is not _INHERIT:
-            declared = Options(context, _names(key), type, version, None if tenant is _INHERIT else tenant)
+            declared = Options(
+                context, _names(key), type, version, None if tenant is _INHERIT else tenant, renamed_from
+            )
             _register(cls, declared)
-        elif key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None:
+        elif key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None or renamed_from:
             raise DeclarationError(
                 f"{class_name} says what kind of event it is, but not whose: add context=, the name of its context"
             )
@@ -103,7 +106,9 @@ if TYPE_CHECKING:
         Fields are keyword-only, and an event can't be changed. `key` names the field, or the tuple of fields, that the
         event is about: events with one key are handled in order. `tenant` names the field that comes first in every
         key. `type` is the name on the wire where it isn't context and class name; `version` is raised with each
-        change of the fields; `rename` gives fields other names on the wire ("camel", or a mapping). A class without a context is a base for others.
+        change of the fields; `rename` gives fields other names on the wire ("camel", or a mapping). `renamed_from` are names
+        that the event had on the wire before: what is stored under them is read as this class. A class without a context
+        is a base for others.
         """
 
         def __init_subclass__(
@@ -115,6 +120,7 @@ if TYPE_CHECKING:
             version: int | None = None,
             tenant: str | None = ...,
             rename: Rename = None,
+            renamed_from: str | tuple[str, ...] = (),
         ) -> None: ...
 
 else:
@@ -124,7 +130,13 @@ else:
 
 
 def event(
-    *, context: str, key: Key = None, type: str | None = None, version: int | None = None, tenant: str | None = None
+    *,
+    context: str,
+    key: Key = None,
+    type: str | None = None,
+    version: int | None = None,
+    tenant: str | None = None,
+    renamed_from: str | tuple[str, ...] = (),
 ) -> Callable[[type[C]], type[C]]:
     """Make events of a dataclass or a pydantic model; the class is given back as it is."""
 
@@ -136,7 +148,7 @@ def event(
                 f"{getattr(cls, '__name__', cls)!r} is neither a dataclass nor a pydantic model. "
                 "Put @event above @dataclass, or derive the class from Event."
             )
-        _register(cls, Options(context, _names(key), type, version, tenant))
+        _register(cls, Options(context, _names(key), type, version, tenant, renamed_from))
         return cls
 
     return declare

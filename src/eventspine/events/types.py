@@ -29,6 +29,7 @@ class Options(NamedTuple):
     type: Any
     version: Any
     tenant: Any
+    renamed_from: Any = ()
 
 
 class EventType:
@@ -36,10 +37,12 @@ class EventType:
 
     `key_of(event)` is the event's key or None; `encode(event)` its JSON, or EventRefused; `decode(data)` an event, or
     Undecodable with the path and the reason. `prove(data)` raises EventRefused for what `decode` could not read.
+    `names` are those it is stored under: its own, and those it had. Stored data is read by `read(data, version)`, which
+    brings what is older up to this class first.
     """
 
-    __slots__ = ("cls", "context", "decode", "encode", "key", "key_of", "name", "prove", "ready", "tenant", "version",
-                 "version_declared")  # fmt: skip
+    __slots__ = ("cls", "context", "decode", "encode", "key", "key_of", "name", "names", "prove", "ready", "tenant",
+                 "upcasters", "version", "version_declared")  # fmt: skip
 
     context: str
     name: str
@@ -54,6 +57,8 @@ class EventType:
         self._check_options(options)
         self.context = options.context
         self.name = _name(cls, options)
+        self.names: tuple[str, ...] = (self.name, *self._former_names(options.renamed_from))
+        self.upcasters: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}  # by version; see upcasting.py
         self.version = 1 if options.version is None else options.version
         self.version_declared = options.version is not None
         self.tenant: str | None = options.tenant
@@ -82,6 +87,24 @@ class EventType:
         self.prove = prover(self.name, raw_decode)
         self.key_of = key_reader(self._key_fields(), self.name)
         self.ready = True
+
+    def read(self, data: bytes, version: int) -> Any:
+        """The event that was stored as of this version."""
+        if version >= self.version or not self.upcasters:
+            return self.decode(data)
+        from .upcasting import read
+
+        return read(self, data, version)
+
+    def _former_names(self, given: Any) -> tuple[str, ...]:
+        names = (given,) if isinstance(given, str) else given
+        wrong = [name for name in names if not isinstance(name, str) or not _TYPE.fullmatch(name) or name == self.name]
+        if wrong or len(set(names)) < len(names):
+            raise self._wrong(
+                f"has renamed_from={given!r}; write the whole name that it had on the wire, such as 'orders.OrderPlaced', "
+                "or a tuple of them"
+            )
+        return tuple(names)
 
     def _key_fields(self) -> tuple[str, ...]:
         return (self.tenant, *self.key) if self.tenant and self.key else self.key

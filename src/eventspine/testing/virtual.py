@@ -323,12 +323,15 @@ class VirtualSpine(Spine):
 
     def published(self, first: type[Any], /, *classes: type[Any]) -> list[Any]:
         """All events of these classes, by whomever published, in the order of the feed."""
-        kinds = {kind.name: kind for kind in map(describe, (first, *classes))}
-        return [kinds[record.type].decode(record.data) for record in self._records(list(kinds))]
+        kinds = {name: kind for kind in map(describe, (first, *classes)) for name in kind.names}
+        return [kinds[record.type].read(record.data, record.version) for record in self._records(list(kinds))]
 
     def envelopes(self, *classes: type[Any]) -> list[Envelope]:
         """Envelopes of events of these classes, or of all, in the order of the feed."""
-        return [Envelope(record) for record in self._records([describe(cls).name for cls in classes] or None)]
+        return [
+            Envelope(record)
+            for record in self._records([name for cls in classes for name in describe(cls).names] or None)
+        ]
 
     def _records(self, types: list[str] | None) -> Iterator[Record]:
         after, more = 0, True
@@ -360,14 +363,15 @@ class VirtualSpine(Spine):
 
     def _decoded(self, record: Record, name: str) -> Any:
         kinds = {
-            kind.name: kind
+            type: kind
             for one in self._services
             for handler in one.handlers.values()
             if f"{one.name}.{handler.name}" == name
             for kind in handler.types
+            for type in kind.names
         }
         with suppress(SpineError):
-            return kinds[record.type].decode(record.data) if record.type in kinds else None
+            return kinds[record.type].read(record.data, record.version) if record.type in kinds else None
         return None
 
     def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:

@@ -70,7 +70,7 @@ class Captured:
     def published(self, kind: type[E]) -> list[E]:
         """The events of this class, in the order in which they were published."""
         event_type = describe(kind)
-        found: list[E] = [event_type.decode(row.data) for row in self.records() if row.type == event_type.name]
+        found: list[E] = [event_type.read(row.data, row.version) for row in self.records() if row.type in event_type.names]
         return found
 
     def scheduled(self, kind: type[E]) -> list[E]:
@@ -78,7 +78,8 @@ class Captured:
         event_type, wrapper = describe(kind), journals.wrapper()
         journals.journal_of(wrapper)
         timers = read.timers(wrapper.connection.cursor(), PAGE)
-        return [event_type.decode(one.record.data) for one in timers if one.record.type == event_type.name]
+        due = [one.record for one in timers if one.record.type in event_type.names]
+        return [event_type.read(record.data, record.version) for record in due]
 
     def handle(self, *services: Service[Any], resources: Any = None) -> int:
         """Call every handler of these services (else of all that the project runs) for every event that is published and
@@ -172,7 +173,7 @@ class _Subscription:
         self._handler = handler
         self._middleware = service.middleware
         self._publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
-        self.types = {kind.name: kind for kind in handler.types}
+        self.types = {name: kind for kind in handler.types for name in kind.names}
 
     def record_of(self, event: Any, id: bytes, time: Any, cause: Any) -> Record:
         return through(self._middleware, self._publisher, event, id=id, time=time, cause=cause)
@@ -188,7 +189,7 @@ class _Subscription:
         item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0)
         delivery: Delivery[Any] = Delivery(self, item, record)  # type: ignore[arg-type]  # all that it asks for is here
         with transaction.atomic(using=self.journal.wrapper.alias):
-            result = self._call(self.types[record.type].decode(record.data), delivery)
+            result = self._call(self.types[record.type].read(record.data, record.version), delivery)
             if result is not None:
                 delivery.publish(*as_events(result))
             unit = delivery._close()
