@@ -21,8 +21,8 @@ def leaders(processes: Iterable[Process]) -> list[Process]:
 
 def targets(partitions: Sequence[int], processes: Sequence[str]) -> dict[int, str]:
     """The process each partition should be with. Shares differ by at most one."""
-    if not processes:
-        return {}
+    if len(processes) <= 1:  # most set-ups, and every simulated history with one process
+        return {partition: process for process in processes for partition in partitions}
     most = -(-len(partitions) // len(processes))
     full = len(partitions) - (most - 1) * len(processes)  # this many may have `most`, the others one less
     load = dict.fromkeys(processes, 0)

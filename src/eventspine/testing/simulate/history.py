@@ -61,6 +61,11 @@ class Setup:
     service: Service[Any] | None
 
     def run(self, seed: int, left_out: frozenset[Place] = frozenset()) -> History:
+        with _uncollected():
+            return self._history(seed, left_out)
+
+    def _history(self, seed: int, left_out: frozenset[Place]) -> History:
+        """In a frame of its own: the world is garbage before the collector runs, and not promoted first."""
         world = World(
             self.services,
             seed=seed,
@@ -69,7 +74,7 @@ class Setup:
             service=self.service,
             left_out=left_out,
         )
-        with _listening(world), _named(seed), _uncollected():
+        with _listening(world), _named(seed):
             broken = self._run(world)
         loop = world.loop
         return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.time())

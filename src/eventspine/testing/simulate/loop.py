@@ -16,8 +16,9 @@ import heapq
 import random
 import sys
 import threading
+import types
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -25,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 if TYPE_CHECKING:
     from .threads import Handed
 
-STEPS_MAX = 200_000  # of one history
+STEPS_MAX = 200_000  # of one process in one history
 CLOSE_MAX = 50
 
 
@@ -33,12 +34,47 @@ class Stuck(Exception):
     """Nobody has anything to do, now or later, and the history is not at its end."""
 
 
+class Turn:
+    """A callback that was asked for: asyncio's Handle, without what it spends on debugging. Histories are made of these."""
+
+    __slots__ = ("args", "callback", "context", "gone", "turns")
+
+    def __init__(self, turns: Turns, context: Context, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
+        self.turns = turns
+        self.context = context
+        self.callback = callback
+        self.args = args
+        self.gone = False
+
+    def cancel(self) -> None:
+        self.gone = True
+
+    def cancelled(self) -> bool:
+        return self.gone
+
+
+class Timed(Turn):
+    """One for later: asyncio's TimerHandle."""
+
+    __slots__ = ("due",)
+    due: float
+
+    def when(self) -> float:
+        return self.due
+
+
+@types.coroutine
+def others_turn() -> Generator[None, None, None]:
+    """`await asyncio.sleep(0)`, cheaper."""
+    yield
+
+
 class Turns:
     """A process as the loop sees it: what it has to do next. The loop itself is one too: it plays the world outside."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.queue: deque[asyncio.Handle] = deque()
+        self.queue: deque[Turn] = deque()
         self.alive = True
         self.stopped = False  # as by SIGSTOP
         self.steps = 0
@@ -55,11 +91,11 @@ class Loop(asyncio.BaseEventLoop):
         super().__init__()
         self._chance = chance.random
         self._now = 0.0
-        self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
+        self._timers: list[tuple[float, int, Timed]] = []
         self._asked = 0
         self.world = Turns("world")
         self._ready: list[Turns] = []  # those with something to do
-        self.steps = 0
+        self._everybody = [self.world]
         self.handed: dict[threading.Thread, Handed] = {}
         self.refused: str | None = None
 
@@ -68,20 +104,26 @@ class Loop(asyncio.BaseEventLoop):
     def time(self) -> float:
         return self._now
 
-    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> asyncio.Handle:  # type: ignore[override]
-        handle = asyncio.Handle(callback, args, self, context)
-        self._queue(handle)
-        return handle
+    def call_soon(self, callback: Callable[..., Any], *args: Any, context: Context | None = None) -> Turn:  # type: ignore[override]
+        if context is None:
+            context = copy_context()
+        turns = context.get(_mine, self.world)
+        turn = Turn(turns, context, callback, args)
+        if turns.alive:
+            if not turns.queue and not turns.stopped:
+                self._ready.append(turns)
+            turns.queue.append(turn)
+        return turn
 
     def call_soon_threadsafe(  # type: ignore[override]
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Turn:
         handed = self.handed.get(threading.current_thread())
         if handed is None:
             return self.call_soon(callback, *args, context=context)
         here = context or copy_context()
         handed.ask(partial(here.run, callback, *args))
-        return asyncio.Handle(callback, args, self, here)
+        return Turn(self.world, here, callback, args)
 
     def run_in_executor(self, *_: Any) -> NoReturn:  # type: ignore[override]
         self.refuse("asyncio.to_thread() and run_in_executor() start threads")
@@ -102,15 +144,18 @@ class Loop(asyncio.BaseEventLoop):
 
     def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
-        timer = asyncio.TimerHandle(when, callback, args, self, context)
+    ) -> Timed:
+        if context is None:
+            context = copy_context()
+        timer = Timed(context.get(_mine, self.world), context, callback, args)
+        timer.due = when
         self._asked += 1
         heapq.heappush(self._timers, (when, self._asked, timer))
         return timer
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Callable[..., Any], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> Timed:
         return self.call_at(self._now + delay, callback, *args, context=context)
 
     def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> asyncio.Task[Any]:  # type: ignore[override]
@@ -119,9 +164,6 @@ class Loop(asyncio.BaseEventLoop):
         turns = _mine.get(self.world) if context is None else context.get(_mine, self.world)
         turns.tasks.append(task)
         return task
-
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
 
     def _process_events(self, _: Any) -> None:
         """There is nothing outside."""
@@ -134,54 +176,58 @@ class Loop(asyncio.BaseEventLoop):
 
     # --- turns --------------------------------------------------------------------------------------------------------
 
-    def _queue(self, handle: asyncio.Handle) -> None:
-        turns: Turns = handle._context.get(_mine, self.world)  # type: ignore[attr-defined]
-        if not turns.alive:
-            return
-        if not turns.queue and not turns.stopped:
-            self._ready.append(turns)
-        turns.queue.append(handle)
-
     def _run_once(self) -> None:
         """Many turns, until somebody asks the loop to stop. In one piece, since it is what a history costs."""
         ready, chance = self._ready, self._chance
         while not self._stopping:  # type: ignore[attr-defined]
             if not ready:
                 self._pass_time()
+            many = len(ready)
+            turns = ready[int(chance() * many)] if many > 1 else ready[0]
+            queue = turns.queue
+            turn = queue.popleft()
+            if not queue:
+                ready.remove(turns)
+            if turn.gone:
                 continue
-            at = int(chance() * len(ready)) if len(ready) > 1 else 0
-            turns = ready[at]
-            handle = turns.queue.popleft()
-            if not turns.queue:
-                del ready[at]
-            if handle._cancelled:
+            turns.steps = step = turns.steps + 1
+            if step in turns.accidents and self._is_kept_from(turns, turn):
                 continue
-            self.steps += 1
-            turns.steps += 1
-            if turns.steps in turns.accidents and self._is_kept_from(turns, handle):
-                continue
-            if self.steps > STEPS_MAX:
-                raise Stuck(f"After {STEPS_MAX} turns there is no end of it.")
-            handle._run()
+            if step > STEPS_MAX:
+                raise Stuck(f"After {STEPS_MAX} turns of {turns.name} there is no end of it.")
+            try:
+                turn.context.run(turn.callback, *turn.args)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # noqa: BLE001 -- as every event loop does
+                self.call_exception_handler({"message": f"Exception in callback {turn.callback}", "exception": error})
 
-    def _is_kept_from(self, turns: Turns, handle: asyncio.Handle) -> bool:
+    def _is_kept_from(self, turns: Turns, turn: Turn) -> bool:
         """Let the accident of this turn happen; whether the turn does not, then."""
         turns.accidents.pop(turns.steps)()
         if turns.alive and not turns.stopped:
             return False
-        turns.queue.appendleft(handle)  # it is still to come, if it is
+        turns.queue.appendleft(turn)  # it is still to come, if it is
         return True
 
     def _pass_time(self) -> None:
         while self._timers:
             when, _, timer = heapq.heappop(self._timers)
-            if timer._cancelled or not timer._context.get(_mine, self.world).alive:  # type: ignore[attr-defined]
+            turns = timer.turns
+            if timer.gone or not turns.alive:
                 continue
             self._now = max(self._now, when)
-            self._queue(timer)
+            if not turns.queue and not turns.stopped:
+                self._ready.append(turns)
+            turns.queue.append(timer)
             if self._ready:
                 return
         raise Stuck("Nothing is left to happen.")
+
+    @property
+    def steps(self) -> int:
+        """Turns taken so far, by all."""
+        return sum(turns.steps for turns in self._everybody)
 
     def whose(self) -> Turns:
         """The process whose turn it is."""
@@ -191,6 +237,7 @@ class Loop(asyncio.BaseEventLoop):
 
     def process(self, name: str, main: Callable[[], Coroutine[Any, Any, None]]) -> Turns:
         turns = Turns(name)
+        self._everybody.append(turns)
         context = Context()
         context.run(_mine.set, turns)
         self.create_task(main(), context=context)

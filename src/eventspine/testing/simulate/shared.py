@@ -16,6 +16,7 @@ from ...errors import SettingsError, UnitFailed
 from ...journal._memory_units import commit_unit, rings
 from ...journal.memory import MemoryJournal
 from ...journal.port import Statement, Unit, Verdict
+from .loop import others_turn
 
 if TYPE_CHECKING:
     from .process import Process
@@ -192,7 +193,7 @@ class Held:
         self.end("has been left")
 
     async def _turn(self) -> None:
-        await asyncio.sleep(0)
+        await others_turn()
         if self._over:
             raise UnitFailed(f"This transaction {self._over}, and was rolled back.")
 

@@ -146,7 +146,7 @@ class World:
     # --- what happens -------------------------------------------------------------------------------------------------
 
     def falls(self, who: str, kind: str, probability: float) -> float | None:
-        if self.calm:
+        if not probability or self.calm:
             return None
         amount = self.dice.falls(who, kind, probability)
         if amount is not None:
