@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypedDict, TypeVar, Unpack, cast, overload
 
@@ -113,7 +114,7 @@ class PeriodicDecorator(Protocol[R]):
     def __call__(self, handler: Callable[[SyncDelivery[R]], T], /) -> Callable[[SyncDelivery[R]], T]: ...
 
 
-@dataclass(slots=True, frozen=True)
+@dataclass(frozen=True)
 class Handler:
     """A declared handler. The subscription's stored name is `<service>.<name>`."""
 
@@ -133,11 +134,11 @@ class Handler:
     schedule: Schedule | None = None  # of a periodic handler
     missed: Missed = "once"
 
-    @property
+    @cached_property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.function)
 
-    @property
+    @cached_property  # a signature takes longer than most handlers do
     def wants_delivery(self) -> bool:
         return len(positional(self.function)) == 2
 
