@@ -129,6 +129,7 @@ class NatsBroker:
         )
         self._client: Client | None = None
         self._js: JetStreamContext | None = None
+        self._counts: dict[str, int] = {}  # partitions, by channel
         self._lost: set[Callable[[], None]] = set()  # called when the connection breaks
 
     # --- connection -------------------------------------------------------------------------------------------------
@@ -169,18 +170,19 @@ class NatsBroker:
         log.debug("%s: %s", self.url, self.settings.url.masked(str(error)))
 
     async def _on_disconnected(self) -> None:
+        self._counts.clear()
         for lost in list(self._lost):
             lost()
 
     @property
     def client(self) -> Client:
-        if self._client is None:
+        if self._client is None or not self._client.is_connected:
             raise BrokerError(f"{self.url} is not connected.")
         return self._client
 
     @property
     def js(self) -> JetStreamContext:
-        if self._js is None:
+        if self._js is None or not self.client.is_connected:
             raise BrokerError(f"{self.url} is not connected.")
         return self._js
 
@@ -254,7 +256,9 @@ class NatsBroker:
 
     async def partitions(self, channel: str) -> int:
         """As its stream was made: changing it moves keys away from where their past is (R12)."""
-        return len((await self._info(channel)).config.subjects or ())
+        if channel not in self._counts:
+            self._counts[channel] = len((await self._info(channel)).config.subjects or ())
+        return self._counts[channel]
 
     async def _info(self, channel: str) -> StreamInfo:
         try:
