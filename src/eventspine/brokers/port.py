@@ -102,9 +102,10 @@ class BrokerIntake(Protocol):
         """The partitions that this process may begin: of a broker that assigns, those it gave us; else all there are."""
         ...
 
-    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> None:
+    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int | None:
         """Fetch this partition from now on: of a log after that position, if there is one, else from `start`. `epoch`
-        grows with every owner."""
+        grows with every owner. Of a log, the position after which it reads: stored, it keeps "now" where it was although
+        nothing has come yet."""
         ...
 
     async def end(self, partition: int) -> None:
@@ -151,7 +152,8 @@ class Broker(Protocol):
         ...
 
     async def intake(self, channel: str, consumer: str, changed: Callable[[], None]) -> BrokerIntake:
-        """`consumer` names the reading journal at the broker, such as `inventory.orders`: its group, queue or durable.
+        """`consumer` names the reading journal at the broker, such as `inventory.orders`: its group, queue or durable. It
+        ends with a dot and the channel.
         `changed` is called on this event loop when `assigned()` has changed."""
         ...
 
