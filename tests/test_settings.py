@@ -40,6 +40,7 @@ def test_nothing_said_anywhere_gives_the_defaults(folder):
 
 FILE = """
 journal = "sqlite:///data/spine.db"
+broker = "nats://localhost:4222"
 modules = ["shop.inventory", "shop.email:email"]
 drain_s = 5
 log_format = "json"
@@ -56,6 +57,7 @@ audit = "keep"
 
 def assert_all_of_the_file(found: settings.Settings, base: Path) -> None:
     assert found.journal == f"sqlite:///{base}/data/spine.db"
+    assert found.broker == "nats://localhost:4222"
     assert found.modules == ("shop.inventory", "shop.email:email")
     assert (found.drain_s, found.log_format, found.log_level, found.processes) == (5.0, "json", "warning", 3)
     assert found.health == Address("127.0.0.1", 8099)
@@ -80,6 +82,7 @@ def test_every_setting_can_be_said_in_pyproject_toml(folder):
 def test_every_setting_can_be_said_in_the_environment(folder):
     said = {
         "SPINE_JOURNAL": "sqlite:///data/spine.db",
+        "SPINE_BROKER": "nats://localhost:4222",
         "SPINE_MODULES": "shop.inventory, shop.email:email",
         "SPINE_DRAIN_S": "5",
         "SPINE_LOG_FORMAT": "json",
@@ -151,7 +154,7 @@ def test_a_named_file_is_read_instead_of_a_found_one(folder, how):
 
 
 REFUSED = [
-    ('journl = "x"', "line 3: there is no setting 'journl'. Did you mean journal? Known are journal, modules,"),
+    ('journl = "x"', "line 3: there is no setting 'journl'. Did you mean journal? Known are journal, broker, modules,"),
     ("[retentoin]\nx = '1d'", "line 3: there is no setting 'retentoin'. Did you mean retention?"),
     ("drain_s = 'soon'", "line 3: drain_s = 'soon' can't be used; it is to be a number of seconds"),
     ("drain_s = -1", "drain_s = -1 can't be used"),
@@ -165,6 +168,7 @@ REFUSED = [
     ("modules = 5", "a list of modules"),
     ("modules = ['']", "a list of modules"),
     ("journal = 'spine.db'", "a URL, such as sqlite:///spine.db"),
+    ("broker = 'kafka'", "the URL of a broker, such as kafka://localhost:9092"),
     ("health = 'http://x'", "a port such as 8099"),
     ("health = 70000", "a port such as 8099"),
     ("retention = '90d'", 'such as "orders=90d'),

@@ -101,7 +101,7 @@ class Spine:
     @classmethod
     def _with(cls, settings: Settings, **options: Any) -> Self:
         """With what these settings say of a spine; `spine run` makes its own so too."""
-        spine = cls(settings.journal, **options)
+        spine = cls(settings.journal, **{"broker": settings.broker, **options})
         spine.drain_s = settings.drain_s
         spine._retention = settings.retention
         return spine
