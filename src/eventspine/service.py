@@ -147,7 +147,11 @@ class Handler:
             name=f"{service}.{self.name}",
             channels=tuple(sorted({event_type.context for event_type in self.types})),
             types=tuple(
-                sorted((name, kind.version if kind.version_declared else None) for kind in self.types for name in kind.names)
+                sorted(
+                    (name, kind.version if kind.version_declared else None)
+                    for kind in self.types
+                    for name in kind.names
+                )
             ),
             order=self.order,
             on_dead=self.on_dead,

@@ -68,7 +68,7 @@ def read(kind: EventType, data: bytes, version: int) -> Any:
 
 def _raised(kind: EventType, data: bytes, version: int) -> Any:
     try:
-        plain = msgspec.json.decode(data)
+        plain: Any = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _undecodable(kind, version, str(error)) from error
     for at in range(version, kind.version):

@@ -70,7 +70,9 @@ class Captured:
     def published(self, kind: type[E]) -> list[E]:
         """The events of this class, in the order in which they were published."""
         event_type = describe(kind)
-        found: list[E] = [event_type.read(row.data, row.version) for row in self.records() if row.type in event_type.names]
+        found: list[E] = [
+            event_type.read(row.data, row.version) for row in self.records() if row.type in event_type.names
+        ]
         return found
 
     def scheduled(self, kind: type[E]) -> list[E]:
