@@ -4,6 +4,7 @@ by Hypothesis on a busy machine."""
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -15,6 +16,11 @@ pytest.register_assert_rewrite(
     "eventspine.testing.conformance",
     *{f"tests.{folder.name}" for folder in Path(__file__).parent.iterdir() if folder.is_dir()} - sys.modules.keys(),
 )
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as a shell's background jobs have it; our children would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 COLLECTED = pytest.StashKey[list[pytest.Item]]()  # all of them, for the test of the promise table
 

@@ -139,6 +139,7 @@ def test_what_exists_is_replaced_only_when_told(say, story, tmp_path):
     assert "--force" in refused.stderr
     assert 0 == say("backup", "copy.db", "--force").exit_code
     assert 2 == say("backup", "spine.db", "--force").exit_code
+    assert "File name too long. Name another file" in say("backup", "b" * 300).stderr
 
 
 def test_there_must_be_a_journal(say, tmp_path):

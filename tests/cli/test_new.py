@@ -116,7 +116,7 @@ def test_nothing_is_overwritten(say, tmp_path, there):
     refused = say("new", "shop")
 
     assert refused.exit_code == 1
-    assert "is there already; nothing was written" in refused.stderr
+    assert "is there already and is not an empty folder; nothing was written" in refused.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == (["mine", "shop"] if there == "folder" else ["shop"])
 
 
@@ -127,16 +127,31 @@ def test_an_empty_folder_may_be_filled(say, tmp_path):
     assert (tmp_path / "shop" / "shop" / "service.py").exists()
 
 
+def test_the_folder_that_one_stands_in_may_be_filled(say, tmp_path, monkeypatch):
+    here = tmp_path / "shop"
+    here.mkdir()
+    monkeypatch.chdir(here)
+
+    made = say("new", ".")
+
+    assert made.exit_code == 0, made.stderr
+    assert "shop is a project now" in made.stdout
+    assert "cd " not in made.stdout
+    assert (Path.cwd() / "shop" / "service.py").exists(), "it is still the folder that one stands in"
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
 @pytest.mark.parametrize(
     ("name", "word"),
     [
         ("Shop", "lower-case letters"),
         ("2shops", "lower-case letters"),
         ("sh op", "lower-case letters"),
+        ("", "Give the project a name"),
         ("a" * 41, "lower-case letters"),
-        ("import", "stand before another"),
-        ("json", "stand before another"),
-        ("eventspine", "stand before another"),
+        ("import", "that Python or eventspine has already"),
+        ("json", "that Python or eventspine has already"),
+        ("eventspine", "that Python or eventspine has already"),
     ],
 )
 def test_a_name_that_is_no_package_is_refused(say, tmp_path, name, word):

@@ -58,6 +58,8 @@ async def test_places_where_no_journal_can_be(tmp_path: Path) -> None:
     assert "is a folder. Name a file in it" in await refused(tmp_path)
     assert "doesn't exist. Create it" in await refused(tmp_path / "missing" / "spine.db")
     assert "JournalCorrupt" in await refused(tmp_path / "notes.txt")
+    if Path("/proc/self").exists():
+        assert "/proc/spine.db-lock, where processes take turns, can't be made" in await refused(Path("/proc/spine.db"))
     assert "this is no database" in (tmp_path / "notes.txt").read_text()
 
 

@@ -1,7 +1,7 @@
 """`spine new`: a project that works as it is written: an event, a handler, a test, a Makefile, a container file.
 
 It is written into a folder that doesn't exist yet, or is empty; nothing is ever overwritten. The folder appears whole or
-not at all.
+not at all, unless it was there.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def module_of(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise Misused(f"{name!r} can't name a project: use lower-case letters, digits, - and _, such as my-shop.")
     if keyword.iskeyword(module) or module in sys.stdlib_module_names or module in {"eventspine", "tests", "wheels"}:
-        raise Misused(f"A package {module!r} would stand before another of that name. Choose another one.")
+        raise Misused(f"{module!r} is the name of a module that Python or eventspine has already. Choose another one.")
     return module
 
 
@@ -72,17 +72,20 @@ def command(place: str) -> None:
     """Make a working project: an event, a handler, a test.
 
     NAME is that of a new folder; its last part names the project."""
+    if not place.strip():
+        raise Misused("Give the project a name, such as my-shop.")
     target = Path(place)
     name = target.resolve().name
     module = module_of(name)
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise Failed(f"{target} is there already; nothing was written. Choose another name.")
+        raise Failed(f"{target.absolute()} is there already and is not an empty folder; nothing was written.")
     if not target.absolute().parent.is_dir():
         raise Failed(f"The folder {target.absolute().parent} doesn't exist. Make it first.")
     _appear(target, name)
-    say(f"{target} is a project now. Go on with\n")
-    say(f"  cd {target}\n{_set_up()}  make test\n  spine run\n")
-    say(f"and read {target}/README.md. The service is in {module}/service.py.")
+    go_there = "" if target.resolve() == Path.cwd() else f"  cd {target}\n"
+    say(f"{name if not go_there else target} is a project now. Go on with\n")
+    say(f"{go_there}{_set_up()}  make test\n  spine run\n")
+    say(f"and read {target / 'README.md'}. The service is in {module}/service.py.")
 
 
 def _set_up() -> str:
@@ -107,7 +110,11 @@ def _appear(target: Path, name: str) -> None:
     try:
         write(beside, name)
         os.chmod(beside, 0o777 & ~_umask())
-        os.rename(beside, target)
+        if target.exists():
+            for child in beside.iterdir():  # somebody may stand in it, and is to find it where it was
+                child.rename(target / child.name)
+        else:
+            os.rename(beside, target)
     except OSError as error:
         raise Failed(f"{target} can't be made: {error}. Nothing was written.") from error
     finally:

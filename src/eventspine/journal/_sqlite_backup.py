@@ -47,8 +47,11 @@ class _Held(NamedTuple):
 def back_up(
     source: Path, target: Path, *, busy_s: float, force: bool, progress: Progress, stop: threading.Event
 ) -> Backup:
-    target = check_target(source, target, force)
-    _remove_leftovers(target)
+    try:
+        target = check_target(source, target, force)
+        _remove_leftovers(target)
+    except OSError as error:
+        raise SettingsError(f"No backup can be put at {target}: {error.strerror}. Name another file.") from error
     part = Path(f"{target}.part-{os.getpid()}")
     try:
         with forks.inside_sqlite():

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from ..errors import JournalError
 from .processes import pid_start, this_host
 
 HAS_FLOCK = importlib.util.find_spec("fcntl") is not None  # not on Windows
@@ -41,7 +42,10 @@ class TurnLock:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666) if HAS_FLOCK else -1
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666) if HAS_FLOCK else -1
+        except OSError as error:
+            raise JournalError(f"{path}, where processes take turns, can't be made: {error.strerror}.") from error
         self._identity = f"{os.getpid()} {pid_start(os.getpid()) or '-'} {this_host().replace(' ', '_')}"
         self.waiting_since: float | None = None  # monotonic
 
