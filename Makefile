@@ -1,7 +1,7 @@
 # The one door. `make help` lists what it opens; every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup set-up-test set-up-bench test check lint types docs docs-serve snippets bench demo sim soak coverage lock format clean
+.PHONY: help setup set-up-test set-up-bench test check lint types docs docs-serve snippets bench demo sim soak promises coverage lock format clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -54,6 +54,9 @@ sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (S
 
 soak: set-up-test ## Minutes of load with random kills, then an exact reckoning (MINUTES=10 SEED=17)
 	@$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
+
+promises: set-up-test ## Make the table of docs/why/promises.md, and of `spine doctor`, anew from the tests' marks
+	@$(PY) -m tests.promises
 
 coverage: set-up-test ## Run the tests and say which lines and branches they never take
 	@$(PY) -m coverage erase

@@ -22,21 +22,13 @@ if (
 ):  # as a shell's background jobs have it; our children would inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-COLLECTED = pytest.StashKey[list[pytest.Item]]()  # all of them, for the test of the promise table
-
 settings.register_profile("laptop", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[COLLECTED] = []
     config.addinivalue_line(
         "markers", "promise(fault, *setups, lost=''): what it shows, for the table in docs/why/promises.md"
     )
     config.addinivalue_line("markers", "setup(*setups, processes=''): which of the table's columns a test speaks for")
-
-
-@pytest.hookimpl(tryfirst=True)  # before some of them are deselected
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    config.stash[COLLECTED] = list(items)

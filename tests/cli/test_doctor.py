@@ -12,6 +12,7 @@ import pytest
 from eventspine.cli import doctor
 from eventspine.cli.doctor import Disk, Examined
 from eventspine.cli.findings import promises
+from eventspine.cli.promised import of_setup
 from eventspine.journal import _sqlite_file
 from eventspine.journal.port import Lease, Process, SetState
 from eventspine.journal.processes import this_host
@@ -168,3 +169,33 @@ def test_the_versions_and_sizes_are_told(spine):
     assert seen["rows"]["events"] >= 1
     assert seen["disk_free_bytes"] > 0
     assert seen["journal"]["schema_version"] >= 1
+
+
+def test_it_says_what_tests_have_shown_of_this_set_up(say, story):
+    told = say("doctor").stdout
+    assert "Tested on SQLite, one process:" in told
+    assert "not survived   the disk is lost; lost is what is younger than the last backup" in told
+    faults = {each["fault"]: each for each in json.loads(say("doctor", "--json").stdout)["faults"]}
+    assert faults["the disk is full"]["verdict"] == "survived"
+    assert faults["the disk is full"]["tests"] == [
+        "tests/faults/test_full_disk.py::test_a_disk_that_is_full_at_any_write_refuses_or_stores_and_nothing_between"
+    ]
+
+
+def test_another_set_up_has_another_column():
+    def verdicts(journal: str, broker: str | None = None, **processes: bool) -> dict[str, str]:
+        return {cell.fault: cell.verdict for cell in of_setup(journal, broker, **processes)}
+
+    fault = "all processes are killed at once"
+    assert verdicts("sqlite", processes=True)[fault] == "survived"
+    assert verdicts("sqlite", processes=False)[fault] == "does not arise"
+    assert verdicts("memory", processes=False)["a process is killed at any moment"] == "not survived"
+    untried = verdicts("sqlite", "pigeons", processes=False)
+    assert untried["whatever happens to the broker (pigeons)"] == "not tested"
+
+
+def test_two_live_processes_are_several(story):
+    seen = examined(story)
+    assert {cell.setup for cell in doctor._tested(seen, None)} == {"SQLite, one process"}
+    two = seen._replace(processes=[(process(seen, 7), True), (process(seen, 8), True)])
+    assert {cell.setup for cell in doctor._tested(two, None)} == {"SQLite, several processes"}

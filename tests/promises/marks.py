@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,13 +35,6 @@ def gathered(items: Iterable[pytest.Item]) -> list[Shown]:
         own |= dict.fromkeys(_own(item))
         of_suites |= dict.fromkeys(_of_suite(item))
     return [*own, *(shown for shown in of_suites if shown not in own)]
-
-
-def whole_files(items: Sequence[pytest.Item], arguments: Sequence[str]) -> set[str]:
-    """Files of which all tests have been collected."""
-    parts = {argument.partition("::")[0] for argument in arguments if "::" in argument}
-    files = {_place(item).partition("::")[0] for item in items}
-    return {file for file in files if not any(file.endswith(Path(part).name) for part in parts)}
 
 
 def _own(item: pytest.Item) -> Iterator[Shown]:

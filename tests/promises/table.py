@@ -68,16 +68,6 @@ def _cell(fault: Fault, setup: Setup, shown: Sequence[Shown]) -> dict[str, Any] 
     return {"verdict": NOT_SURVIVED if why else SURVIVED, "why": why, "tests": tests}
 
 
-def shown_in(stored: Mapping[str, Any]) -> list[Shown]:
-    """What it was made from."""
-    return [
-        Shown(fault["name"], setup, test, cell["why"] if cell["verdict"] == NOT_SURVIVED else "")
-        for fault in stored["faults"]
-        for setup, cell in fault["setups"].items()
-        for test in cell["tests"]
-    ]
-
-
 def as_text(stored: Mapping[str, Any]) -> str:
     return json.dumps(stored, indent=1, ensure_ascii=False) + "\n"
 
@@ -149,11 +139,11 @@ def _piped(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|---" * len(rows[0]) + "|", *lines[1:]])
 
 
-def write(shown: Iterable[Shown]) -> list[Path]:
-    """Into the page and the package; which of them have changed."""
-    stored, changed = data(shown), list[Path]()
-    for place, text in ((DATA, as_text(stored)), (PAGE, page(PAGE.read_text(encoding="utf-8"), stored))):
-        if not place.exists() or place.read_text(encoding="utf-8") != text:
-            place.write_text(text, encoding="utf-8")
-            changed.append(place)
-    return changed
+def made(shown: Iterable[Shown]) -> dict[Path, str]:
+    """The page and the package's file, as they should be."""
+    stored = data(shown)
+    return {DATA: as_text(stored), PAGE: page(PAGE.read_text(encoding="utf-8"), stored)}
+
+
+def stale(files: Mapping[Path, str]) -> list[Path]:
+    return [place for place, text in files.items() if not place.exists() or place.read_text(encoding="utf-8") != text]

@@ -26,6 +26,7 @@ from .findings import of_the_disk, of_the_processes, of_the_waiting, promises, w
 from .journals import asynchronous, existing_journal, feed
 from .lags import positions
 from .output import json_document, plural, say, size
+from .promised import DOES_NOT_ARISE, Cell, of_setup
 from .standings import cursors_of, finished, title
 from .subscriptions import Row, rows
 from .times import iso, now_us, span
@@ -206,11 +207,12 @@ def _of_the_work(seen: Examined) -> list[str]:
     return found
 
 
-def _view(seen: Examined, wrong: Sequence[str]) -> dict[str, Any]:
+def _view(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell]) -> dict[str, Any]:
     return {
         "ok": not wrong,
         "findings": wrong,
         "promises": [{"kept": promise.kept, "says": promise.says} for promise in promises(seen)],
+        "faults": [cell._asdict() for cell in tested],
         "journal": _journal_view(seen.facts),
         "rows": dict(seen.sizes),
         "disk_free_bytes": None if seen.disk is None else seen.disk.free,
@@ -248,7 +250,13 @@ def _journal_view(facts: dict[str, Any]) -> dict[str, Any]:
     return shown
 
 
-def _report(seen: Examined, wrong: Sequence[str]) -> None:
+def _tested(seen: Examined, broker: str | None) -> list[Cell]:
+    pids = {process.pid for process, lives in seen.processes if lives}
+    kind = broker.partition(":")[0] if broker else None
+    return of_setup(str(seen.facts["kind"]), kind, processes=len(pids) > 1)
+
+
+def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell]) -> None:
     for name, value in _facts(seen):
         say(f"{name:<14} {printable(value)}")
     for process, lives in seen.processes:
@@ -262,10 +270,21 @@ def _report(seen: Examined, wrong: Sequence[str]) -> None:
     for promise in promises(seen):
         say(f"{'promised' if promise.kept else 'not promised':<14} {promise.says}")
     say()
+    _report_tested(tested)
+    say()
     for number, finding in enumerate(wrong, 1):
         say(f"{number}. {finding}")
     if not wrong:
         say("Nothing is wrong.")
+
+
+def _report_tested(tested: Sequence[Cell]) -> None:
+    for setup in dict.fromkeys(cell.setup for cell in tested):
+        say(f"Tested on {setup}:")
+        for cell in tested:
+            if cell.setup == setup and cell.verdict != DOES_NOT_ARISE:
+                lost = f"; lost is {cell.why}" if cell.why else ""
+                say(f"{cell.verdict:<14} {cell.fault}{lost}")
 
 
 def _condition(seen: Examined, process: Process, lives: bool) -> str:
@@ -349,8 +368,9 @@ async def command(invocation: Invocation, deep: bool, as_json: bool) -> int:
                 return _report_damage(damaged, as_json)
             raise
         wrong = [*damaged, *findings(seen)]
+        tested = _tested(seen, invocation.settings.broker)
         if as_json:
-            say(json_document(_view(seen, wrong)))
+            say(json_document(_view(seen, wrong, tested)))
         else:
-            _report(seen, wrong)
+            _report(seen, wrong, tested)
         return FAILED if wrong else 0

@@ -82,10 +82,14 @@ class Carrying:
         await self.broker.close()
 
     async def _a_while(self, event: asyncio.Event) -> None:
+        waiting = asyncio.ensure_future(event.wait())
+        alarm = self.clock.call_later(AT_START_S, waiting.cancel)
         try:
-            async with asyncio.timeout(AT_START_S):
-                await event.wait()
-        except TimeoutError:
+            await asyncio.wait([waiting])
+        finally:
+            alarm.cancel()
+            waiting.cancel()
+        if not event.is_set():
             log.warning(
                 "no connection to %s yet (%s); it is tried on, and publishing goes into the journal meanwhile",
                 self.broker.url, self.trouble or "it does not answer",
