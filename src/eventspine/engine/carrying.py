@@ -83,7 +83,11 @@ class Carrying:
 
     async def _a_while(self, event: asyncio.Event) -> None:
         waiting = asyncio.ensure_future(event.wait())
-        alarm = self.clock.call_later(AT_START_S, waiting.cancel)
+
+        def give_up() -> None:
+            waiting.cancel()
+
+        alarm = self.clock.call_later(AT_START_S, give_up)
         try:
             await asyncio.wait([waiting])
         finally:
