@@ -46,8 +46,8 @@ snippets: set-up-test ## Run every snippet of README.md and docs/
 bench: set-up-bench ## Measure, each figure beside its raw twin
 	@$(PY) -m bench $(BENCH)
 
-demo: set-up-test ## A shop of four services on real orders, some of them killed (ORDERS=orders.csv REPORT=report.json)
-	@$(PY) -m examples.shop $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")
+demo: set-up-test ## A shop of four services on real orders, some of them killed (BROKER=nats ORDERS=orders.csv REPORT=report.json)
+	@$(PY) -m examples.shop $(if $(BROKER),--broker $(BROKER)) $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")
 
 sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (SEED=17 HISTORIES=300)
 	@$(PY) -m tests.simulate $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES))

@@ -10,15 +10,20 @@ import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
+from eventspine.testing.servers import NotInstalled, ServerError
+
+from . import places
+from .broker import BROKERS, Broker
 from .demo import Demo, FolderTaken, Stalled, emptied
 from .oracle import Expected, expect
 from .orders import OrdersUnreadable, read_orders
 from .processes import Processes, ServiceFailed
 from .progress import Gauge
 from .reconcile import Events, Reconciliation, reconcile
-from .screen import SERVICES, Screen
+from .screen import Screen
 
 ORDERS = Path(__file__).with_name("cdnow_orders.csv.gz")
 
@@ -32,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         screen = Screen(len(expected.numbers))
         events = Events() if options.check else _play(expected, options, folder, screen)
         result = reconcile(expected, folder, events)
-    except (OrdersUnreadable, FolderTaken) as error:
+    except (OrdersUnreadable, FolderTaken, NotInstalled) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -43,16 +48,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _play(expected: Expected, options: argparse.Namespace, folder: Path, screen: Screen) -> Events:
     failures: list[str] = []
-    gauge = Gauge(folder)
-    with Processes(folder) as processes, screen:
-        demo = Demo(options.orders.resolve(), expected, processes, gauge, screen, options.kill)
+    with ExitStack() as stack:
+        broker = _opened(options.broker, folder, stack)
+        screen.begin()  # a server that was installed for the first time took its time before
+        processes = stack.enter_context(Processes(folder, "" if broker is None else broker.url))
+        gauge = stack.enter_context(closing(Gauge(folder)))
+        stack.enter_context(screen)
+        demo = Demo(options.orders.resolve(), expected, processes, gauge, screen, options.kill, broker)
         try:
             demo.run()
-        except (ServiceFailed, Stalled) as error:
+        except (ServiceFailed, Stalled, ServerError) as error:
             failures.append(str(error))
-        finally:
-            gauge.close()
-    return Events(demo.dead, processes.kills, screen.seconds, failures)
+    kills = 0 if broker is None else broker.kills
+    return Events(demo.dead, processes.kills, options.broker, kills, screen.seconds, failures)
+
+
+def _opened(name: str | None, folder: Path, stack: ExitStack) -> Broker | None:
+    """With a broker each service has a folder of its own, and a journal there."""
+    if name is None:
+        return None
+    for service in places.SERVICES:
+        (folder / service).mkdir()
+    broker = Broker(name, folder / "broker")
+    stack.callback(broker.end)
+    broker.start()
+    return broker
 
 
 def _conclude(result: Reconciliation, options: argparse.Namespace, screen: Screen) -> None:
@@ -68,7 +88,7 @@ def _looks(folder: Path) -> Iterator[str]:
     """Commands that work as they are printed, whether or not the environment of this interpreter is activated."""
     beside = Path(sys.executable).with_name("spine")
     spine = shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m eventspine.cli"
-    yield f"  cd {shlex.quote(str(folder))}"
+    yield f"  cd {shlex.quote(str(places.home(folder, 'email')))}"
     for look in ("subscriptions", "dead list", "tail --no-follow -n 5", "doctor"):
         yield f"  {spine} {look}"
 
@@ -82,7 +102,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--folder", type=Path, default=Path("shop"), help="where the shop runs; left for you to look at"
     )
-    parser.add_argument("--kill", nargs=2, choices=SERVICES, default=("inventory", "email"), help="whom to kill")
+    parser.add_argument(
+        "--broker",
+        choices=BROKERS,
+        help="a journal for each service, and this broker between them: installed, started and killed",
+    )
+    parser.add_argument("--kill", nargs=2, choices=places.SERVICES, default=("inventory", "email"), help="whom to kill")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="only reconcile what a demo has left there")
     return parser.parse_args(arguments)
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import places
+from .broker import Broker
 from .oracle import Expected
 from .processes import Processes, ServiceFailed
 from .progress import Gauge, Progress
@@ -28,6 +30,8 @@ MODULES = {
 RELEASE_2, RELEASE_3 = "examples.shop.email.release_2", "examples.shop.email.release_3"
 KILL_AT = (0.25, 0.5)  # of the orders that the victim will handle
 DEPLOY_AT = 0.7
+AWAY_FROM, AWAY_FOR = 0.1, 0.1  # of the orders: the broker is away while so many are sold
+BROKER_KILL_AT = 0.6
 ORDERS_PER_SECOND_MAX = 5_000
 SELLING_S_MIN = 3  # so that even a short file is still being sold when the killing begins
 STALL_LIMIT_S = 60
@@ -75,25 +79,50 @@ class Demo:
     gauge: Gauge
     screen: Screen
     victims: Sequence[str] = ("inventory", "email")
+    broker: Broker | None = None
     dead: int = 0
 
     def run(self) -> None:
         self.open()
+        if self.broker is not None:
+            self.sell_without(self.broker)
         for victim, share in zip(self.victims, KILL_AT, strict=True):
             self.until_handled(victim, share)
             self.kill_and_restart(victim)
+        if self.broker is not None:
+            self.kill_and_restart_broker(self.broker)
         self.until_handled("email", DEPLOY_AT)
         self.deploy_email(RELEASE_2, "one handler renamed, one added that counts from the first answer on")
         died = self.until_all_but_the_dead_is_done()
         self.deploy_email(RELEASE_3, "the bug is mended")
         self.replay(died)
         self.processes.stop_all()
-        self.show_command("trace", died[0]["event"])  # one that has lived through all of it
+        journals = [word for path in places.journals(self.processes.folder) for word in ("--journal", self.url(path))]
+        several = journals if self.broker is not None else []
+        self.show_command("trace", died[0]["event"], *several)  # one that has lived through all of it
 
     def open(self) -> None:
         self.screen.say(f"The shop opens; {len(self.expected.numbers):,} orders are to come.")
         for service in MODULES:
             self.start(service)
+
+    def sell_without(self, broker: Broker) -> None:
+        """Publishing needs the journal and nothing else."""
+        self.until_handled("inventory", AWAY_FROM)
+        broker.take_away()
+        sold = self.gauge.read().storefront
+        self.screen.say(f"{broker.name} is {broker.how} after {sold:,} orders.")
+        wanted = min(len(self.expected.numbers), sold + int(AWAY_FOR * len(self.expected.numbers)))
+        self.until(lambda now: now.storefront >= wanted)
+        self.screen.say(f"{self.gauge.read().storefront - sold:,} more orders were sold without it; it comes back.")
+        broker.bring_back()
+
+    def kill_and_restart_broker(self, broker: Broker) -> None:
+        self.until_handled("analytics", BROKER_KILL_AT)
+        done = self.gauge.read().analytics
+        broker.take_away()
+        broker.bring_back()
+        self.screen.say(f"{broker.name} is {broker.how} again, after {done:,} orders, and comes back at once.")
 
     def start(self, service: str) -> None:
         rate = min(ORDERS_PER_SECOND_MAX, len(self.expected.numbers) / SELLING_S_MIN)
@@ -125,16 +154,20 @@ class Demo:
     def replay(self, died: Sequence[dict[str, Any]]) -> None:
         self.show_command("dead", "replay", "--service", "email")
         self.until(lambda now: now.email >= len(self.expected.numbers))
-        if left := self.dead_deliveries():
+        if left := [row for service in places.SERVICES for row in self.dead_deliveries(service)]:
             raise ServiceFailed(f"{len(left):,} of {len(died):,} deliveries are dead again: {left[0]['error']}")
 
     def show_command(self, *arguments: str) -> None:
         self.screen.say(f"$ spine {' '.join(arguments)}")
         self.screen.show_text(self.processes.spine(*arguments))
 
-    def dead_deliveries(self) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = json.loads(self.processes.spine("dead", "list", "--json"))
+    def dead_deliveries(self, service: str = "email") -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self.processes.spine("dead", "list", "--json", at=service))
         return found
+
+    def url(self, path: Path) -> str:
+        """As seen from where e-mail is at home."""
+        return f"sqlite:///{os.path.relpath(path, places.home(self.processes.folder, 'email'))}"
 
     def until_handled(self, service: str, share: float) -> None:
         orders = len(self.expected.numbers)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from . import places
+
 _LETTER = re.compile(r"^Subject: Your (\d+)(?:st|nd|rd|th) order\nX-Order: (\d+)$", re.ASCII | re.MULTILINE)
 
 
@@ -38,20 +40,23 @@ class Kept:
 
 
 def kept_in(folder: Path) -> Kept:
-    with closing(_opened(folder / "spine.db")) as journal:
-        return Kept(
-            storefront=_rows(
-                journal, "select order_id, customer_id, units, cents from storefront_orders order by number"
-            ),
-            inventory=_rows(
-                journal, "select order_id, customer_id, units, reserved from inventory_answers order by number"
-            ),
-            email=_rows(journal, "select order_id, customer_id, nth, reserved from email_letters order by number"),
-            letters=list(_letters(folder / "mail")),
-            counted=dict(_rows(journal, "select answer, orders from email_counts")),
-            by_day=_sums(journal, "select day, orders, units, cents from analytics_days"),
-            by_customer=_sums(journal, "select customer_id, orders, units, cents from analytics_customers"),
-        )
+    def rows(service: str, sql: str) -> list[Any]:
+        with closing(_opened(places.journal(folder, service))) as journal:
+            return _rows(journal, sql)
+
+    return Kept(
+        storefront=rows(
+            "storefront", "select order_id, customer_id, units, cents from storefront_orders order by number"
+        ),
+        inventory=rows(
+            "inventory", "select order_id, customer_id, units, reserved from inventory_answers order by number"
+        ),
+        email=rows("email", "select order_id, customer_id, nth, reserved from email_letters order by number"),
+        letters=list(_letters(places.home(folder, "email") / "mail")),
+        counted=dict(rows("email", "select answer, orders from email_counts")),
+        by_day=_sums(rows("analytics", "select day, orders, units, cents from analytics_days")),
+        by_customer=_sums(rows("analytics", "select customer_id, orders, units, cents from analytics_customers")),
+    )
 
 
 def _opened(path: Path) -> sqlite3.Connection:
@@ -69,8 +74,8 @@ def _rows(journal: sqlite3.Connection, sql: str) -> list[Any]:
         raise
 
 
-def _sums(journal: sqlite3.Connection, sql: str) -> dict[str, Sum]:
-    return {name: Sum(*sums) for name, *sums in _rows(journal, sql)}
+def _sums(rows: list[Any]) -> dict[str, Sum]:
+    return {name: Sum(*sums) for name, *sums in rows}
 
 
 def _letters(mail: Path) -> Iterator[Letter]:

@@ -1,7 +1,7 @@
 """The services as processes of the operating system: started, killed, stopped and watched.
 
-Each runs in the demo's folder, so that `spine.db` and `mail/` are found there without a word, and writes to its own
-log in `logs/`. None outlives the demo.
+Each runs in the demo's folder, or below it in one of its own, so that `spine.db` and `mail/` are found there without a
+word, and writes to its own log in `logs/`. None outlives the demo.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from . import places
+
 CODE = Path(__file__).resolve().parents[2]  # what `examples.shop` is imported from
 STOP_TIMEOUT_S = 60
+SENDING_S_MAX = 300  # that a program which is done waits for a broker to take what it has published
 
 
 class ServiceFailed(Exception):
@@ -23,8 +26,9 @@ class ServiceFailed(Exception):
 
 
 class Processes:
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker_url: str = "") -> None:
         self.folder = folder
+        self.broker_url = broker_url
         self.kills = 0
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "logs").mkdir()
@@ -42,11 +46,12 @@ class Processes:
     def start(self, service: str, module: str, *arguments: str) -> None:
         """`spine run` for a service that reacts; a program of its own for one that doesn't."""
         command = ["eventspine.cli", "run", module] if not arguments else [module, *arguments]
+        patience = {"SPINE_DRAIN_S": str(SENDING_S_MAX)} if arguments else {}
         with self._log(service).open("ab") as log:
             self._running[service] = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                cwd=self.folder,
-                env=self._environment(),
+                cwd=places.home(self.folder, service),
+                env=self._environment() | patience,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -90,11 +95,11 @@ class Processes:
             if code == 0:
                 del self._running[service]
 
-    def spine(self, *arguments: str) -> str:
-        """What this `spine` command prints."""
+    def spine(self, *arguments: str, at: str = "email") -> str:
+        """What this `spine` command prints, where this service is at home."""
         done = subprocess.run(
             [sys.executable, "-m", "eventspine.cli", *arguments],
-            cwd=self.folder,
+            cwd=places.home(self.folder, at),
             env=self._environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -108,7 +113,8 @@ class Processes:
 
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
-        return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", "SPINE_JOURNAL": "sqlite:///spine.db"}
+        own = {"SPINE_JOURNAL": "sqlite:///spine.db", "SPINE_BROKER": self.broker_url}
+        return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **own}
 
     def _log(self, service: str) -> Path:
         return self.folder / "logs" / f"{service}.log"

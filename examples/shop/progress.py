@@ -6,6 +6,8 @@ import sqlite3
 from pathlib import Path
 from typing import NamedTuple
 
+from . import places
+
 _ORDERS = {
     "storefront": "select coalesce(max(number), 0) from storefront_orders",
     "inventory": "select coalesce(max(number), 0) from inventory_answers",
@@ -30,23 +32,23 @@ class Progress(NamedTuple):
 
 class Gauge:
     def __init__(self, folder: Path) -> None:
-        self._path = (folder / "spine.db").resolve()
-        self._connection: sqlite3.Connection | None = None
+        self._folder = folder
+        self._connections: dict[Path, sqlite3.Connection] = {}
 
     def read(self) -> Progress:
-        if self._connection is None:
-            if not self._path.exists():
-                return Progress()
-            self._connection = sqlite3.connect(f"{self._path.as_uri()}?mode=ro", uri=True, timeout=10)
-        return Progress(**{name: self._number(self._connection, sql) for name, sql in _ORDERS.items()})
+        return Progress(**{name: self._number(name, sql) for name, sql in _ORDERS.items()})
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
+        for connection in self._connections.values():
+            connection.close()
 
-    @staticmethod
-    def _number(connection: sqlite3.Connection, sql: str) -> int:
+    def _number(self, name: str, sql: str) -> int:
+        path = places.journal(self._folder, "email" if name == "counted" else name).resolve()
+        if path not in self._connections:
+            if not path.exists():
+                return 0
+            self._connections[path] = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)
         try:
-            return int(connection.execute(sql).fetchone()[0])
+            return int(self._connections[path].execute(sql).fetchone()[0])
         except sqlite3.OperationalError:
             return 0  # its table isn't there yet

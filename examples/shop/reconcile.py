@@ -41,6 +41,8 @@ class Events:
 
     dead: int = 0
     kills: int = 0
+    broker: str | None = None
+    broker_kills: int = 0
     seconds: float = 0.0
     failures: Sequence[str] = ()
 
@@ -70,9 +72,15 @@ class Reconciliation:
             "out_of_order": self.total("out_of_order"),
             "dead": self.events.dead,
             "kills": self.events.kills,
+            **self._of_the_broker(),
             "seconds": round(self.events.seconds, 1),
             "ok": self.ok,
         }
+
+    def _of_the_broker(self) -> dict[str, Any]:
+        if self.events.broker is None:
+            return {}
+        return {"broker": self.events.broker, "broker_kills": self.events.broker_kills}
 
     def report_json(self) -> bytes:
         """Money is written digit by digit, never by way of a float."""

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TaskID, TextColumn
 from rich.table import Table
 
+from .places import SERVICES
 from .progress import Progress
 from .reconcile import Reconciliation
 
-SERVICES = ("storefront", "inventory", "email", "analytics")
 LINE_EVERY_S = 2.0
 WIDTH_IN_A_PIPE = 120
 FIGURES = ("orders", "customers", "units", "cents", "refused", "lost", "twice", "out_of_order")
@@ -37,6 +37,10 @@ class Screen:
     @property
     def seconds(self) -> float:
         return time.monotonic() - self.started
+
+    def begin(self) -> None:
+        """Seconds are counted from here."""
+        self.started = time.monotonic()
 
     def __enter__(self) -> Self:
         if self.console.is_terminal:

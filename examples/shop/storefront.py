@@ -25,7 +25,6 @@ from .events import OrderPlaced
 from .orders import Order, read_orders
 
 BATCH_MAX = 200
-JOURNAL = "spine.db"  # in this folder
 TABLES = Path(__file__).with_name("storefront.sql")  # a program of its own brings its tables itself
 
 storefront = Service("storefront", publishes="orders")
@@ -37,8 +36,8 @@ REMEMBER = """
 
 def sell(orders: Sequence[Order], orders_per_second: float) -> None:
     with (
-        Spine(f"sqlite:///{JOURNAL}", service=storefront) as spine,
-        closing(sqlite3.connect(JOURNAL, timeout=30)) as shop,
+        Spine.from_settings(service=storefront) as spine,
+        closing(sqlite3.connect(spine.journal.path, timeout=30)) as shop,
     ):
         shop.executescript(TABLES.read_text(encoding="utf-8"))
         [sold] = shop.execute("select count(*) from storefront_orders").fetchone()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from typing import Any
 
 import pytest
@@ -119,12 +120,16 @@ def chain(length: int) -> list[Record]:
     ]
 
 
-def traced(records: list[Record], asked: str) -> tracing.Trace:
+def traced(records: list[Record], asked: str, *others: list[Record]) -> tracing.Trace:
+    """In a journal for each list, stored one after the other."""
+
     async def find() -> Any:
-        journal = MemoryJournal()
-        await journal.open()
-        await journal.commit([Unit(appends=[Append(records)])])
-        return await tracing.trace(journal, asked)
+        journals = []
+        for some in (records, *others):
+            journals.append(MemoryJournal())
+            await journals[-1].open()
+            await journals[-1].commit([Unit(appends=[Append(some)])])
+        return await tracing.trace(journals, asked)
 
     return asyncio.run(find())
 
@@ -164,6 +169,52 @@ def test_siblings_stand_in_order_of_the_feed_and_a_false_cause_makes_no_circle(c
     roots = json.loads(capsys.readouterr().out)["roots"]
     assert [1, 3] == [node["event"]["position"] for node in roots]
     assert [2, 4] == [node["event"]["position"] for node in roots[0]["children"]]
+
+
+def test_a_tree_goes_on_from_one_journal_to_the_next(capsys):
+    placed, reserved, sent, _ = chain(4)
+    found = traced([placed], id_text(sent.id), [placed, reserved], [reserved, sent])
+
+    tracing.write_tree(found)
+    lines = capsys.readouterr().out.splitlines()
+    tracing.write_json(found, several=True)
+    tree = json.loads(capsys.readouterr().out)
+
+    assert 3 == tree["events"]
+    (root,) = tree["roots"]
+    (below,) = root["children"]
+    (last,) = below["children"]
+    assert [1, 1] == [copy["position"] for copy in root["copies"]]
+    assert [2, 1] == [copy["position"] for copy in below["copies"]]
+    assert [] == last["children"]
+    assert ["c.E", "brought into", "c.E", "brought into", "c.E"] == [
+        next(word for word in ("brought into", "c.E") if word in line) for line in lines[1:]
+    ]
+
+
+def test_journals_that_contradict_one_another_make_no_circle(capsys):
+    one, other, _, _ = chain(4)
+    correlated = id_text(one.id)
+    of_other = one._replace(causation=id_text(other.id), correlation=correlated)
+    of_one = other._replace(causation=id_text(one.id), correlation=correlated)
+    found = traced([of_other], correlated, [of_one])
+
+    tracing.write_json(found, several=True)
+
+    assert 2 == capsys.readouterr().out.count('"children":[')
+
+
+def test_several_journals_are_named_one_by_one(say, story, tmp_path):
+    shutil.copy(tmp_path / "spine.db", tmp_path / "copy.db")
+    both = ("--journal", "sqlite:///spine.db", "--journal", "sqlite:///copy.db")
+    tree = json.loads(say("trace", story.order, *both, "--json").stdout)
+    missing = say("trace", story.order, *both, "--journal", "sqlite:///none.db")
+
+    (root,) = tree["roots"]
+    assert 2 == len(root["copies"])
+    assert {copy["journal"] for copy in root["copies"]} == {delivery["journal"] for delivery in root["deliveries"]}
+    assert "There is no journal at" in missing.stderr
+    assert "brought into" not in say("trace", story.order, *both[:2]).stdout
 
 
 def test_an_event_that_is_older_than_a_handler_added_later_is_not_called_handled(say, story):

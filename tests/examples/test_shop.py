@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from examples.shop.__main__ import ORDERS
+from examples.shop.broker import BROKERS
 from examples.shop.oracle import expect
 from examples.shop.orders import read_orders
+from tests.servers import needed
 
 ROOT = ORDERS.parents[2]
 AT_WORK = re.compile(r"inventory [1-9]\d*%  email [1-9]\d*%  analytics [1-9]")
@@ -70,6 +72,26 @@ def test_books_agree_whoever_is_killed(tmp_path, victims):
     again = demo("--orders", orders, "--check", folder)
     assert again.returncode == 1
     assert "DIFFERS" in again.stdout
+
+
+@pytest.mark.parametrize("broker", BROKERS[:1])
+@pytest.mark.timeout(600)
+def test_books_agree_across_a_broker_that_is_killed_too(tmp_path, broker):
+    """Four journals and a real server between them."""
+    needed("ministack" if broker == "eventbridge" else broker)
+    orders = few_orders(tmp_path / "orders.csv")
+    report = tmp_path / "report.json"
+    done = demo("--broker", broker, "--orders", orders, "--report", report, "--folder", tmp_path / "shop")
+    told = json.loads(report.read_text())
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told["ok"] is True
+    assert told["orders"] == dict.fromkeys(["input", "storefront", "inventory", "email", "analytics"], 192)
+    assert (told["lost"], told["twice"], told["out_of_order"]) == (0, 0, 0)
+    assert (told["kills"], told["broker"]) == (2, broker)
+    assert told["broker_kills"] == (0 if broker == "eventbridge" else 2)
+    assert "brought into sqlite:///../inventory/spine.db" in done.stdout  # the traced order, over the journals
+    assert "inventory.StockReserved" in done.stdout
 
 
 def test_a_single_order_is_enough_for_a_demo(tmp_path):

@@ -45,6 +45,7 @@ class Invocation:
 
     def __init__(self) -> None:
         self.debug = False
+        self.journals: tuple[str, ...] = ()  # of a command that reads several
         self.settings_file: str | None = None
         self.said: dict[str, Any] = {}  # settings, by name
         self._read: settings.Settings | None = None
@@ -87,6 +88,18 @@ def _setting(name: str, metavar: str, help: str | None = None) -> click.Option:
     return click.Option([flag, name], metavar=metavar, expose_value=False, callback=_said, help=told)
 
 
+def _several_journals() -> click.Option:
+    def said(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> None:
+        invocation = context.ensure_object(Invocation)
+        for value in values:
+            _said(context, parameter, value)
+            invocation.journals += (invocation.said["journal"],)
+
+    option = _setting("journal", "URL")
+    told = f"{option.help} May be repeated."
+    return click.Option(["--journal"], metavar="URL", multiple=True, expose_value=False, callback=said, help=told)
+
+
 def setting_option(name: str, metavar: str, help: str | None = None) -> Callable[[F], F]:
     """Gives a command the flag of this setting; its value is in `invocation.settings`."""
 
@@ -116,9 +129,12 @@ def _common_options() -> list[click.Parameter]:
 
 
 class Command(click.Command):
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    """`several_journals`: --journal may be repeated, and `invocation.journals` has them all."""
+
+    def __init__(self, *args: Any, several_journals: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.params.extend(_common_options())
+        journal, *others = _common_options()
+        self.params.extend([_several_journals() if several_journals else journal, *others])
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         rest = super().parse_args(ctx, args)

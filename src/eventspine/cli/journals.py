@@ -32,10 +32,11 @@ def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Calla
 
 
 @asynccontextmanager
-async def existing_journal(invocation: Invocation) -> AsyncIterator[Journal]:
+async def existing_journal(invocation: Invocation, url: str | None = None) -> AsyncIterator[Journal]:
     """The journal that was asked for, opened; refused when it does not exist yet."""
-    journal = open_journal(invocation.url)
-    if invocation.url.startswith("memory:"):
+    url = invocation.url if url is None else url
+    journal = open_journal(url)
+    if url.startswith("memory:"):
         raise SettingsError(
             "A memory:// journal lives inside the process that uses it; there is nothing to read from here."
         )

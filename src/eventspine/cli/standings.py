@@ -108,8 +108,8 @@ def _waits_for(subscription: Subscription, record: Record) -> str:
 
 
 def title(subscription: Subscription) -> str:
-    """Its name, which by default begins with its service's; otherwise both."""
-    if subscription.name.startswith(f"{subscription.service}."):
+    """Its name, which by default begins with its service's, or is it, as a relay's; otherwise both."""
+    if f"{subscription.name}.".startswith(f"{subscription.service}."):
         return printable(subscription.name)
     return printable(f"{subscription.service}/{subscription.name}")
 

@@ -6,111 +6,35 @@ The tree is made of `causation`; what is scheduled stands below what scheduled i
 from __future__ import annotations
 
 import sys
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any
 
 import click
 
 from ..ids import id_text
-from ..journal.port import Journal, Record, Timer
+from ..journal import without_password
+from ..journal.port import Timer
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
+from .causes import INDENTS_MAX, LIMIT, Copy, Step, Trace, trace
 from .exits import NothingFound
 from .journals import asynchronous, existing_journal
 from .output import json_line, note, plural, say
-from .records import cloud_event, known_id, normal_id
-from .standings import Standing, in_words, standings, title, view
+from .records import cloud_event
+from .standings import in_words, title, view
 from .times import clock_time, due_in, iso, now_us, span
 
-LIMIT = 10_000
-TIMERS_LOOKED_AT = 10_000  # the soonest: there is no index of what else is to come
-INDENTS_MAX = 40  # deeper events stand at this indent, and say how deep they are
 
-
-class Step(NamedTuple):
-    record: Record
-    depth: int
-    siblings: tuple[bool, ...]  # for each level shown, whether more of it follows
-    causes: bool  # whether it caused others
-
-
-class Trace(NamedTuple):
-    correlation: str
-    roots: Sequence[Record]
-    caused: Mapping[str, Sequence[Record]]  # by the id of the cause
-    standings: Mapping[int, Sequence[Standing]]  # by position
-    scheduled: Mapping[str | None, Sequence[Timer]]  # not due yet, by the id of the cause; None: it is not in the tree
-    size: int
-    begins_later: bool = False  # retention has deleted what it began with
-
-    def steps(self) -> Iterator[Step]:
-        """Each event before what it caused, in order of position."""
-        stack: list[tuple[Record, int, tuple[bool, ...]]] = [(root, 0, ()) for root in reversed(self.roots)]
-        while stack:
-            record, depth, siblings = stack.pop()
-            caused = self.caused.get(id_text(record.id), ())
-            yield Step(record, depth, siblings, bool(caused))
-            for index in range(len(caused) - 1, -1, -1):
-                shown = (*siblings, index < len(caused) - 1) if depth < INDENTS_MAX else siblings
-                stack.append((caused[index], depth + 1, shown))
-
-
-async def find(journal: Journal, asked: str) -> list[Record]:
-    """All events of the correlation that `asked` names, or that the event with this id is in."""
-    event = await journal.event(known_id(asked))
-    if event is not None:
-        return await journal.correlated(event.correlation or id_text(event.id), LIMIT) or [event]
-    return await journal.correlated(normal_id(asked), LIMIT) or await journal.correlated(asked, LIMIT)
-
-
-async def trace(journal: Journal, asked: str) -> Trace | None:
-    records = await find(journal, asked)
-    timers = await journal.timers(TIMERS_LOOKED_AT)
-    correlation = _correlation(records[0]) if records else _to_come(timers, asked)
-    if correlation is None:
-        return None
-    by_id = {id_text(record.id): record.position for record in records}
-    roots, caused = [], defaultdict(list)
-    for record in records:
-        # A cause stands before its effect in the feed. Foreign events may claim otherwise, and never make a circle here.
-        if record.causation is not None and by_id.get(record.causation, record.position) < record.position:
-            caused[record.causation].append(record)
-        else:
-            roots.append(record)
-    scheduled = defaultdict(list)
-    for timer in timers:
-        if _correlation(timer.record) == correlation:
-            cause = timer.record.causation
-            scheduled[cause if cause in by_id else None].append(timer)
-    orphan = any(root.causation is not None and root.causation not in by_id for root in roots)
-    begins_later = orphan and bool(await journal.deleted())
-    return Trace(correlation, roots, caused, await standings(journal, records), scheduled, len(records), begins_later)
-
-
-def _correlation(record: Record) -> str:
-    return record.correlation or id_text(record.id)
-
-
-def _to_come(timers: Sequence[Timer], asked: str) -> str | None:
-    """The correlation that is asked for, of which nothing has been published yet."""
-    for timer in timers:
-        if asked == timer.record.correlation or normal_id(asked) in (
-            _correlation(timer.record),
-            id_text(timer.record.id),
-        ):
-            return _correlation(timer.record)
-    return None
-
-
-def write_json(found: Trace) -> None:
-    """`{"correlation", "events", "truncated", "begins_later", "scheduled", "roots": [{"event", "deliveries", "children": [...]}]}`"""
+def write_json(found: Trace, *, several: bool = False) -> None:
+    """`{"correlation", "events", "truncated", "begins_later", "scheduled", "roots": [{"event", "deliveries", "children": [...]}]}`; of several journals each
+    event has its `copies`, too, and each delivery its `journal`."""
     timers = sorted((timer for some in found.scheduled.values() for timer in some), key=lambda timer: timer.due_us)
     head = json_line(
         {
             "correlation": found.correlation,
             "events": found.size,
-            "truncated": found.size >= LIMIT,
+            "truncated": found.truncated,
             "begins_later": found.begins_later,
             "scheduled": [{"due": iso(timer.due_us), "event": cloud_event(timer.record)} for timer in timers],
         }
@@ -120,11 +44,21 @@ def write_json(found: Trace) -> None:
     for step in found.steps():
         if step.depth < open_nodes:
             sys.stdout.write("]}" * (open_nodes - step.depth) + ",")
-        deliveries = [view(standing) for standing in found.standings[step.record.position]]
-        node = json_line({"event": cloud_event(step.record), "deliveries": deliveries})
+        node = json_line({"event": cloud_event(step.record), **_node(found.copies[step.record.id], several=several)})
         sys.stdout.write(f'\n{node[:-1]},"children":[')
         open_nodes = step.depth + 1
     sys.stdout.write("]}" * open_nodes + "]}\n")
+
+
+def _node(copies: Sequence[Copy], *, several: bool) -> dict[str, Any]:
+    if not several:
+        return {"deliveries": [view(standing) for standing in copies[0].standings]}
+    where = [
+        {"journal": copy.journal, "position": copy.record.position, "recorded": iso(copy.record.recorded_us)}
+        for copy in copies
+    ]
+    deliveries = [{"journal": copy.journal, **view(standing)} for copy in copies for standing in copy.standings]
+    return {"copies": where, "deliveries": deliveries}
 
 
 def write_tree(found: Trace) -> None:
@@ -134,15 +68,18 @@ def write_tree(found: Trace) -> None:
     for step in found.steps():
         first, below = lines.before(step)
         say(f"{first}{_event_line(step, began)}")
-        for standing in found.standings[step.record.position]:
-            say(f"{below}{title(standing.subscription)}  {in_words(standing)}")
+        for number, copy in enumerate(found.copies[step.record.id]):
+            if number:
+                say(f"{below}{_arrival_line(copy, began)}")
+            for standing in copy.standings:
+                say(f"{below}{title(standing.subscription)}  {in_words(standing)}")
         for timer in found.scheduled.get(id_text(step.record.id), ()):
             say(f"{below}{_timer_line(timer)}")
     for timer in found.scheduled.get(None, ()):
         say(_timer_line(timer))
     if found.begins_later:
         note("It began earlier: older events were deleted by retention.")
-    if found.size >= LIMIT:
+    if found.truncated:
         note(f"Only the first {LIMIT:,} events are shown.")
 
 
@@ -152,6 +89,11 @@ def _extent(found: Trace, began: int) -> str:
     services = {step.record.source for step in found.steps()}
     took = max(step.record.recorded_us for step in found.steps()) - began
     return f"{plural(found.size, 'event')} from {plural(len(services), 'service')} in {span(took)}, from {clock_time(began)}"
+
+
+def _arrival_line(copy: Copy, began: int) -> str:
+    passed = span(max(0, copy.record.recorded_us - began))
+    return f"+{passed}  brought into {printable(copy.journal)}  #{copy.record.position}"
 
 
 def _timer_line(timer: Timer) -> str:
@@ -201,7 +143,7 @@ def _can_draw(characters: str) -> bool:
     return True
 
 
-@click.command(cls=Command)
+@click.command(cls=Command, several_journals=True)
 @click.argument("id")
 @json_option
 @pass_invocation
@@ -211,13 +153,20 @@ async def command(invocation: Invocation, id: str, as_json: bool) -> None:
 
     ID is that of any event of the tree, or of the correlation. Each event is followed by the subscriptions that want it,
     and how it stands with them: done, waiting, parked, dead, or settled after failures; then by what it has scheduled and
-    is not due yet."""
-    async with existing_journal(invocation) as journal:
-        found = await trace(journal, id)
+    is not due yet. With --journal for each of several journals that a broker lies between, the tree goes on from one to
+    the next."""
+    async with AsyncExitStack() as stack:
+        urls = list(dict.fromkeys(invocation.journals)) or [invocation.url]
+        journals = [await stack.enter_async_context(existing_journal(invocation, url)) for url in urls]
+        found = await trace(journals, id)
         if found is None:
-            gone = " Older events were deleted by retention." if await journal.deleted() else ""
-            raise NothingFound(f"No event and no correlation has the id {id!r} in {journal.url}.{gone}")
+            gone = any([await journal.deleted() for journal in journals])
+            where = ", ".join(without_password(journal.url) for journal in journals)
+            raise NothingFound(
+                f"No event and no correlation has the id {id!r} in {where}."
+                + (" Older events were deleted by retention." if gone else "")
+            )
         if as_json:
-            write_json(found)
+            write_json(found, several=len(urls) > 1)
         else:
             write_tree(found)

@@ -1,0 +1,54 @@
+"""A real broker for the demo, on this machine: installed, started, killed, and started again with what it had stored.
+
+EventBridge is played by an emulator, which keeps everything in its memory. SIGKILL would take what it had acknowledged,
+which AWS doesn't do and no client could mend; so it is paused with SIGSTOP instead, and answers nobody meanwhile.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from eventspine.testing import servers
+
+_SERVERS = {"nats": "nats", "kafka": "kafka", "rabbitmq": "rabbitmq", "pulsar": "pulsar", "eventbridge": "ministack"}
+BROKERS = tuple(_SERVERS)
+
+
+class Broker:
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.kills = 0
+        kind = servers.named(_SERVERS[name])
+        kind.install()
+        self._server = kind(folder)
+        self.survives = kind.keeps
+
+    @property
+    def url(self) -> str:
+        if self.name == "eventbridge":
+            return f"eventbridge://us-east-1/shop?endpoint={self._server.url}"
+        return self._server.url
+
+    @property
+    def how(self) -> str:
+        return "killed (SIGKILL)" if self.survives else "paused (SIGSTOP)"
+
+    def start(self) -> None:
+        self._server.start()
+
+    def take_away(self) -> None:
+        """From one moment to the next, whatever it was doing."""
+        if self.survives:
+            self._server.kill()
+            self.kills += 1
+        else:
+            self._server.pause()
+
+    def bring_back(self) -> None:
+        if self.survives:
+            self._server.start()
+        else:
+            self._server.resume()
+
+    def end(self) -> None:
+        self._server.kill()
