@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import ssl
 import time
 from collections import deque
@@ -61,6 +62,7 @@ UNSENDABLE = frozenset(
     {10054, 10077}
 )  # JetStream's codes for a message that is too large, and too large for the stream
 _SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
+_PLAIN = re.compile(f"[{re.escape(_SAFE)}]*")
 
 
 @dataclass(frozen=True)
@@ -232,13 +234,15 @@ class NatsBroker:
                 await asyncio.gather(every, return_exceptions=True)
 
     async def _hand_over(self, message: Message, partitions: int) -> asyncio.Future[Any] | Exception:
-        headers = {name: quote(value, safe=_SAFE) for name, value in message.headers.items()}
+        headers = {
+            name: value if _PLAIN.fullmatch(value) else quote(value, safe=_SAFE)
+            for name, value in message.headers.items()
+        }
         headers |= {"content-type": message.content_type, "Nats-Msg-Id": message.id}
         subject = self.subject(message.channel, message.slot % partitions)
         try:
-            return await self.js.publish_async(
-                subject, message.data, headers=headers, wait_stall=self.settings.timeout_s
-            )
+            # Without wait_stall: with it the client makes a task for each message, and so writes each to the socket by itself.
+            return await self.js.publish_async(subject, message.data, headers=headers)
         except nats.errors.MaxPayloadError:
             return MessageRefused(f"the server takes {self.client.max_payload:,} bytes at most")
         except (nats.errors.Error, OSError) as error:
