@@ -1,0 +1,89 @@
+"""Claims: which journal publishes a channel, and which reads as a consumer (R14).
+
+They are messages of a topic of their own, of which the last for a name counts. Who writes one is the topic's only producer:
+it takes that place from whoever had it, reads all that is there, and only then writes. So of two at the same moment one
+is shut out before it has written, or the other reads what it wrote. Everybody who may produce and consume can do that;
+properties of topics and subscriptions need the rights of an administrator, and Pulsar can't compare before it sets them.
+
+A subscription that nobody reads holds all of it: a message for each claim and take-over, and one that names this
+namespace, so that positions of another cluster are never taken for those of this one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import _pulsar
+
+from ..errors import BrokerError
+from ._pulsar_client import Link, quietly
+from ._pulsar_intake import EARLIEST, anchored
+
+KEEPER = "eventspine"
+NAMESPACE = "namespace"
+
+
+class Claims:
+    """Of one moment: what it opens it closes."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._topic = ""
+
+    async def claim(self, name: str, identity: str, *, force: bool = False) -> str:
+        owner = (await self._read()).get(name, "")
+        if owner == identity or (owner and not force):
+            return owner
+        return await self._write(name, identity, force=force)
+
+    async def namespace(self) -> str:
+        """Its identity, made by the first who asks."""
+        return (await self._read()).get(NAMESPACE, "") or await self.claim(NAMESPACE, uuid.uuid4().hex)
+
+    async def _read(self) -> Mapping[str, str]:
+        if not self._topic:
+            self._topic = (await self._link.partitions(self._link.settings.claims_topic))[0]
+        reader = await self._link.reader(self._topic, EARLIEST, _pulsar.ReaderConfiguration())
+        found: dict[str, str] = {}
+        what = f"{self._topic} can't be read"
+        try:
+            while await self._link.ask(reader.has_message_available_async, what=what):
+                message = await self._link.ask(reader.read_next_async, what=what)
+                found[message.partition_key()] = message.data().decode("utf-8", "replace")
+        finally:
+            await self._close(reader)
+        return found
+
+    async def _write(self, name: str, identity: str, *, force: bool) -> str:
+        await self._close(await self._link.consumer(self._topic, KEEPER, anchored()))
+        producer = await self._link.producer(self._topic, _alone())
+        try:
+            owner = (await self._read()).get(name, "")
+            if owner and not force:
+                return owner
+            await self._send(producer, name, identity)
+        finally:
+            await self._close(producer)
+        return identity
+
+    async def _send(self, producer: Any, name: str, identity: str) -> None:
+        builder = _pulsar.MessageBuilder()
+        builder.content(identity.encode())
+        builder.partition_key(name)
+        builder.disable_replication(True)
+        try:
+            await self._link.ask(producer.send_async, builder.build(), what=f"{name} can't be claimed")
+        except BrokerError as error:
+            raise BrokerError(f"{error} Another process may be claiming at this moment.") from None
+
+    async def _close(self, one: Any) -> None:
+        if not self._link.silent:
+            await quietly(self._link.ask(one.close_async, what="closing", within_s=1.0))
+
+
+def _alone() -> Any:
+    made = _pulsar.ProducerConfiguration()
+    made.access_mode(_pulsar.ProducerAccessMode.ExclusiveWithFencing)
+    made.batching_enabled(False)
+    return made
