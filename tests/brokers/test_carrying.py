@@ -90,6 +90,37 @@ async def test_what_is_sent_twice_is_handled_once(broker: Server, kind: str):
         assert heard.of("ann") == list(range(21))
 
 
+async def test_now_stays_where_it_was_although_nothing_has_come_since(broker: Server):
+    heard, journal = Heard(), MemoryJournal()
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        async with Spine(journal, broker=to(broker)) as stock, stock.running(inventory(heard, start="now")):
+            await until(lambda: len(stock.health()["broker"]["intakes"][0]["partitions"]) > 0)
+        await store.publish(Placed(customer="ann", number=1))
+        await until(lambda: broker.sent == 2)
+        async with Spine(journal, broker=to(broker)) as stock, stock.running(inventory(heard, start="now")):
+            await until(lambda: heard)
+    assert heard.of("ann") == [1]
+
+
+async def test_what_was_made_anew_at_the_broker_is_read_from_its_first_message(broker: Server):
+    heard, journal = Heard(), MemoryJournal()
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        async with Spine(journal, broker=to(broker)) as stock, stock.running(inventory(heard, start="now")):
+            await until(lambda: len(stock.health()["broker"]["intakes"][0]["partitions"]) > 0)
+            await store.publish(Placed(customer="ann", number=0))
+            await until(lambda: heard)
+        url = to(broker)
+        broker.topics.clear()
+        broker.name = uuid4().hex  # part of its feed's identity
+        await store.publish(Placed(customer="ann", number=1))
+        await until(lambda: broker.sent == 2)
+        async with Spine(journal, broker=url) as stock, stock.running(inventory(heard, start="now")):
+            await until(lambda: len(heard) == 2)
+    assert heard.of("ann") == [0, 1]
+
+
 async def test_publishing_goes_on_while_the_broker_is_away_and_all_arrives_later(broker: Server):
     heard = Heard()
     async with (

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Literal
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Literal, TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 
@@ -17,6 +19,7 @@ from ..errors import BrokerError
 from ._kafka_client import Cluster, code_of
 
 log = logging.getLogger("eventspine.broker.kafka")
+T = TypeVar("T")
 LOOK_AGAIN_S = 0.3
 RENEW_S = 3600.0
 
@@ -52,30 +55,31 @@ class Claims:
 
     async def _read(self, group: str, topic: str) -> str:
         asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0)])]
-        try:
-            answer = await self._cluster.result(
-                self._cluster.admin.list_consumer_group_offsets(asked, **self._cluster.limit)[group]
-            )
-        except KafkaException as error:
-            raise self._error(group, error) from None
+        admin, limit = self._cluster.admin, self._cluster.limit
+        answer = await self._answered(group, lambda: admin.list_consumer_group_offsets(asked, **limit)[group])
         return (answer.topic_partitions or [TopicPartition(topic, 0)])[0].metadata or ""
 
     async def _write(self, group: str, topic: str, identity: str) -> None:
         told = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 0, identity)])]
-        try:
-            answer = await self._cluster.result(
-                self._cluster.admin.alter_consumer_group_offsets(told, **self._cluster.limit)[group]
-            )
-        except KafkaException as error:
-            raise self._error(group, error) from None
+        admin, limit = self._cluster.admin, self._cluster.limit
+        answer = await self._answered(group, lambda: admin.alter_consumer_group_offsets(told, **limit)[group])
         for place in answer.topic_partitions or []:
             if place.error is not None and place.error.code() != KafkaError.NO_ERROR:
                 raise self._error(group, KafkaException(place.error))
 
+    async def _answered(self, group: str, ask: Callable[[], Future[T]]) -> T:
+        try:
+            return await self._cluster.asked(ask)
+        except KafkaException as error:
+            raise self._error(group, error) from None
+
     def _error(self, group: str, error: KafkaException) -> BrokerError:
         hint = ""
         if code_of(error) in (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED):
-            hint = ". Grant READ on this group and topic, or say claims=no in the URL and see to it yourself that no second journal does the same"
+            hint = (
+                ". Grant READ on this group and topic, or say claims=no in the URL and see to it yourself that no second "
+                "journal does the same"
+            )
         failed = self._cluster.error(f"whose {group!r} is can't be told", error.args[0])
         return BrokerError(f"{failed}{hint}", **failed.details)
 

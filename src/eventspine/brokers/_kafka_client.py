@@ -7,18 +7,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, DescribeClusterResult, OffsetSpec, TopicDescription
+from confluent_kafka.admin import (
+    AdminClient,
+    ConfigResource,
+    DescribeClusterResult,
+    OffsetSpec,
+    ResourceType,
+    TopicDescription,
+)
 
 from ..errors import BrokerError, SettingsError
 from ._kafka_url import Settings
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
+Config = Mapping[str, str]
+CONTENT_TYPE = "content-type"  # the header
 
 EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -31,6 +40,11 @@ GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
      KafkaError.UNKNOWN_TOPIC_ID, KafkaError.INCONSISTENT_TOPIC_ID}
 )  # fmt: skip
+UNSETTLED = frozenset(
+    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR,
+     KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
+)  # fmt: skip
+ASK_AGAIN_S = 0.1
 FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
 
 
@@ -143,6 +157,18 @@ class Cluster:
         self.admin.poll(0)
         return await waiting
 
+    async def asked(self, ask: Callable[[], Future[T]]) -> T:
+        """Again and again while who would know is being elected or loaded, as for a while after a broker has started."""
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + self.settings.timeout_s
+        while True:
+            try:
+                return await self.result(ask())
+            except KafkaException as error:
+                if code_of(error) not in UNSETTLED or loop.time() > give_up:
+                    raise
+            await asyncio.sleep(ASK_AGAIN_S)
+
     def error(self, what: str, error: KafkaError) -> BrokerError:
         why = self.settings.masked(error.str())
         if error.code() == KafkaError._TIMED_OUT and self.complaints.last:
@@ -179,14 +205,25 @@ class Cluster:
                 return None
             raise self.error(f"the topic {name!r}", error.args[0]) from None
 
+    async def config(self, name: str) -> Config:
+        """Of a topic; empty where we may not know."""
+        resource = ConfigResource(ResourceType.TOPIC, name)
+        try:
+            found = await self.result(self.admin.describe_configs([resource], **self.limit)[resource])
+        except KafkaException:
+            return {}
+        return {name: str(entry.value) for name, entry in found.items()}
+
     # --- positions --------------------------------------------------------------------------------------------------
 
     async def offsets(self, topic: str, partitions: Sequence[int], where: OffsetSpec) -> dict[int, int]:
         """-1 where there is none: no message is as late as that time."""
-        if not partitions:
-            return {}
-        asked = self.admin.list_offsets({TopicPartition(topic, number): where for number in partitions}, **self.limit)
-        return {
-            one.partition: int((await self.answer(f"positions of {topic!r}", future)).offset)
-            for one, future in asked.items()
-        }
+        found = await asyncio.gather(*(self._offset(TopicPartition(topic, number), where) for number in partitions))
+        return dict(zip(partitions, found, strict=True))
+
+    async def _offset(self, place: TopicPartition, where: OffsetSpec) -> int:
+        try:
+            found = await self.asked(lambda: self.admin.list_offsets({place: where}, **self.limit)[place])
+        except KafkaException as error:
+            raise self.error(f"positions of {place.topic!r}", error.args[0]) from None
+        return int(found.offset)

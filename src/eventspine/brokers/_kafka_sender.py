@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 
 from ..errors import BrokerError, MessageRefused
 from ._kafka_client import FORBIDDEN, GONE, Cluster, Complaints, config_of, made
+from ._kafka_url import Settings
 from .port import Sent
 
 BATCH_BYTES = 256 * 1024  # well below what any topic takes: a batch that is too large is refused with all that is in it
@@ -44,7 +45,10 @@ class Sender:
         doubtful = [n for n, error in enumerate(answers) if self._in_company(error, messages[n])]
         for n in doubtful:  # a batch was refused as a whole: one by one it shows whose fault that is
             answers[n] = (await self._sent([messages[n]]))[0]
-        return [self._meaning(error, message) for error, message in zip(answers, messages, strict=True)]
+        return [
+            None if error is None else await self._meaning(error, message)
+            for error, message in zip(answers, messages, strict=True)
+        ]
 
     async def _sent(self, messages: Sequence[Outgoing]) -> list[KafkaError | None]:
         producer = self._producer
@@ -62,18 +66,11 @@ class Sender:
     def _in_company(error: KafkaError | None, message: Outgoing) -> bool:
         return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE and len(message.data) < BATCH_BYTES
 
-    def _meaning(self, error: KafkaError | None, message: Outgoing) -> Sent:
-        if error is None:
-            return None
+    async def _meaning(self, error: KafkaError, message: Outgoing) -> Exception:
         settings = self._cluster.settings
         code, topic, why = error.code(), message.topic, settings.masked(error.str())
         if code == KafkaError.MSG_SIZE_TOO_LARGE:
-            return MessageRefused(
-                f"{len(message.data):,} bytes of data and what surrounds them are more than the topic {topic!r} takes. Raise "
-                f"max.message.bytes there and message_bytes_max in the URL (now {settings.message_bytes_max:,}), or publish "
-                "less at once.",
-                size_bytes=len(message.data),
-            )
+            return await self._too_large(message)
         if code in REFUSED:
             return MessageRefused(f"The topic {topic!r} takes no such message: {why}", code=error.name())
         if code in FORBIDDEN:
@@ -84,6 +81,16 @@ class Sender:
             last = self._producer.complaints.last if self._producer else ""
             why = f"no answer within {settings.timeout_s:g} s" + (f" ({last})" if last else "")
         return BrokerError(f"{settings.shown}: sending to the topic {topic!r}: {why}.", code=error.name())
+
+    async def _too_large(self, message: Outgoing) -> MessageRefused:
+        size, most = len(message.data), self._cluster.settings.message_bytes_max
+        limit = int((await self._cluster.config(message.topic)).get("max.message.bytes", most))
+        return MessageRefused(
+            f"{size:,} bytes of data and what surrounds them are more than the {limit:,} that the topic {message.topic!r} "
+            f"takes. Raise max.message.bytes there and message_bytes_max in the URL (now {most:,}), or publish less at once.",
+            size_bytes=size,
+            limit_bytes=limit,
+        )
 
     async def close(self) -> None:
         if self._producer is not None:
@@ -118,23 +125,26 @@ class _Batch:
             self.all_there.set_result(None)
 
 
+def producer_config(settings: Settings, complaints: Complaints) -> dict[str, Any]:
+    return config_of(
+        settings,
+        complaints,
+        acks="all",
+        enable_idempotence=True,
+        message_timeout_ms=round(settings.timeout_s * 1000),
+        compression_codec=settings.compression,
+        linger_ms=LINGER_MS,
+        batch_size=BATCH_BYTES,
+        message_max_bytes=max(settings.message_bytes_max, BATCH_BYTES) + 64 * 1024,  # key, headers; Kafka decides
+        topic_metadata_refresh_interval_ms=60_000,
+    )
+
+
 class _Producing:
     def __init__(self, cluster: Cluster) -> None:
         settings = cluster.settings
         self.complaints = Complaints(settings)
-        own = config_of(
-            settings,
-            self.complaints,
-            acks="all",
-            enable_idempotence=True,
-            message_timeout_ms=round(settings.timeout_s * 1000),
-            compression_codec=settings.compression,
-            linger_ms=LINGER_MS,
-            batch_size=BATCH_BYTES,
-            message_max_bytes=max(settings.message_bytes_max, BATCH_BYTES) + 64 * 1024,  # key, headers; Kafka decides
-            topic_metadata_refresh_interval_ms=60_000,
-        )
-        self._producer: Producer = made(Producer, settings, own)
+        self._producer: Producer = made(Producer, settings, producer_config(settings, self.complaints))
         self._closing = False
         self._work = threading.Event()
         self._thread = threading.Thread(target=self._poll, name="eventspine-kafka-producer", daemon=True)

@@ -6,22 +6,21 @@ and the rest is for whoever looks after the cluster to decide."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Literal, cast
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AclOperation, ConfigResource, NewTopic, ResourceType, TopicDescription
+from confluent_kafka.admin import AclOperation, NewTopic, TopicDescription
 
 from ..errors import BrokerError
 from ..settings_values import in_words
-from ._kafka_client import Cluster, code_of
+from ._kafka_client import Cluster, Config, code_of
 from ._kafka_url import Settings
 from .port import Difference, Finding, Needs
 
 REPLICATION = 3  # where there are as many brokers
 LOOPBACK = ("localhost", "127.", "[::1]")
-Config = Mapping[str, str]
 
 
 async def differences(cluster: Cluster, needs: Needs) -> list[Difference]:
@@ -86,7 +85,7 @@ async def _differing(cluster: Cluster, channel: str, topic: TopicDescription) ->
     if settings.replication is not None and replicas != settings.replication:
         found.append(Difference(what, f"{settings.replication} replicas", f"{replicas} replicas", safe=False))
     if settings.min_insync is not None or settings.retention_ms is not None:
-        config = await _config(cluster, topic.name)
+        config = await cluster.config(topic.name)
         asked = {"min.insync.replicas": settings.min_insync, "retention.ms": settings.retention_ms}
         found += [
             Difference(what, f"{name}={value}", f"{name}={config[name]}", safe=False)
@@ -125,16 +124,6 @@ def _replicas(topic: TopicDescription) -> int:
     return min((len(one.replicas) for one in topic.partitions), default=0)
 
 
-async def _config(cluster: Cluster, name: str) -> Config:
-    """Empty where we may not know."""
-    resource = ConfigResource(ResourceType.TOPIC, name)
-    try:
-        found = await cluster.result(cluster.admin.describe_configs([resource], **cluster.limit)[resource])
-    except KafkaException:
-        return {}
-    return {name: str(entry.value) for name, entry in found.items()}
-
-
 # --- findings -------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +137,7 @@ async def findings(cluster: Cluster, needs: Needs) -> list[Finding]:
         if topic is None:
             found.append(Finding("danger", what, "It is not there; `spine topology apply` of its publisher makes it."))
             continue
-        config = await _config(cluster, topic.name)
+        config = await cluster.config(topic.name)
         told = [
             *_of_replicas(topic, config),
             *_of_config(cluster.settings, config),

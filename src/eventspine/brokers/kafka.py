@@ -9,7 +9,8 @@ divides partitions among processes, and shows others how far we are.
 | _kafka_url | what a URL may say |
 | _kafka_client | what every client is told; questions to the cluster |
 | _kafka_sender | sending, with an answer for each message |
-| _kafka_intake | reading as a member of a group |
+| _kafka_intake | what an intake has read, and how far it is settled |
+| _kafka_reader | the consumer in its thread: a member of a group |
 | _kafka_topics | topics: needed, there, and as they are found |
 | _kafka_claims | which journal publishes and reads (R14) |
 """
@@ -22,8 +23,8 @@ from typing import Literal
 from ..errors import BrokerError
 from . import _kafka_topics as topics
 from ._kafka_claims import Claims
-from ._kafka_client import Cluster, Topic
-from ._kafka_intake import CONTENT_TYPE, KafkaIntake
+from ._kafka_client import CONTENT_TYPE, Cluster, Topic
+from ._kafka_intake import KafkaIntake
 from ._kafka_sender import Outgoing, Sender
 from ._kafka_url import Settings, settings_of
 from .port import Broker, Difference, Features, Finding, Message, Needs, Sent

@@ -174,11 +174,12 @@ class MemoryIntake:
     def assigned(self) -> frozenset[int]:
         return frozenset(range(PARTITIONS))
 
-    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> None:
+    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int | None:
         end = len(self._server.topic(self._channel)[partition])
         if not self._features.positions:
             self._server.queue(self._channel, self._consumer)
-        self._at[partition] = after if after is not None else end if start == "now" else 0
+        self._at[partition] = begun = after if after is not None else end if start == "now" else 0
+        return begun if self._features.positions else None
 
     async def end(self, partition: int) -> None:
         self._at.pop(partition, None)

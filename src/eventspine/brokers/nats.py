@@ -416,7 +416,7 @@ class NatsIntake:
     def assigned(self) -> frozenset[int]:
         return frozenset(range(self._count))
 
-    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> None:
+    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int | None:
         name = f"{self._consumer}_p{partition}_e{epoch}_{time.time_ns():x}"
         client, js = self.broker.client, self.broker.js
         one = _Partition(self, partition, name, client.new_inbox(), after or 0)
@@ -429,7 +429,7 @@ class NatsIntake:
             **_where(after, start),
         )
         try:
-            await js.add_consumer(self.stream, config)
+            made = await js.add_consumer(self.stream, config)
             one.subscription = await client.subscribe(
                 one.inbox, cb=one.on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
             )
@@ -437,6 +437,7 @@ class NatsIntake:
             raise self.broker._error(f"could not read the stream {self.stream}", error) from error
         self._partitions[partition] = one
         await self._pull(one)
+        return made.delivered.stream_seq if after is None and made.delivered is not None else after
 
     async def end(self, partition: int) -> None:
         one = self._partitions.pop(partition, None)

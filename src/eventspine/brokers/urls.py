@@ -41,6 +41,10 @@ class BrokerUrl:
         self._known.append(name)
         return self._left.pop(name, otherwise)
 
+    def starting_with(self, start: str) -> list[str]:
+        """Names of options that are there and not taken yet."""
+        return [name for name in self._left if name.startswith(start)]
+
     def one_of(self, name: str, words: Sequence[str], otherwise: str) -> str:
         value = self.text(name, otherwise)
         return value if value in (*words, otherwise) else self.refuse(name, value, f"one of {', '.join(words)}")

@@ -23,7 +23,7 @@ from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
 from ..ids import IdSource
 from ..journal.cursors import Range
-from ..journal.port import Append, Done, Journal, Put, Record, Seen, Unit, Verdict
+from ..journal.port import OWN_FEED, Append, Done, Journal, Put, Record, Seen, Unit, Verdict
 from ..keys import slot_of_id
 from .arrivals import Arrivals, Lane
 from .membership import Membership
@@ -207,16 +207,23 @@ class Intake:
     async def _begin(self, intake: BrokerIntake, partitions: dict[int, int]) -> None:
         if not partitions:
             return
-        cursors = {
-            one.partition: one.position
-            for one in await self.journal.cursors([self._member.row.number])
-            if one.feed == intake.feed
-        }
+        stored = await self.journal.cursors([self._member.row.number])
+        cursors = {one.partition: one.position for one in stored if one.feed == intake.feed}
+        # What was made anew at the broker has nothing that is not new.
+        start = "earliest" if not cursors and any(one.feed != OWN_FEED for one in stored) else self.start_at
         for partition, epoch in sorted(partitions.items()):
             after = cursors.get(partition) if self.broker.features.positions else None
-            await intake.begin(partition, after=after, start=self.start_at, epoch=epoch)
+            begun = await intake.begin(partition, after=after, start=start, epoch=epoch)
             self._begun[partition], self._last[partition] = epoch, after or 0
+            if begun is not None and after is None:
+                await self._remember(intake, partition, begun)
         self._origins.clear()  # whoever had them has made marks that we don't know of
+
+    async def _remember(self, intake: BrokerIntake, partition: int, position: int) -> None:
+        """Where it began, so that "now" stays where it was although nothing has come yet."""
+        landing = Landing(partition)
+        landing.ranges, self._last[partition] = [(0, position)], position
+        await self._store(intake, [landing])
 
     async def _end(self, intake: BrokerIntake, partition: int) -> None:
         if self._begun.pop(partition, None) is not None:
@@ -315,7 +322,7 @@ class Intake:
 
     async def _store(self, intake: BrokerIntake, landings: Sequence[Landing]) -> None:
         """Each partition's is a unit of its own, all of one commit."""
-        asked = [(landing, self._unit(intake, landing)) for landing in landings if landing.settled]
+        asked = [(landing, self._unit(intake, landing)) for landing in landings if landing.ranges]
         pause_s = 0.05
         while asked:
             verdicts = await self.journal.commit([unit for _, unit in asked])

@@ -1,0 +1,340 @@
+"""The consumer, and the thread that it belongs to: a member of a group that reads only what it was told to.
+
+The group says which partitions are ours; each is read from the position that `begin` names, and not before. To have one
+assigned by the group and to read it are two things in librdkafka, and nothing is ever paused or sought: those are lost
+in it when they come close upon an assignment, and the partition then stands still for good (its issues 2190, 2256, 5591).
+A consumer that is slow is a member all the same: it polls, whatever else it has to do.
+
+Messages that the topic does not have any more are reported and passed; a topic that ends before our position is not what
+it was, and ends the reading, as everything does that is not going to get better by itself."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.cimpl import TIMESTAMP_NOT_AVAILABLE
+
+from ..errors import BrokerError
+from ._kafka_client import CONTENT_TYPE, FORBIDDEN, GONE, REFUSED, Cluster, Complaints, Topic, config_of, made
+from ._kafka_url import Settings
+from .port import Fetched
+
+if TYPE_CHECKING:
+    from ._kafka_intake import Shelf
+
+log = logging.getLogger("eventspine.broker.kafka")
+AT_ONCE = 1000
+POLL_S = 0.05
+HURRY_S = 0.2  # after a command: more of them are on their way, as a rule
+PATIENCE_S = 1.0  # full for so long: stop reading; what librdkafka had fetched ahead is then fetched again
+COMMIT_S = 0.5
+OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
+AWAY = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
+Answered = Callable[[BrokerError | None], None]
+
+
+def consumer_config(settings: Settings, group: str, complaints: Complaints) -> dict[str, Any]:
+    session_ms = round(settings.session_s * 1000)
+    of_protocol: dict[str, Any] = {"group_protocol": "consumer"}  # the broker has the other settings then
+    if settings.group_protocol == "classic":
+        of_protocol = {
+            "partition_assignment_strategy": "cooperative-sticky",
+            "session_timeout_ms": session_ms,
+            "heartbeat_interval_ms": max(100, session_ms // 4),
+        }
+    return config_of(
+        settings,
+        complaints,
+        group_id=group,
+        enable_auto_commit=False,
+        enable_auto_offset_store=False,
+        auto_offset_reset="error",  # never to where nobody asked to be
+        isolation_level="read_committed",
+        check_crcs=True,
+        fetch_wait_max_ms=100,  # a partition that is begun waits for the request that is on its way
+        fetch_error_backoff_ms=100,
+        fetch_queue_backoff_ms=5,  # 1 s by default: a reader that is faster than the queue stood still for that long
+        queued_min_messages=20_000,
+        queued_max_messages_kbytes=16 * 1024,
+        topic_metadata_refresh_interval_ms=30_000,
+        **of_protocol,
+    )
+
+
+class Reader(threading.Thread):
+    def __init__(
+        self,
+        cluster: Cluster,
+        topic: Topic,
+        group: str,
+        identity: str,
+        shelf: Shelf,
+        changed: Callable[[], None],
+        came: Callable[[], None],
+    ) -> None:
+        super().__init__(name=f"eventspine-kafka-{group}", daemon=True)
+        self.assigned: frozenset[int] = frozenset()
+        self.held_back = False
+        self.room = threading.Event()  # something was taken from the shelf, or is asked of us
+        self._cluster = cluster
+        self._topic = topic
+        self._identity = identity
+        self._shelf = shelf
+        self._changed = changed
+        self._came = came
+        self._complaints = Complaints(cluster.settings)
+        self._consumer: Consumer = made(
+            Consumer, cluster.settings, consumer_config(cluster.settings, group, self._complaints)
+        )
+        self._orders: SimpleQueue[tuple[Callable[[], None], Answered]] = SimpleQueue()
+        self._gate = threading.Lock()  # between a last order and the end of the thread
+        self._full_since: float | None = None
+        self._reading: set[int] = set()
+        self._holding = False  # nothing is read, for want of room
+        self._hurry_until = 0.0
+        self._commit_at = 0.0
+        self._stopping = False
+        self._gone = False
+        self._failure: BrokerError | None = None
+
+    # --- from the event loop ----------------------------------------------------------------------------------------
+
+    def order(self, order: Callable[[], None], answered: Answered) -> None:
+        """Have it done in this thread, soon."""
+        with self._gate:
+            if not self._gone:
+                self._orders.put((order, answered))
+                self.room.set()  # in case it waits for that
+                return
+        answered(self._failure or BrokerError(f"The intake of {self._topic.name!r} is closed."))
+
+    def fail(self, error: BrokerError) -> None:
+        """Reading ends, and `check` says why."""
+        self._failure = self._failure or error
+        self._came()
+
+    def check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        self._stopping = True
+        self.room.set()
+
+    # --- the thread -------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            self._consumer.subscribe(
+                [self._topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+            )
+            while not self._stopping and self._failure is None:
+                self._obey()
+                self._show(monotonic())
+                self._hold(self._should_hold())
+                self._poll()
+                if self._complaints.cut:
+                    self._look()
+        except Exception as error:  # noqa: BLE001  whatever it is, the event loop has to hear of it
+            self.fail(self._as_ours(error))
+        self._leave()
+
+    def _as_ours(self, error: Exception) -> BrokerError:
+        if isinstance(error, BrokerError):
+            return error
+        said = error.args[0] if isinstance(error, KafkaException) else None
+        what = f"reading the topic {self._topic.name!r}"
+        return self._cluster.error(what, said) if said is not None else BrokerError(f"{what}: {error!r}")
+
+    def _obey(self) -> None:
+        while True:
+            try:
+                order, answered = self._orders.get_nowait()
+            except Empty:
+                return
+            try:
+                if not self._gone:
+                    order()
+            except Exception as error:  # noqa: BLE001  the answer to whoever asked
+                answered(self._as_ours(error))
+            else:
+                answered(self._failure)
+            self._hurry_until = monotonic() + HURRY_S
+
+    def _place(self, partition: int, offset: int = 0) -> TopicPartition:
+        return TopicPartition(self._topic.name, partition, offset)
+
+    def begin(self, partition: int, offset: int) -> None:
+        if partition in self.assigned:  # else it was taken from us meanwhile, and `changed` has said so
+            self._shelf.begin(partition, offset)
+            if not self._holding:
+                self._read([partition])
+
+    def end(self, partition: int) -> None:
+        self._read_no_more([partition])
+
+    def _read(self, partitions: Iterable[int]) -> None:
+        new = {partition: self._shelf.next_of(partition) for partition in partitions if partition not in self._reading}
+        places = [self._place(partition, offset) for partition, offset in new.items() if offset is not None]
+        self._consumer.incremental_assign(places)
+        self._reading |= {place.partition for place in places}
+
+    def _read_no_more(self, partitions: Iterable[int]) -> None:
+        read = self._reading & {*partitions}
+        self._reading -= read
+        self._consumer.incremental_unassign([self._place(partition) for partition in read])
+
+    def _should_hold(self) -> bool:
+        if self.held_back:
+            return True
+        if not self._shelf.full:
+            self._full_since = None
+            return False
+        now = monotonic()
+        self._full_since = self._full_since or now
+        if now - self._full_since > PATIENCE_S:
+            return True
+        self.room.wait(POLL_S)
+        self.room.clear()
+        return self._holding
+
+    def _hold(self, hold: bool) -> None:
+        if hold != self._holding:
+            self._holding = hold
+            (self._read_no_more if hold else self._read)(self._shelf.partitions)
+
+    def _poll(self) -> None:
+        if self._full_since is not None and not self._holding:
+            return  # there is no room: neither wait for more nor take it
+        first = self._consumer.poll(0.001 if monotonic() < self._hurry_until else POLL_S)
+        if first is None:
+            return
+        # `consume` alone would wait until there are as many.
+        messages = (first, *self._consumer.consume(AT_ONCE - 1, 0))
+        if self._shelf.put(_fetched(message) for message in messages if message.error() is None):
+            self._came()
+        for message in messages:  # only now: what is done about them may poll again
+            if (error := message.error()) is not None:
+                self._wrong(error, message)
+
+    def _show(self, now: float) -> None:
+        """How far we are, to whoever looks at the group; with whose journal it is."""
+        if now < self._commit_at:
+            return
+        self._commit_at = now + COMMIT_S
+        if settled := self._shelf.settled():
+            topic = self._topic.name
+            places = [TopicPartition(topic, number, offset, self._identity) for number, offset in settled.items()]
+            try:
+                self._consumer.commit(offsets=places, asynchronous=True)
+            except KafkaException as error:
+                log.debug("positions of %s were not committed: %s", topic, error.args[0].str())
+
+    # --- what the group says ----------------------------------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        consumer.incremental_assign([])  # heard; `begin` says from where
+        self.assigned |= {place.partition for place in places}
+        self._changed()
+
+    def _on_revoke(self, consumer: Consumer, places: list[TopicPartition]) -> None:
+        self._commit_at = 0.0
+        self._show(monotonic())
+        self._on_lost(consumer, places)
+
+    def _on_lost(self, _: Consumer, places: list[TopicPartition]) -> None:
+        partitions = {place.partition for place in places}
+        self.assigned -= partitions
+        self._shelf.forget(partitions)
+        self._read_no_more(partitions)
+        self._changed()
+
+    # --- what goes wrong --------------------------------------------------------------------------------------------
+
+    def _wrong(self, error: KafkaError, message: Message) -> None:
+        code = error.code()
+        if code in OUT_OF_RANGE:
+            self._out_of_range(int(message.partition() or 0))
+        elif code in GONE:
+            self.fail(self._cluster.error(f"the topic {self._topic.name!r} is not what it was", error))
+        elif code in FORBIDDEN or code in REFUSED:
+            self.fail(self._cluster.error(f"reading the topic {self._topic.name!r}", error))
+        elif error.fatal():
+            self.fail(self._cluster.error("the consumer broke", error))
+        else:  # librdkafka goes on by itself, or a connection is gone, which is looked into
+            log.debug("reading %s: %s", self._topic.name, self._cluster.settings.masked(error.str()))
+            self._complaints.cut |= code in AWAY
+
+    def _out_of_range(self, partition: int) -> None:
+        wanted = self._shelf.next_of(partition)
+        if wanted is None:
+            return
+        low, high = self._consumer.get_watermark_offsets(
+            self._place(partition), timeout=self._cluster.settings.timeout_s
+        )
+        if wanted > high:
+            raise BrokerError(
+                f"Partition {partition} of the topic {self._topic.name!r} ends at offset {high:,}, and this journal has read up "
+                f"to {wanted:,}: the cluster has lost what it had, or was restored. Make the topic anew under another name "
+                "(prefix=), or let its publisher fill it up to there before this service reads on.",
+                partition=partition,
+                wanted=wanted,
+                end=high,
+            )
+        if wanted >= low:
+            raise BrokerError(f"The topic {self._topic.name!r} is not what it was, and is looked at anew.")
+        log.error(
+            "%s messages of partition %d of the topic %s are gone: offsets %d to %d were deleted before they were read, by its "
+            "retention as a rule. It goes on at %d; raise retention.ms there.",
+            f"{low - wanted:,}", partition, self._topic.name, wanted, low - 1, low,
+        )  # fmt: skip
+        self._read_no_more([partition])
+        self.begin(partition, low)
+
+    def _look(self) -> None:
+        """A connection broke: whether any broker still answers. Blocks, and is bounded."""
+        self._complaints.cut = False
+        if self._complaints.refused:
+            return self.fail(BrokerError(f"{self._cluster.settings.shown} lets us not in: {self._complaints.refused}"))
+        try:
+            self._consumer.list_topics(self._topic.name, timeout=self._cluster.settings.timeout_s)
+        except KafkaException as error:
+            self.fail(self._cluster.error(f"the connection is gone ({self._complaints.last})", error.args[0]))
+        return None
+
+    def _leave(self) -> None:
+        self._stopping = True
+        try:
+            self._commit_at = 0.0
+            self._show(monotonic())
+            self._consumer.close()
+        except (KafkaException, RuntimeError) as error:
+            log.debug("leaving the group of %s: %s", self._topic.name, error)
+        with self._gate:
+            self._gone = True
+        self._obey()
+
+
+def _fetched(message: Message) -> Fetched:
+    pairs: list[tuple[str, str | bytes | None]] = message.headers() or []  # type: ignore[assignment]  # never a dict here
+    headers = {name: _text(value) for name, value in pairs}
+    kind, time_ms = message.timestamp()
+    return Fetched(
+        message.partition() or 0,
+        (message.offset() or 0) + 1,
+        message.key(),
+        headers,
+        headers.pop(CONTENT_TYPE, ""),
+        message.value() or b"",
+        0 if kind == TIMESTAMP_NOT_AVAILABLE else time_ms * 1000,
+    )
+
+
+def _text(value: str | bytes | None) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
