@@ -35,6 +35,7 @@ class Settings:
     url: urls.BrokerUrl
     region: str
     bus: str
+    prefix: str  # of all names that we give
     endpoint: str
     profile: str
     partitions: int
@@ -146,12 +147,21 @@ class Aws:
         bus = "" if self.settings.bus == "default" else f"{self.settings.bus}/"
         return self.arn("events", f"rule/{bus}{rule}")
 
+    def source(self, channel: str) -> str:
+        return f"{self.settings.prefix}{channel}"
+
+    def rule(self, consumer: str, kind: str) -> str:
+        return f"{fitting(f'{self.settings.prefix}{consumer}', 58)}.{kind}"
+
     def queue(self, consumer: str, kind: str) -> str:
         """Queues of all buses have their names in one place; they hold 80 letters, digits, - and _ at most."""
-        return f"{fitting(f'{self.settings.bus}/{consumer}', 70)}-{kind}"
+        return f"{fitting(f'{self.settings.bus}/{self.settings.prefix}{consumer}', 70)}-{kind}"
 
     def archive(self, channel: str) -> str:
-        return fitting(f"{self.settings.bus}/{channel}", 48)
+        return fitting(f"{self.settings.bus}/{self.settings.prefix}{channel}", 48)
+
+    def replay(self, consumer: str) -> str:
+        return fitting(f"{self.settings.bus}/{self.settings.prefix}{consumer}", 40)
 
     # --- queues -----------------------------------------------------------------------------------------------------
 

@@ -48,6 +48,7 @@ class Hand:
 
 class _Marked(msgspec.Struct):
     specversion: str = ""
+    spineorigin: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -87,7 +88,7 @@ class _Partition:
 
 class EventBridgeIntake:
     def __init__(self, aws: Aws, channel: str, consumer: str, count: int, leftovers: set[asyncio.Task[None]]) -> None:
-        self.feed = f"eventbridge:{aws.account}:{aws.settings.region}:{aws.settings.bus}:{channel}"
+        self.feed = f"eventbridge:{aws.account}:{aws.settings.region}:{aws.settings.bus}:{aws.source(channel)}"
         self._aws = aws
         self._channel = channel
         self._consumer = consumer
@@ -361,10 +362,12 @@ def fetched_of(partition: int, message: Mapping[str, Any], token: Token) -> Fetc
     try:
         body = msgspec.json.decode(text, type=_Body)
         detail = bytes(body.detail)
-        marked = msgspec.json.decode(detail, type=_Marked).specversion
+        marked = msgspec.json.decode(detail, type=_Marked)
+        if marked.spineorigin:  # one of ours is as it was sent when it is written as we write
+            detail = msgspec.json.encode(msgspec.json.decode(detail))
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
         return Fetched(partition, 0, None, {}, "", text, time_us, token)
-    if marked:
+    if marked.specversion:
         return Fetched(partition, 0, None, {}, STRUCTURED, detail, time_us, token)
     fields = {
         "id": body.id,

@@ -15,8 +15,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from ..errors import BrokerError
-from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, Aws, code_of, fitting, log
-from ._eventbridge_topology import CATCH_UP, rule_name
+from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, Aws, code_of, log
+from ._eventbridge_topology import CATCH_UP
 from .port import Start
 
 DONE = "done"
@@ -28,9 +28,9 @@ class Past:
     def __init__(self, aws: Aws, channel: str, consumer: str, partition: int, live_url: str) -> None:
         self._aws = aws
         self._channel = channel
-        self._rule = rule_name(consumer, f"r{partition}")
+        self._rule = aws.rule(consumer, f"r{partition}")
         self._queue = aws.queue(consumer, f"r{partition}")
-        self._name = fitting(f"{aws.settings.bus}/{consumer}.{partition}", 56)
+        self._name = f"{aws.replay(consumer)}.p{partition}"
         self._live_url = live_url
         self._tried = 0
         self._quiet_since: float | None = None
@@ -117,7 +117,7 @@ def _first(start: Start, created: datetime) -> datetime:
 
 async def replay(aws: Aws, channel: str, rules: list[str], since: datetime, until: datetime) -> str:
     """What the archive has of this time, once more to these rules; the name of the replay."""
-    name = f"{fitting(f'{aws.settings.bus}/{channel}', 40)}.{time.time_ns():x}"
+    name = f"{aws.replay(channel)}.{time.time_ns():x}"
     archive = aws.archive(channel)
     try:
         found = await aws.events.describe_archive(ArchiveName=archive)

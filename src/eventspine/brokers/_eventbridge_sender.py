@@ -74,21 +74,20 @@ class Sender:
     # --- entries ----------------------------------------------------------------------------------------------------
 
     def _entry(self, index: int, message: Message) -> Entry:
-        if message.channel.startswith("aws.") or len(message.channel) > SOURCE_CHARS:
-            raise MessageRefused(
-                f"EventBridge takes no events of {message.channel!r}: that source is AWS's own, or long"
-            )
+        source = self._aws.source(message.channel)
+        if source.startswith("aws.") or len(source) > SOURCE_CHARS:
+            raise MessageRefused(f"EventBridge takes no events of the source {source!r}: it is AWS's own, or too long")
         attributes = {name.removeprefix(self._prefix): value for name, value in message.headers.items()}
         if bad := next((name for name, value in attributes.items() if _NEVER.search(value)), None):
             raise MessageRefused(f"its {bad} has a character (U+FFFE or U+FFFF) that SQS can't carry")
         detail = detail_of(attributes, message.content_type, message.data)
         fields = {
             "EventBusName": self._aws.settings.bus,
-            "Source": message.channel,
+            "Source": source,
             "DetailType": attributes.get("type", "")[:TYPE_CHARS] or "?",
             "Detail": detail.decode(),
         }
-        size = len(message.channel) + len(fields["DetailType"].encode()) + len(detail)
+        size = len(source.encode()) + len(fields["DetailType"].encode()) + len(detail)
         if size > self._bytes_max:
             raise MessageRefused(
                 f"as an entry it has {size:,} bytes, and {self._bytes_max:,} are taken at most (entry_bytes_max)"
@@ -104,9 +103,6 @@ class Sender:
             apart = max(0, apart - 1)
             try:
                 results = await self._put(chunk)
-            except BrokerError as error:
-                answers.update((entry.place, error) for entry in [*chunk, *lane])
-                return
             except MessageRefused as error:
                 if len(chunk) == 1:
                     answers[chunk[0].place] = error
@@ -114,6 +110,9 @@ class Sender:
                     lane.extendleft(reversed(chunk))
                     apart = len(chunk)
                 continue
+            except BrokerError as error:
+                answers.update((entry.place, error) for entry in [*chunk, *lane])
+                return
             again, trouble = _sorted(chunk, results, answers)
             lane.extendleft(reversed(again))
             if again and time.monotonic() + pause_s > deadline:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import BrokerError
-from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, QUEUE_IS_THERE, Aws, code_of, fitting
+from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, QUEUE_IS_THERE, Aws, code_of
 from .port import Difference, Finding, Needs
 
 COUNTS = (1, 2, 5, 10)  # of partitions: what divides ten
@@ -31,18 +31,14 @@ class Step(NamedTuple):
     make: Callable[[], Awaitable[object]] | None = None
 
 
-def pattern(channel: str, partition: int, count: int, *, replayed: bool = False) -> dict[str, Any]:
-    found: dict[str, Any] = {"source": [channel]}
+def pattern(source: str, partition: int, count: int, *, replayed: bool = False) -> dict[str, Any]:
+    found: dict[str, Any] = {"source": [source]}
     if replayed:
         found["replay-name"] = [{"exists": True}]
     if count > 1:
         digits: list[dict[str, Any]] = [{"suffix": str(digit)} for digit in range(partition, 10, count)]
         found["detail"] = {"spineslot": digits + ([{"exists": False}] if partition == 0 else [])}
     return found
-
-
-def rule_name(consumer: str, kind: str) -> str:
-    return f"{fitting(consumer, 58)}.{kind}"
 
 
 class Topology:
@@ -54,7 +50,7 @@ class Topology:
 
     async def rules(self, consumer: str, letter: str = "p") -> dict[int, Mapping[str, Any]]:
         """By partition: those that bring a consumer's events (`p`), or its past from the archive (`r`)."""
-        prefix = rule_name(consumer, letter)
+        prefix = self._aws.rule(consumer, letter)
         found: dict[int, Mapping[str, Any]] = {}
         asked: dict[str, Any] = {"EventBusName": self._settings.bus, "NamePrefix": prefix}
         while True:
@@ -76,7 +72,7 @@ class Topology:
         """As they were made: another number moves keys away from where their past is (R12)."""
         rules = await self.rules(consumer)
         for count in COUNTS:
-            if sorted(rules) == list(range(count)) and _made_for(rules, channel, count):
+            if sorted(rules) == list(range(count)) and _made_for(rules, self._aws.source(channel), count):
                 return count
         raise BrokerError(
             f"{self._settings.url.shown} has no rules, or not all of them, that bring {channel} to {consumer}. "
@@ -110,7 +106,7 @@ class Topology:
             arguments = {
                 "ArchiveName": name,
                 "EventSourceArn": self._aws.bus_arn,
-                "EventPattern": json.dumps(pattern(channel, 0, 1)),
+                "EventPattern": json.dumps(pattern(self._aws.source(channel), 0, 1)),
                 "RetentionDays": days,
             }
             return [Step(Difference(what, wanted, "", safe=True), lambda: make(**arguments))]
@@ -123,7 +119,7 @@ class Topology:
     async def _consumer(self, channel: str, consumer: str) -> list[Step]:
         count = self._settings.partitions
         rules = await self.rules(consumer)
-        if rules and not _made_for(rules, channel, count):
+        if rules and not _made_for(rules, self._aws.source(channel), count):
             found = f"{len(rules)} rules with other patterns"
             return [Step(Difference(f"rules of {consumer}", f"{count} partitions", found, safe=False))]
         steps: list[Step] = []
@@ -139,9 +135,12 @@ class Topology:
         self, channel: str, consumer: str, partition: int, rule: Mapping[str, Any] | None, letter: str
     ) -> list[Step]:
         """One queue, with its policy, rule and target."""
-        queue, name = self._aws.queue(consumer, f"{letter}{partition}"), rule_name(consumer, f"{letter}{partition}")
+        queue, name = (
+            self._aws.queue(consumer, f"{letter}{partition}"),
+            self._aws.rule(consumer, f"{letter}{partition}"),
+        )
         steps = await self._queue(queue, wants_past=self._settings.archive and letter == "p")
-        wanted = pattern(channel, partition, self._settings.partitions, replayed=letter == "r")
+        wanted = pattern(self._aws.source(channel), partition, self._settings.partitions, replayed=letter == "r")
         if rule is None:
             made = Difference(f"rule {name}", json.dumps(wanted), "", safe=True)
             steps.append(Step(made, lambda: self._put_rule(name, wanted, queue)))
@@ -279,10 +278,10 @@ class Topology:
         return found + _queue_findings(queue, await self.attributes(url), self._settings.entry_bytes_max)
 
 
-def _made_for(rules: Mapping[int, Mapping[str, Any]], channel: str, count: int) -> bool:
+def _made_for(rules: Mapping[int, Mapping[str, Any]], source: str, count: int) -> bool:
     """Whether these are of that many partitions, though some may be missing."""
     return all(
-        partition < count and json.loads(rule.get("EventPattern") or "{}") == pattern(channel, partition, count)
+        partition < count and json.loads(rule.get("EventPattern") or "{}") == pattern(source, partition, count)
         for partition, rule in rules.items()
     )
 

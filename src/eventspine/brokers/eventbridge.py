@@ -56,6 +56,7 @@ def from_url(url: str) -> EventBridgeBroker:
         read,
         region,
         bus,
+        prefix=_prefix(read),
         endpoint=_endpoint(read),
         profile=read.text("profile"),
         partitions=int(read.one_of("partitions", [str(count) for count in COUNTS], "1")),
@@ -70,6 +71,13 @@ def from_url(url: str) -> EventBridgeBroker:
     )
     read.refuse_the_rest()
     return EventBridgeBroker(settings)
+
+
+def _prefix(read: urls.BrokerUrl) -> str:
+    given = read.text("prefix")
+    if not re.fullmatch(r"[A-Za-z0-9._-]{0,40}", given):
+        read.refuse("prefix", given, "of letters, digits, . - and _, 40 at most")
+    return given
 
 
 def _endpoint(read: urls.BrokerUrl) -> str:
