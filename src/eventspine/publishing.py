@@ -66,11 +66,13 @@ class Publisher:
         clock: Clock,
         ids: IdSource,
         published: dict[str, str] | None = None,
+        fits: Callable[[Record], None] | None = None,
     ) -> None:
         self.service = service
         self.contexts = frozenset(contexts)
         self.clock = clock
         self.ids = ids
+        self.fits = fits  # raises for what the broker would not take
         self.published = {} if published is None else published  # with its context, by type; see observe.unheard
 
     def check(self, event_type: EventType) -> None:
@@ -92,12 +94,12 @@ class Publisher:
         time_us = now_us if time is None else _time_us(time, "publish()")
         ids = self.ids.new(len(events))
         if cause is None:
-            return [
+            return self._fitting(
                 make_record(self.mine(event), event, id, self.service, now_us, time_us)
                 for event, id in zip(events, ids, strict=True)
-            ]
+            )
         correlation, causation, hops, trace = _caused(cause)
-        return [
+        return self._fitting(
             make_record(
                 self.mine(event),
                 event,
@@ -111,7 +113,14 @@ class Publisher:
                 _onwards(trace, id),
             )
             for event, id in zip(events, ids, strict=True)
-        ]
+        )
+
+    def _fitting(self, made: Iterable[Record]) -> list[Record]:
+        records = list(made)
+        if self.fits is not None:
+            for record in records:
+                self.fits(record)
+        return records
 
     def record(
         self,
@@ -125,11 +134,12 @@ class Publisher:
         now_us = self.clock.now_us()
         time_us = None if time is None else _time_us(time, event_type.name)
         given = id if id is not None else self.ids.one()
-        if cause is None:
-            return make_record(event_type, event, given, self.service, now_us, time_us)
-        correlation, causation, hops, trace = _caused(cause)
+        correlation, causation, hops, trace = (None, None, 0, None) if cause is None else _caused(cause)
         meta = _onwards(trace, given)
-        return make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
+        made = make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
+        if self.fits is not None:
+            self.fits(made)
+        return made
 
     def mine(self, event: Any) -> EventType:
         """Its type, if this service may publish it."""

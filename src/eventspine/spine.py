@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -74,6 +74,7 @@ class Spine:
         self._ids = IdSource(self.clock)
         self._unheard = Unheard(self.journal)
         self._looks: set[asyncio.Task[None]] = set()
+        self._fits = None if self.broker is None else _limit_of(self.broker)
         self._publisher = None if service is None else self._publisher_of(service)
         self._around = self.middleware + (service.middleware if service else ())
         self._opened = False
@@ -325,7 +326,7 @@ class Spine:
         return self._publisher
 
     def _publisher_of(self, service: Service[Any]) -> Publisher:
-        return Publisher(service.name, service.publishes, self.clock, self._ids, self._unheard.published)
+        return Publisher(service.name, service.publishes, self.clock, self._ids, self._unheard.published, self._fits)
 
     async def _look_soon(self) -> None:
         """Whether anybody subscribes to what was published for the first time: in the background, for a notice."""
@@ -430,6 +431,7 @@ class Spine:
             middleware=self.middleware,
             unheard=self._unheard,
             retention=self._retention,
+            fits=self._fits,
         )
 
     def health(self) -> dict[str, Any]:
@@ -440,6 +442,12 @@ class Spine:
         if not self._opened and found["status"] == "ok":
             found["status"] = "closed"  # not open yet, or not any more
         return found
+
+
+def _limit_of(broker: Broker) -> Callable[[Record], None]:
+    from .brokers.limits import Limit
+
+    return Limit(broker).check
 
 
 class Running:

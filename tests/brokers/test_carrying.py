@@ -186,14 +186,16 @@ async def test_what_is_too_large_waits_with_its_key_in_order(broker: Server):
     heard = Heard()
     journal = MemoryJournal()
     small = MemoryBroker(broker)
-    object.__setattr__(small.features, "message_bytes_max", 2000)
     async with (
         Spine(journal, service=storefront, broker=small) as store,
         Spine("memory://", broker=to(broker)) as stock,
         stock.running(inventory(heard)),
     ):
         large = Placed(customer="ann", number=0, note="x" * 3000)
+        broker.stop()
         await store.publish(large, Placed(customer="ann", number=1), Placed(customer="bob", number=0))
+        object.__setattr__(small.features, "message_bytes_max", 2000)  # lowered after it was published
+        broker.restart()
         await until(lambda: heard.of("bob"))
         dead = await journal.deliveries(states=["dead"])
         assert "2,000" in dead[0].error and "3," in dead[0].error

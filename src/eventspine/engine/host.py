@@ -63,7 +63,9 @@ class Host:
         self.roll_back = roll_back
         self.retire = tuple(retire)
         self.resources: Any = None
-        self.publisher = Publisher(service.name, service.publishes, self.clock, runtime.ids, runtime.unheard.published)
+        self.publisher = Publisher(
+            service.name, service.publishes, self.clock, runtime.ids, runtime.unheard.published, runtime.fits
+        )
         self.subscriptions: list[Subscription] = []
         self.readers = Readers(self)
         self.held: dict[int, Lease] = {}

@@ -16,7 +16,7 @@ from ..brokers.feed import FeedBroker
 from ..clock import Clock
 from ..errors import JournalError, SpineError
 from ..ids import IdSource
-from ..journal.port import Journal, Subscription as Registered
+from ..journal.port import Journal, Record, Subscription as Registered
 from ..observe.unheard import Unheard
 from ..service import Handler, Middleware, Service
 from .commits import Committer
@@ -82,9 +82,11 @@ class Runtime:
         middleware: Sequence[Middleware],
         unheard: Unheard | None = None,
         retention: Mapping[str, timedelta | None] | None = None,
+        fits: Callable[[Record], None] | None = None,
     ) -> None:
         self.journal = journal
         self.unheard = unheard or Unheard(journal)
+        self.fits = fits  # what the broker takes, if one carries what is published
         self.clock = clock
         self.ids = ids
         self.lease_s = lease_s
