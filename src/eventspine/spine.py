@@ -298,7 +298,7 @@ class Spine:
         for refuse in beside.get():
             refuse(self.journal)
         if self._carrying is not None:
-            self._carrying.check_room()
+            self._carrying.check(records)
         verdict = await self._committed(unit)
         await self._look_soon()
         return receipts(records, verdict, due)
@@ -407,10 +407,10 @@ class Spine:
         finally:
             guard.cancel()
             await asyncio.gather(guard, return_exceptions=True)
-            if carrying is not None:
-                await asyncio.shield(carrying.stop_intakes(brought))
+            stopping = runtime.stop(0.0 if runtime.failure else drain_s)
+            bringing_in = carrying.stop_intakes(brought) if carrying is not None else asyncio.sleep(0)
             try:
-                running.drained = await asyncio.shield(runtime.stop(0.0 if runtime.failure else drain_s))
+                running.drained, _ = await asyncio.shield(asyncio.gather(stopping, bringing_in))
             finally:
                 if runtime.failure is None:  # else health goes on telling of it, until something runs again
                     self._runtimes.remove(runtime)

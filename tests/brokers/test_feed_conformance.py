@@ -10,11 +10,11 @@ import pytest
 from eventspine.brokers.feed import FeedBroker
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.sqlite import SQLiteJournal
-from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, EmbeddedSite
+from eventspine.testing.conformance import BrokerCapabilities, EmbeddedSite, FeedConformance
 
 
 @pytest.mark.setup("memory")
-class TestMemoryFeed(BrokerConformance):
+class TestMemoryFeed(FeedConformance):
     features = FeedBroker(MemoryJournal()).features
 
     async def make(self) -> EmbeddedSite:
@@ -22,7 +22,7 @@ class TestMemoryFeed(BrokerConformance):
 
 
 @pytest.mark.setup("sqlite", processes="sqlite processes")
-class TestSQLiteFeed(BrokerConformance):
+class TestSQLiteFeed(FeedConformance):
     capabilities = BrokerCapabilities(processes=True)
     features = replace(TestMemoryFeed.features, persistent=True)
 

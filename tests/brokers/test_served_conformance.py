@@ -15,7 +15,7 @@ from eventspine.brokers.feed import FeedBroker
 from eventspine.errors import JournalError, OutcomeUnknown
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Unit, Verdict
-from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, EmbeddedSite
+from eventspine.testing.conformance import BrokerCapabilities, EmbeddedSite, FeedConformance
 from eventspine.testing.conformance.brokers.server import Server
 from eventspine.testing.conformance.brokers.site import Undeclared
 
@@ -99,7 +99,7 @@ class ServedSite(EmbeddedSite):
         return new
 
 
-class TestServedFeed(BrokerConformance):
+class TestServedFeed(FeedConformance):
     capabilities = BrokerCapabilities(server=True, cuts=True, topology=True)
     features = FeedBroker(MemoryJournal()).features
 

@@ -12,17 +12,19 @@ from pathlib import Path
 
 import pytest
 
+from eventspine.brokers import memory
 from eventspine.brokers.feed import FeedBroker
 from eventspine.journal.memory import MemoryJournal
 from eventspine.testing import conformance
 from eventspine.testing.conformance import (
     BrokerCapabilities,
     BrokerConformance,
+    FeedConformance,
     JournalCapabilities,
     JournalConformance,
     running,
 )
-from eventspine.testing.conformance.brokers.capabilities import from_features
+from eventspine.testing.conformance.brokers.capabilities import of_broker, of_feed
 from eventspine.testing.conformance.table import BEGIN, END, Table, in_words
 
 ROOT = Path(__file__).parent.parent.parent
@@ -149,20 +151,22 @@ def test_the_plug_in_loads_no_suite_before_somebody_uses_one(tmp_path: Path) -> 
 
 
 def test_no_group_says_a_test_twice_and_each_has_a_promise_in_its_name() -> None:
-    for suite in (JournalConformance, BrokerConformance):
+    for suite in (JournalConformance, FeedConformance, BrokerConformance):
         names = [group.__name__ for group in suite.groups]
         assert len(names) == len(set(names))
         assert all(running.tests_of(group) for group in suite.groups)
 
 
-@pytest.mark.parametrize("suite", [JournalConformance, BrokerConformance])
+@pytest.mark.parametrize("suite", [JournalConformance, FeedConformance, BrokerConformance])
 def test_each_capability_has_a_test_that_only_those_who_declare_it_have_to_pass(suite: type[running.Suite]) -> None:
     tests = [test for group in suite.groups for test in running.tests_of(group).values()]
     needed = {name for test in tests for name in getattr(test, "needs", ())}
-    kinds = {JournalConformance: JournalCapabilities(), BrokerConformance: BrokerCapabilities()}
-    declared = set(asdict(kinds[suite]))
+    declared = set(asdict(JournalCapabilities() if suite is JournalConformance else BrokerCapabilities()))
+    if suite is FeedConformance:
+        declared |= set(of_feed(FeedBroker(MemoryJournal()).features))
+        declared.remove("claims")  # one journal needs no place at a broker
     if suite is BrokerConformance:
-        declared |= set(from_features(FeedBroker(MemoryJournal()).features))
+        declared |= set(of_broker(memory.from_url("memory://x").features))
     assert needed == declared
 
 

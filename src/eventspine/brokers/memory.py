@@ -46,10 +46,11 @@ class Server:
     def topic(self, channel: str) -> list[list[Message]]:
         return self.topics.setdefault(channel, [[] for _ in range(PARTITIONS)])
 
-    def queue(self, channel: str, consumer: str) -> list[deque[tuple[Message, bool]]]:
-        """Made when a consumer first asks: what was sent before is in it, as in a topic that is read from its start."""
+    def queue(self, channel: str, consumer: str, start: Start = "earliest") -> list[deque[tuple[Message, bool]]]:
+        """Made when a consumer first asks, and then holds what was sent before, as far as it starts there."""
         if (channel, consumer) not in self.queues:
-            self.queues[channel, consumer] = [deque((m, False) for m in part) for part in self.topic(channel)]
+            before = [[] if start == "now" else part for part in self.topic(channel)]
+            self.queues[channel, consumer] = [deque((message, False) for message in part) for part in before]
         return self.queues[channel, consumer]
 
     def store(self, message: Message) -> None:
@@ -176,10 +177,11 @@ class MemoryIntake:
 
     async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int | None:
         end = len(self._server.topic(self._channel)[partition])
-        if not self._features.positions:
-            self._server.queue(self._channel, self._consumer)
-        self._at[partition] = begun = after if after is not None else end if start == "now" else 0
-        return begun if self._features.positions else None
+        self._at[partition] = after if after is not None else end if start == "now" else 0
+        if self._features.positions:
+            return self._at[partition]
+        self._server.queue(self._channel, self._consumer, start)
+        return None
 
     async def end(self, partition: int) -> None:
         self._at.pop(partition, None)

@@ -13,21 +13,24 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
+from ..brokers.binding import message_of, size_of
 from ..brokers.port import Broker, Needs, Start
 from ..clock import Clock
-from ..errors import BrokerError, BrokerTaken, JournalError, OutboxFull
+from ..errors import BrokerError, BrokerTaken, EventTooLarge, JournalError, OutboxFull, RegistrationRefused
 from ..ids import IdSource
-from ..journal.port import Journal
+from ..journal.port import Journal, Note, Record, Unit
 from ..periodic import is_ticks
 from ..service import Service
 from .intake import Intake
 from .relay import Relay
+from .timers import Timers
 
 log = logging.getLogger("eventspine.broker")
 OUTBOX_MAX = 1_000_000  # events that the broker may be behind before publishing is refused
 LOOK_S = 1.0
 AT_START_S = 5.0  # for the first connection, before it goes on in the background
 PAUSE_MOST_S = 5.0
+SURROUNDS_BYTES = 8_000  # more than an event's attributes come to without its meta
 
 
 class Carrying:
@@ -50,6 +53,7 @@ class Carrying:
         self.relays: dict[str, Relay] = {}
         self.intakes: dict[str, Intake] = {}
         self.trouble: str | None = None  # why there is no connection
+        self._timers = Timers(journal, clock)
         self._take_over = take_over
         self._outbox_max = outbox_max
         self._connected = asyncio.Event()
@@ -64,6 +68,7 @@ class Carrying:
         self._tasks = [
             asyncio.create_task(self._connect(), name="spine-broker"),
             asyncio.create_task(self._look(), name="spine-broker-look"),
+            asyncio.create_task(self._fire_timers(), name="spine-broker-timers"),
         ]
         await self._a_while(self._connected)
 
@@ -133,8 +138,9 @@ class Carrying:
             for channel, start in _subscribed(service, known=known):
                 if channel not in published and channel not in self.intakes and not is_ticks(channel):
                     wanted.setdefault(channel, (service.name, start))
-        for channel, (service_name, start) in wanted.items():
+        for channel, (service_name, wished) in wanted.items():
             consumer = await self._consumer(channel, f"{service_name}.{channel}")
+            start = await self._decided(channel, self._possible(channel, wished))
             self.intakes[channel] = Intake(
                 channel, consumer, self.broker, self.journal, self.clock, self.ids, self.lease_s, start, self._take_over
             )
@@ -158,6 +164,27 @@ class Carrying:
             if row.state != "retired":
                 return row.name
         return otherwise
+
+    def _possible(self, channel: str, start: Start) -> Start:
+        features = self.broker.features
+        if isinstance(start, datetime) and "time" not in features.starts:
+            raise RegistrationRefused(
+                f"{features.name} can't be read from a time on, and a handler of {channel!r} says start={start:%Y-%m-%d}…. "
+                'Say start="now", or start="earliest" for all that the broker has.',
+                channel=channel,
+            )
+        return start
+
+    async def _decided(self, channel: str, start: Start) -> Start:
+        """Once, and for all processes: a restart before anything has come must not make "now" of "earliest"."""
+        service, text = f"intake:{channel}", start.isoformat() if isinstance(start, datetime) else start
+        while not (found := await self.journal.notes(service, "start", ["at"])):
+            note = Note(service, "start", "at", text.encode(), expected=0)
+            (verdict,) = await self.journal.commit([Unit(notes=[note])])
+            if verdict.kind in ("failed", "fenced"):
+                raise verdict.error or JournalError(f"The journal answered {verdict.kind}.")
+        decided = found[0].value.decode()
+        return decided if decided in ("earliest", "now") else datetime.fromisoformat(decided)  # type: ignore[return-value]
 
     async def _begin(self, needs: Needs, workers: Sequence[Relay | Intake]) -> None:
         if not workers:
@@ -200,6 +227,7 @@ class Carrying:
     # --- watching -------------------------------------------------------------------------------------------------
 
     def _wake(self) -> None:
+        self._timers.changed()
         for relay in self.relays.values():
             relay.wake()
 
@@ -212,12 +240,40 @@ class Carrying:
             except JournalError as error:
                 log.debug("looking at the relays: %s", error)
 
+    async def _fire_timers(self) -> None:
+        """What is published for later, also where no service runs that would see to it."""
+        while True:
+            try:
+                await self._timers.fire()
+            except JournalError as error:
+                log.debug("looking at the timers: %s", error)
+                await self.clock.sleep(LOOK_S)
+
     @property
     def behind(self) -> int:
         return max((relay.behind for relay in self.relays.values()), default=0)
 
-    def check_room(self) -> None:
-        """Raises OutboxFull when the broker is too far behind to let it grow."""
+    def check(self, records: Sequence[Record]) -> None:
+        """Raises EventTooLarge for what the broker would never take, and OutboxFull when it is too far behind."""
+        for record in records:
+            if record.channel in self.relays:
+                self._check_size(record)
+        self._check_room()
+
+    def _check_size(self, record: Record) -> None:
+        features = self.broker.features
+        if len(record.data) + len(record.meta or b"") + SURROUNDS_BYTES <= features.message_bytes_max:
+            return
+        message = message_of(record, f"{self.journal.id}.{self.journal.incarnation}", 1, features.prefix)
+        if (size := size_of(message)) > features.message_bytes_max:
+            raise EventTooLarge(
+                f"{record.type} is {size:,} bytes with its attributes; {features.name} accepts {features.message_bytes_max:,}. "
+                "Raise the limit there, or publish a reference to where the data is.",
+                size_bytes=size,
+                limit_bytes=features.message_bytes_max,
+            )
+
+    def _check_room(self) -> None:
         if (behind := self.behind) > self._outbox_max:
             raise OutboxFull(
                 f"{behind:,} events wait in the journal for {self.broker.url}, more than {self._outbox_max:,}: nothing more "

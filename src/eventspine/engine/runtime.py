@@ -23,12 +23,12 @@ from .commits import Committer
 from .host import LOOK_S, Host
 from .periodic import Periodic
 from .subscription import Subscription
+from .timers import Timers
 from .upkeep import Upkeep
 from .workers import Workers
 
 log = logging.getLogger("eventspine.engine")
 THREADS = 64
-TIMERS_AT_ONCE = 500
 TROUBLE_S = 0.5  # before another round of what has failed
 
 
@@ -104,7 +104,7 @@ class Runtime:
         self.stuck_threads = 0
         self.failure: BaseException | None = None
         self.stopped = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._timers = Timers(journal, clock)
         self._noticed = asyncio.Event()
         self._unwatch: Callable[[], None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -124,7 +124,7 @@ class Runtime:
         self._tasks = [
             asyncio.create_task(self._forever(work), name=f"spine-{work.__name__}")
             for work in (
-                self._fire_timers,
+                self._timers.fire,
                 self._look,
                 self._check_time,
                 self._follow,
@@ -194,20 +194,6 @@ class Runtime:
                 log.exception("%s failed and goes on", work.__name__.strip("_"))
                 await self.clock.sleep(TROUBLE_S)
 
-    async def _fire_timers(self) -> None:
-        self._changed.clear()
-        due_us = await self.journal.next_due()
-        now_us = self.clock.now_us()
-        if due_us is not None and due_us <= now_us:
-            await self.journal.fire(now_us, TIMERS_AT_ONCE)
-            return
-        waking = None if due_us is None else self.clock.call_at(due_us, self._changed.set)
-        try:
-            await self._changed.wait()
-        finally:
-            if waking is not None:
-                waking.cancel()
-
     async def _look(self) -> None:
         await self.clock.sleep(LOOK_S)
         for host in self.hosts:
@@ -239,7 +225,7 @@ class Runtime:
         self.stopped.set()
 
     def _on_change(self) -> None:
-        self._changed.set()
+        self._timers.changed()
         self._noticed.set()
         for host in self.hosts:
             host.changed()

@@ -1,4 +1,4 @@
-"""Public suites: what every journal and every broker of eventspine promises, for whoever writes another one.
+"""Public suites: what every journal, every feed and every broker of eventspine promises, for whoever writes another one.
 
     class TestPostgres(JournalConformance):
         capabilities = JournalCapabilities(sql=True, persistent=True, processes=True)
@@ -21,8 +21,9 @@ except ModuleNotFoundError as error:
     raise MissingExtra('The conformance suites are run by pytest: pip install "eventspine[testing]"') from error
 
 from .brokers.capabilities import BrokerCapabilities
+from .brokers.carried import CarriedSite, apart
 from .brokers.site import BrokerSite, EmbeddedSite
-from .brokers.suite import BrokerConformance
+from .brokers.suite import BrokerConformance, FeedConformance
 from .journals.capabilities import JournalCapabilities
 from .journals.suite import JournalConformance
 from .running import capability
@@ -31,8 +32,11 @@ __all__ = [
     "BrokerCapabilities",
     "BrokerConformance",
     "BrokerSite",
+    "CarriedSite",
     "EmbeddedSite",
+    "FeedConformance",
     "JournalCapabilities",
     "JournalConformance",
+    "apart",
     "capability",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ....brokers.embedded import Features
+from ....brokers import embedded, port
 from ..running import capability
 
 
@@ -16,11 +16,20 @@ class BrokerCapabilities:
     server: bool = capability("it has a server, which the tests may kill and start again")
     cuts: bool = capability("the way to it can be cut without a word to either side")
     topology: bool = capability("what it needs on the server is applied by a command of its own")
+    claims: bool = capability("it has a place where a journal leaves its identity, so that no second takes its part")
 
 
-def from_features(features: Features) -> dict[str, bool]:
-    """Those that the port knows, as capabilities of the table."""
+def of_feed(features: embedded.Features) -> dict[str, bool]:
+    """What the port of a feed knows, as capabilities of the table."""
     known = asdict(features)
     return {name: known[name] for name in ("ordered", "rewinds", "one_feed", "persistent")} | {
         "settles": features.settles != "cursor"
     }
+
+
+def of_broker(features: port.Features) -> dict[str, bool]:
+    """What the port of a broker knows. Handlers read the feed of their own journal: so there is one order, and history."""
+    starts = {start: start in features.starts for start in ("earliest", "now", "time")}
+    kinds = {"positions": features.positions, "queue": not features.positions}
+    journals = {"rewinds": True, "one_feed": True}
+    return {"ordered": features.ordered, "persistent": features.persistent, **kinds, **starts, **journals}

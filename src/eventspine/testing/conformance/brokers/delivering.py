@@ -8,7 +8,6 @@ from datetime import timedelta
 
 import pytest
 
-from ....brokers.embedded import Features
 from ....delivery import Delivery
 from ....errors import EventRefused
 from ....service import Service
@@ -131,14 +130,12 @@ class Publishing:
         assert {1} == set(found.values())
         assert sorted([*range(10), 99]) == sorted(log.of("ann"))
 
-    async def test_of_a_batch_with_an_event_that_is_refused_nothing_is_published(
-        self, site: BrokerSite, features: Features
-    ) -> None:
+    async def test_of_a_batch_with_an_event_that_is_refused_nothing_is_published(self, site: BrokerSite) -> None:
         log = Log()
         async with speaking(site) as spine, listening(site, listener(log)):
             with pytest.raises(EventRefused):
                 await spine.publish(
-                    Said(who="ann", number=1), Said(who="ann", number=2, text="x" * features.event_bytes_max)
+                    Said(who="ann", number=1), Said(who="ann", number=2, text="x" * (site.event_bytes_max + 5000))
                 )
             await say(spine, [3])
             await until(lambda: log.handled)

@@ -1,4 +1,4 @@
-"""The port by itself: what an intake fetches, settles, is assigned and seeks."""
+"""The port of a feed by itself: what an intake fetches, settles, is assigned and seeks."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ import asyncio
 from ....brokers.embedded import Features
 from ..running import needs
 from .material import WAIT_S, fetched, record
-from .site import BrokerSite
+from .site import EmbeddedSite
 
 
 class Intakes:
-    async def test_a_broker_can_what_was_declared(self, site: BrokerSite, features: Features) -> None:
+    async def test_a_broker_can_what_was_declared(self, site: EmbeddedSite, features: Features) -> None:
         assert features == site.broker().features
 
-    async def test_nothing_is_fetched_where_nothing_is(self, site: BrokerSite) -> None:
+    async def test_nothing_is_fetched_where_nothing_is(self, site: EmbeddedSite) -> None:
         intake = site.broker().intake("email", ["talk"], [], after=0)
         assert [] == list((await intake.fetch(records_max=10)).records)
         await intake.close()
 
-    async def test_it_goes_on_where_its_last_fetch_ended(self, site: BrokerSite) -> None:
+    async def test_it_goes_on_where_its_last_fetch_ended(self, site: EmbeddedSite) -> None:
         intake = site.broker().intake("email", ["talk"], [], after=0)
         sent = [record(n) for n in range(7)]
         await site.publish(*sent)
@@ -29,7 +29,7 @@ class Intakes:
         assert [] == list((await intake.fetch(records_max=10)).records)
         await intake.close()
 
-    async def test_a_fetch_gives_no_more_than_it_was_asked_for(self, site: BrokerSite) -> None:
+    async def test_a_fetch_gives_no_more_than_it_was_asked_for(self, site: EmbeddedSite) -> None:
         await site.publish(*(record(n) for n in range(9)))
         intake = site.broker().intake("email", ["talk"], [], after=0)
         seen = 0
@@ -39,14 +39,14 @@ class Intakes:
             seen += len(page.records)
         await intake.close()
 
-    async def test_it_has_its_channels_and_no_others(self, site: BrokerSite) -> None:
+    async def test_it_has_its_channels_and_no_others(self, site: EmbeddedSite) -> None:
         await site.publish(record(1), record(2, channel="noise", type="noise.Shouted"), record(3))
         intake = site.broker().intake("email", ["talk"], [], after=0)
         assert {"talk"} == {one.channel for one in await fetched(intake, 2)}
         assert [] == list((await intake.fetch(records_max=10)).records)
         await intake.close()
 
-    async def test_records_arrive_as_they_were_sent(self, site: BrokerSite) -> None:
+    async def test_records_arrive_as_they_were_sent(self, site: EmbeddedSite) -> None:
         sent = record(
             1, key="Zoë/\u4f8b", data=b"\x00\xff" * 50, meta='{"tenant":"Zoë"}'.encode(), correlation="c", causation="d", hops=3
         )  # fmt: skip
@@ -58,7 +58,7 @@ class Intakes:
         await intake.close()
 
     @needs("ordered")
-    async def test_records_of_a_slot_come_in_order(self, site: BrokerSite) -> None:
+    async def test_records_of_a_slot_come_in_order(self, site: EmbeddedSite) -> None:
         sent = [record(n, slot=n % 5) for n in range(100)]
         for at in range(0, 100, 10):
             await site.publish(*sent[at : at + 10])
@@ -69,7 +69,7 @@ class Intakes:
         await intake.close()
 
     @needs("one_feed")
-    async def test_all_of_a_feed_comes_in_one_order_to_everybody(self, site: BrokerSite) -> None:
+    async def test_all_of_a_feed_comes_in_one_order_to_everybody(self, site: EmbeddedSite) -> None:
         await asyncio.gather(*(site.publish(record(n, slot=n)) for n in range(40)))
         orders = []
         for service in ("email", "billing"):
@@ -78,7 +78,7 @@ class Intakes:
             await intake.close()
         assert orders[0] == orders[1]
 
-    async def test_two_services_each_have_everything(self, site: BrokerSite) -> None:
+    async def test_two_services_each_have_everything(self, site: EmbeddedSite) -> None:
         await site.publish(*(record(n) for n in range(5)))
         for service in ("email", "billing"):
             intake = site.broker().intake(service, ["talk"], [], after=0)
@@ -86,7 +86,7 @@ class Intakes:
             await intake.settle(got)
             await intake.close()
 
-    async def test_what_was_released_is_not_lost(self, site: BrokerSite, features: Features) -> None:
+    async def test_what_was_released_is_not_lost(self, site: EmbeddedSite, features: Features) -> None:
         await site.publish(*(record(n) for n in range(3)))
         intake = site.broker().intake("email", ["talk"], [], after=0)
         got = await fetched(intake, 3)
@@ -97,7 +97,7 @@ class Intakes:
         await again.close()
 
     @needs("settles")
-    async def test_what_was_settled_does_not_come_again(self, site: BrokerSite) -> None:
+    async def test_what_was_settled_does_not_come_again(self, site: EmbeddedSite) -> None:
         await site.publish(*(record(n, slot=1) for n in range(6)))
         intake = site.broker().intake("email", ["talk"], [], after=0)
         got = await fetched(intake, 6)
@@ -109,7 +109,7 @@ class Intakes:
         await again.close()
 
     @needs("rewinds")
-    async def test_it_seeks_beside_another_that_reads_on(self, site: BrokerSite) -> None:
+    async def test_it_seeks_beside_another_that_reads_on(self, site: EmbeddedSite) -> None:
         broker = site.broker()
         await site.publish(*(record(n) for n in range(6)))
         live, replaying = (broker.intake("email", ["talk"], [], after=0) for _ in range(2))
@@ -122,16 +122,24 @@ class Intakes:
         await live.close()
         await replaying.close()
 
-    async def test_with_nothing_assigned_it_has_nothing(self, site: BrokerSite) -> None:
+    async def test_with_nothing_assigned_it_has_nothing(self, site: EmbeddedSite) -> None:
         await site.publish(record(1))
         intake = site.broker().intake("email", ["talk"], [], after=0)
         await intake.assign([])
         assert [] == list((await intake.fetch(records_max=10)).records)
         await intake.close()
 
-    async def test_it_is_woken_when_there_is_more(self, site: BrokerSite) -> None:
+    async def test_it_is_woken_when_there_is_more(self, site: EmbeddedSite) -> None:
         rung = asyncio.Event()
         stop = site.broker().watch(rung.set)
         await site.publish(record(1))
         await asyncio.wait_for(rung.wait(), WAIT_S)
         stop()
+
+    async def test_an_envelope_without_key_data_or_extras_travels_too(self, site: EmbeddedSite) -> None:
+        bare = record(1, key=None, data=b"", meta=None, correlation=None, causation=None)
+        await site.publish(bare)
+        intake = site.broker().intake("email", ["talk"], [], after=0)
+        [got] = await fetched(intake, 1)
+        await intake.close()
+        assert bare == got._replace(position=0, recorded_us=0)

@@ -1,7 +1,8 @@
 """A site: one place through which events are carried, for one test, and spines that use it as processes of their own would.
 
 A test asks its site for spines, publishes through it, and where that is declared kills its server, cuts the way to it, or has
-its topology applied. `EmbeddedSite` is that of the broker that a journal is by itself."""
+its topology applied. `EmbeddedSite` is that of the broker that a journal is by itself; that of a broker between journals is
+`CarriedSite`."""
 
 from __future__ import annotations
 
@@ -24,19 +25,20 @@ class BrokerSite(Protocol):
     opened_by: str  # `module:function` by which another process makes a spine of `address` and a service
     address: str
 
+    @property
+    def event_bytes_max(self) -> int:
+        """Of an event's data, about: what is larger is refused at publish."""
+        ...
+
     async def open(self) -> None: ...
     async def close(self) -> None: ...
-
-    def broker(self) -> Broker:
-        """The broker as a process has it."""
-        ...
 
     def spine(self, service: Service[Any] | None = None) -> Spine:
         """A spine of another process, so to speak: it shares with the others what processes share."""
         ...
 
     async def publish(self, *records: Record) -> None:
-        """Put these on the broker as they are, as a producer would that is none of ours."""
+        """Put these where events come from as they are, though no service of ours would publish them so."""
         ...
 
     async def kill_server(self) -> None:
@@ -51,7 +53,9 @@ class BrokerSite(Protocol):
         """Nothing passes any more, and nobody is told: packets are dropped. For those that declare `cuts`."""
         ...
 
-    async def mend(self) -> None: ...
+    async def mend(self) -> None:
+        """Everything passes again."""
+        ...
 
     async def apply_topology(self, *services: Service[Any]) -> Sequence[str]:
         """Make on the server what these need; what was changed. For those that declare `topology`."""
@@ -94,7 +98,12 @@ class EmbeddedSite(Undeclared):
     async def close(self) -> None:
         await self._own.close()
 
+    @property
+    def event_bytes_max(self) -> int:
+        return self.broker().features.event_bytes_max
+
     def broker(self) -> Broker:
+        """As a process has it."""
         return FeedBroker(self._own)
 
     def spine(self, service: Service[Any] | None = None) -> Spine:

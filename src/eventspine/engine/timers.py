@@ -1,0 +1,37 @@
+"""Timers: events for later are published when they are due, by whichever process on the journal is first."""
+
+from __future__ import annotations
+
+import asyncio
+
+from ..clock import Clock
+from ..journal.port import Journal
+
+AT_ONCE = 1000
+
+
+class Timers:
+    """`changed` is called when the journal has changed: there may be an earlier one."""
+
+    def __init__(self, journal: Journal, clock: Clock) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        self._changed.set()
+
+    async def fire(self) -> None:
+        """What is due; else it waits until something may be."""
+        self._changed.clear()
+        due_us = await self._journal.next_due()
+        now_us = self._clock.now_us()
+        if due_us is not None and due_us <= now_us:
+            await self._journal.fire(now_us, AT_ONCE)
+            return
+        waking = None if due_us is None else self._clock.call_at(due_us, self._changed.set)
+        try:
+            await self._changed.wait()
+        finally:
+            if waking is not None:
+                waking.cancel()

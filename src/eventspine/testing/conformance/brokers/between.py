@@ -1,0 +1,176 @@
+"""Between journals: each has its place at the broker and no other takes it, and the relay sends all, once and in order."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from ....brokers.port import Broker, Message, Sent
+from ....errors import BrokerTaken, MessageRefused, OutboxFull
+from ....journal.port import Replay
+from ....service import Service
+from ....spine import Spine
+from ..running import needs
+from .carried import CarriedSite
+from .material import (
+    WAIT_S,
+    Log,
+    Said,
+    listener,
+    listening,
+    say,
+    speaker,
+    speaking,
+    until,
+    until_heard,
+    until_rows,
+)
+from .site import LEASE_S
+
+
+class Refusing:
+    """This broker, with a server behind it that does not like some messages."""
+
+    def __init__(self, broker: Broker, dislikes: Callable[[Message], bool]) -> None:
+        self._broker = broker
+        self.dislikes = dislikes
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._broker, name)
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Sent]:
+        refused = {n for n, message in enumerate(messages) if self.dislikes(message)}
+        answers = iter(await self._broker.send([one for n, one in enumerate(messages) if n not in refused]))
+        return [MessageRefused("not this one") if n in refused else next(answers) for n in range(len(messages))]
+
+
+class Journals:
+    @needs("claims")
+    async def test_r14_a_second_journal_that_publishes_a_channel_is_refused_at_its_start(
+        self, site: CarriedSite
+    ) -> None:
+        async with speaking(site) as spine:
+            await say(spine, [1])
+            with pytest.raises(BrokerTaken, match="publishes the channel"):
+                await Spine("memory://", service=speaker(), broker=site.broker(), lease_s=LEASE_S).open()
+            other = Spine("memory://", service=speaker(), broker=site.broker(), lease_s=LEASE_S, take_over=True)
+            async with other:
+                """Told to, it is let in."""
+
+    @needs("claims")
+    async def test_r14_a_second_journal_that_consumes_as_a_service_is_refused_at_its_start(
+        self, site: CarriedSite
+    ) -> None:
+        async with listening(site, _silent(Log())):
+            other = Spine("memory://", broker=site.broker(), lease_s=LEASE_S)
+            with pytest.raises(BrokerTaken, match="consumes as"):
+                async with other, other.running(_silent(Log())):
+                    pytest.fail("it was let in")
+
+    @needs("claims")
+    async def test_r14_who_lost_its_place_is_refused_when_its_turn_comes(self, site: CarriedSite) -> None:
+        """A process that stood by takes up the relay, and finds that another journal publishes by now."""
+        log = Log()
+        async with listening(site, listener(log)), speaking(site) as leads:
+            await say(leads, [1])
+            await until(lambda: log.of("ann") == [1])
+            async with speaking(site) as stands_by:
+                await leads.broker.claim("publisher", "talk", "another.1", force=True)  # type: ignore[union-attr]
+                await leads.close()
+                await say(stands_by, [2])
+                await until(lambda: "Another journal" in " ".join(stands_by.health()["problems"]))
+                assert [1] == log.of("ann")
+                stands_by.drain_s = 0.0  # it will not be let in
+
+    async def test_what_was_published_is_sent_before_a_process_has_closed(self, site: CarriedSite) -> None:
+        log = Log()
+        async with listening(site, listener(log)):
+            async with speaking(site) as spine:
+                await asyncio.gather(*(say(spine, range(20), f"key {n}") for n in range(10)))
+            await until(lambda: len(log.handled) == 200)
+        assert log.once_in_order()
+
+
+class Relaying:
+    async def test_an_event_that_the_broker_will_never_take_holds_up_its_key_and_no_other(
+        self, site: CarriedSite
+    ) -> None:
+        log = Log()
+        broker = Refusing(site.broker(), lambda message: b'"poison"' in message.data)
+        async with site.spine(speaker(), broker=broker) as spine, listening(site, listener(log)):
+            await spine.publish(Said(who="ann", number=0, text="poison"), Said(who="bob", number=0))
+            [dead] = await until_rows(spine, "dead", 1)
+            await until(lambda: log.of("bob") == [0])
+            assert ("Refused", "not this one") == (dead.reason, dead.error)
+            await say(spine, [1, 2])
+            await say(spine, [1], "bob")
+            await until(lambda: log.of("bob") == [0, 1])
+            assert [] == log.of("ann")
+
+            broker.dislikes = lambda _: False
+            await spine.journal.control([Replay([dead.number])])
+            await until(lambda: len(log.of("ann")) == 3)
+        assert [0, 1, 2] == log.of("ann")
+
+    async def test_what_was_sent_again_after_a_lost_answer_is_handled_once(self, site: CarriedSite) -> None:
+        log = Log()
+        broker = Forgetful(site.broker(), times=3)
+        async with site.spine(speaker(), broker=broker) as spine, listening(site, listener(log)) as there:
+            for number in range(5):
+                await say(spine, range(number * 10, number * 10 + 10), f"key {number % 2}")
+            found = await until_heard(there, 50)
+            await until(lambda: broker.left == 0)
+            intake = there._carrying.intakes["talk"]  # type: ignore[union-attr]
+            await until(lambda: intake.gaps == 0 and intake.received == 50)
+        assert {1} == set(found.values())
+        assert log.once_in_order()
+
+    @needs("server")
+    async def test_the_outbox_is_bounded_while_the_server_is_away_and_all_of_it_arrives(
+        self, site: CarriedSite
+    ) -> None:
+        log, published = Log(), 0
+        async with site.spine(speaker(), outbox_max=20) as spine, listening(site, listener(log)) as there:
+            await say(spine, [published])
+            await until_heard(there, 1)
+            await site.kill_server()
+            with pytest.raises(OutboxFull):
+                async with asyncio.timeout(WAIT_S):
+                    while True:
+                        published += 1
+                        await say(spine, [published])
+                        await asyncio.sleep(0.02)  # it looks once a second how full it is
+            assert spine.health()["status"] == "degraded"
+            await site.start_server()
+            found = await until_heard(there, published)
+        assert {1} == set(found.values())
+        assert list(range(published)) == log.of("ann")
+
+
+def _silent(log: Log) -> Service[None]:
+    """One that publishes nothing."""
+    service: Service[None] = Service("listener", publishes=[])
+
+    @service.on(Said)
+    async def hear(event: Said) -> None:
+        log.note(event)
+
+    return service
+
+
+class Forgetful(Refusing):
+    """So many times, nobody hears that the messages were taken."""
+
+    def __init__(self, broker: Broker, times: int) -> None:
+        super().__init__(broker, lambda _: False)
+        self.left = times
+
+    async def send(self, messages: Sequence[Message]) -> Sequence[Sent]:
+        answers = await super().send(messages)
+        if self.left:
+            self.left -= 1
+            return [OSError("the answer was lost") for _ in messages]
+        return answers

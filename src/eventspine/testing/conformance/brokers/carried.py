@@ -1,0 +1,158 @@
+"""The site of a broker between journals: who publishes has one, who handles another, and the broker is all that they share.
+
+    class TestNats(BrokerConformance):
+        capabilities = BrokerCapabilities(processes=True, server=True, topology=True, claims=True)
+        features = from_url("nats://localhost").features
+
+        async def make(self, nats_server, tmp_path):
+            return CarriedSite(apart(nats_server.url), tmp_path, server=nats_server)
+
+Servers are slow to start, so many tests share one: `apart` gives a URL with a prefix for all names that nobody has used yet."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import uuid
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ....brokers import open_broker
+from ....brokers.binding import message_of
+from ....brokers.port import Broker, Needs
+from ....engine.carrying import needs_of
+from ....errors import SpineError
+from ....journal import open_journal
+from ....journal.memory import MemoryJournal
+from ....journal.port import Journal, Record
+from ....keys import slot_of_id, slot_of_key
+from ....service import Service
+from ....spine import Spine
+from ...servers.proxy import Proxy
+from ...servers.server import Server
+from .site import LEASE_S, Undeclared
+
+T = TypeVar("T")
+SPEAKING, LISTENING = "speaking", "listening"
+SPOKEN = ("talk", "noise")  # channels of who publishes; whatever else a service publishes, it belongs to who handles
+CONSUMERS = ("listener", "listener0", "slow", "reader")  # whose queues are there before anything is sent
+ENVELOPE_BYTES = 2000  # generous, of what travels beside an event's data
+
+
+def apart(url: str) -> str:
+    """This broker with a prefix of its own: `prefix` is an option that every adapter knows."""
+    return f"{url}{'&' if '?' in url else '?'}prefix=t{uuid.uuid4().hex[:10]}."
+
+
+def side(service: Service[Any] | None) -> str:
+    return SPEAKING if service is not None and set(SPOKEN) & set(service.publishes) else LISTENING
+
+
+class CarriedSite(Undeclared):
+    """`url` is the broker's, with names that nobody has used yet. With a `folder`, the two journals are SQLite files in it,
+    which other processes may open; else they are in memory.
+
+    `server` is what `kill_server` kills; `network` is what `cut` cuts, and then `url` leads through it."""
+
+    opened_by = f"{__name__}:spine_at"
+
+    def __init__(
+        self, url: str, folder: Path | None = None, *, server: Server | None = None, network: Proxy | None = None
+    ) -> None:
+        self.url = url
+        self.address = "" if folder is None else json.dumps([str(folder), url])
+        self._folder = folder
+        self._memory = {SPEAKING: MemoryJournal(), LISTENING: MemoryJournal()}
+        self._server = server
+        self._network = network
+        self._own = self.broker()
+        self._origin = f"{uuid.uuid4()}.1"
+        self._numbers = Counter[tuple[str, int]]()
+
+    async def open(self) -> None:
+        await self._own.open()
+        if "earliest" not in self._own.features.starts:  # what is sent before there is a queue reaches nobody
+            consumes = [(channel, f"{name}.{channel}") for name in CONSUMERS for channel in SPOKEN]
+            await self._own.apply(Needs(SPOKEN, consumes))
+
+    async def close(self) -> None:
+        """Also after a test that has failed in the middle, so that the next finds a server."""
+        if self._network is not None:
+            await asyncio.to_thread(self._network.mend)
+        if self._server is not None:
+            await asyncio.to_thread(self._server.start)
+        await self._own.close()
+
+    @property
+    def event_bytes_max(self) -> int:
+        return self._own.features.message_bytes_max - ENVELOPE_BYTES
+
+    def broker(self) -> Broker:
+        """As a process has it: not open."""
+        return open_broker(self.url)
+
+    def journal(self, where: str) -> Journal:
+        """As a process has it, of who is SPEAKING or LISTENING."""
+        return self._memory[where] if self._folder is None else _journal(self._folder, where)
+
+    def spine(self, service: Service[Any] | None = None, **options: Any) -> Spine:
+        given = {"broker": self.broker(), "lease_s": LEASE_S, **options}
+        return Spine(self.journal(side(service)), service=service, **given)
+
+    async def publish(self, *records: Record) -> None:
+        """As another journal of ours would send them: numbered, each in the slot of its key."""
+        prefix = self._own.features.prefix
+        await self._own.apply(Needs(publishes=list(dict.fromkeys(record.channel or "" for record in records))))
+        rest = [message_of(record, self._origin, self._number(record), prefix) for record in map(_slotted, records)]
+        while rest:
+            answers = await self._own.send(rest)
+            failed = [(message, answer) for message, answer in zip(rest, answers, strict=True) if answer is not None]
+            if refused := [answer for _, answer in failed if not isinstance(answer, SpineError)]:
+                raise refused[0]
+            rest = [message for message, _ in failed]
+
+    def _number(self, record: Record) -> int:
+        self._numbers[record.channel or "", record.slot] += 1
+        return self._numbers[record.channel or "", record.slot]
+
+    async def kill_server(self) -> None:
+        await asyncio.to_thread(self._given(self._server).kill)
+
+    async def start_server(self) -> None:
+        await asyncio.to_thread(self._given(self._server).start)
+
+    async def cut(self) -> None:
+        await asyncio.to_thread(self._given(self._network).cut)
+
+    async def mend(self) -> None:
+        await asyncio.to_thread(self._given(self._network).mend)
+
+    async def lose(self) -> None:
+        """What is connected never hears anything again, and isn't told; who connects anew does."""
+        await asyncio.to_thread(self._given(self._network).lose)
+
+    @staticmethod
+    def _given(one: T | None) -> T:
+        if one is None:
+            raise NotImplementedError("This site was given no server, or no network; do not declare server or cuts.")
+        return one
+
+    async def apply_topology(self, *services: Service[Any]) -> Sequence[str]:
+        return [one.what for one in await self._own.apply(needs_of(services))]
+
+
+def spine_at(address: str, service: Service[Any]) -> Spine:
+    """As another process opens it."""
+    folder, url = json.loads(address)
+    return Spine(_journal(Path(folder), side(service)), service=service, broker=url, lease_s=LEASE_S)
+
+
+def _journal(folder: Path, where: str) -> Journal:
+    return open_journal(f"sqlite:///{folder}/{where}.db")
+
+
+def _slotted(record: Record) -> Record:
+    slot = slot_of_id(record.id) if record.key is None else slot_of_key(record.key)
+    return record._replace(slot=slot)
