@@ -24,6 +24,7 @@ def test_these_names_are_promised():
         "Drop",
         "Envelope",
         "Event",
+        "Foreign",
         "HandlerTimeout",
         "Middleware",
         "OpenEnum",

@@ -6,6 +6,7 @@ from .delivery import BatchDelivery, Delivery
 from .envelope import Envelope
 from .errors import HandlerTimeout, Reject, RetryAfter, SpineError
 from .events import Event, OpenEnum, event, upcast
+from .foreign import Foreign
 from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry
 from .publishing import Receipt
@@ -20,6 +21,7 @@ __all__ = [
     "Drop",
     "Envelope",
     "Event",
+    "Foreign",
     "HandlerTimeout",
     "Middleware",
     "OpenEnum",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
     from .delivery import BatchDelivery, Delivery
+    from .foreign import Decoder, Foreign
     from .periodic import TickType
     from .schedules import Missed, Schedule
     from .sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
@@ -199,6 +200,7 @@ class Service(Generic[R]):
         self.middleware = tuple(middleware)
         self.retention = retention_of(name, retention, self.publishes)
         self.handlers: dict[str, Handler] = {}
+        self.decoders: dict[str, Decoder] = {}  # by channel
 
     @property
     def keeps(self) -> dict[str, int | None]:
@@ -298,10 +300,28 @@ class Service(Generic[R]):
 
         return cast("PeriodicDecorator[R]", declare)
 
+    def decoder(
+        self, channel: str, /, *, id: Callable[[Foreign], str] | None = None
+    ) -> Callable[[Callable[[Foreign], T]], Callable[[Foreign], T]]:
+        """Declare how messages of this channel are read that are no CloudEvents: the function returns an event of the
+        channel, or None where the message is not wanted. `id` names what the producer has made unique about it; without it
+        the event's id follows from the message's place, on brokers that have places."""
+        from .foreign import decoder_of
+
+        def declare(function: Callable[[Foreign], T]) -> Callable[[Foreign], T]:
+            if channel in self.decoders:
+                raise DeclarationError(f"The service {self.name!r} has a decoder of {channel!r} already.")
+            self.decoders[channel] = decoder_of(self.name, channel, function, id)
+            return function
+
+        return declare
+
     def include(self, other: Service[Any]) -> None:
-        """Take over the handlers of another module's `Service` object, as if they were declared here."""
+        """Take over the handlers and decoders of another module's `Service` object, as if they were declared here."""
         for handler in other.handlers.values():
             self._add(handler)
+        for decoder in other.decoders.values():
+            self.decoder(decoder.channel, id=decoder.id)(decoder.function)
 
     def _add(self, handler: Handler) -> None:
         if handler.name in self.handlers:

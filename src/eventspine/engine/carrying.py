@@ -16,7 +16,16 @@ from typing import Any
 from ..brokers.binding import message_of, size_of
 from ..brokers.port import Broker, Needs, Start
 from ..clock import Clock
-from ..errors import BrokerError, BrokerTaken, EventTooLarge, JournalError, OutboxFull, RegistrationRefused
+from ..errors import (
+    BrokerError,
+    BrokerTaken,
+    EventTooLarge,
+    JournalError,
+    OutboxFull,
+    RegistrationRefused,
+    SettingsError,
+)
+from ..foreign import Decoder
 from ..ids import IdSource
 from ..journal.port import Journal, Note, Record, Unit
 from ..periodic import is_ticks
@@ -138,12 +147,16 @@ class Carrying:
             for channel, start in _subscribed(service, known=known):
                 if channel not in published and channel not in self.intakes and not is_ticks(channel):
                     wanted.setdefault(channel, (service.name, start))
+        decoders = _decoders(services)
         for channel, (service_name, wished) in wanted.items():
             consumer = await self._consumer(channel, f"{service_name}.{channel}")
             start = await self._decided(channel, self._possible(channel, wished))
             self.intakes[channel] = Intake(
                 channel, consumer, self.broker, self.journal, self.clock, self.ids, self.lease_s, start, self._take_over
             )
+        for channel, decoder in decoders.items():
+            if channel in self.intakes:
+                self.intakes[channel].reading.decoder = decoder
         new = [self.intakes[channel] for channel in wanted]
         await self._begin(Needs(consumes=[(one.channel, one.consumer) for one in new]), new)
         return list(wanted)
@@ -332,6 +345,20 @@ def needs_of(services: Sequence[Service[Any]]) -> Needs:
         if kind.context not in publishes and not is_ticks(kind.context)
     }
     return Needs(publishes, sorted(consumes.items()))
+
+
+def _decoders(services: Sequence[Service[Any]]) -> dict[str, Decoder]:
+    """By channel. Two that differ would each read what the other should have."""
+    found: dict[str, Decoder] = {}
+    for service in services:
+        for channel, decoder in service.decoders.items():
+            if found.setdefault(channel, decoder) != decoder:
+                raise SettingsError(
+                    f"Two services on this journal declare a decoder of {channel!r}, and it comes in once for both. "
+                    "Declare it once, or give each service a journal of its own.",
+                    channel=channel,
+                )
+    return found
 
 
 def _subscribed(service: Service[Any], *, known: bool) -> list[tuple[str, Start]]:

@@ -17,16 +17,16 @@ import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..brokers.binding import Incoming, NotAnEvent, incoming
+from ..brokers.binding import Incoming
 from ..brokers.port import Broker, BrokerIntake, Fetched, Start
 from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
 from ..ids import IdSource
 from ..journal.cursors import Range
 from ..journal.port import OWN_FEED, Append, Done, Journal, Put, Record, Seen, Unit, Verdict
-from ..keys import slot_of_id
 from .arrivals import Arrivals, Lane
 from .membership import Membership
+from .reading import Reading, Unreadable
 
 log = logging.getLogger("eventspine.broker")
 AT_ONCE = 1000
@@ -68,6 +68,7 @@ class Intake:
         self.clock = clock
         self.ids = ids
         self.start_at = start
+        self.reading = Reading(channel, broker.features, clock, ids)
         self.trouble: str | None = None
         self.received = 0
         self.known = 0  # that came again
@@ -242,20 +243,20 @@ class Intake:
 
     async def _read(self, intake: BrokerIntake, partition: int, fetched: Sequence[Fetched]) -> Landing:
         landing = Landing(partition)
-        now_us, prefix, own = self.clock.now_us(), self.broker.features.prefix, self._own_origin
+        now_us, own = self.clock.now_us(), self._own_origin
         last = self._last[partition]
         for one in fetched:
             try:
-                arrived = incoming(one, self.channel, prefix, now_us)
-            except NotAnEvent as error:
-                landing.dead.append((self._kept(one, now_us), str(error)))
+                arrived = self.reading.read(one, intake.feed, now_us)
+            except Unreadable as error:
+                landing.dead.append(self.reading.dead(self._member.row.number, one, error, intake.feed))
                 landing.done(one, last)
             else:
-                item = Item(one, arrived, last)
-                if arrived.number is not None and arrived.number.origin == own:
-                    landing.done(one, last)  # it is in our feed: that is where it came from
+                number = arrived.number if arrived is not None else None
+                if arrived is None or (number is not None and number.origin == own):
+                    landing.done(one, last)  # nobody wants it, or it is in our feed: that is where it came from
                 else:
-                    await self._admit(landing, item)
+                    await self._admit(landing, Item(one, arrived, last))
             last = one.position
         self._last[partition] = last
         return landing
@@ -292,16 +293,6 @@ class Intake:
             number, item = found
             landing.take(item, lane, self._arrivals.take(lane, number))
 
-    def _kept(self, fetched: Fetched, now_us: int) -> Record:
-        """What is no event, as it came."""
-        id = self.ids.one()
-        key = fetched.key.decode("utf-8", "replace")[:100] if fetched.key else None
-        position = fetched.position or int.from_bytes(id[:8], "big") >> 2
-        return Record(
-            position, id, self.channel, slot_of_id(id), key, "?", 1, fetched.time_us or now_us, now_us, "?", None, None, 0,
-            None, fetched.data,
-        )  # fmt: skip
-
     # --- storing --------------------------------------------------------------------------------------------------
 
     def _unit(self, intake: BrokerIntake, landing: Landing) -> Unit:
@@ -314,10 +305,7 @@ class Intake:
             marks=[
                 Seen(row.number, origin, self.channel, slot, ranges) for (origin, slot), ranges in landing.marks.items()
             ],
-            puts=[
-                Put(row.number, partition, record, "dead", 1, None, "not-an-event", why, feed=intake.feed)
-                for record, why in landing.dead
-            ],
+            puts=landing.dead,
         )
 
     async def _store(self, intake: BrokerIntake, landings: Sequence[Landing]) -> None:
@@ -379,6 +367,7 @@ class Intake:
             return
         self._looked = now
         await self._rest(intake)
+        await self._read_again()
         if now - self._came > SILENT_S:
             self.lag = await intake.lag()
             if self.lag and self._begun and not self.resting and not self._arrivals.held:
@@ -387,6 +376,14 @@ class Intake:
                     f"{SILENT_S:g} s; the intake is made anew."
                 )
             self._came = now
+
+    async def _read_again(self) -> None:
+        """Messages that are no events, and were replayed."""
+        number = self._member.row.number
+        rows = await self.journal.deliveries(subscriptions=[number], states=["parked"])
+        ours = [row for row in rows if row.partition in self._begun and row.partition in self._member.held]
+        if ours:
+            await self.journal.commit([self.reading.again(row, self._member.fence(row.partition)) for row in ours])
 
     async def _rest(self, intake: BrokerIntake) -> None:
         rows = [
@@ -417,7 +414,7 @@ class Landing:
     def __init__(self, partition: int) -> None:
         self.partition = partition
         self.records: list[Record] = []
-        self.dead: list[tuple[Record, str]] = []
+        self.dead: list[Put] = []
         self.marks: dict[Lane, list[Range]] = {}
         self.ranges: list[Range] = []
         self.settled: list[Fetched] = []

@@ -1,0 +1,60 @@
+"""Reading what came: as the CloudEvent that it is, by the service's decoder, or not at all. What can't be read is kept with
+all that it has, and read again when it is replayed."""
+
+from __future__ import annotations
+
+from ..brokers.binding import Incoming, NotAnEvent, incoming
+from ..brokers.port import Features, Fetched
+from ..clock import Clock
+from ..foreign import Decoder, Undecodable, fetched_again, kept_beside
+from ..ids import IdSource
+from ..journal.port import Append, Change, Delivery, Fence, Put, Record, Unit
+from ..keys import slot_of_id
+
+Unreadable = (NotAnEvent, Undecodable)
+SHOWN_MAX = 100  # of a key that may be anything
+
+
+class Reading:
+    def __init__(self, channel: str, features: Features, clock: Clock, ids: IdSource) -> None:
+        self.channel = channel
+        self.decoder: Decoder | None = None
+        self._prefix, self._positions = features.prefix, features.positions
+        self._clock = clock
+        self._ids = ids
+
+    def read(self, fetched: Fetched, feed: str, now_us: int) -> Incoming | None:
+        """None: it is not wanted. Raises one of Unreadable."""
+        try:
+            return incoming(fetched, self.channel, self._prefix, now_us)
+        except NotAnEvent:
+            if self.decoder is None:
+                raise
+        place = f"{feed}/{fetched.partition}/{fetched.position}" if self._positions else ""
+        record = self.decoder.decode(fetched, place, self._ids.one(), now_us)
+        return None if record is None else Incoming(record, None, False)
+
+    def dead(self, subscription: int, fetched: Fetched, why: Exception, feed: str) -> Put:
+        """The delivery that an unreadable message becomes."""
+        reason = "undecodable" if isinstance(why, Undecodable) else "not-an-event"
+        record = self._kept(fetched)
+        return Put(subscription, fetched.partition, record, "dead", 1, None, reason, str(why), feed=feed)
+
+    def _kept(self, fetched: Fetched) -> Record:
+        id, now_us = self._ids.one(), self._clock.now_us()
+        key = fetched.key.decode("utf-8", "replace")[:SHOWN_MAX] if fetched.key else None
+        position = fetched.position or int.from_bytes(id[:8], "big") >> 2
+        return Record(
+            position, id, self.channel, slot_of_id(id), key, "?", 1, fetched.time_us or now_us, now_us, "?", None, None, 0,
+            kept_beside(fetched), fetched.data,
+        )  # fmt: skip
+
+    def again(self, row: Delivery, fence: Fence) -> Unit:
+        """What becomes of one that is replayed."""
+        assert row.record is not None
+        try:
+            arrived = self.read(fetched_again(row.record, row.partition), row.feed, self._clock.now_us())
+        except Unreadable as error:
+            return Unit(fences=[fence], changes=[Change(row.number, "dead", row.attempts + 1, error=str(error))])
+        appends = [Append([arrived.record])] if arrived is not None else []
+        return Unit(fences=[fence], appends=appends, changes=[Change(row.number, "settled", reason="decoded")])

@@ -1,0 +1,124 @@
+"""Messages of others that are no CloudEvents, and the function that a service declares to read them.
+
+    @inventory.decoder("orders")
+    def read(message: Foreign) -> OrderPlaced | None: ...
+
+It runs once for each such message, where the channel is brought into the journal; from there on its result is an event like
+any other. What it raises is no reason to stop: the message becomes a dead delivery with all that it has, to be read
+again with `spine dead replay` by a decoder that was mended.
+
+The event's id follows from where the message lies, so that it is the same however often the broker sends it. A queue has
+no such place: there `id=` names what the producer has made unique, or a message that comes again is another event."""
+
+from __future__ import annotations
+
+import inspect
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from .envelope import make_record
+from .errors import DeclarationError, SpineError
+from .events import describe
+from .journal.port import Record
+
+if TYPE_CHECKING:
+    from .brokers.port import Fetched
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """A message as the broker had it."""
+
+    channel: str
+    key: bytes | None
+    headers: Mapping[str, str]
+    content_type: str
+    data: bytes
+    time: datetime | None  # when the broker had it, where it says so
+
+
+class Undecodable(SpineError):
+    """The decoder raised, or made something that is no event of this channel."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    channel: str
+    function: Callable[[Foreign], Any]
+    id: Callable[[Foreign], str] | None = None
+
+    def decode(self, fetched: Fetched, place: str, otherwise: bytes, now_us: int) -> Record | None:
+        """None: the message is not wanted. `place` names where it lies, "" where nothing does; `otherwise` is the id of one
+        that has no name of its own. Raises Undecodable."""
+        message = _foreign(self.channel, fetched)
+        try:
+            event = self.function(message)
+            if event is None:
+                return None
+            if name := self.id(message) if self.id is not None else place:
+                otherwise = _id(self.channel, name)
+            kind = describe(type(event))
+            record = make_record(kind, event, otherwise, self.channel, now_us, fetched.time_us or now_us)
+        except Exception as error:
+            raise Undecodable(f"{type(error).__name__}: {error}") from error
+        if record.channel != self.channel:
+            raise Undecodable(f"{kind.name} is an event of {record.channel!r}, not of {self.channel!r}")
+        return record
+
+
+def decoder_of(service: str, channel: Any, function: Any, id: Any) -> Decoder:
+    where = f"@{service}.decoder({channel!r})"
+    if not isinstance(channel, str) or not channel:
+        raise DeclarationError(f"{where}: name the channel whose messages it reads.")
+    if not callable(function) or inspect.iscoroutinefunction(function):
+        raise DeclarationError(
+            f"{where} stands above a plain function that takes a message and returns an event or None."
+        )
+    if id is not None and not callable(id):
+        raise DeclarationError(
+            f"{where}: id= is a function from the message to the text that its producer made unique."
+        )
+    return Decoder(channel, function, id)
+
+
+def _foreign(channel: str, fetched: Fetched) -> Foreign:
+    time = _EPOCH + timedelta(microseconds=fetched.time_us) if fetched.time_us else None
+    return Foreign(channel, fetched.key, fetched.headers, fetched.content_type, fetched.data, time)
+
+
+def _id(channel: str, name: str) -> bytes:
+    digest = blake2b(f"{len(channel)}:{channel}{name}".encode(), digest_size=16, person=b"spine.foreign")
+    made = bytearray(digest.digest())
+    made[6], made[8] = 0x80 | made[6] & 0x0F, 0x80 | made[8] & 0x3F  # UUIDv8: made by a rule of our own
+    return bytes(made)
+
+
+# --- kept -----------------------------------------------------------------------------------------------------------
+
+
+def kept_beside(fetched: Fetched) -> bytes:
+    """What a dead message has beside its data, as its record's attributes."""
+    headers = msgspec.json.encode(dict(fetched.headers)).decode()
+    found = {"foreignheaders": headers, "foreigncontenttype": fetched.content_type}
+    if fetched.key is not None:
+        found["foreignkey"] = b64encode(fetched.key).decode()
+    return msgspec.json.encode(found)
+
+
+def fetched_again(record: Record, partition: int) -> Fetched:
+    """The message that was kept."""
+    from .brokers.port import Fetched
+
+    found = msgspec.json.decode(record.meta or b"{}", type=dict[str, str])
+    key = b64decode(found["foreignkey"]) if "foreignkey" in found else None
+    headers = msgspec.json.decode(found.get("foreignheaders", "{}"), type=dict[str, str])
+    content_type = found.get("foreigncontenttype", "")
+    return Fetched(partition, record.position, key, headers, content_type, record.data, record.time_us)

@@ -1,0 +1,221 @@
+"""Messages of others that are no CloudEvents, read by a decoder that the service declares."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from eventspine import Delivery, Event, Foreign, Service, Spine
+from eventspine.brokers.memory import Server, server
+from eventspine.brokers.port import Message
+from eventspine.errors import DeclarationError, SettingsError
+from eventspine.journal.memory import MemoryJournal
+from eventspine.journal.port import Replay
+
+WAIT_S = 30.0
+KINDS = pytest.mark.parametrize("kind", ["", "?kind=queue"])
+
+
+class Placed(Event, context="orders", key="customer"):
+    customer: str
+    number: int
+
+
+class Paid(Event, context="payments", key="customer"):
+    customer: str
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+def legacy(number: int, customer: str = "ann", **headers: str) -> Message:
+    data = json.dumps({"cust": customer, "no": number}).encode()
+    return Message("orders", 0, customer, str(number), headers, "text/json", data)
+
+
+def read(message: Foreign) -> Placed | None:
+    if message.headers.get("kind") == "heartbeat":
+        return None
+    found = json.loads(message.data)
+    return Placed(customer=found["cust"], number=found["no"])
+
+
+class Reader:
+    """A service that reads with this decoder, and what it was given."""
+
+    def __init__(self, decode: Callable[[Foreign], Any] | None = read, **options: Any) -> None:
+        self.handled: list[tuple[str, int]] = []
+        self.ids: list[str] = []
+        self.service: Service[None] = Service("inventory", publishes=[])
+
+        @self.service.on(Placed)
+        async def take(event: Placed, delivery: Delivery) -> None:
+            self.handled.append((event.customer, event.number))
+            self.ids.append(delivery.envelope.id)
+
+        if decode is not None:
+            self.service.decoder("orders", **options)(decode)
+
+
+@pytest.fixture
+def broker() -> Server:
+    return server(uuid4().hex)
+
+
+def to(broker: Server, options: str = "") -> str:
+    return f"memory://{broker.name}{options}"
+
+
+@KINDS
+async def test_what_is_no_cloudevent_is_read_by_the_declared_decoder_in_order(broker: Server, kind: str):
+    reader = Reader()
+    async with Spine("memory://", broker=to(broker, kind)) as stock, stock.running(reader.service):
+        for number in range(20):
+            broker.store(legacy(number, f"c{number % 2}"))
+        broker.ring()
+        await until(lambda: len(reader.handled) == 20)
+    assert [number for who, number in reader.handled if who == "c1"] == list(range(1, 20, 2))
+    assert len(set(reader.ids)) == 20
+
+
+async def test_the_decoder_sees_the_message_as_the_broker_had_it(broker: Server):
+    seen: list[Foreign] = []
+
+    def look(message: Foreign) -> Placed:
+        seen.append(message)
+        return read(message) or Placed(customer="", number=0)
+
+    reader = Reader(look)
+    async with Spine("memory://", broker=to(broker)) as stock, stock.running(reader.service):
+        broker.store(legacy(1, kind="order"))
+        broker.ring()
+        await until(lambda: reader.handled)
+    assert seen == [Foreign("orders", b"ann", {"kind": "order"}, "text/json", b'{"cust": "ann", "no": 1}', None)]
+
+
+async def test_cloudevents_on_the_same_channel_are_read_as_what_they_are(broker: Server):
+    reader, storefront = Reader(), Service("storefront", publishes="orders")
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker)) as store,
+        Spine("memory://", broker=to(broker)) as stock,
+        stock.running(reader.service),
+    ):
+        await store.publish(Placed(customer="ann", number=1))
+        await until(lambda: reader.handled == [("ann", 1)])
+        broker.store(legacy(2))
+        broker.ring()
+        await until(lambda: reader.handled == [("ann", 1), ("ann", 2)])
+
+
+async def test_what_the_decoder_does_not_want_is_passed(broker: Server):
+    reader, journal = Reader(), MemoryJournal()
+    async with Spine(journal, broker=to(broker)) as stock, stock.running(reader.service):
+        broker.store(legacy(1, kind="heartbeat"))
+        broker.store(legacy(2))
+        broker.ring()
+        await until(lambda: reader.handled)
+        assert reader.handled == [("ann", 2)]
+        assert [] == [*await journal.deliveries(states=["dead"])]
+
+
+async def test_a_message_that_comes_again_is_the_same_event(broker: Server):
+    """By its place in a log; in a queue by what the producer has made unique."""
+    for kind, options in [("", {}), ("?kind=queue", {"id": lambda message: message.headers["message-id"]})]:
+        there, ids = server(uuid4().hex), []
+        for _ in range(2):  # into one journal each
+            reader = Reader(**options)  # type: ignore[arg-type]
+            async with Spine("memory://", broker=to(there, kind), take_over=True) as stock:
+                async with stock.running(reader.service):
+                    if not there.sent or kind:
+                        there.store(legacy(1, **{"message-id": "a-1"}))
+                    there.ring()
+                    await until(lambda reader=reader: reader.handled)
+            ids += reader.ids
+        assert len(ids) == 2
+        assert len(set(ids)) == 1
+
+
+@KINDS
+async def test_what_can_not_be_decoded_is_dead_with_all_it_has_and_read_again_by_a_mended_decoder(
+    broker: Server, kind: str
+):
+    broken, journal = Reader(lambda message: {}["customer"]), MemoryJournal()
+    async with Spine(journal, broker=to(broker, kind)) as stock, stock.running(broken.service):
+        broker.store(legacy(7, origin="till 3"))
+        broker.ring()
+        async with asyncio.timeout(WAIT_S):
+            while not (dead := await journal.deliveries(states=["dead"])):
+                await asyncio.sleep(0.01)
+    (row,) = dead
+    assert (row.reason, row.error) == ("undecodable", "KeyError: 'customer'")
+    assert row.record is not None
+    assert row.record.data == b'{"cust": "ann", "no": 7}'
+
+    def mended(message: Foreign) -> Placed | None:
+        assert (message.headers, message.key, message.content_type) == ({"origin": "till 3"}, b"ann", "text/json")
+        return read(message)
+
+    reader = Reader(mended)
+    async with Spine(journal, broker=to(broker, kind)) as stock, stock.running(reader.service):
+        await journal.control([Replay([row.number])])
+        await until(lambda: reader.handled == [("ann", 7)])
+        assert [] == [*await journal.deliveries(states=["dead", "parked"])]
+
+
+async def test_what_is_replayed_and_still_can_not_be_read_is_dead_again(broker: Server):
+    reader, journal = Reader(None), MemoryJournal()
+    async with Spine(journal, broker=to(broker)) as stock, stock.running(reader.service):
+        broker.store(legacy(7))
+        broker.ring()
+        async with asyncio.timeout(WAIT_S):
+            while not (dead := await journal.deliveries(states=["dead"])):
+                await asyncio.sleep(0.01)
+            assert dead[0].reason == "not-an-event"
+            await journal.control([Replay([dead[0].number])])
+            while not (dead := await journal.deliveries(states=["dead"])) or dead[0].attempts != 2:
+                await asyncio.sleep(0.01)
+    assert reader.handled == []
+
+
+async def test_an_event_of_another_channel_is_none_of_this_one(broker: Server):
+    reader, journal = Reader(lambda message: Paid(customer="ann")), MemoryJournal()
+    async with Spine(journal, broker=to(broker)) as stock, stock.running(reader.service):
+        broker.store(legacy(1))
+        broker.ring()
+        async with asyncio.timeout(WAIT_S):
+            while not (dead := await journal.deliveries(states=["dead"])):
+                await asyncio.sleep(0.01)
+    assert "payments.Paid is an event of 'payments', not of 'orders'" in dead[0].error
+
+
+async def test_two_services_on_a_journal_have_one_decoder_of_a_channel(broker: Server):
+    one, other = Reader(), Service[None]("shipping", publishes=[])
+    other.on(Placed, name="see")(lambda event: None)
+    other.decoder("orders")(lambda message: None)
+    async with Spine("memory://", broker=to(broker)) as stock:
+        with pytest.raises(SettingsError, match="Two services on this journal declare a decoder of 'orders'"):
+            async with stock.running(one.service, other):
+                pass
+
+
+def test_a_decoder_is_declared_once_as_a_plain_function():
+    service = Reader().service
+    with pytest.raises(DeclarationError, match="has a decoder of 'orders' already"):
+        service.decoder("orders")(read)
+    with pytest.raises(DeclarationError, match="plain function"):
+        service.decoder("other")(asyncio.sleep)
+    with pytest.raises(DeclarationError, match="id= is a function"):
+        service.decoder("other", id="x")(read)  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="name the channel"):
+        service.decoder("")(read)
+    into = Service[None]("into")
+    into.include(service)
+    assert into.decoders == service.decoders
