@@ -20,12 +20,13 @@ from ..errors import JournalError
 from ..journal.port import Journal, Lease, Process, Subscription
 from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
-from .app import Command, Invocation, json_option, pass_invocation
+from .app import Command, Invocation, json_option, pass_invocation, setting_option
+from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
 from .exits import FAILED
-from .findings import of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
+from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
 from .journals import asynchronous, existing_journal, feed
 from .lags import positions
-from .output import json_document, plural, say, size
+from .output import json_document, note, plural, say, size
 from .promised import DOES_NOT_ARISE, Cell, of_setup
 from .standings import cursors_of, finished, title
 from .subscriptions import Row, rows
@@ -191,9 +192,11 @@ def _of_the_work(seen: Examined) -> list[str]:
                 f"{name} is suspended: no release declares it. Run one that does, or `spine subscriptions retire` it."
             )
         elif row.to_handle.events and row.subscription.service not in seen.alive:
+            nobody = f", and no process of {row.subscription.service} is alive. Run it."
+            if is_carrying(row.subscription.service):
+                nobody = ". " + nobody_at_work(row.subscription.service)
             found.append(
-                f"{name} has {row.to_handle} events to handle{waits_since(seen, row.subscription.number)}, and no process "
-                f"of {row.subscription.service} is alive. Run it."
+                f"{name} has {row.to_handle} events to handle{waits_since(seen, row.subscription.number)}{nobody}"
             )
     if dead := seen.stored["dead"]:
         found.append(
@@ -207,11 +210,14 @@ def _of_the_work(seen: Examined) -> list[str]:
     return found
 
 
-def _view(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell]) -> dict[str, Any]:
+def _view(
+    seen: Examined, wrong: Sequence[str], tested: Sequence[Cell], there: AtBroker | None = None
+) -> dict[str, Any]:
     return {
         "ok": not wrong,
         "findings": wrong,
-        "promises": [{"kept": promise.kept, "says": promise.says} for promise in promises(seen)],
+        "promises": [{"kept": promise.kept, "says": promise.says} for promise in _promises(seen, there)],
+        "broker": None if there is None else there.view(),
         "faults": [cell._asdict() for cell in tested],
         "journal": _journal_view(seen.facts),
         "rows": dict(seen.sizes),
@@ -256,7 +262,11 @@ def _tested(seen: Examined, broker: str | None) -> list[Cell]:
     return of_setup(str(seen.facts["kind"]), kind, processes=len(pids) > 1)
 
 
-def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell]) -> None:
+def _promises(seen: Examined, there: AtBroker | None) -> list[Promise]:
+    return [*promises(seen), *(() if there is None else there.promises)]
+
+
+def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell], there: AtBroker | None = None) -> None:
     for name, value in _facts(seen):
         say(f"{name:<14} {printable(value)}")
     for process, lives in seen.processes:
@@ -267,7 +277,9 @@ def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell]) -> Non
             f"{'process':<14} {printable(process.service)}  pid {process.pid}{release}  {told}  {plural(held, 'lease')}"
         )
     say()
-    for promise in promises(seen):
+    if there is not None:
+        there.report()
+    for promise in _promises(seen, there):
         say(f"{'promised' if promise.kept else 'not promised':<14} {promise.says}")
     say()
     _report_tested(tested)
@@ -352,11 +364,12 @@ def _report_damage(damaged: Sequence[str], as_json: bool) -> int:
 
 @click.command(cls=Command)
 @click.option("--deep", is_flag=True, help="Read all of the file, to find damage; takes as long as that.")
+@setting_option("broker", "URL")
 @json_option
 @pass_invocation
 @asynchronous
 async def command(invocation: Invocation, deep: bool, as_json: bool) -> int:
-    """Look at the journal and say what is wrong with it.
+    """Look at the journal and say what is wrong with it; and at the broker, where one is named.
 
     Exits with 1 when something needs somebody."""
     async with existing_journal(invocation) as journal:
@@ -367,10 +380,14 @@ async def command(invocation: Invocation, deep: bool, as_json: bool) -> int:
             if damaged:
                 return _report_damage(damaged, as_json)
             raise
-        wrong = [*damaged, *findings(seen)]
+        broker = invocation.settings.broker
+        there = None if broker is None else await look(broker, needs_of_rows([row.subscription for row in seen.rows]))
+        wrong = [*damaged, *findings(seen), *(() if there is None else there.wrong)]
         tested = _tested(seen, invocation.settings.broker)
         if as_json:
-            say(json_document(_view(seen, wrong, tested)))
+            say(json_document(_view(seen, wrong, tested, there)))
         else:
-            _report(seen, wrong, tested)
+            _report(seen, wrong, tested, there)
+            if there is None and any(is_carrying(row.subscription.service) for row in seen.rows):
+                note("Events go to and from a broker here: name it with --broker to have it looked at, too.")
         return FAILED if wrong else 0

@@ -126,7 +126,7 @@ def _of_the_place(seen: Examined) -> Iterator[Promise]:
 
 
 def _of_the_company(seen: Examined) -> Iterator[Promise]:
-    for service in sorted({row.subscription.service for row in seen.rows}):
+    for service in sorted({row.subscription.service for row in seen.rows if ":" not in row.subscription.service}):
         running = len({process.pid for process, lives in seen.processes if lives and process.service == service})
         name = printable(service)
         if running > 1:

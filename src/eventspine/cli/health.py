@@ -20,6 +20,7 @@ from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
 from ..settings_values import Refused, address
 from .app import Command, Invocation, json_option, pass_invocation
+from .at_broker import nobody_at_work
 from .exits import FAILED, Misused
 from .journals import asynchronous, existing_journal
 from .output import json_document, plural, say, say_table
@@ -79,7 +80,7 @@ def problems(seen: Sequence[Seen], lag_max: int | None) -> list[str]:
             if late_us > 0
         ]
         if not one.at_work:
-            found.append(f"No process of {name} is at work: spine run.")
+            found.append(nobody_at_work(one.service))
         if lag_max is not None and one.lag > lag_max:
             found.append(f"{name} is {plural(one.lag, 'event')} behind; {lag_max:,} are allowed.")
     return found

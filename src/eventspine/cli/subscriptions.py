@@ -21,6 +21,7 @@ from ..journal.processes import is_gone
 from ..observe.printable import printable
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
+from .at_broker import INTAKE
 from .choosing import Filter, deliveries, one_subscription
 from .exits import Failed, Misused
 from .journals import asynchronous, existing_journal, position_of
@@ -99,7 +100,16 @@ def view(row: Row, rate: Rate | None = None) -> dict[str, Any]:
 def table_row(row: Row, rate: Rate | None) -> list[object]:
     subscription, stored = row.subscription, row.stored
     reads = ", ".join([type for type, _ in subscription.types] or [f"{channel}.*" for channel in subscription.channels])
-    figures = [row.position, row.lag, "-" if rate is None else rate, stored["parked"], stored["dead"]]
+    brought_in = subscription.service.startswith(INTAKE)  # its positions are the broker's
+    if brought_in:
+        reads = f"{subscription.service.removeprefix(INTAKE)}.* at the broker"
+    figures = [
+        "-" if brought_in else row.position,
+        row.lag,
+        "-" if rate is None else rate,
+        stored["parked"],
+        stored["dead"],
+    ]
     return [subscription.service, subscription.name, subscription.state, *figures, subscription.order, reads]
 
 
