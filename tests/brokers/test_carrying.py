@@ -9,9 +9,10 @@ import pytest
 
 from eventspine import Delivery, Event, Service, Spine
 from eventspine.brokers.memory import MemoryBroker, Server, server
-from eventspine.errors import BrokerTaken, OutboxFull
+from eventspine.errors import BrokerTaken, JournalError, OutboxFull
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Replay
+from eventspine.keys import slot_of_key
 
 WAIT_S = 30.0
 
@@ -270,3 +271,86 @@ async def test_a_channel_that_this_journal_publishes_itself_is_not_brought_in(br
         await until(lambda: broker.sent == 1 and heard)
         assert both.health()["broker"]["intakes"] == []
         assert heard == [("ann", 0)]
+
+
+async def test_who_comes_second_begins_where_the_first_decided(broker: Server):
+    """By then the service is known, and would begin with now: what was published in between never arrived."""
+    heard = Heard()
+    journal = MemoryJournal()
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        broker.stop()
+        async with Spine(journal, broker=to(broker)) as first, first.running(inventory(heard)):
+            pass  # it has registered the service, and never reached the broker
+        broker.restart()
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: store.health()["broker"]["relays"][0]["behind"] == 0)
+        async with Spine(journal, broker=to(broker)) as second, second.running(inventory(heard)):
+            await until(lambda: heard.of("ann") == [0])
+
+
+async def test_now_stays_where_it_was_though_nothing_has_come_yet(broker: Server):
+    heard = Heard()
+    journal = MemoryJournal()
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        async with Spine(journal, broker=to(broker)) as first, first.running(inventory(heard, start="now")):
+            await until(lambda: len(first.health()["broker"]["intakes"][0]["partitions"]) == 4)
+        await store.publish(Placed(customer="ann", number=1))
+        await until(lambda: broker.sent == 2)
+        async with Spine(journal, broker=to(broker)) as second, second.running(inventory(heard, start="now")):
+            await until(lambda: heard.of("ann"))
+            assert heard.of("ann") == [1]
+
+
+async def test_a_relay_that_can_not_give_back_its_lease_goes_on(broker: Server, monkeypatch: pytest.MonkeyPatch):
+    """The journal was away as it wanted to leave, which ended it for good, and in silence."""
+    heard = Heard()
+    journal = MemoryJournal()
+    away = 2
+
+    async def leave(process: Any) -> None:
+        nonlocal away
+        away -= 1
+        if away >= 0:
+            raise JournalError("away")
+        await real(process)
+
+    real = journal.leave
+    async with (
+        Spine(journal, service=storefront, broker=to(broker), lease_s=1.0) as store,
+        Spine("memory://", broker=to(broker)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: heard)
+        monkeypatch.setattr(journal, "leave", leave)
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "feed", no_journal)
+            journal._ring()
+            await until(lambda: away <= 0)
+        await store.publish(Placed(customer="ann", number=1))
+        await until(lambda: heard.of("ann") == [0, 1])
+
+
+async def test_a_hole_in_one_slot_holds_up_no_other_after_a_restart(broker: Server, monkeypatch: pytest.MonkeyPatch):
+    """What had been brought in from beyond the hole was finished again together with what is new, and refused for ever."""
+    heard = Heard()
+    journal = MemoryJournal()
+    store_message = broker.store
+    monkeypatch.setattr(broker, "store", lambda message: b'"lost"' in message.data or store_message(message))
+    near = next(f"b{n}" for n in range(100) if (slot_of_key(f"b{n}") - slot_of_key("ann")) % 4 == 0)
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        await store.publish(Placed(customer="ann", number=0), Placed(customer="ann", number=1, note="lost"))
+        await store.publish(Placed(customer="ann", number=2), Placed(customer=near, number=0))
+        async with Spine(journal, broker=to(broker)) as first, first.running(inventory(heard)):
+            await until(lambda: heard.of(near) == [0])
+        await store.publish(Placed(customer="ann", number=3), Placed(customer=near, number=1))
+        async with Spine(journal, broker=to(broker)) as second, second.running(inventory(heard)):
+            async with asyncio.timeout(10):
+                await until(lambda: heard.of(near) == [0, 1])
+        assert heard.of("ann") == [0]
+
+
+async def no_journal(*_: Any, **__: Any) -> Any:
+    raise JournalError("away")

@@ -10,6 +10,7 @@ import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ from eventspine.journal import _memory_units
 from eventspine.testing.simulate import Faults, SimulationFailed, World, nothing_is_dead, simulate
 from eventspine.testing.simulate.history import Setup
 from tests.simulate.ablations import RUNS
+from tests.simulate.carried import CARRIED
 from tests.simulate.kinds import letters, letters_are_counted_once, office, reminders_come_once
 from tests.simulate.setups import KINDS, SHOP
 from tests.simulate.shop import OrderPlaced, books, each_order_takes_stock_once, orders, stock
@@ -49,7 +51,14 @@ def test_they_hold_for_every_kind_of_handler_and_every_way_out_of_one() -> None:
     assert simulated.faults > 1000
 
 
-@pytest.mark.parametrize("setup", [SHOP, KINDS], ids=["shop", "kinds"])
+@pytest.mark.parametrize("kind", CARRIED)
+def test_they_hold_between_journals_too_with_a_broker_that_loses_answers_and_doubles_and_delays(kind: Any) -> None:
+    invariants = [each_order_takes_stock_once]
+    simulated = simulate(stock, books, drive=orders, invariants=invariants, histories=15, seed=1, broker=kind)
+    assert simulated.faults > 1000
+
+
+@pytest.mark.parametrize("setup", [SHOP, KINDS, CARRIED["unordered"]], ids=["shop", "kinds", "carried"])
 def test_one_seed_is_one_history(setup: Setup) -> None:
     first, second = setup.run(3), setup.run(3)
     assert first.timeline == second.timeline
@@ -64,6 +73,12 @@ FOUND = {
     "a-run-of-a-partition-given-up": (RUNS, [5]),
     # Fifty workers looked two hundred times a second whether the one that ran alone was done.
     "waiting-for-one-that-runs-alone-by-looking": (KINDS, [753, 787]),
+    # A relay whose journal was away as it wanted to give back its lease ended for good, and in silence.
+    "a-relay-that-could-not-leave": (CARRIED["log"], [1]),
+    # The second process found the service known, and brought in what was sent from now on; what was sent before was lost.
+    "an-intake-that-began-with-now": (CARRIED["log"], [3]),
+    # A relay read the position, lost its lease, and read the numbers of another: events went out under others' numbers.
+    "numbers-and-position-of-two-moments": (CARRIED["unordered"], [44]),
 }
 
 
@@ -73,20 +88,25 @@ def test_what_was_found_stays_mended(name: str) -> None:
     assert [setup.run(seed).broken for seed in seeds] == [None] * len(seeds)
 
 
+OF_BROKERS = ["broker_cuts", "broker_stops", "sends_lost", "sends_unanswered", "doubled", "delayed", "settles_lost"]
+
+
 @pytest.mark.parametrize("kind", [name for name in Faults.__dataclass_fields__ if not name.endswith("_s")])
 def test_each_fault_reaches_the_history(kind: str) -> None:
     """By itself, and the promises hold; what is killed while it drains has to drain first."""
     much = 5 if type(Faults.__dataclass_fields__[kind].default) is int else 0.2
     more = {"restarts": 5} if kind == "killed_draining" else {}
     faults = replace(Faults.none(), **{kind: much}, **more)
-    histories = [Setup((stock, books), orders, (), 2, faults, None).run(seed) for seed in range(3)]
+    broker = "queue" if kind in OF_BROKERS else None
+    histories = [Setup((stock, books), orders, (), 2, faults, None, broker).run(seed) for seed in range(3)]
     assert {history.broken for history in histories} == {None}
     assert kind in {place.kind for history in histories for place in history.faults}
 
 
 PRINT_HASHES = """
+from tests.simulate.carried import CARRIED
 from tests.simulate.setups import KINDS, SHOP
-print([setup.run(seed).hash for setup in (SHOP, KINDS) for seed in range(4)])
+print([setup.run(seed).hash for setup in (SHOP, KINDS, *CARRIED.values()) for seed in range(3)])
 """
 
 
@@ -192,6 +212,8 @@ def test_mistakes_in_the_call_are_said_at_once(monkeypatch: pytest.MonkeyPatch) 
         simulate(orders, drive=orders)  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="no handlers"):
         simulate(Service("empty"), drive=orders)
+    with pytest.raises(SettingsError, match="broker='kafka'"):
+        simulate(stock, drive=orders, broker="kafka")  # type: ignore[arg-type]
     with pytest.raises(SettingsError, match="probability"):
         Faults(slow=2.0)
     monkeypatch.setenv("SPINE_SEED", "four")

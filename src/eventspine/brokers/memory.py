@@ -37,7 +37,7 @@ class Server:
         self.queues: dict[tuple[str, str], list[deque[tuple[Message, bool]]]] = {}  # by channel and consumer
         self.owners: dict[tuple[str, str], str] = {}
         self.sent = 0
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Event, None] = {}  # in the order in which they came
 
     def reach(self) -> None:
         if not self.up:
@@ -71,10 +71,10 @@ class Server:
         self.ring()
 
     def watch(self, event: asyncio.Event) -> None:
-        self._watchers.add(event)
+        self._watchers[event] = None
 
     def forget(self, event: asyncio.Event) -> None:
-        self._watchers.discard(event)
+        self._watchers.pop(event, None)
 
     def ring(self) -> None:
         for event in self._watchers:
@@ -167,7 +167,7 @@ class MemoryIntake:
         self._server, self._features = broker.server, broker.features
         self._channel, self._consumer = channel, consumer
         self._at: dict[int, int] = {}  # partitions begun, with the position after which to read on
-        self._unsettled: dict[int, list[Message]] = {}
+        self._unsettled: dict[int, list[tuple[Message, bool]]] = {}
         self._paused = False
         self._news = asyncio.Event()
         self._server.watch(self._news)
@@ -184,10 +184,13 @@ class MemoryIntake:
         return None
 
     async def end(self, partition: int) -> None:
+        self._give_back(partition)
+
+    def _give_back(self, partition: int) -> None:
         self._at.pop(partition, None)
         if not self._features.positions:
             queue = self._server.queue(self._channel, self._consumer)[partition]
-            queue.extendleft((message, True) for message in reversed(self._unsettled.pop(partition, [])))
+            queue.extendleft((message, True) for message, _ in reversed(self._unsettled.pop(partition, [])))
 
     async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
         self._server.reach()
@@ -223,9 +226,9 @@ class MemoryIntake:
         queue = self._server.queue(self._channel, self._consumer)[partition]
         found: list[Fetched] = []
         while queue and len(found) < most:
-            message, _ = queue.popleft()
-            self._unsettled.setdefault(partition, []).append(message)
-            found.append(_fetched(partition, 0, message))
+            copy = queue.popleft()  # a message that was sent twice is two: each is settled by itself
+            self._unsettled.setdefault(partition, []).append(copy)
+            found.append(_fetched(partition, 0, copy[0], copy))
         return found
 
     async def settle(self, fetched: Sequence[Fetched]) -> None:
@@ -233,8 +236,8 @@ class MemoryIntake:
         if self._features.positions:
             return
         settled = {id(one.token) for one in fetched}
-        for partition, messages in self._unsettled.items():
-            self._unsettled[partition] = [message for message in messages if id(message) not in settled]
+        for partition, copies in self._unsettled.items():
+            self._unsettled[partition] = [copy for copy in copies if id(copy) not in settled]
 
     def pause(self) -> None:
         self._paused = True
@@ -251,11 +254,15 @@ class MemoryIntake:
         return sum(len(queue[partition]) for partition in self._at)
 
     async def close(self) -> None:
+        self.abandon()
+
+    def abandon(self) -> None:
+        """As when a connection breaks: what was not settled comes again, to whoever asks."""
         for partition in list(self._at):
-            await self.end(partition)
+            self._give_back(partition)
         self._server.forget(self._news)
 
 
-def _fetched(partition: int, position: int, message: Message) -> Fetched:
+def _fetched(partition: int, position: int, message: Message, token: object = None) -> Fetched:
     key = None if message.key is None else message.key.encode()
-    return Fetched(partition, position, key, message.headers, message.content_type, message.data, 0, message)
+    return Fetched(partition, position, key, message.headers, message.content_type, message.data, 0, token)

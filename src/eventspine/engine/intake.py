@@ -85,6 +85,7 @@ class Intake:
         self._intake: BrokerIntake | None = None
         self._begun: dict[int, int] = {}  # partition, with its lease's epoch
         self._last: dict[int, int] = {}  # the last position fetched of a log
+        self._beyond: dict[int, Sequence[Range]] = {}  # what is finished of a log after that, when it was begun
         self._arrivals: Arrivals[Item] = self._fresh()
         self._origins: set[str] = set()  # whose marks are loaded
         self._stopping = asyncio.Event()
@@ -116,10 +117,7 @@ class Intake:
         await asyncio.wait([self._task], timeout=5.0)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        try:
-            await self._member.leave()
-        except JournalError as error:
-            log.warning("the intake of %s could not give back its leases, which will run out: %s", self.channel, error)
+        await self._leave()
 
     async def _run(self) -> None:
         pause_s = 0.05
@@ -209,11 +207,12 @@ class Intake:
         if not partitions:
             return
         stored = await self.journal.cursors([self._member.row.number])
-        cursors = {one.partition: one.position for one in stored if one.feed == intake.feed}
+        cursors = {one.partition: (one.position, one.beyond) for one in stored if one.feed == intake.feed}
         # What was made anew at the broker has nothing that is not new.
         start = "earliest" if not cursors and any(one.feed != OWN_FEED for one in stored) else self.start_at
         for partition, epoch in sorted(partitions.items()):
-            after = cursors.get(partition) if self.broker.features.positions else None
+            found, self._beyond[partition] = cursors.get(partition, (None, []))
+            after = found if self.broker.features.positions else None
             begun = await intake.begin(partition, after=after, start=start, epoch=epoch)
             self._begun[partition], self._last[partition] = epoch, after or 0
             if begun is not None and after is None:
@@ -242,7 +241,7 @@ class Intake:
         await self._store(intake, landings)
 
     async def _read(self, intake: BrokerIntake, partition: int, fetched: Sequence[Fetched]) -> Landing:
-        landing = Landing(partition)
+        landing = Landing(partition, self._beyond.get(partition, ()))
         now_us, own = self.clock.now_us(), self._own_origin
         last = self._last[partition]
         for one in fetched:
@@ -310,7 +309,7 @@ class Intake:
 
     async def _store(self, intake: BrokerIntake, landings: Sequence[Landing]) -> None:
         """Each partition's is a unit of its own, all of one commit."""
-        asked = [(landing, self._unit(intake, landing)) for landing in landings if landing.ranges]
+        asked = [(landing, self._unit(intake, landing)) for landing in landings if landing.settled or landing.ranges]
         pause_s = 0.05
         while asked:
             verdicts = await self.journal.commit([unit for _, unit in asked])
@@ -329,7 +328,8 @@ class Intake:
     async def _stored(self, intake: BrokerIntake, landing: Landing, verdict: Verdict) -> None:
         if verdict.ok:
             self.received += len(landing.records)
-            await intake.settle(landing.settled)
+            if landing.settled:
+                await intake.settle(landing.settled)
         elif verdict.kind == "fenced":
             self.fenced += 1
             log.info("the intake of %s: partition %d is another process's now", self.channel, landing.partition)
@@ -411,8 +411,9 @@ class Intake:
 class Landing:
     """What of one partition goes into the journal as one."""
 
-    def __init__(self, partition: int) -> None:
+    def __init__(self, partition: int, finished: Sequence[Range] = ()) -> None:
         self.partition = partition
+        self._finished = finished  # by an earlier reading
         self.records: list[Record] = []
         self.dead: list[Put] = []
         self.marks: dict[Lane, list[Range]] = {}
@@ -422,6 +423,8 @@ class Landing:
     def done(self, fetched: Fetched, after: int) -> None:
         """It needs not come again."""
         self.settled.append(fetched)
+        if any(begin < fetched.position <= end for begin, end in self._finished):
+            return  # to finish it again, with what is new, would make the unit a part of another
         if self.ranges and self.ranges[-1][1] == after:
             self.ranges[-1] = (self.ranges[-1][0], fetched.position)
         else:

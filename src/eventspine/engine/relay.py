@@ -94,10 +94,7 @@ class Relay:
         await asyncio.wait([self._task], timeout=drain_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        try:
-            await self._member.leave()
-        except JournalError as error:
-            log.warning("the relay of %s could not give back its lease, which will run out: %s", self.channel, error)
+        await self._leave()
 
     async def _run(self) -> None:
         pause_s = 0.05
@@ -114,9 +111,16 @@ class Relay:
             except Exception as error:
                 self._note(error)
                 log.exception("the relay of %s failed and begins again", self.channel)
+            await self._leave()
             await self.clock.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _leave(self) -> None:
+        """So that another process may go on; if the journal can't be told now, the lease runs out."""
+        try:
             await self._member.leave()
+        except JournalError as error:
+            self._note(error)
 
     async def _work(self) -> None:
         """Until told to stop, and all is sent."""
@@ -158,7 +162,8 @@ class Relay:
         return f"{self.journal.id}.{self.journal.incarnation}"
 
     async def _take_up(self) -> None:
-        """Where the last one has stopped."""
+        """Where the last one has stopped. What was read in several parts is of one moment only if nobody else has led
+        meanwhile: else numbers of one and a position of another would send events under others' numbers."""
         await self.claim()
         number = self._member.row.number
         cursors = [one for one in await self.journal.cursors([number]) if one.partition == WHOLE_FEED and not one.feed]
@@ -166,6 +171,7 @@ class Relay:
         marks = await self.journal.marks(number, self.origin, self.channel)
         self._numbers = {slot: upto for slot, (upto, _) in marks.items()}
         await self._look_at_rows()
+        await self._commit(Unit(), self.position, {})  # fenced, if so
         self._epoch = self._member.held[0].epoch
         self._first = True
 
@@ -212,11 +218,12 @@ class Relay:
             return True
         page = await self.journal.feed(self.position, limit=PAGE, channels=[self.channel])
         self._first = False
-        if page.records:
-            await self._send_page(page.records, page.scanned)
+        new = [record for record in page.records if record.position > self.position]  # numbered once, whatever is read
+        if new:
+            await self._send_page(new, page.scanned)
             self.trouble = None
             return True
-        self.position = page.scanned
+        self.position = max(self.position, page.scanned)
         await self._store_passed()
         return page.more or bool(self._due)
 

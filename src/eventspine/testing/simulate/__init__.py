@@ -23,6 +23,7 @@ from typing import Any
 
 from ...errors import SettingsError
 from ...service import Service
+from .broker import Kind
 from .faults import Faults, Place
 from .history import History, Scenario, Setup, shortened
 from .invariants import Invariant, nothing_is_dead
@@ -90,18 +91,22 @@ def simulate(
     processes: int = 2,
     faults: Faults | None = None,
     service: Service[Any] | None = None,
+    broker: Kind | None = None,
     progress: Callable[[Simulated], None] | None = None,
 ) -> Simulated:
     """Run histories `seed`, `seed + 1`, … of these services in `processes` processes each.
 
     `drive` is the world outside: it publishes, and waits; `service` is whom it publishes for (otherwise any context that
-    the services subscribe to). An invariant takes the world at its end and returns what is wrong with it, or None; or it
+    the services subscribe to). With a `broker` ("log", "queue", or "unordered") each service has a journal and processes of its
+    own, and so has the world outside; events are carried between them by a memory broker of that kind. An invariant takes the world at its end and returns what is wrong with it, or None; or it
     asserts. `progress` is told after each history. The environment's SPINE_SEED and SPINE_HISTORIES, where they are set,
     win: so a failure is shown again. Raises SimulationFailed."""
     _check(services, processes, histories)
+    if broker not in (None, "log", "queue", "unordered"):
+        raise SettingsError(f'broker={broker!r}: a simulated broker is "log", "queue", "unordered", or None.')
     first = _of_environment(SEED_VARIABLE, random.randrange(1 << 32) if seed is None else seed)
     count = _of_environment(HISTORIES_VARIABLE, histories)
-    setup = Setup(services, drive, tuple(invariants), processes, faults or Faults(), service)
+    setup = Setup(services, drive, tuple(invariants), processes, faults or Faults(), service, broker)
     began = time.process_time()
     done = Simulated(0, first, 0.0, 0, 0)
     try:

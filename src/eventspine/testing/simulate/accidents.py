@@ -38,6 +38,11 @@ class Accidents:
             ("pauses", faults.pauses, self.pause),
             ("cuts", faults.cuts, self.cut),
         ]
+        if self.world.broker is not None:
+            planned += [
+                ("broker_cuts", faults.broker_cuts, self.cut_off_broker),
+                ("broker_stops", faults.broker_stops, self.stop_broker),
+            ]
         for kind, count, happens in planned:
             for _ in range(count):
                 process, turn, size = self._somebody(), self._turn(), self.chance.random()
@@ -76,7 +81,7 @@ class Accidents:
     def kill(self, process: Process, size: float) -> None:
         self.world.tell(process.name, "is killed", f"at its turn {process.turns.steps}")
         self.loop.kill(process.turns)
-        self.world.journal.dies(process)
+        process.dies()
         self.world.processes.remove(process)
         self.world.killed.append(process)
         self._start_again(process, size)
@@ -84,7 +89,8 @@ class Accidents:
     def _start_again(self, process: Process, size: float) -> None:
         base, _, life = process.name.partition("'")
         name = f"{base}'{int(life or 1) + 1}"
-        self.loop.call_later(size * 2 * LEASE_S, self.world.start_process, name, context=self.world.context)
+        start = self.world.start_process
+        self.loop.call_later(size * 2 * LEASE_S, start, name, process.site, context=self.world.context)
 
     def restart(self, process: Process, size: float) -> None:
         if process.ending:
@@ -123,6 +129,21 @@ class Accidents:
 
     def _join(self, process: Process) -> None:
         process.reaches_journal = True
+
+    def cut_off_broker(self, process: Process, size: float) -> None:
+        self.world.tell(process.name, "is cut off the broker", f"for {size * self.faults.cut_s:.1f} s")
+        process.reaches_broker = False
+        self.loop.call_later(size * self.faults.cut_s, self._join_broker, process, context=self.world.context)
+
+    def _join_broker(self, process: Process) -> None:
+        process.reaches_broker = True
+
+    def stop_broker(self, _: Process, size: float) -> None:
+        server = self.world.broker
+        assert server is not None
+        self.world.tell("broker", "is away", f"for {size * self.faults.cut_s:.1f} s")
+        server.stop()
+        self.loop.call_later(size * self.faults.cut_s, server.restart, context=self.world.context)
 
     def _set_clock(self, process: Process, size: float) -> None:
         if not self.world.calm:

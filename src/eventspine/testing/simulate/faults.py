@@ -32,6 +32,14 @@ class Faults:
     failing: float = 0.1  # attempts that raise, before the handler or after it, or whose unit fails
     slow_handlers: float = 0.1  # attempts that take up to `handler_s` longer
     handler_s: float = 30.0
+    # With a broker only:
+    broker_cuts: int = 1  # times when a process can't reach the broker, for up to `cut_s`
+    broker_stops: int = 1  # times when nobody can
+    sends_lost: float = 0.05  # batches of which the broker stores a part, or nothing, and nobody can say so
+    sends_unanswered: float = 0.05  # batches that it stores, and of which nobody can say so
+    doubled: float = 0.05  # messages that it stores twice
+    delayed: float = 0.2  # readings of which a part comes later; message by message where it keeps no order
+    settles_lost: float = 0.05  # of what was stored in the journal: the broker sends it again
 
     @classmethod
     def none(cls) -> Faults:

@@ -29,6 +29,7 @@ CALLS = WRITES | {
     "deliveries",
     "starts",
     "marks",
+    "notes",
     "control_version",
     "next_due",
     "timers",
@@ -48,7 +49,7 @@ class FlakyJournal:
     def __init__(self, world: World, process: Process) -> None:
         self.world = world
         self.process = process
-        self.shared: SharedJournal = world.journal
+        self.shared: SharedJournal = process.site.journal
         self.id, self.url = self.shared.id, self.shared.url
 
     def exists(self) -> bool:

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import JournalError
+from ...errors import BrokerError, JournalError
 from ...service import Service
+from .broker import Kind
 from .faults import Faults, Place
 from .invariants import ALWAYS, Invariant
 from .loop import Stuck, sweep
@@ -21,6 +22,7 @@ from .world import NotSettled, Told, World
 Scenario = Callable[[World], Awaitable[None]]
 SETTLED_WITHIN_S = 3600.0  # of virtual time, after the last event
 SHORTENING_MAX = 60  # histories
+_HEARD = (logging.getLogger("eventspine.engine"), logging.getLogger("eventspine.broker"))
 
 
 @dataclass(slots=True)
@@ -59,6 +61,7 @@ class Setup:
     processes: int
     faults: Faults
     service: Service[Any] | None
+    broker: Kind | None = None
 
     def run(self, seed: int, left_out: frozenset[Place] = frozenset()) -> History:
         with _uncollected():
@@ -72,6 +75,7 @@ class Setup:
             processes=self.processes,
             faults=self.faults,
             service=self.service,
+            broker=self.broker,
             left_out=left_out,
         )
         with _listening(world), _named(seed):
@@ -91,7 +95,8 @@ class Setup:
                 loop.bury(process.turns)
             loop.bury(loop.world)
             loop.close()
-            world.tables.close()
+            for site in world.sites:
+                site.tables.close()
 
     async def _live(self, world: World) -> str | None:
         await world.start()
@@ -123,7 +128,9 @@ class _Stumbles(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and not isinstance(error, JournalError):
+        if "never came" in str(record.msg):
+            self.world.wrong.append(record.getMessage())
+        if error is not None and not isinstance(error, BrokerError | JournalError):
             where = traceback.extract_tb(error.__traceback__)[-1:]
             at = f" ({where[0].name}, line {where[0].lineno})" if where else ""
             self.world.wrong.append(f"{record.getMessage()}: {type(error).__name__}: {error}{at}")
@@ -132,17 +139,19 @@ class _Stumbles(logging.Handler):
 @contextmanager
 def _listening(world: World) -> Iterator[None]:
     """Nothing is logged but what is wrong with the engine, and that to nobody but the history."""
-    engine, stumbles = logging.getLogger("eventspine.engine"), _Stumbles(world)
-    disabled, propagated = logging.root.manager.disable, engine.propagate
+    stumbles = _Stumbles(world)
+    disabled, propagated = logging.root.manager.disable, [each.propagate for each in _HEARD]
     logging.disable(logging.WARNING)
-    engine.addHandler(stumbles)
-    engine.propagate = False
+    for each in _HEARD:
+        each.addHandler(stumbles)
+        each.propagate = False
     try:
         yield
     finally:
         logging.disable(disabled)  # not by the attribute alone: loggers remember what is enabled
-        engine.propagate = propagated
-        engine.removeHandler(stumbles)
+        for each, before in zip(_HEARD, propagated, strict=True):
+            each.propagate = before
+            each.removeHandler(stumbles)
 
 
 @contextmanager

@@ -3,62 +3,81 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 
 from ...ids import id_text
 from ...journal.cursors import is_finished
 from ...journal.port import OWN_FEED, PARTITIONS, WHOLE_FEED, Record, Subscription
 from .process import Process
+from .site import Site
 from .world import World
 
 Invariant = Callable[[World], "str | None"]
 
 
+def on_each_site(holds: Callable[[Site], str | None]) -> Invariant:
+    """An invariant of every journal, for a history in which there may be several."""
+
+    @wraps(holds)
+    def on_all(world: World) -> str | None:
+        for site in world.sites:
+            if broken := holds(site):
+                return f"{broken}, at {site.name}" if site.name else broken
+        return None
+
+    return on_all
+
+
 def nothing_acknowledged_is_lost(world: World) -> str | None:
-    stored = {record.id for record in world.records} | set(world.journal._tables.timers)
+    timers = {id for site in world.sites for id in site.journal._tables.timers}
+    stored = {record.id for record in world.records} | timers
     for id in world.acknowledged:
         if id not in stored:
             return f"{id_text(id)} was acknowledged, and is not in the feed"
     return None
 
 
-def everything_is_handled_or_dead(world: World) -> str | None:
-    handled = {(effect.subscription, effect.position) for effect in world.effects}
-    rows = {(row.subscription, row.position): row.state for row in world.journal._tables.deliveries.values()}
-    for subscription, record in wanted(world):
-        if record.position > world.head or (subscription.name, record.position) in handled:
+@on_each_site
+def everything_is_handled_or_dead(site: Site) -> str | None:
+    handled = {(effect.subscription, effect.position) for effect in site.tables.effects}
+    rows = {(row.subscription, row.position): row.state for row in site.journal._tables.deliveries.values()}
+    for subscription, record in wanted(site):
+        if record.position > site.head or (subscription.name, record.position) in handled:
             continue
         if rows.get((subscription.number, record.position)) in ("dead", "settled") or _waits(
-            world, subscription, record
+            site, subscription, record
         ):
             continue
         return f"{subscription.name} never handled #{record.position} {record.type}, and it is not dead either"
     return None
 
 
-def _waits(world: World, subscription: Subscription, record: Record) -> bool:
+def _waits(site: Site, subscription: Subscription, record: Record) -> bool:
     """Whether it is behind a dead delivery that keeps its key, or the whole feed, waiting."""
     return subscription.on_dead == "waits" and any(
         (row.subscription, row.state) == (subscription.number, "dead")
         and row.position < record.position
         and (subscription.order == "feed" or row.key == record.key)
-        for row in world.journal._tables.deliveries.values()
+        for row in site.journal._tables.deliveries.values()
     )
 
 
-def effects_happen_once(world: World) -> str | None:
-    counted = Counter((effect.subscription, effect.position) for effect in world.effects)
+@on_each_site
+def effects_happen_once(site: Site) -> str | None:
+    counted = Counter((effect.subscription, effect.position) for effect in site.tables.effects)
     for (name, position), times in counted.items():
         if times > 1:
             return f"{name} handled #{position} {times} times"
     return None
 
 
-def a_key_is_handled_in_order(world: World) -> str | None:
-    orders = {row.name: row.order for row in world.journal._tables.subscriptions.values()}
-    channels = {record.position: record.channel for record in world.records}
+@on_each_site
+def a_key_is_handled_in_order(site: Site) -> str | None:
+    orders = {row.name: row.order for row in site.subscriptions}
+    channels = {record.position: record.channel for record in site.records}
     last: dict[tuple[str, str | None, str], int] = defaultdict(int)
-    for effect in world.effects:
+    for effect in site.tables.effects:
         if effect.key is None or effect.late or orders[effect.subscription] == "none":
             continue
         channel = channels[effect.position]
@@ -69,11 +88,12 @@ def a_key_is_handled_in_order(world: World) -> str | None:
     return None
 
 
-def no_cursor_passes_what_is_unfinished(world: World) -> str | None:
-    handled = {(effect.subscription, effect.position) for effect in world.effects}
-    tables = world.journal._tables
+@on_each_site
+def no_cursor_passes_what_is_unfinished(site: Site) -> str | None:
+    handled = {(effect.subscription, effect.position) for effect in site.tables.effects}
+    tables = site.journal._tables
     rows = {(row.subscription, row.position) for row in tables.deliveries.values()}
-    for subscription, record in wanted(world):
+    for subscription, record in wanted(site):
         partition = WHOLE_FEED if subscription.order == "feed" else record.slot % PARTITIONS
         position, beyond = tables.cursor(subscription.number, OWN_FEED, partition)
         finished = (subscription.name, record.position) in handled or (subscription.number, record.position) in rows
@@ -84,17 +104,19 @@ def no_cursor_passes_what_is_unfinished(world: World) -> str | None:
 
 def nothing_is_left_behind(world: World) -> str | None:
     """Of processes that ended in order: tasks, deliveries in memory, leases, rows. Of all: start marks of what is done."""
-    tables = world.journal._tables
     for process in (*world.processes, *world.ended):
         tasks = [task.get_name() for task in process.turns.tasks if not task.done()]
         if tasks:
             return f"{process.name} has ended and left tasks: {', '.join(tasks)}"
         if process.drained and (kept := _in_memory(process)):
             return f"{process.name} has ended and kept {kept}"
-    held = [name for name, lease in tables.leases.items() if lease.owner]
-    if held and not tables.processes:
-        return f"leases that nobody gave back: {', '.join(sorted(held))}"
-    return _marks_of_what_is_done(world)
+    for site in world.sites:
+        held = [name for name, lease in site.journal._tables.leases.items() if lease.owner]
+        if held and not site.journal._tables.processes:
+            return f"leases that nobody gave back: {', '.join(sorted(held))}"
+        if broken := _marks_of_what_is_done(site):
+            return broken
+    return None
 
 
 def _in_memory(process: Process) -> str | None:
@@ -113,12 +135,12 @@ def _in_memory(process: Process) -> str | None:
     return None
 
 
-def _marks_of_what_is_done(world: World) -> str | None:
-    tables = world.journal._tables
+def _marks_of_what_is_done(site: Site) -> str | None:
+    tables = site.journal._tables
     for (subscription, feed, partition), marks in tables.starts.items():
         position, beyond = tables.cursor(subscription, feed, partition)
         for at in marks:
-            if is_finished(position, beyond, at) and at <= world.head:
+            if is_finished(position, beyond, at) and at <= site.head:
                 return f"a start mark of #{at}, which {tables.subscriptions[subscription].name} has finished"
     return None
 
@@ -135,10 +157,39 @@ def nothing_is_dead(world: World) -> str | None:
     return None
 
 
-def wanted(world: World) -> Iterator[tuple[Subscription, Record]]:
-    for row in world.journal._tables.subscriptions.values():
+def everything_arrives_once_and_in_order(world: World) -> str | None:
+    """What a broker carries between journals."""
+    for origin, site, channel in world.ways():
+        sent = [record for record in origin.records[: origin.head] if record.channel == channel]
+        arrived = Counter(record.id for record in site.records if record.channel == channel)
+        twice = [id for id, times in arrived.items() if times > 1]
+        if twice:
+            return f"{id_text(twice[0])} of {channel} is in the feed of {site.name} {arrived[twice[0]]} times"
+        for record in sent:
+            if record.id not in arrived:
+                return f"#{record.position} of {origin.name} never arrived in the feed of {site.name}"
+        if broken := _out_of_order(sent, site, channel):
+            return broken
+    return None
+
+
+def _out_of_order(sent: Sequence[Record], site: Site, channel: str) -> str | None:
+    positions = {record.id: record.position for record in sent}
+    last: dict[str, int] = defaultdict(int)
+    for record in site.records:
+        position = positions.get(record.id)
+        if record.channel != channel or record.key is None or position is None:
+            continue
+        if position < last[record.key]:
+            return f"{channel} #{position} of key {record.key!r} arrived at {site.name} after #{last[record.key]}"
+        last[record.key] = position
+    return None
+
+
+def wanted(site: Site) -> Iterator[tuple[Subscription, Record]]:
+    for row in site.subscriptions:
         channels, types = set(row.channels), {type for type, _ in row.types}
-        for record in world.records:
+        for record in site.records:
             if record.channel in channels and record.type in types:
                 yield row, record
 
@@ -151,4 +202,5 @@ ALWAYS: tuple[Invariant, ...] = (
     no_cursor_passes_what_is_unfinished,
     nothing_is_left_behind,
     the_engine_never_stumbles,
+    everything_arrives_once_and_in_order,
 )

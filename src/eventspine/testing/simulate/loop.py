@@ -255,16 +255,20 @@ class Loop(asyncio.BaseEventLoop):
             self._ready.remove(turns)
 
     def continue_turns(self, turns: Turns) -> None:
-        turns.stopped = False
-        if turns.queue and turns.alive:
+        if turns.stopped and turns.queue and turns.alive:
             self._ready.append(turns)
+        turns.stopped = False
 
     def bury(self, turns: Turns) -> None:
         """What a killed process left behind is taken apart here, not by the garbage collector at a time of its own."""
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None  # it is dead: what it says is nobody's business
+        asyncio._set_running_loop(
+            self
+        )  # else a `finally` that asks for one has asyncio make a real one, and leave it open
         try:
             self._take_apart(turns)
         finally:
+            asyncio._set_running_loop(None)
             sys.unraisablehook = hook
 
     def bury_threads(self) -> None:

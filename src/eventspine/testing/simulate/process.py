@@ -13,9 +13,11 @@ from ...engine.runtime import Runtime
 from ...errors import SpineError
 from ...service import Middleware
 from ...spine import Spine
+from .broker import FlakyBroker
 from .flaky import FlakyJournal
 from .loop import Loop
 from .shared import FAILING, MARK
+from .site import Site
 from .threads import Threads
 
 if TYPE_CHECKING:
@@ -63,19 +65,21 @@ class _Spine(Spine):
 
 
 class Process:
-    """A process that runs the services."""
+    """A process that runs the services of its site; and relays what they publish, if there is a broker."""
 
-    def __init__(self, world: World, name: str) -> None:
+    def __init__(self, world: World, name: str, site: Site) -> None:
         self.world = world
         self.name = name
+        self.site = site
         self.clock = SimulatedClock(world.loop, world.dice.stream(name, "clock"))
-        self.reaches_journal = True
+        self.reaches_journal = self.reaches_broker = True
         self.context = Context()
         self.ended = asyncio.Event()
         self.runtime: Runtime | None = None
         self.drained = True
         self._end = asyncio.Event()
         self.journal = FlakyJournal(world, self)
+        self.broker = None if world.broker is None else FlakyBroker(world, self)
         self.threads = Threads(world.loop)
         self.turns = world.loop.process(name, self._live)
 
@@ -86,13 +90,14 @@ class Process:
     async def _live(self) -> None:
         self.context = copy_context()
         world = self.world
-        spine = _Spine(self.journal, clock=self.clock, lease_s=LEASE_S, middleware=[Meddler(self)])
+        spine = _Spine(
+            self.journal, service=self.site.speaks if self.broker else None, clock=self.clock, lease_s=LEASE_S,
+            middleware=[Meddler(self)], broker=self.broker,
+        )  # fmt: skip
         spine.process = self
         while not self.ending:
             try:
-                async with spine, spine.running(*world.services) as running:
-                    await self._end.wait()
-                self.drained = running.drained is not False
+                self.drained = await self._run(spine)
                 if not self.drained:
                     world.tell(self.name, "did not drain in time", "")
             except SpineError as error:
@@ -100,6 +105,21 @@ class Process:
                 world.tell(self.name, "ended by an error", str(error))
                 await asyncio.sleep(AGAIN_S)
         self.ended.set()
+
+    async def _run(self, spine: Spine) -> bool:
+        async with spine:
+            if not self.site.services:  # it only relays
+                await self._end.wait()
+                return True
+            async with spine.running(*self.site.services) as running:
+                await self._end.wait()
+        return running.drained is not False
+
+    def dies(self) -> None:
+        """What it held at the journal and the broker is seen to be free."""
+        self.site.journal.dies(self)
+        if self.broker is not None:
+            self.broker.dies()
 
     def end(self) -> None:
         """As SIGTERM would."""

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
+from ...brokers.memory import Server
 from ...events import describe
-from ...journal import _memory_control
-from ...journal.port import Delivery as Row, Record, Replay, Unit, Verdict
+from ...journal.port import Record, Replay, Unit, Verdict
 from ...publishing import Receipt
 from ...service import Service
 from ...spine import Spine
 from .accidents import Accidents
+from .broker import Kind
 from .faults import Dice, Faults, Place
 from .loop import Loop
 from .process import Process, SimulatedClock
-from .shared import MARK, Effect, SharedJournal, Tables
+from .shared import MARK, Effect
+from .site import Site
 
 E = TypeVar("E")
 LOOK_S = 1.0  # between two looks at whether all is finished
@@ -59,6 +62,7 @@ class World:
         processes: int,
         faults: Faults,
         service: Service[Any] | None = None,
+        broker: Kind | None = None,
         left_out: frozenset[Place] = frozenset(),
     ) -> None:
         self.seed = seed
@@ -67,12 +71,12 @@ class World:
         self.dice = Dice(seed, left_out)
         self.loop = Loop(self.dice.stream("world", "turns"))
         self.clock = SimulatedClock(self.loop, self.dice.stream("world", "clock"))
-        self.tables = Tables()
-        self.journal = SharedJournal(self.clock, self.tables)
+        self.broker_kind = broker
+        self.broker = None if broker is None else Server("simulated")
+        self.sites = self._made_sites(service or _outside(services, broker=broker is not None))
         self.timeline: list[Told] = []
         self.acknowledged: list[bytes] = []
         self.wrong: list[str] = []  # what was seen to be wrong on the way
-        self.head = 0  # of the feed, when all was finished; what comes later is no longer waited for
         self.calm = False  # the end: nothing goes wrong any more
         self.processes: list[Process] = []  # that live now
         self.killed: list[Process] = []
@@ -80,7 +84,18 @@ class World:
         self.context = Context()  # of what happens from outside
         self.accidents = Accidents(self)
         self._count = processes
-        self._spine = Spine(self.journal, service=service or _outside(services), clock=self.clock)
+        self._spine = Spine(self._outside.journal, service=self._outside.speaks, clock=self.clock)
+
+    def _made_sites(self, speaks: Service[Any]) -> list[Site]:
+        if self.broker is None:
+            return [Site("", self.clock, self.services, speaks)]
+        self.broker.random = self.dice.stream("broker", "order")
+        sites = [Site(one.name, self.clock, [one], speaks if one is speaks else None) for one in self.services]
+        return sites if speaks in self.services else [Site(speaks.name, self.clock, [], speaks), *sites]
+
+    @property
+    def _outside(self) -> Site:
+        return next(site for site in self.sites if site.speaks is not None)
 
     # --- for scenarios ------------------------------------------------------------------------------------------------
 
@@ -98,12 +113,16 @@ class World:
     async def replay_dead(self) -> int:
         """As `spine dead replay`: all that is dead is handled again, late; how many. It is asked for twice, as by an
         operator who is not sure, and the second time must change nothing."""
-        numbers = [row.number for row in self._rows("dead")]
-        changed = await self.journal.control([Replay(numbers)])
-        again = await self.journal.control([Replay(numbers)])
+        changed = [await self._replay(site) for site in self.sites]
+        self.tell("world", "replayed", f"{sum(changed)} dead deliveries")
+        return sum(changed)
+
+    async def _replay(self, site: Site) -> int:
+        numbers = [row.number for row in site.rows("dead")]
+        changed = await site.journal.control([Replay(numbers)])
+        again = await site.journal.control([Replay(numbers)])
         if again:
             self.wrong.append(f"replaying the same {len(numbers)} dead deliveries again changed {again} of them")
-        self.tell("world", "replayed", f"{changed} dead deliveries")
         return changed
 
     @property
@@ -115,12 +134,16 @@ class World:
     @property
     def effects(self) -> list[Effect]:
         """Deliveries that were finished by their handlers, in the order of their commits."""
-        return self.tables.effects
+        if len(self.sites) == 1:
+            return self.sites[0].tables.effects
+        return [effect for site in self.sites for effect in site.tables.effects]
 
     @property
     def records(self) -> list[Record]:
-        """The feed."""
-        return self.journal._tables.feed
+        """The feed: of services with journals of their own, of each what it has published."""
+        if len(self.sites) == 1:
+            return self.sites[0].records
+        return [record for site in self.sites for record in site.records if record.channel in site.publishes]
 
     def published(self, kind: type[E]) -> list[E]:
         """All events of this class, by whomever published, in the order of the feed."""
@@ -130,18 +153,23 @@ class World:
     @property
     def dead(self) -> list[Dead]:
         """Deliveries that were given up."""
-        names = {row.number: row.name for row in self.journal._tables.subscriptions.values()}
-        return [
-            Dead(names[row.subscription], row.key, row.attempts, row.reason, row.error, row.number)
-            for row in self._rows("dead")
-        ]
+        found = []
+        for site in self.sites:
+            names = {row.number: row.name for row in site.subscriptions}
+            found += [
+                Dead(names[row.subscription], row.key, row.attempts, row.reason, row.error, row.number)
+                for row in site.rows("dead")
+            ]
+        return found
 
     def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
-        """The services' own tables."""
-        return self.tables.query(sql, parameters)
-
-    def _rows(self, *states: str) -> list[Row]:
-        return [row for row in self.journal._tables.deliveries.values() if row.state in states]
+        """The services' own tables; where each service has a journal of its own, of the first that has such a table."""
+        for site in self.sites[:-1]:
+            try:
+                return site.tables.query(sql, parameters)
+            except sqlite3.OperationalError:
+                continue
+        return self.sites[-1].tables.query(sql, parameters)
 
     # --- what happens -------------------------------------------------------------------------------------------------
 
@@ -162,64 +190,76 @@ class World:
 
     async def start(self) -> None:
         await self._spine.open()
-        for number in range(self._count):
-            self.start_process(f"p{number + 1}")
+        for site in self.sites:
+            await site.journal.open()
+            for number in range(1, self._count + 1):
+                self.start_process(f"{site.name}{number}" if site.name else f"p{number}", site)
         self.accidents.plan()
 
-    def start_process(self, name: str) -> None:
+    def start_process(self, name: str, site: Site) -> None:
         if not self.calm:  # else it is too late to be of use
-            self.processes.append(Process(self, name))
+            self.processes.append(Process(self, name, site))
             self.tell(name, "starts", "")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def unfinished(self) -> list[str]:
-        """What subscriptions have still to do."""
-        tables = self.journal._tables
-        waiting = [f"{len(tables.timers)} scheduled"] * bool(tables.timers)
-        for one in tables.subscriptions.values():
-            rows = [row for row in self._rows("parked", "held", "dead") if row.subscription == one.number]
-            stopped = {row.key for row in rows if row.state == "dead"} if one.on_dead == "waits" else set()
-            parked = sum(row.state != "dead" and row.key not in stopped for row in rows)
-            left = 0 if stopped and one.order == "feed" else _memory_control._unfinished(tables, one)
-            if left or (parked and not (stopped and one.order == "feed")):  # the others wait for an operator
-                waiting.append(f"{one.name}: {left} to read, {parked} parked")
+        """What subscriptions have still to do, and what is still on its way."""
+        waiting = [told for site in self.sites for told in site.unfinished()]
+        for origin, site, channel in self.ways():
+            arrived = {record.id for record in site.records}
+            left = sum(record.channel == channel and record.id not in arrived for record in origin.records)
+            waiting += [f"{left} of {channel} on their way to {site.name}"] * bool(left)
         return waiting
+
+    def ways(self) -> Iterator[tuple[Site, Site, str]]:
+        """What a broker carries: from where, to where, which channel."""
+        if self.broker is not None:
+            for site in self.sites:
+                for channel in sorted(site.consumes):
+                    yield from ((origin, site, channel) for origin in self.sites if channel in origin.publishes)
 
     async def settle(self, limit_s: float) -> None:
         """Until everything published is finished: done, or dead."""
         self.accidents.soon()
         until = self.loop._now + limit_s + self._scheduled_s()
-        while self.accidents.to_come or not self.processes or not self._all_registered() or self.unfinished():
+        while self.accidents.to_come or not self._all_at_work() or self.unfinished():
             if self.loop._now > until:
                 left = "; ".join(self.unfinished()) or "an accident is still to come"
                 raise NotSettled(f"Not finished {limit_s:g} s after the last event: {left}")
             await asyncio.sleep(LOOK_S)
-        self.head = len(self.records)
+        for site in self.sites:
+            site.head = len(site.records)
 
     def _scheduled_s(self) -> float:
-        last = max((timer.due_us for timer in self.journal._tables.timers.values()), default=0)
+        last = max((timer.due_us for site in self.sites for timer in site.journal._tables.timers.values()), default=0)
         return max(0.0, (last - self.clock.now_us()) / 1e6)
 
-    def _all_registered(self) -> bool:
-        declared = sum(len(service.handlers) for service in self.services)
-        return len(self.journal._tables.subscriptions) >= declared
+    def _all_at_work(self) -> bool:
+        alive = {process.site.name for process in self.processes}
+        return all(site.name in alive and site.registered for site in self.sites)
 
     async def stop(self) -> None:
         self.calm = True
+        if self.broker is not None:
+            self.broker.restart()
         for process in self.processes:
             self.loop.continue_turns(process.turns)
-            process.reaches_journal = True
+            process.reaches_journal = process.reaches_broker = True
             process.turns.accidents.clear()
             process.end()
         for process in list(self.processes):
             await process.ended.wait()
         await self._spine.close()
+        for site in self.sites:
+            await site.journal.close()
 
 
-def _outside(services: Sequence[Service[Any]]) -> Service[Any]:
+def _outside(services: Sequence[Service[Any]], *, broker: bool) -> Service[Any]:
+    """Whoever publishes what they subscribe to; with a broker, as far as none of them does: it has one publisher."""
     kinds = [kind for service in services for handler in service.handlers.values() for kind in handler.types]
-    return Service("outside", publishes=sorted({kind.context for kind in kinds if "/" not in kind.context}))
+    theirs = {channel for service in services for channel in service.publishes} if broker else set()
+    return Service("outside", publishes=sorted({kind.context for kind in kinds if "/" not in kind.context} - theirs))
 
 
 def _what(unit: Unit) -> str:

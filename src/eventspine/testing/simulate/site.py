@@ -1,0 +1,65 @@
+"""A journal of a history, and what runs on it. Without a broker there is one; with one, each service has its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ...clock import Clock
+from ...journal import _memory_control
+from ...journal.port import Delivery as Row, Record, Subscription
+from ...periodic import is_ticks
+from ...service import Service
+from .shared import SharedJournal, Tables
+
+
+class Site:
+    def __init__(self, name: str, clock: Clock, services: Sequence[Service[Any]], speaks: Service[Any] | None) -> None:
+        self.name = name
+        self.services = tuple(services)  # that run here
+        self.speaks = speaks  # whom the world outside publishes for here, if it does
+        self.tables = Tables()
+        self.journal = SharedJournal(clock, self.tables)
+        self.head = 0  # of the feed, when all was finished; what comes later is no longer waited for
+
+    @property
+    def records(self) -> list[Record]:
+        """The feed."""
+        return self.journal._tables.feed
+
+    @property
+    def subscriptions(self) -> list[Subscription]:
+        return list(self.journal._tables.subscriptions.values())
+
+    @property
+    def publishes(self) -> set[str]:
+        """Channels whose events begin here."""
+        speakers = self.services if self.speaks is None else (*self.services, self.speaks)
+        return {channel for service in speakers for channel in service.publishes}
+
+    @property
+    def consumes(self) -> set[str]:
+        """Channels whose events are brought here by a broker, if there is one."""
+        kinds = [kind for service in self.services for handler in service.handlers.values() for kind in handler.types]
+        return {kind.context for kind in kinds if not is_ticks(kind.context)} - self.publishes
+
+    def rows(self, *states: str) -> list[Row]:
+        return [row for row in self.journal._tables.deliveries.values() if row.state in states]
+
+    @property
+    def registered(self) -> bool:
+        declared = sum(len(service.handlers) for service in self.services)
+        return sum(":" not in one.service for one in self.journal._tables.subscriptions.values()) >= declared
+
+    def unfinished(self) -> list[str]:
+        """What subscriptions have still to do."""
+        tables = self.journal._tables
+        waiting = [f"{len(tables.timers)} scheduled"] * bool(tables.timers)
+        for one in tables.subscriptions.values():
+            rows = [row for row in self.rows("parked", "held", "dead") if row.subscription == one.number]
+            stopped = {row.key for row in rows if row.state == "dead"} if one.on_dead == "waits" else set()
+            parked = sum(row.state != "dead" and row.key not in stopped for row in rows)
+            left = 0 if stopped and one.order == "feed" else _memory_control._unfinished(tables, one)
+            if left or (parked and not (stopped and one.order == "feed")):  # the others wait for an operator
+                waiting.append(f"{one.name}: {left} to read, {parked} parked")
+        return waiting
