@@ -109,14 +109,14 @@ def early_taken_at_once(patch: pytest.MonkeyPatch) -> None:
 
 
 def settled_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
-    commit_all = Intake._commit_all
+    store = Intake._store
 
-    async def settle_first(self: Any, intake: Any, asked: Any) -> None:
-        for landing, _ in asked:
+    async def settle_first(self: Any, intake: Any, landings: Any) -> None:
+        for landing in landings:
             await intake.settle(landing.settled)
-        await commit_all(self, intake, asked)
+        await store(self, intake, landings)
 
-    patch.setattr(Intake, "_commit_all", settle_first)
+    patch.setattr(Intake, "_store", settle_first)
 
 
 def start_decided_by_each(patch: pytest.MonkeyPatch) -> None:
