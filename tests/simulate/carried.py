@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from eventspine.brokers.port import Start
-from eventspine.engine import carrying
 from eventspine.engine.arrivals import Arrivals
+from eventspine.engine.carrying import Carrying
 from eventspine.engine.intake import Intake
 from eventspine.engine.relay import Relay
 from eventspine.journal import _memory_tables
@@ -38,7 +38,9 @@ def ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 def marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     judge = Arrivals.judge
-    patch.setattr(Arrivals, "judge", lambda *given: "new" if (said := judge(*given)) == "known" else said)
+    patch.setattr(
+        Arrivals, "judge", lambda *given, **more: "new" if (said := judge(*given, **more)) == "known" else said
+    )
 
 
 def numbers_not_stored(patch: pytest.MonkeyPatch) -> None:
@@ -105,7 +107,9 @@ def intakes_not_fenced(patch: pytest.MonkeyPatch) -> None:
 
 def early_taken_at_once(patch: pytest.MonkeyPatch) -> None:
     judge = Arrivals.judge
-    patch.setattr(Arrivals, "judge", lambda *given: "new" if (said := judge(*given)) == "early" else said)
+    patch.setattr(
+        Arrivals, "judge", lambda *given, **more: "new" if (said := judge(*given, **more)) == "early" else said
+    )
 
 
 def settled_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
@@ -120,10 +124,10 @@ def settled_before_it_is_stored(patch: pytest.MonkeyPatch) -> None:
 
 
 def start_decided_by_each(patch: pytest.MonkeyPatch) -> None:
-    async def mine(_: Any, __: str, ___: str, start: Start) -> Start:
+    async def mine(_: Any, __: str, start: Start) -> Start:
         return start
 
-    patch.setattr(carrying, "first_start", mine)
+    patch.setattr(Carrying, "_decided", mine)
 
 
 def held_kept_without_the_partition(patch: pytest.MonkeyPatch) -> None:

@@ -27,10 +27,12 @@ class Gap(NamedTuple):
 
 
 class Arrivals(Generic[T]):
-    """`ordered`: the broker keeps the order of a slot, so whatever comes first of a lane is where it begins."""
+    """`ordered`: the broker keeps the order of a slot, so whatever comes first of a lane is where it begins. Of a `queue`
+    that holds only while nobody else may have fetched what was before: what was not settled comes again later."""
 
-    def __init__(self, *, ordered: bool) -> None:
+    def __init__(self, *, ordered: bool, queue: bool = False) -> None:
         self.ordered = ordered
+        self.queue = queue
         self.held = 0
         self._marks: dict[Lane, tuple[int, Sequence[Range]]] = {}
         self._early: dict[Lane, dict[int, T]] = {}
@@ -50,12 +52,13 @@ class Arrivals(Generic[T]):
             for number in [number for number, item in early.items() if dropped(item)]:
                 self._pop(lane, number)
 
-    def judge(self, lane: Lane, number: int) -> Verdict:
+    def judge(self, lane: Lane, number: int, *, first_owner: bool = False) -> Verdict:
         mark = self._marks.get(lane)
         if number == self._next.get(lane):
             return "new"
         if mark is None:
-            return "new" if number == 1 or self.ordered else "early"
+            begins = number == 1 or (self.ordered and (first_owner or not self.queue))
+            return "new" if begins else "early"
         upto, beyond = mark
         if is_finished(upto, beyond, number):
             return "known"
@@ -63,11 +66,11 @@ class Arrivals(Generic[T]):
         return "new" if number == top + 1 else "late" if number < top else "early"
 
     def take(self, lane: Lane, number: int) -> Range:
-        """It is in: the range that its mark gains. The first of a lane finishes all below it."""
+        """It is in: the range that its mark gains. The first of a lane finishes all below it, if that can't come again."""
         mark = self._marks.get(lane)
         if self._next.get(lane) == number:
             del self._next[lane]
-        gained = (0 if mark is None else number - 1, number)
+        gained = (0 if mark is None and not self.queue else number - 1, number)
         self._marks[lane] = fold(*(mark or (0, [])), [gained])
         return gained
 

@@ -176,7 +176,8 @@ class Intake:
             await intake.close()
 
     def _fresh(self) -> Arrivals[Item]:
-        return Arrivals(ordered=self.broker.features.ordered)
+        features = self.broker.features
+        return Arrivals(ordered=features.ordered, queue=not features.positions)
 
     @property
     def _waits_for_leases(self) -> bool:
@@ -274,7 +275,8 @@ class Intake:
             self._arrivals.load(number.origin, marks)
             self._origins.add(number.origin)
         lane = (number.origin, number.slot)
-        verdict = self._arrivals.judge(lane, number.number)
+        first_owner = self._begun.get(landing.partition) == 1
+        verdict = self._arrivals.judge(lane, number.number, first_owner=first_owner)
         if verdict == "known":
             self.known += 1
             landing.done(item.fetched, item.after)

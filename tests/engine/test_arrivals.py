@@ -1,0 +1,41 @@
+"""Which numbered messages are new: what was not settled at a queue may come again after what followed it."""
+
+from __future__ import annotations
+
+from eventspine.engine.arrivals import Arrivals
+
+LANE = ("origin", 7)
+
+
+def test_of_a_log_whatever_comes_first_is_where_a_lane_begins() -> None:
+    arrivals = Arrivals[str](ordered=True)
+    assert arrivals.judge(LANE, 3) == "new"
+    assert arrivals.take(LANE, 3) == (0, 3)
+    assert arrivals.judge(LANE, 2) == "known"
+
+
+def test_of_a_queue_only_while_nobody_else_had_it_and_what_comes_after_all_is_taken_late() -> None:
+    """Another process may have fetched the first ones, and they come again when it is gone."""
+    arrivals = Arrivals[str](ordered=True, queue=True)
+    assert arrivals.judge(LANE, 3) == "early"
+    assert arrivals.judge(LANE, 3, first_owner=True) == "new"
+    assert arrivals.take(LANE, 3) == (2, 3)
+    assert arrivals.judge(LANE, 2) == "late"
+    assert arrivals.judge(LANE, 4) == "new"
+
+
+def test_what_is_early_waits_for_what_is_before_it() -> None:
+    arrivals = Arrivals[str](ordered=True, queue=True)
+    assert arrivals.hold(LANE, 2, "b", 0.0)
+    assert not arrivals.hold(LANE, 2, "b again", 0.0)
+    assert arrivals.judge(LANE, 1) == "new"
+    arrivals.take(LANE, 1)
+    assert arrivals.next_of(LANE) == (2, "b")
+
+
+def test_a_lane_whose_beginning_never_comes_goes_on_after_a_while() -> None:
+    arrivals = Arrivals[str](ordered=True, queue=True)
+    arrivals.hold(LANE, 3, "c", 0.0)
+    assert arrivals.give_up(29.0, 30.0, 100) == []
+    assert arrivals.give_up(30.0, 30.0, 100) == [(LANE, None)]
+    assert arrivals.next_of(LANE) == (3, "c")
