@@ -37,7 +37,7 @@ OF_THE_ENVELOPE = frozenset(
         "spineslot",
     ]
 )
-_UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
+UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
 def with_attributes(record: Record, attributes: dict[str, Any]) -> Record:
@@ -64,7 +64,7 @@ def _reason(name: object, value: object) -> str | None:
         return "is the envelope's own; add yours under another name."
     if not isinstance(value, str):
         return f"is of type {type(value).__name__}; attributes are text."
-    if _UNFIT.search(value):
+    if UNFIT.search(value):
         return "holds a line break, another control character or half a character; attributes are plain text."
     if name == "traceparent" and not TRACEPARENT.match(value):
         return "is no W3C trace context, such as 00-<32 hex digits>-<16 hex digits>-01."

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .brokers.port import Fetched
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +59,17 @@ class Decoder:
     def decode(self, fetched: Fetched, place: str, otherwise: bytes, now_us: int) -> Record | None:
         """None: the message is not wanted. `place` names where it lies, "" where nothing does; `otherwise` is the id of one
         that has no name of its own. Raises Undecodable."""
-        message = _foreign(self.channel, fetched)
         try:
+            message = _foreign(self.channel, fetched)
             event = self.function(message)
             if event is None:
                 return None
             if name := self.id(message) if self.id is not None else place:
                 otherwise = _id(self.channel, name)
             kind = describe(type(event))
-            record = make_record(kind, event, otherwise, self.channel, now_us, fetched.time_us or now_us)
+            record = make_record(
+                kind, event, otherwise, self.channel, now_us, fetched.time_us if message.time else now_us
+            )
         except Exception as error:
             raise Undecodable(f"{type(error).__name__}: {error}") from error
         if record.channel != self.channel:
@@ -90,7 +93,7 @@ def decoder_of(service: str, channel: Any, function: Any, id: Any) -> Decoder:
 
 
 def _foreign(channel: str, fetched: Fetched) -> Foreign:
-    time = _EPOCH + timedelta(microseconds=fetched.time_us) if fetched.time_us else None
+    time = _EPOCH + timedelta(microseconds=fetched.time_us) if 0 < fetched.time_us < _LAST_US else None
     return Foreign(channel, fetched.key, fetched.headers, fetched.content_type, fetched.data, time)
 
 
@@ -106,11 +109,19 @@ def _id(channel: str, name: str) -> bytes:
 
 def kept_beside(fetched: Fetched) -> bytes:
     """What a dead message has beside its data, as its record's attributes."""
-    headers = msgspec.json.encode(dict(fetched.headers)).decode()
-    found = {"foreignheaders": headers, "foreigncontenttype": fetched.content_type}
+    headers = {whole(name): whole(value) for name, value in fetched.headers.items()}
+    found = {
+        "foreignheaders": msgspec.json.encode(headers).decode(),
+        "foreigncontenttype": whole(fetched.content_type),
+    }
     if fetched.key is not None:
         found["foreignkey"] = b64encode(fetched.key).decode()
     return msgspec.json.encode(found)
+
+
+def whole(text: str) -> str:
+    """Halves of surrogate pairs, which nothing can store, become question marks."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def fetched_again(record: Record, partition: int) -> Fetched:

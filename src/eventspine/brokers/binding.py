@@ -5,7 +5,8 @@ identity and incarnation), `spineslot`, and in `sequence` its number in that ori
 holes. Only the three together mean anything; on a foreign event `sequence` is data.
 
 Reading is tolerant: what is not an event at all raises NotAnEvent, and is the reader's to keep; everything else is
-bounded and becomes a record.
+bounded and becomes a record. What identifies or orders an event (type, source, id, key) holds no control characters or
+halves of surrogate pairs, as CloudEvents has it; other attributes that do are left out.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..attributes import META_BYTES_MAX, NAME
+from ..attributes import META_BYTES_MAX, NAME, UNFIT
 from ..envelope import Envelope
 from ..errors import SpineError
 from ..ids import id_text
@@ -35,6 +36,7 @@ HOPS_MAX = 1_000_000
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SCHEMA = re.compile(r"urn:eventspine:(.+):([0-9]{1,9})\Z")
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+_LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _US
 _OWN = frozenset(
     [
         "specversion",
@@ -124,9 +126,7 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
     if len(kind.encode()) > TYPE_BYTES_MAX or len(id_given.encode()) > ID_BYTES_MAX or len(source) > ID_BYTES_MAX:
         raise NotAnEvent(f"its id, source or type is too long (type {kind[:80]!r})")
     id, foreign = _id(source, id_given)
-    key = attributes.get("partitionkey") or attributes.get("subject") or None
-    if key is not None and len(key.encode()) > KEY_BYTES_MAX:
-        raise NotAnEvent(f"its key is longer than {KEY_BYTES_MAX} bytes")
+    key = _key(attributes)
     number = _number(attributes)
     record = Record(
         0,
@@ -136,11 +136,11 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
         key,
         kind,
         _version(attributes, kind),
-        _time_us(attributes.get("time"), fetched.time_us or now_us),
+        _time_us(attributes.get("time"), received_us(fetched, now_us)),
         0,
         source,
         _correlation(attributes, id_given),
-        attributes.get("causationid") or None,
+        _optional(attributes, "causationid"),
         _hops(attributes.get("spinehops")),
         _meta(attributes, {"foreignid": id_given} if foreign else {}),
         data,
@@ -150,7 +150,10 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
 
 def _attributes(fetched: Fetched, prefix: str) -> tuple[Mapping[str, str], bytes]:
     start = len(prefix)
-    found = {name[start:].lower(): value for name, value in fetched.headers.items() if name.startswith(prefix)}
+    given = [(name[start:].lower(), value) for name, value in fetched.headers.items() if name.startswith(prefix)]
+    found = dict(given)
+    if len(found) < len(given) and len(found) < len(set(given)):
+        raise NotAnEvent("it has an attribute twice, with different values")
     if "specversion" not in found:
         if not fetched.content_type.startswith(STRUCTURED):
             raise NotAnEvent("it has no CloudEvents attributes")
@@ -186,7 +189,27 @@ def _plain(value: Any) -> str:
 def _text(attributes: Mapping[str, str], name: str) -> str:
     if not (value := attributes.get(name)):
         raise NotAnEvent(f"it has no {name}")
+    if UNFIT.search(value):
+        raise NotAnEvent(f"its {name} holds a control character or half a character: {value[:80]!r}")
     return value
+
+
+def _optional(attributes: Mapping[str, str], name: str) -> str | None:
+    value = attributes.get(name) or None
+    return None if value is None or len(value) > ID_BYTES_MAX or UNFIT.search(value) else value
+
+
+def _key(attributes: Mapping[str, str]) -> str | None:
+    name = "partitionkey" if attributes.get("partitionkey") else "subject"
+    key = _text(attributes, name) if attributes.get(name) else None
+    if key is not None and len(key.encode()) > KEY_BYTES_MAX:
+        raise NotAnEvent(f"its key is longer than {KEY_BYTES_MAX} bytes")
+    return key
+
+
+def received_us(fetched: Fetched, now_us: int) -> int:
+    """When the broker had it, if it says a time that there is: producers set it, on some."""
+    return fetched.time_us if 0 < fetched.time_us < _LAST_US else now_us
 
 
 def _id(source: str, given: str) -> tuple[bytes, bool]:
@@ -201,7 +224,7 @@ def _id(source: str, given: str) -> tuple[bytes, bool]:
 
 def _number(attributes: Mapping[str, str]) -> Number | None:
     origin, slot, number = (attributes.get(name, "") for name in ("spineorigin", "spineslot", "sequence"))
-    if not origin or len(origin) > 100 or not (_counts(slot) and _counts(number)):
+    if not origin or len(origin) > 100 or UNFIT.search(origin) or not (_counts(slot) and _counts(number)):
         return None
     return Number(origin, int(slot), int(number)) if int(slot) < SLOTS and 0 < int(number) < 2**62 else None
 
@@ -224,17 +247,21 @@ def _time_us(text: str | None, otherwise_us: int) -> int:
 
 
 def _correlation(attributes: Mapping[str, str], own: str) -> str | None:
-    given = attributes.get("correlationid") or None
-    return None if given is None or given == own else given[:ID_BYTES_MAX]
+    given = _optional(attributes, "correlationid")
+    return None if given == own else given
 
 
 def _hops(text: str | None) -> int:
     return min(int(text), HOPS_MAX) if text and _counts(text) else 0
 
 
+def _travels(name: str, value: str) -> bool:
+    return bool(NAME.match(name)) and not UNFIT.search(value)
+
+
 def _meta(attributes: Mapping[str, str], own: dict[str, str]) -> bytes | None:
     """What else it says: attributes that CloudEvents allows, as far as there is room."""
-    others = {name: value for name, value in attributes.items() if name not in _OWN and NAME.match(name)} | own
+    others = {name: value for name, value in attributes.items() if name not in _OWN and _travels(name, value)} | own
     if not others:
         return None
     meta = msgspec.json.encode(others)
