@@ -298,7 +298,7 @@ class Spine:
         for refuse in beside.get():
             refuse(self.journal)
         if self._carrying is not None:
-            self._carrying.check(records)
+            self._carrying.check_room()
         verdict = await self._committed(unit)
         await self._look_soon()
         return receipts(records, verdict, due)

@@ -1,15 +1,25 @@
-"""NATS JetStream: the public suite on a real server."""
+"""NATS JetStream: the public suite on a real server, who is let in, and what its options do there."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import nkeys
 import pytest
 
-from eventspine.brokers import nats
+from eventspine.brokers import nats, open_broker
+from eventspine.brokers.port import Needs
+from eventspine.errors import BrokerError, SettingsError
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
-from eventspine.testing.servers import Proxy, Server
+from eventspine.testing.conformance.brokers.reading import messages, reading, sent
+from eventspine.testing.servers import Proxy, Server, free_ports, named
+
+NEEDS = Needs(["talk"], [("talk", "listener.talk")])
 
 
 @pytest.fixture
@@ -23,4 +33,250 @@ class TestNats(BrokerConformance):
     features = nats.from_url("nats://localhost").features
 
     async def make(self, nats_server: Server, network: Proxy, tmp_path: Path) -> CarriedSite:
-        return CarriedSite(apart(network.url + "/?partitions=4"), tmp_path, server=nats_server, network=network)
+        url = apart(network.url + "/?partitions=4&silent_s=2")
+        return CarriedSite(url, tmp_path, server=nats_server, network=network)
+
+
+# --- what the options do ------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[nats.NatsBroker]:
+    broker = open_broker(url)
+    assert isinstance(broker, nats.NatsBroker)
+    await broker.open()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+async def test_prefix_partitions_and_keep_days_are_those_of_the_stream(nats_server: Server):
+    async with connected(f"{nats_server.url}/?prefix=opt.&partitions=3&keep_days=2") as broker:
+        assert [one.what for one in await broker.apply(NEEDS)] == ["stream opt_talk", "bucket opt_eventspine"]
+        config = (await broker.js.stream_info("opt_talk")).config
+        assert config.subjects == ["opt.talk.p0", "opt.talk.p1", "opt.talk.p2"]
+        assert config.max_age == 2 * 86_400
+        assert config.num_replicas == 1
+        found = {one.what: one.says for one in await broker.findings(NEEDS)}
+        assert "max_age" in found["stream of talk"]
+
+
+async def test_replicas_are_asked_for(nats_server: Server):
+    async with connected(f"{nats_server.url}/?prefix=rep.&replicas=3") as broker:
+        assert "3 replicas" in (await broker.differences(NEEDS))[0].wanted
+        with pytest.raises(BrokerError, match="replicas"):  # this server is alone
+            await broker.apply(NEEDS)
+
+
+async def test_another_number_of_partitions_is_reported_and_not_made(nats_server: Server):
+    async with connected(f"{nats_server.url}/?prefix=num.&partitions=4") as broker:
+        await broker.apply(NEEDS)
+    async with connected(f"{nats_server.url}/?prefix=num.&partitions=6") as broker:
+        (one,) = await broker.differences(NEEDS)
+        assert (one.wanted, one.found, one.safe) == (
+            "6 partitions, 1 replicas",
+            "4 partitions, 1 replicas",
+            False,
+        )
+        assert await broker.apply(NEEDS) == []
+        assert await broker.partitions("talk") == 4, "what is there is what counts"
+
+
+async def test_silence_is_noticed_within_silent_s(nats_server: Server):
+    with nats_server.proxy() as network:
+        async with connected(f"{network.url}/?prefix=quiet.&silent_s=0.5") as broker:
+            await broker.apply(NEEDS)
+            async with reading(broker) as reader:
+                network.cut()
+                loop = asyncio.get_running_loop()
+                began = loop.time()
+                with pytest.raises(BrokerError):
+                    while loop.time() - began < 30:
+                        await reader.intake.fetch(1, 0.1)
+                network.mend()
+
+
+async def test_a_call_ends_within_timeout_s(nats_server: Server):
+    with nats_server.proxy() as network:
+        async with connected(f"{network.url}/?prefix=slow.&timeout_s=0.5") as broker:
+            await broker.apply(NEEDS)
+            one, two = messages(broker, 2)
+            await sent(broker, one)
+            network.cut()
+            async with asyncio.timeout(30):
+                (answer,) = await broker.send([two])
+            assert isinstance(answer, BrokerError)
+            network.mend()
+
+
+async def test_the_servers_own_limit_is_known_once_it_is_connected(tmp_path: Path, nats_server: Server):
+    with serving(tmp_path, {"max_payload": "64KB"}) as server:
+        async with connected(server.url) as broker:
+            assert broker.features.message_bytes_max == 65_536 - nats.HEADROOM
+    with serving(tmp_path / "large", {"max_payload": "8MB"}) as server:
+        async with connected(server.url) as broker:
+            assert broker.features.message_bytes_max == 8 * 1024 * 1024 - nats.HEADROOM
+
+
+async def test_one_of_several_servers_is_enough(nats_server: Server):
+    away = free_ports()
+    async with connected(f"nats://127.0.0.1:{away},{nats_server.address}/?prefix=two.&timeout_s=30") as broker:
+        await broker.apply(NEEDS)
+
+
+async def test_what_can_not_be_reached_is_said_at_once():
+    async with asyncio.timeout(20):
+        with pytest.raises(BrokerError, match=r"can't be reached: .*Connect call failed"):
+            await open_broker(f"nats://127.0.0.1:{free_ports()}/?timeout_s=60").open()
+
+
+# --- who is let in ------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def serving(folder: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    """With the settings of a test. Beside `nats_server`, which says whether there is one to start."""
+    with named("nats")(folder / "nats", settings=settings) as server:
+        yield server
+
+
+USER = {"authorization": '{user: "shop", password: "pa:ss/w@rd"}'}
+TOKEN = {"authorization": '{token: "t0k3n-of-ours"}'}
+
+
+async def let_in(url: str) -> None:
+    """To everything that is done there."""
+    async with connected(url) as broker:
+        await broker.apply(NEEDS)
+        (one,) = messages(broker, 1)
+        await sent(broker, one)
+        async with reading(broker) as reader:
+            assert await reader.ids(1) == [one.id]
+
+
+async def kept_out(url: str, *secrets: str) -> None:
+    broker = open_broker(url)
+    async with asyncio.timeout(30):
+        with pytest.raises(BrokerError) as refused:
+            await broker.open()
+    for secret in secrets:
+        assert secret not in f"{refused.value} {refused.value.details} {broker.url} {broker!r}"
+    await broker.close()
+
+
+async def test_a_user_with_a_password(tmp_path: Path, nats_server: Server, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("DEBUG")
+    with serving(tmp_path, USER) as server:
+        await let_in(f"nats://shop:pa%3Ass%2Fw%40rd@{server.address}")
+        await kept_out(f"nats://shop:wr0ng-one@{server.address}", "wr0ng-one")
+        await kept_out(server.url)
+    assert "pa:ss" not in caplog.text
+    assert "wr0ng-one" not in caplog.text
+
+
+async def test_a_token(tmp_path: Path, nats_server: Server):
+    with serving(tmp_path, TOKEN) as server:
+        await let_in(f"{server.url}/?token=t0k3n-of-ours")
+        await kept_out(f"{server.url}/?token=an0ther-one", "an0ther-one")
+
+
+async def test_an_nkey(tmp_path: Path, nats_server: Server):
+    seed, public = new_user()
+    file = tmp_path / "seed"
+    file.write_bytes(seed)
+    other, _ = new_user()
+    (tmp_path / "other").write_bytes(other)
+    with serving(tmp_path, {"authorization": f'{{users: [{{nkey: "{public}"}}]}}'}) as server:
+        await let_in(f"{server.url}/?nkey_seed_file={file}")
+        await kept_out(f"{server.url}/?nkey_seed_file={tmp_path / 'other'}", other.decode())
+        (tmp_path / "bad").write_text("SUNOTASEED")
+        await kept_out(f"{server.url}/?nkey_seed_file={tmp_path / 'bad'}", "SUNOTASEED")
+
+
+def new_user() -> tuple[bytes, str]:
+    """As `nk -gen user` makes them: the seed, and the public key."""
+    raw = os.urandom(32)
+    seed = nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_USER)
+    return seed, nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+async def test_tls_with_an_authority_of_ones_own(tmp_path: Path, nats_server: Server):
+    made = certificates(tmp_path)
+    settings = {"tls": f'{{cert_file: "{made["server"]}.pem", key_file: "{made["server"]}.key"}}'}
+    with tls_server(tmp_path, settings) as server:
+        await let_in(f"{server.url}/?tls_ca={made['ca']}.pem")
+        await kept_out(f"{server.url}/?tls=yes")  # signed by nobody that this machine trusts
+        await kept_out(server.url)
+
+
+async def test_tls_with_a_certificate_of_the_client(tmp_path: Path, nats_server: Server):
+    made = certificates(tmp_path)
+    settings = {
+        "tls": f'{{cert_file: "{made["server"]}.pem", key_file: "{made["server"]}.key", ca_file: "{made["ca"]}.pem", verify: true}}'
+    }
+    ca, client = f"tls_ca={made['ca']}.pem", f"tls_cert={made['client']}.pem&tls_key={made['client']}.key"
+    with tls_server(tmp_path, settings) as server:
+        await let_in(f"{server.url}/?{ca}&{client}")
+        await kept_out(f"{server.url}/?{ca}")
+
+
+async def test_a_password_is_not_told_to_a_server_without_tls_when_the_url_asks_for_it(nats_server: Server):
+    with nats_server.proxy() as network:
+        url = f"nats://shop:secret-word@{network.address}/?tls=yes"
+        with pytest.raises(BrokerError, match="does not speak TLS"):
+            await open_broker(url).open()
+        assert network.passed_bytes["server"] == 0
+
+
+@contextmanager
+def tls_server(folder: Path, settings: Mapping[str, str]) -> Iterator[Server]:
+    with serving(folder, settings) as server:
+        yield server
+
+
+def certificates(folder: Path) -> dict[str, Path]:
+    """An authority, and what it has signed for the server and for a client."""
+    made = {name: folder / name for name in ("ca", "server", "client")}
+    new = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2"
+    openssl(f"{new} -subj /CN=authority -keyout {made['ca']}.key -out {made['ca']}.pem")
+    for name in ("server", "client"):
+        signed = f"-CA {made['ca']}.pem -CAkey {made['ca']}.key -addext subjectAltName=IP:127.0.0.1"
+        usage = "-addext basicConstraints=critical,CA:FALSE"
+        openssl(f"{new} -subj /CN={name} {signed} {usage} -keyout {made[name]}.key -out {made[name]}.pem")
+    return made
+
+
+def openssl(line: str) -> None:
+    subprocess.run(["openssl", *line.split()], check=True, capture_output=True)
+
+
+# --- URLs ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("partitions=0", "partitions='0'"),
+        ("partitions=961", "partitions='961'"),
+        ("replicas=6", "replicas='6'"),
+        ("keep_days=-1", "keep_days='-1'"),
+        ("timeout_s=0", "timeout_s='0'"),
+        ("silent_s=never", "silent_s='never'"),
+        ("tls=perhaps", "tls='perhaps'"),
+        ("tls_ca=/not/there.pem", "readable file"),
+        ("credentials=/not/there.creds", "readable file"),
+        ("nkey_seed_file=/not/there", "readable file"),
+        ("partition=4", "Did you mean partitions"),
+    ],
+)
+def test_an_option_that_can_not_be_is_refused_with_its_name(options: str, said: str):
+    with pytest.raises(SettingsError, match=said):
+        nats.from_url(f"nats://localhost/?{options}")
+
+
+def test_no_secret_is_shown():
+    broker = nats.from_url("nats://shop:hunter2@a:1,b:2/?token=t0k3n")
+    assert broker.url == "nats://shop:…@a:1,b:2?token=…"
+    assert "hunter2" not in repr(broker.settings)
+    assert "t0k3n" not in repr(broker.settings)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import re
 import ssl
 import time
@@ -54,8 +55,8 @@ PARTITIONS = 8
 PULL = 500  # messages asked for at once, for a partition
 PULL_BYTES = 4_000_000
 EXPIRES_S = 30.0
-HEARTBEAT_S = 5.0
-SILENT_S = 2.5 * HEARTBEAT_S  # without a word from the server: it is gone
+SILENT_S = 12.5  # without a word from the server: it is gone
+BEATS = 2.5  # in that time
 GONE_S = 60.0  # after which the server forgets a consumer that nobody reads
 HEADROOM = 4096  # of the server's limit for a message: what surrounds ours
 UNSENDABLE = frozenset(
@@ -73,6 +74,7 @@ class Settings:
     replicas: int
     keep_s: float  # 0: for ever
     timeout_s: float
+    silent_s: float
     connect: Mapping[str, Any] = field(repr=False)
 
 
@@ -85,6 +87,7 @@ def from_url(url: str) -> NatsBroker:
         replicas=read.number("replicas", 1, most=5),
         keep_s=float(read.number("keep_days", 0, least=0)) * 86_400,
         timeout_s=read.seconds("timeout_s", 10.0),
+        silent_s=read.seconds("silent_s", SILENT_S),
         connect=_login(read),
     )
     read.refuse_the_rest()
@@ -96,13 +99,20 @@ def _login(read: urls.BrokerUrl) -> dict[str, Any]:
         "user": read.user or None,
         "password": read.password or None,
         "token": read.text("token") or None,
-        "user_credentials": read.text("credentials") or None,  # a file
-        "nkeys_seed": read.text("nkey_seed_file") or None,
+        "user_credentials": _file(read, "credentials"),
+        "nkeys_seed": _file(read, "nkey_seed_file"),
     }
     authority, certificate, key = read.text("tls_ca"), read.text("tls_cert"), read.text("tls_key")
     if read.yes("tls", default=bool(authority or certificate)):
         given["tls"] = _tls(read, authority, certificate, key)
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _file(read: urls.BrokerUrl, name: str) -> str | None:
+    given = read.text(name)
+    if given and not os.access(given, os.R_OK):
+        read.refuse(name, given, "a readable file")
+    return given or None
 
 
 def _tls(read: urls.BrokerUrl, authority: str, certificate: str, key: str) -> ssl.SSLContext:
@@ -113,6 +123,15 @@ def _tls(read: urls.BrokerUrl, authority: str, certificate: str, key: str) -> ss
     except OSError as error:
         read.refuse("tls_ca, tls_cert or tls_key", f"{authority} {certificate} {key}", f"a readable file ({error})")
     return context
+
+
+class _Client(Client):
+    """Tells its password to nobody who does not encrypt, where that was asked for."""
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        if self.options.get("tls") and not info.get("tls_required"):
+            raise nats.errors.Error("the server does not speak TLS, which the URL asks for")
+        await super()._process_info(info, initial_connection)
 
 
 class NatsBroker:
@@ -139,7 +158,15 @@ class NatsBroker:
     async def open(self) -> None:
         if self._client is not None:
             return
-        client = Client()
+        client, told = _Client(), list[Exception]()
+
+        async def on_error(error: Exception) -> None:
+            """The client would try the first time for ever."""
+            log.debug("%s: %s", self.url, self.settings.url.masked(str(error)))
+            told.append(error)
+            if self._client is not client and len(told) >= len(servers):
+                raise error
+
         servers = [f"nats://{host}" for host in self.settings.url.hosts]
         try:
             async with asyncio.timeout(self.settings.timeout_s):
@@ -149,14 +176,14 @@ class NatsBroker:
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=1,
                     connect_timeout=2,
-                    ping_interval=5,
+                    ping_interval=self.settings.silent_s / BEATS,  # type: ignore[arg-type]  # it sleeps so long
                     max_outstanding_pings=2,
                     pending_size=64 * 1024 * 1024,
-                    error_cb=self._on_error,
+                    error_cb=on_error,
                     disconnected_cb=self._on_disconnected,
                     **self.settings.connect,
                 )
-        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+        except Exception as error:  # also what keys and certificates are not liked for
             await _quietly(client.close())
             raise self._error("can't be reached", error) from error
         self._client = client
@@ -167,9 +194,6 @@ class NatsBroker:
         client, self._client, self._js = self._client, None, None
         if client is not None:
             await _quietly(client.close())
-
-    async def _on_error(self, error: Exception) -> None:
-        log.debug("%s: %s", self.url, self.settings.url.masked(str(error)))
 
     async def _on_disconnected(self) -> None:
         self._counts.clear()
@@ -487,10 +511,10 @@ class NatsIntake:
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
-        now = time.monotonic()
+        now, silent_s = time.monotonic(), self.broker.settings.silent_s
         for one in self._partitions.values():
-            if one.asked and now - one.heard > SILENT_S:
-                raise BrokerError(f"{self.broker.url} has said nothing for {SILENT_S:g} s; the intake is made anew.")
+            if one.asked and now - one.heard > silent_s:
+                raise BrokerError(f"{self.broker.url} has said nothing for {silent_s:g} s; the intake is made anew.")
 
     async def _ask_for_more(self) -> None:
         if self._paused or self._failure is not None or len(self._buffer) > PULL or self._bytes > PULL_BYTES:
@@ -506,7 +530,7 @@ class NatsIntake:
             "batch": PULL,
             "max_bytes": PULL_BYTES,
             "expires": int(EXPIRES_S * 1e9),
-            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "idle_heartbeat": int(self.broker.settings.silent_s / BEATS * 1e9),
         }
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{one.consumer}"
         try:
@@ -589,5 +613,5 @@ async def _quietly(closing: Any) -> None:
     try:
         async with asyncio.timeout(2.0):
             await closing
-    except (nats.errors.Error, OSError, TimeoutError, BrokerError):
-        pass
+    except Exception as error:  # its assertions too, where it was never connected
+        log.debug("closing: %s", type(error).__name__)

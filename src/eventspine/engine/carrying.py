@@ -13,13 +13,11 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from ..brokers.binding import message_of, size_of
 from ..brokers.port import Broker, Needs, Start
 from ..clock import Clock
 from ..errors import (
     BrokerError,
     BrokerTaken,
-    EventTooLarge,
     JournalError,
     OutboxFull,
     RegistrationRefused,
@@ -27,7 +25,7 @@ from ..errors import (
 )
 from ..foreign import Decoder
 from ..ids import IdSource
-from ..journal.port import Journal, Note, Record, Unit
+from ..journal.port import Journal, Note, Unit
 from ..periodic import is_ticks
 from ..service import Service
 from .intake import Intake
@@ -39,7 +37,6 @@ OUTBOX_MAX = 1_000_000  # events that the broker may be behind before publishing
 LOOK_S = 1.0
 AT_START_S = 5.0  # for the first connection, before it goes on in the background
 PAUSE_MOST_S = 5.0
-SURROUNDS_BYTES = 8_000  # more than an event's attributes come to without its meta
 
 
 class Carrying:
@@ -266,27 +263,8 @@ class Carrying:
     def behind(self) -> int:
         return max((relay.behind for relay in self.relays.values()), default=0)
 
-    def check(self, records: Sequence[Record]) -> None:
-        """Raises EventTooLarge for what the broker would never take, and OutboxFull when it is too far behind."""
-        for record in records:
-            if record.channel in self.relays:
-                self._check_size(record)
-        self._check_room()
-
-    def _check_size(self, record: Record) -> None:
-        features = self.broker.features
-        if len(record.data) + len(record.meta or b"") + SURROUNDS_BYTES <= features.message_bytes_max:
-            return
-        message = message_of(record, f"{self.journal.id}.{self.journal.incarnation}", 1, features.prefix)
-        if (size := size_of(message)) > features.message_bytes_max:
-            raise EventTooLarge(
-                f"{record.type} is {size:,} bytes with its attributes; {features.name} accepts {features.message_bytes_max:,}. "
-                "Raise the limit there, or publish a reference to where the data is.",
-                size_bytes=size,
-                limit_bytes=features.message_bytes_max,
-            )
-
-    def _check_room(self) -> None:
+    def check_room(self) -> None:
+        """Raises OutboxFull when the broker is too far behind to let it grow."""
         if (behind := self.behind) > self._outbox_max:
             raise OutboxFull(
                 f"{behind:,} events wait in the journal for {self.broker.url}, more than {self._outbox_max:,}: nothing more "

@@ -168,7 +168,7 @@ class Intake:
                 if fetched:
                     self._came = self.clock.monotonic()
                     await self._bring_in(intake, fetched)
-                    self.trouble = None
+                self.trouble = None  # also where there is nothing: it is begun, and the broker would say what is wrong
                 await self._give_up_holes(intake)
                 await self._look(intake)
         finally:
