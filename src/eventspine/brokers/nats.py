@@ -126,7 +126,16 @@ def _tls(read: urls.BrokerUrl, authority: str, certificate: str, key: str) -> ss
 
 
 class _Client(Client):
-    """Tells its password to nobody who does not encrypt, where that was asked for."""
+    """Tells its password to nobody who does not encrypt, where that was asked for, and leaves no socket open that never got
+    so far as to be a connection."""
+
+    async def _process_connect_init(self) -> None:
+        try:
+            await super()._process_connect_init()
+        except BaseException:
+            if self._transport is not None:
+                self._transport.close()  # type: ignore[no-untyped-call]
+            raise
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         if self.options.get("tls") and not info.get("tls_required"):
@@ -613,5 +622,5 @@ async def _quietly(closing: Any) -> None:
     try:
         async with asyncio.timeout(2.0):
             await closing
-    except Exception as error:  # its assertions too, where it was never connected
+    except Exception as error:  # noqa: BLE001 -- its assertions too, where it was never connected
         log.debug("closing: %s", type(error).__name__)
