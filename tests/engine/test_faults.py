@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from eventspine import Batch, RetryAfter, Service, Spine
+from eventspine.delivery import Delivery
 from eventspine.engine import batches, faults, waiting, workers
 from eventspine.engine.subscription import Subscription
+from eventspine.journal.port import Record
 
 from .material import QUICK, Broken, Placed, dead, subscription, turns, until
 
@@ -97,7 +99,7 @@ async def test_without_the_pause_it_is_a_hot_loop(spine: Spine, monkeypatch: pyt
 
 
 async def test_what_the_engine_failed_with_is_loaded_again_later_and_others_go_on(
-    spine: Spine, caplog: pytest.LogCaptureFixture
+    spine: Spine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, handled, failed = Service("email"), list[str](), list[str]()
 
@@ -107,15 +109,14 @@ async def test_what_the_engine_failed_with_is_loaded_again_later_and_others_go_o
 
     async with spine.running(service):
         one = subscription(spine)
-        call = one.call
 
-        async def fails_once(item: Any) -> None:
-            if item.record.key == "bad" and not failed:
+        def fails_once(subscription: Any, item: Any, record: Record) -> Delivery[Any]:
+            if record.key == "bad" and not failed:
                 failed.append("bad")
                 raise MemoryError
-            await call(item)
+            return Delivery(subscription, item, record)
 
-        one.call = fails_once
+        monkeypatch.setattr(workers, "Delivery", fails_once)
         await spine.publish(Placed(customer="bad"))
         await until(lambda: failed)
         await until(lambda: one.workers.faults.count)

@@ -10,7 +10,8 @@ import pytest
 
 from eventspine import Service, Spine
 from eventspine.clock import SystemClock
-from eventspine.engine import host as hosts
+from eventspine.delivery import Delivery
+from eventspine.engine import host as hosts, workers
 from eventspine.engine.host import Host
 from eventspine.engine.workers import Workers
 from eventspine.errors import JournalFull
@@ -74,17 +75,16 @@ async def test_a_subscription_that_stands_still_is_loaded_again(spine: Spine, mo
 async def test_a_worker_that_ends_is_replaced_and_its_work_taken_up(spine: Spine, monkeypatch: Any) -> None:
     service, handled = noting()
     async with spine.running(service):
-        one, failed = subscription(spine), False
-        call = one.call
+        failed = False
 
-        async def fails(item: Any) -> None:
+        def fails(*arguments: Any) -> Delivery[Any]:
             nonlocal failed
             if not failed:
                 failed = True
                 raise ZeroDivisionError
-            await call(item)
+            return Delivery(*arguments)
 
-        one.call = fails
+        monkeypatch.setattr(workers, "Delivery", fails)
         await spine.publish(*[Placed(number=number) for number in range(5)])
         await until(lambda: handled == [0, 1, 2, 3, 4])
         assert failed

@@ -20,19 +20,18 @@ from .lanes import Item
 if TYPE_CHECKING:
     from .subscription import Subscription
 
-Call = Callable[[Item], Awaitable[None]]
 _UNAWAITED = (
     "The handler called join() with an asynchronous session or connection and did not await it, so what it committed there "
     "did not finish this delivery. Write `await delivery.join(session)`; then look what the handler has done, and replay or drop."
 )
 
 
-def caller(subscription: Subscription) -> Call:
-    """The fastest way to call this handler that has everything it declared."""
+def caller(subscription: Subscription) -> tuple[Callable[..., Awaitable[Any]], bool]:
+    """The fastest way to call this handler that has everything it declared, and whether that takes the delivery too."""
     handler = subscription.handler
     if handler.is_async and not handler.wants_delivery and not subscription.host.middleware:
-        return partial(_attempt, subscription, handler.function, False)
-    return partial(_attempt, subscription, invoker(subscription), True)
+        return handler.function, False
+    return invoker(subscription), True
 
 
 def invoker(subscription: Subscription) -> Callable[..., Awaitable[Any]]:
@@ -99,36 +98,39 @@ def _returning(context: contextvars.Context, function: Callable[..., Any], *argu
         raise RuntimeError(f"the handler raised {type(error).__name__}") from error
 
 
-async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[Any]], wants: bool, item: Item) -> None:
+async def attempt(subscription: Subscription, item: Item) -> None:
     record = item.record
     assert record is not None
     delivery: Delivery[Any] = Delivery(subscription, item, record)
-    current.set(delivery)  # not reset: the next attempt of this worker sets it anew
-    if item.timed_out:
-        item.timed_out = False
+    current.set(delivery)
+    item.timed_out = False
     item.started = subscription.clock.monotonic()
+    invoke, with_delivery = subscription.invoke, subscription.with_delivery
     try:
         event = subscription.decode(record)
-        result = await (invoke(event, delivery) if wants else invoke(event))
-        if item.timed_out:
-            raise _too_slow(subscription)
-        if result is not None:
-            _publish(delivery, result)
-    except asyncio.CancelledError as error:
-        if cancelled_from_outside(subscription, item):
-            await delivery._abandon()
-            raise
-        await _failed(subscription, item, delivery, error)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # sys.exit() deep in a library fails one attempt, not the process
-        await _failed(subscription, item, delivery, error)
+        returned(subscription, item, delivery, await (invoke(event, delivery) if with_delivery else invoke(event)))
+    except BaseException as error:
+        await raised(subscription, item, delivery, error)
     else:
-        if delivery._unit is None and item.plain:
-            delivery._open = False
-            subscription.committer.finish(subscription, item)
-        else:
-            await close(subscription, item, delivery)
+        await close(subscription, item, delivery)
+
+
+def returned(subscription: Subscription, item: Item, delivery: Delivery[Any], result: object) -> None:
+    if item.timed_out:
+        raise _too_slow(subscription)
+    if result is not None:
+        _publish(delivery, result)
+
+
+async def raised(subscription: Subscription, item: Item, delivery: Delivery[Any], error: BaseException) -> None:
+    """The attempt has failed, unless it was ended from outside; sys.exit() deep in a library fails it too, and not the
+    process."""
+    if isinstance(error, KeyboardInterrupt | GeneratorExit):
+        raise error
+    if isinstance(error, asyncio.CancelledError) and cancelled_from_outside(subscription, item):
+        await delivery._abandon()
+        raise error
+    await _failed(subscription, item, delivery, error)
 
 
 def in_time(subscription: Subscription, item: Item, error: BaseException) -> BaseException:

@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 
+import msgspec
+
 from ..journal.port import Record, StartMark
 
 
@@ -43,28 +45,26 @@ class Part:
         self.taken = 0  # items handed out, verdict pending
 
 
-class Item:
-    """One delivery at work: a live record, or a stored one (`number` > 0). What is rare is a default of the class."""
+class Item(msgspec.Struct, eq=False):
+    """One delivery at work: a live record, or a stored one (`number` > 0). One is made for every event, hence a struct."""
 
-    attempts = 0
-    deaths = 0
-    number = 0
-    first_us = 0
-    late = False
-    plain = True  # nothing of it is stored but the cursor before it
-    suspect = False
+    record: Record | None
+    part: Part
+    after: int  # its range in the cursor is (after, position]; a stored one has no range left
+    lane: Lane = None  # type: ignore[assignment]  # of its key, from when it is added
+    attempts: int = 0
+    deaths: int = 0
+    number: int = 0
+    first_us: int = 0
+    late: bool = False
+    plain: bool = True  # nothing of it is stored but the cursor before it
+    suspect: bool = False
     mark: StartMark | None = None  # of the attempt that runs now (R16)
-    single = False  # its run failed as a whole; now it runs by itself
+    single: bool = False  # its run failed as a whole; now it runs by itself
     failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
-    started = 0.0  # monotonic; 0 while its handler is not running
-    timed_out = False
-    waits = 0  # order="feed": not to be handled before this time (microseconds)
-    lane: Lane
-
-    def __init__(self, record: Record | None, part: Part, after: int) -> None:
-        self.record = record
-        self.part = part
-        self.after = after  # its range in the cursor is (after, position]; a stored one has no range left
+    started: float = 0.0  # monotonic; 0 while its handler is not running
+    timed_out: bool = False
+    waits: int = 0  # order="feed": not to be handled before this time (microseconds)
 
     @property
     def of_row(self) -> bool:
@@ -235,7 +235,7 @@ class Lanes:
 
     def release_all(self, items: Sequence[Item]) -> None:
         """`release` for many of one partition."""
-        ready = self.ready
+        ready, proceed = self.ready, self.proceed
         for item in items:
             lane = item.lane
             lane.taken -= 1
@@ -243,7 +243,7 @@ class Lanes:
                 lane.queued = True
                 ready.append(lane)
             else:
-                self.proceed(lane)
+                proceed(lane)
         items[0].part.taken -= len(items)
         self.taken -= len(items)
         self.size -= len(items)

@@ -9,10 +9,13 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..clock import Alarm
-from .calls import expire
+from ..delivery import Delivery
+from ..journal.port import Record
+from ..observe.correlation import current
+from .calls import close, expire, raised, returned
 from .faults import Faults
 from .lanes import Item
 
@@ -109,29 +112,56 @@ class Workers:
 
     async def _work(self) -> None:
         subscription = self.subscription
-        lanes, items, host = subscription.lanes, self.items, subscription.host
-        ready, call, handle = lanes.ready, subscription.call, subscription.handle
+        ready, host = subscription.lanes.ready, subscription.host
         me = asyncio.current_task()
         assert me is not None
-        streak = 0
         self._waking = False
         while True:
             if not ready or self.halted or host.closed:
                 await self._rest()
-                streak = 0
-                continue
-            item = lanes.take()
+            elif await self._streak(me):
+                await asyncio.sleep(0)
+
+    async def _streak(self, me: asyncio.Task[None]) -> bool:
+        """Delivery after delivery while there are any; whether others of the loop should have their turn. Of what is plain, which is nearly everything, all that need not
+        be a call is done right here; `calls.attempt` is the same for the others."""
+        one, items = self.subscription, self.items
+        lanes, host, decoders, finish = one.lanes, one.host, one.decoders, one.committer.finish
+        ready, take, gate, monotonic = lanes.ready, lanes.take, host.runtime.gate, one.clock.monotonic
+        invoke, wants = one.invoke, one.with_delivery
+        for _ in range(STREAK):
+            now = monotonic()
+            if not ready or self.halted or gate.closed or now > host.trusted_until:
+                return False
+            item = take()
             if item is None:
                 continue
             if ready and not self._waking:
                 self.wake()
             items[me] = item
-            await (call if item.plain else handle)(item)
+            if item.plain:
+                record: Record = item.record  # type: ignore[assignment]  # what is plain has one
+                delivery: Delivery[Any] = Delivery(one, item, record)
+                current.set(delivery)  # not reset: the next attempt of this worker sets it anew
+                item.started = now
+                try:
+                    decode, _, version = decoders[record[5]]
+                    event = decode(record[14]) if record[6] == version else one.decode(record)
+                    result = await (invoke(event, delivery) if wants else invoke(event))
+                    if result is not None or item.timed_out:
+                        returned(one, item, delivery, result)
+                except BaseException as error:
+                    await raised(one, item, delivery, error)
+                else:
+                    if delivery._unit is None:
+                        delivery._open = False
+                        finish(one, item)
+                    else:
+                        await close(one, item, delivery)
+            else:
+                await one.handle(item)
             del items[me]
-            streak += 1
-            if streak == STREAK:
-                streak = 0
-                await asyncio.sleep(0)
+        return True
 
     async def _rest(self) -> None:
         waiter = asyncio.get_running_loop().create_future()

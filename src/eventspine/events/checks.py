@@ -12,7 +12,7 @@ The same walk refuses, when the class is made, what could never be encoded.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields as dataclass_fields, is_dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -28,6 +28,7 @@ from ..errors import DeclarationError
 from .pydantic_models import fields_of, is_pydantic, keeps_unknown_fields, loses, types_of
 
 Check = Callable[[Any], None]
+Numbers = Sequence[tuple[Callable[[Any], Any], Callable[[Any], bool]]]  # how to get a value, and whether it is finite
 Reason = Callable[[object], "str | None"]
 
 
@@ -231,6 +232,10 @@ _LEAVES: dict[type, Check] = {
     inspect.DateTimeType: check_zoned,
     inspect.TimeType: check_zoned,
 }
+_FINITE: dict[type, Callable[[Any], bool]] = {
+    inspect.FloatType: math.isfinite,
+    inspect.DecimalType: Decimal.is_finite,
+}
 _UNHASHABLE = (inspect.ListType, inspect.SetType, inspect.DictType, inspect.TypedDictType, inspect.ByteArrayType)
 _DICT_KEYS = (inspect.AnyType, inspect.StrType, inspect.BytesType, inspect.IntType, inspect.FloatType, inspect.EnumType,
               inspect.LiteralType, inspect.UUIDType, inspect.DateType, inspect.DateTimeType, inspect.TimeType,
@@ -260,7 +265,9 @@ class Walk:
             self._open.add(cls)
             found = [(name, self.visit(node, f"{path}.{name}")) for name, node in types.items()]
             checks = [(name, check) for name, check in found if check is not None]
-            self._classes[cls] = _attributes(checks) if checks else None
+            self._classes[cls] = whole = _attributes(checks) if checks else None
+            if checks and all(type(types[name]) in _FINITE for name, _ in checks):  # none of them optional
+                whole.numbers = [(attrgetter(name), _FINITE[type(types[name])]) for name, _ in checks]  # type: ignore[union-attr]
             self._open.discard(cls)
         return self._classes[cls]
 

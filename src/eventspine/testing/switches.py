@@ -130,21 +130,28 @@ class WatchedSubscription(Subscription):
                 queue, copies = item.lane.queue, 0
                 while copies < len(queue) and isinstance(queue[copies], Copy):  # of the same run
                     copies += 1
-                item.lane.queue = deque((*islice(queue, copies), Copy(item), *islice(queue, copies, None)))
+                item.lane.queue = deque((*islice(queue, copies), Copy.of(item), *islice(queue, copies, None)))
                 self.lanes.size += 1
                 self.bytes += len(item.record.data)
 
 
-class Copy(Item):
+class Copy(Item, eq=False):
     """A delivery that is finished, handed out once more."""
 
-    plain = False
-    single = True
-
-    def __init__(self, item: Item) -> None:
-        super().__init__(item.record, item.part, item.after)
-        self.lane = item.lane
-        self.number, self.attempts, self.first_us, self.late = item.number, item.attempts, item.first_us, item.late
+    @classmethod
+    def of(cls, item: Item) -> Copy:
+        return cls(
+            item.record,
+            item.part,
+            item.after,
+            item.lane,
+            plain=False,
+            single=True,
+            number=item.number,
+            attempts=item.attempts,
+            first_us=item.first_us,
+            late=item.late,
+        )
 
 
 class WatchedRuntime(Runtime):
