@@ -1,7 +1,7 @@
 # The one door. `make help` lists what it opens; every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup set-up-test set-up-bench test check lint types docs docs-serve snippets bench demo sim soak promises coverage lock format clean
+.PHONY: help setup set-up-test set-up-bench test servers check lint types docs docs-serve snippets bench demo sim soak promises coverage lock format clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -23,6 +23,9 @@ set-up-bench:
 
 test: set-up-test ## Run the tests (TESTS=tests/journal PYTEST_ARGS=-x narrow them)
 	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)
+
+servers: set-up-test ## Install the real brokers that tests start and stop; without them those tests are skipped (SERVERS=nats)
+	@$(PY) -m eventspine.cli servers install $(SERVERS)
 
 check: lint types docs snippets ## Lint, formatting, types, the docs' build and every snippet in them
 

@@ -1,32 +1,20 @@
-"""Real servers: each for one module of tests, which make names of their own on it. One that is not installed is a skip on a
-laptop, and a failure in CI."""
+"""Real servers: each for one module of tests, which make names of their own on it."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from eventspine.testing import servers
-
-
-def serving(name: str, folder: Path) -> Iterator[servers.Server]:
-    server = servers.named(name)(folder)
-    if not server.is_installed():
-        said = f"{server.name} {server.version} is not installed: spine servers install {name}"
-        if os.environ.get("CI"):
-            pytest.fail(said)
-        pytest.skip(said)
-    with server:
-        yield server
+from eventspine.testing.servers import Server
+from tests.servers import needed
 
 
 def _fixture(name: str) -> object:
     @pytest.fixture(scope="module", name=f"{name}_server")
-    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Server]:
-        yield from serving(name, tmp_path_factory.mktemp(name))
+    def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+        with needed(name)(tmp_path_factory.mktemp(name)) as running:
+            yield running
 
     return server
 

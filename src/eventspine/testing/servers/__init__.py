@@ -1,4 +1,4 @@
-"""Real servers on this machine: brokers and a database for tests and for a laptop, without containers.
+"""Real servers on this machine: brokers for tests and for a laptop, without containers.
 
     with servers.named("kafka")(tmp_path) as kafka:
         ...  # kafka.url, kafka.address
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "NotInstalled", "Proxy", "Server", "ServerError", "free_ports", "installed_folder", "named"]
 
-NAMES = ("kafka", "rabbitmq", "nats", "pulsar", "postgres", "moto", "ministack")
+NAMES = ("kafka", "rabbitmq", "nats", "pulsar", "moto", "ministack")
 
 _MODULES = {
     "installing": ("NotInstalled", "installed_folder"),
