@@ -17,7 +17,6 @@ import json
 import logging
 import os
 import re
-import ssl
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -101,10 +100,8 @@ def _login(read: urls.BrokerUrl) -> dict[str, Any]:
         "token": read.text("token") or None,
         "user_credentials": _file(read, "credentials"),
         "nkeys_seed": _file(read, "nkey_seed_file"),
+        "tls": read.tls(),
     }
-    authority, certificate, key = read.text("tls_ca"), read.text("tls_cert"), read.text("tls_key")
-    if read.yes("tls", default=bool(authority or certificate)):
-        given["tls"] = _tls(read, authority, certificate, key)
     return {name: value for name, value in given.items() if value is not None}
 
 
@@ -113,16 +110,6 @@ def _file(read: urls.BrokerUrl, name: str) -> str | None:
     if given and not os.access(given, os.R_OK):
         read.refuse(name, given, "a readable file")
     return given or None
-
-
-def _tls(read: urls.BrokerUrl, authority: str, certificate: str, key: str) -> ssl.SSLContext:
-    try:
-        context = ssl.create_default_context(cafile=authority or None)
-        if certificate:
-            context.load_cert_chain(certificate, key or None)
-    except OSError as error:
-        read.refuse("tls_ca, tls_cert or tls_key", f"{authority} {certificate} {key}", f"a readable file ({error})")
-    return context
 
 
 class _Client(Client):

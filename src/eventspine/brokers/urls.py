@@ -6,6 +6,7 @@ Percent-encode what is special in a user name or password."""
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -67,6 +68,19 @@ class BrokerUrl:
         return (
             number if 0.1 <= number <= most else self.refuse(name, value, f"a number of seconds from 0.1 to {most:g}")
         )
+
+    def tls(self, *, default: bool = False) -> ssl.SSLContext | None:
+        """By tls=yes|no, tls_ca, tls_cert and tls_key, which are files; None: in the clear."""
+        authority, certificate, key = self.text("tls_ca"), self.text("tls_cert"), self.text("tls_key")
+        if not self.yes("tls", default=default or bool(authority or certificate)):
+            return None
+        try:
+            context = ssl.create_default_context(cafile=authority or None)
+            if certificate:
+                context.load_cert_chain(certificate, key or None)
+        except OSError as error:
+            self.refuse("tls_ca, tls_cert or tls_key", f"{authority} {certificate} {key}", f"a readable file ({error})")
+        return context
 
     def refuse(self, name: str, value: str, expected: str) -> NoReturn:
         told = "…" if _is_secret(name) else repr(value[:80])
