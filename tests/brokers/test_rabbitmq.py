@@ -10,6 +10,7 @@ import subprocess
 import urllib.request
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from urllib.parse import quote
 import aio_pika
 import pytest
 
-from eventspine.brokers import open_broker
+from eventspine.brokers import open_broker, rabbitmq
 from eventspine.brokers._rabbitmq_keys import KEYS, pattern_of
 from eventspine.brokers.port import Fetched, Message, Needs
 from eventspine.brokers.rabbitmq import RabbitBroker
@@ -44,9 +45,30 @@ class TestRabbitMQ(BrokerConformance):
     capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
     features = open_broker("amqp://localhost").features
 
-    async def make(self, rabbitmq_server: RabbitMQ, network: Proxy, tmp_path: Path) -> CarriedSite:
-        url = f"{network.url}?partitions=4"
-        return CarriedSite(apart(url), tmp_path, server=rabbitmq_server, network=network)
+    async def make(
+        self,
+        rabbitmq_server: RabbitMQ,
+        network: Proxy,
+        tmp_path: Path,
+        request: pytest.FixtureRequest,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> CarriedSite:
+        if "server" not in getattr(request.function, "needs", ()):  # nobody is killed right after queues were made
+            monkeypatch.setattr(rabbitmq, "REGISTERED_S", 0.0)
+        return Site(apart(f"{network.url}?partitions=2"), tmp_path, server=rabbitmq_server, network=network)
+
+
+class Site(CarriedSite):
+    """That leaves nothing on the server: many hundreds of quorum queues would make it slow."""
+
+    async def close(self) -> None:
+        await super().close()
+        prefix = self.url.rpartition("prefix=")[2]
+        connection = await aio_pika.connect(self._server.url)  # type: ignore[union-attr]
+        async with connection, connection.channel() as channel:
+            queues = await asyncio.to_thread(manage, self._server, "GET", "queues?columns=name")
+            for name in [queue["name"] for queue in queues if queue["name"].startswith(prefix)]:
+                await channel.queue_delete(name)
 
 
 class Place:
@@ -77,17 +99,7 @@ class Place:
         return intake
 
     def manage(self, method: str, path: str, body: object = None) -> Any:
-        request = urllib.request.Request(
-            f"{self.server.management_url}/api/{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "Authorization": f"Basic {b64encode(b'guest:guest').decode()}",
-                "Content-Type": "application/json",
-            },
-        )
-        with urllib.request.urlopen(request) as answer:
-            return json.load(answer) if method == "GET" else None
+        return manage(self.server, method, path, body)
 
     def queue(self, number: int = 0) -> Any:
         return self.manage("GET", f"queues/%2F/{self.prefix}{CONSUMER}.p{number:03d}")
@@ -95,6 +107,18 @@ class Place:
     async def close(self) -> None:
         for one in reversed(self.opened):
             await one.close()
+
+
+def manage(server: Any, method: str, path: str, body: object = None) -> Any:
+    """By the server's management."""
+    request = urllib.request.Request(
+        f"{server.management_url}/api/{path}",
+        method=method,
+        data=None if body is None else json.dumps(body).encode(),
+        headers={"Authorization": f"Basic {b64encode(b'guest:guest').decode()}", "Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request) as answer:
+        return json.load(answer) if method == "GET" else None
 
 
 @pytest.fixture
@@ -190,13 +214,18 @@ async def test_a_channel_that_has_no_exchange_says_what_to_do(place: Place) -> N
     assert "spine topology apply" in str(answer)
 
 
-async def test_a_message_too_large_for_the_server_is_refused_and_those_with_it_are_not(place: Place) -> None:
+async def test_what_a_server_of_smaller_messages_does_not_take_is_refused_and_those_with_it_are_not(
+    place: Place,
+) -> None:
+    """It closes the channel, without saying for which; and the limit is known from then on."""
     broker = await place.broker()
-    large = message(2, data=bytes(broker.features.message_bytes_max + 1))
-    answers = await broker.send([message(1), large, message(3)])
+    limit = broker.features.message_bytes_max
+    broker.features = replace(broker.features, message_bytes_max=2 * limit)  # as if it was told of another server
+    answers = await broker.send([message(1), message(2, data=bytes(limit + 1)), message(3)])
     assert isinstance(answers[1], MessageRefused)
     assert "16,777,217 bytes" in str(answers[1])
     assert not isinstance(answers[2], MessageRefused)
+    assert limit == broker.features.message_bytes_max
     rest = [number for number, answer in zip((1, 3), (answers[0], answers[2]), strict=True) if answer is not None]
     await sent(broker, rest)
     assert [1, 3] == list(dict.fromkeys(numbers(await taken(await place.reading(broker), 2))))

@@ -9,8 +9,8 @@ from .port import Broker
 
 _MODULES = {  # by scheme: our module, the extra, and the package that it needs
     "kafka": ("kafka", "kafka", "confluent_kafka"),
-    "amqp": ("rabbitmq", "rabbitmq", "aio_pika"),
-    "amqps": ("rabbitmq", "rabbitmq", "aio_pika"),
+    "amqp": ("rabbitmq", "rabbitmq", "aiormq"),
+    "amqps": ("rabbitmq", "rabbitmq", "aiormq"),
     "nats": ("nats", "nats", "nats"),
     "pulsar": ("pulsar", "pulsar", "pulsar"),
     "pulsar+ssl": ("pulsar", "pulsar", "pulsar"),

@@ -53,6 +53,7 @@ EXAMPLE = "amqp://user:password@localhost:5672/?partitions=8"
 PARTITIONS = 8
 PREFETCH = 500  # messages of a queue that may be on their way into the journal
 REGISTERED_S = 1.5  # after which the server has on its disk that there is a quorum queue; no answer says so
+BINDING_S = 0.05  # generous, for each
 OLDEST = 4  # of the server: before, a delivery limit could not be unlimited
 MESSAGE_BYTES_MAX = 16_777_216  # the server's own default; a lower one is learned when it refuses
 QUEUE = {
@@ -367,9 +368,10 @@ class RabbitBroker:
                 for one in needs.consumes
                 if not {f"queues of {one[1]}", f"exchange {self.exchange(one[0])}"} & others
             ]
-            for _, consumer in consumes:
+            missing = [one for _, one in consumes if f"queues of {one}" in {each.what for each in found}]
+            for consumer in missing:
                 await self._make_queues(link, channel, consumer)
-            if any(one.what.startswith("queues") and one.safe for one in found):
+            if missing:
                 await asyncio.sleep(REGISTERED_S)
             for name, consumer in consumes:
                 await self._bind(link, channel, name, consumer)
@@ -384,22 +386,24 @@ class RabbitBroker:
             await link.asked(self._declare(channel, self.queue(consumer, partition)))
 
     async def _bind(self, link: Link, channel: Channel, name: str, consumer: str) -> None:
+        """In one go: the server does one after the other, and the answer to the last is that to all."""
         slots, others, count = self.slots(consumer), self.others(consumer), self.settings.partitions
-        await link.asked(_fanout(channel, others))
-        await link.asked(channel.queue_bind(self.queue(consumer, 0), others))
-        await link.asked(self._divide(channel, consumer))
+        await link.asked(_fanout(channel, others, nowait=True))
+        await link.asked(self._divide(channel, consumer, nowait=True))
+        await link.asked(channel.queue_bind(self.queue(consumer, 0), others, nowait=True))
         for partition in range(count):
-            queue = self.queue(consumer, partition)
-            await link.asked(channel.queue_bind(queue, slots, routing_key=pattern_of(partition, count)))
-        await link.asked(channel.exchange_bind(slots, self.exchange(name)))
+            pattern = pattern_of(partition, count)
+            await link.asked(channel.queue_bind(self.queue(consumer, partition), slots, pattern, nowait=True))
+        await link.asked(channel.exchange_bind(slots, self.exchange(name)), self.settings.timeout_s + count * BINDING_S)
 
-    async def _divide(self, channel: Channel, consumer: str, *, passive: bool = False) -> None:
+    async def _divide(self, channel: Channel, consumer: str, *, passive: bool = False, nowait: Any = False) -> None:
         await channel.exchange_declare(
             self.slots(consumer),
             exchange_type="topic",
             durable=True,
             arguments={"alternate-exchange": self.others(consumer)},
             passive=passive,
+            nowait=nowait,
         )
 
     async def _declare(self, channel: Channel, queue: str, *, passive: bool = False) -> None:
@@ -448,8 +452,8 @@ def _channels(needs: Needs) -> Iterable[str]:
     return dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)])
 
 
-async def _fanout(channel: Channel, name: str, *, passive: bool = False) -> None:
-    await channel.exchange_declare(name, exchange_type="fanout", durable=True, passive=passive)
+async def _fanout(channel: Channel, name: str, *, passive: bool = False, nowait: Any = False) -> None:
+    await channel.exchange_declare(name, exchange_type="fanout", durable=True, passive=passive, nowait=nowait)
 
 
 async def _owned(channel: Channel, place: str, owner: str) -> None:
