@@ -23,6 +23,7 @@ SpineError
 │   └── JournalVersion        written by a release that this one can't share the file with
 ├── BrokerError               the broker can't be reached, or does not answer; what was sent may have arrived
 │   ├── MessageRefused        it will never take this message
+│   ├── NotWanted             nobody there wants what this channel has, so far; the broker has it not
 │   ├── BrokerTaken           another journal publishes or consumes this there
 │   └── OutboxFull            it is too far behind; nothing was stored
 ├── ViewRefused               a use of a view that it can't have: a wrong value, another's row, a column that is not there
@@ -138,6 +139,10 @@ class BrokerError(SpineError):
 
 
 class MessageRefused(BrokerError):
+    pass
+
+
+class NotWanted(BrokerError):
     pass
 
 

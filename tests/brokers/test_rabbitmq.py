@@ -11,6 +11,7 @@ import urllib.request
 from base64 import b64encode
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,16 @@ from urllib.parse import quote
 
 import aio_pika
 import pytest
+from cloudevents.core.bindings import amqp, rabbitmq as sdk_rabbitmq
+from cloudevents.core.v1.event import CloudEvent
 
+from eventspine import Delivery, Event, Service, Spine
 from eventspine.brokers import open_broker, rabbitmq
 from eventspine.brokers._rabbitmq_keys import KEYS, pattern_of
 from eventspine.brokers.port import Fetched, Message, Needs
 from eventspine.brokers.rabbitmq import RabbitBroker
-from eventspine.errors import BrokerError, MessageRefused, SettingsError
+from eventspine.errors import BrokerError, MessageRefused, NotWanted, SettingsError
+from eventspine.journal.memory import MemoryJournal
 from eventspine.testing import servers
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
 from eventspine.testing.servers import Proxy
@@ -182,9 +187,7 @@ async def test_a_message_that_no_queue_wants_is_an_error_and_waits_for_the_first
     """Were the second of them asked for at once, it could be ahead of the first in a queue that is made just then."""
     broker = await place.broker(needs=Needs([CHANNEL]))
     answers = await broker.send([message(number) for number in range(3)])
-    assert all(isinstance(answer, BrokerError) and not isinstance(answer, MessageRefused) for answer in answers)
-    assert "unrouted=drop" in str(answers[0])
-    assert "before" in str(answers[1])
+    assert all(isinstance(answer, NotWanted) and "unrouted=drop" in str(answer) for answer in answers)
 
     stopping = asyncio.Event()
 
@@ -201,6 +204,36 @@ async def test_a_message_that_no_queue_wants_is_an_error_and_waits_for_the_first
     await asyncio.wait_for(stopping.wait(), WAIT_S)
     await insisting
     assert list(range(300)) == numbers(await taken(await place.reading(broker), 300))
+
+
+async def test_a_channel_that_nobody_consumes_yet_holds_up_neither_publishing_nor_the_end(place: Place) -> None:
+    class Placed(Event, context=CHANNEL):
+        number: int
+
+    journal = MemoryJournal()
+    shop, heard = Service("shop", publishes=CHANNEL), list[int]()
+    inventory: Service[None] = Service("inventory")
+
+    @inventory.on(Placed)
+    async def hear(event: Placed) -> None:
+        heard.append(event.number)
+
+    async with Spine(journal, service=shop, broker=place.url(), outbox_max=10) as spine:
+        for number in range(100):
+            await spine.publish(Placed(number=number))
+        async with asyncio.timeout(WAIT_S):
+            while not any("no queue that wants" in problem for problem in spine.health()["problems"]):
+                await asyncio.sleep(0.05)
+        await spine.publish(Placed(number=100))
+        began = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - began < 0.5 * spine.drain_s
+
+    consuming = Spine("memory://", broker=place.url())
+    async with consuming, consuming.running(inventory), Spine(journal, service=shop, broker=place.url()):
+        async with asyncio.timeout(WAIT_S):
+            while len(heard) < 101:
+                await asyncio.sleep(0.05)
+    assert list(range(101)) == sorted(heard)
 
 
 async def test_where_nobody_ever_listens_it_can_be_told_to_drop_what_nobody_wants(place: Place) -> None:
@@ -286,6 +319,87 @@ async def sent_somehow(broker: RabbitBroker, number: int) -> None:
                     return
             except BrokerError:
                 await asyncio.sleep(0.05)  # before another try
+
+
+# --- CloudEvents ------------------------------------------------------------------------------------------------------
+
+ATTRIBUTES = {
+    "id": "order-1",
+    "source": "urn:shop",
+    "type": f"{CHANNEL}.Placed",
+    "subject": "ann",
+    "tenant": "Zo\u00eb",
+}
+
+
+def as_amqp(sdk: CloudEvent) -> dict[str, Any]:
+    binary = amqp.to_binary_event(sdk)
+    properties = {name.replace("-", "_"): value for name, value in binary.properties.items()}
+    return {"body": binary.application_data, "headers": dict(binary.application_properties), **properties}
+
+
+def as_rabbitmq(sdk: CloudEvent) -> dict[str, Any]:
+    binary = sdk_rabbitmq.to_binary_event(sdk)
+    return {"body": binary.body, "headers": dict(binary.headers), "content_type": binary.content_type}
+
+
+def as_structured(sdk: CloudEvent) -> dict[str, Any]:
+    structured = sdk_rabbitmq.to_structured_event(sdk)
+    return {"body": structured.body, "content_type": structured.content_type}
+
+
+@pytest.mark.parametrize("written", [as_amqp, as_rabbitmq, as_structured])
+async def test_what_the_cloudevents_sdk_writes_is_an_event(place: Place, written: Any) -> None:
+    class Placed(Event, context=CHANNEL, key="customer"):
+        customer: str
+        amount: int
+
+    seen = asyncio.get_running_loop().create_future()
+    service: Service[None] = Service("inventory")
+
+    @service.on(Placed)
+    async def hear(event: Placed, delivery: Delivery) -> None:
+        seen.set_result((event, delivery.envelope))
+
+    sdk = CloudEvent(
+        {**ATTRIBUTES, "datacontenttype": "application/json", "time": datetime(2026, 1, 2, tzinfo=UTC)},
+        {"customer": "ann", "amount": 3},
+    )
+    spine = Spine("memory://", broker=place.url())
+    async with spine, spine.running(service):
+        connection = await aio_pika.connect(f"amqp://{place.address}/")
+        async with connection, connection.channel() as channel:
+            exchange = await channel.get_exchange(place.prefix + CHANNEL)
+            await exchange.publish(aio_pika.Message(**written(sdk)), routing_key="ann")
+        async with asyncio.timeout(WAIT_S):
+            event, envelope = await seen
+    assert Placed(customer="ann", amount=3) == event
+    assert ("urn:shop", "ann", datetime(2026, 1, 2, tzinfo=UTC)) == (envelope.source, envelope.key, envelope.time)
+    assert {"tenant": "Zo\u00eb", "foreignid": "order-1"}.items() <= envelope.extensions.items()
+
+
+async def test_what_is_published_here_is_read_by_the_cloudevents_sdk(place: Place) -> None:
+    class Placed(Event, context=CHANNEL, key="customer"):
+        customer: str
+        amount: int
+
+    await place.broker()
+    connection = await aio_pika.connect(f"amqp://{place.address}/")
+    async with connection, connection.channel() as channel:
+        queue = await channel.get_queue(f"{place.prefix}{CONSUMER}.p000")
+        shop: Service[None] = Service("shop", publishes=CHANNEL)
+        async with Spine("memory://", service=shop, broker=place.url()) as spine:
+            receipt = await spine.publish(Placed(customer="Zo\u00eb", amount=3))
+        async with asyncio.timeout(WAIT_S), queue.iterator() as messages:
+            message = await anext(messages)
+            await message.ack()
+    read = amqp.from_amqp_event(
+        amqp.AMQPMessage({"content-type": message.content_type}, dict(message.headers), message.body)
+    )
+    assert {"customer": "Zo\u00eb", "amount": 3} == read.get_data()
+    assert (f"{CHANNEL}.Placed", "Zo\u00eb") == (read.get_type(), read.get_extension("partitionkey"))
+    assert message.message_id == read.get_id() == str(receipt.id)
+    assert aio_pika.DeliveryMode.PERSISTENT == message.delivery_mode
 
 
 # --- order, and what comes again --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
 from aiormq.abc import DeliveredMessage
@@ -23,6 +23,8 @@ from ._rabbitmq_link import Link, Settings, quietly
 from .port import Fetched, Start
 
 PREFIX = "cloudEvents:"  # the AMQP binding's; it allows "_" too, and the SDK's binding for RabbitMQ has "ce-"
+TIME = f"{PREFIX}time"
+MS_MAX = 253_402_300_799_000  # the end of the year 9999
 _OURS = frozenset(["", *KEYS])
 _OTHERS = ("cloudEvents_", "ce-", "ce_")
 
@@ -166,7 +168,10 @@ class RabbitIntake:
 
 def _fetched(partition: _Partition, tag: int, message: DeliveredMessage) -> Fetched:
     properties = message.header.properties
-    headers = {_name(name): _text(value) for name, value in (properties.headers or {}).items()}
+    headers = {}
+    for given, value in (properties.headers or {}).items():
+        name = _name(given)
+        headers[name] = _time(value) if name == TIME else _text(value)
     return Fetched(
         partition.number,
         0,
@@ -184,6 +189,15 @@ def _name(name: str) -> str:
         if name.startswith(other):
             return PREFIX + name.removeprefix(other)
     return name
+
+
+def _time(value: Any) -> str:
+    """AMQP has a type for it, and others write it as the milliseconds that AMQP 1.0 counts in."""
+    if isinstance(value, int):
+        value = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=max(0, min(value, MS_MAX)))
+    if isinstance(value, datetime) and value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
+    return _text(value)
 
 
 def _text(value: Any) -> str:

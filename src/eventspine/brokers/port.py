@@ -66,7 +66,7 @@ class Fetched(NamedTuple):
     token: object = None  # what the adapter settles it by
 
 
-Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. Anything else: it may, or may not
+Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. NotWanted: not yet. Else: it may
 
 
 class Difference(NamedTuple):

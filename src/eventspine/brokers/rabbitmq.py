@@ -41,7 +41,7 @@ from aiormq.exceptions import (
 )
 from pamqp.commands import Basic
 
-from ..errors import BrokerError, MessageRefused
+from ..errors import BrokerError, MessageRefused, NotWanted
 from ..journal.port import SLOTS
 from . import _rabbitmq_findings as findings, urls
 from ._rabbitmq_intake import PREFIX, RabbitIntake
@@ -193,10 +193,9 @@ class RabbitBroker:
         answers: list[Sent] = []
         if name not in self._wanted and self.settings.wait_unrouted and len(messages) > 1:
             answers += await self._publish(link, channel, messages[:1])
-            if answers[0] is not None:
-                return answers + [
-                    self.settings.error("was not asked to take it, since it did not take the one before")
-                ] * (len(messages) - 1)
+            if (first := answers[0]) is not None:
+                others = first if isinstance(first, NotWanted) else self.settings.error("was not asked to take it yet")
+                return [first, *[others] * (len(messages) - 1)]
         return answers + await self._publish(link, channel, messages[len(answers) :])
 
     async def _publisher(self, link: Link, name: str) -> Channel:
@@ -256,9 +255,9 @@ class RabbitBroker:
             return None
         if isinstance(error, PublishError):
             self._wanted.discard(message.channel)
-            return self.settings.error(
-                f"has no queue that wants what is published as {message.channel!r}: it waits in the journal until a service "
-                "that subscribes to it has run, or its topology is applied. Where nobody ever will, say unrouted=drop"
+            return NotWanted(
+                f"{self.url} has no queue that wants what is published as {message.channel!r}: it waits in the journal until "
+                "a service that subscribes to it has run, or its topology is applied. Where nobody ever will, say unrouted=drop."
             )
         if isinstance(error, DeliveryError):
             return self.settings.error(

@@ -261,7 +261,8 @@ class Carrying:
 
     @property
     def behind(self) -> int:
-        return max((relay.behind for relay in self.relays.values()), default=0)
+        """What waits until somebody consumes its channel is not counted: the broker takes it as soon as there is a queue."""
+        return max((relay.behind for relay in self.relays.values() if not relay.unwanted), default=0)
 
     def check_room(self) -> None:
         """Raises OutboxFull when the broker is too far behind to let it grow."""

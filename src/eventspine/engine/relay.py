@@ -25,7 +25,7 @@ from typing import Any
 from ..brokers.binding import message_of, size_of, tombstone_of
 from ..brokers.port import Broker, Message
 from ..clock import Clock
-from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, SpineError
+from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted, SpineError
 from ..ids import IdSource, id_text
 from ..journal.port import WHOLE_FEED, Change, Delivery, Done, Journal, Put, Record, Seen, Unit
 from .membership import Membership
@@ -55,6 +55,9 @@ class Relay:
         self.journal = journal
         self.clock = clock
         self.trouble: str | None = None  # why nothing gets through just now; health shows it
+        self.unwanted = (
+            False  # nobody at the broker wants this channel so far, so its events wait here: no trouble of ours
+        )
         self.sent = 0
         self.behind = 0  # events of this channel that the broker does not have, as last looked at
         self.position = 0
@@ -91,7 +94,7 @@ class Relay:
             return
         self._stopping.set()
         self._changed.set()
-        await asyncio.wait([self._task], timeout=drain_s)
+        await asyncio.wait([self._task], timeout=0 if self.unwanted else drain_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         await self._leave()
@@ -103,6 +106,8 @@ class Relay:
                 await self._member.join()
                 await self._work()
                 return
+            except NotWanted:
+                return  # told to stop
             except Fenced as error:
                 log.info("the relay of %s moves to another process, or was changed: %s", self.channel, error)
                 pause_s = 0.05
@@ -271,6 +276,7 @@ class Relay:
         rest, pause_s = list(batch), 0.05
         while rest:
             answers = await self._answers([message for _, message in rest])
+            self._look_who_wants_it(answers)
             again: list[tuple[Record, Message]] = []
             refused: list[Put] = []
             for (record, message), answer in zip(rest, answers, strict=True):
@@ -286,6 +292,13 @@ class Relay:
                 await self._hold_on(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_MOST_S)
             rest = again
+
+    def _look_who_wants_it(self, answers: Sequence[Exception | None]) -> None:
+        """What nobody wants is no reason to stay longer."""
+        errors = [answer for answer in answers if isinstance(answer, NotWanted)]
+        self.unwanted = bool(errors)
+        if errors and self._stopping.is_set():
+            raise errors[0]
 
     def _refused(self, record: Record, why: MessageRefused) -> list[Put]:
         return [] if record.position in self._aside else [self._put(record, "dead", "Refused", str(why))]
