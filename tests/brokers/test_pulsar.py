@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from time import monotonic
 from typing import Any
 from uuid import uuid4
 
+import _pulsar
+import pulsar
 import pytest
+from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_binary_event, to_structured_event
+from cloudevents.core.formats.json import JSONFormat
+from cloudevents.core.v1.event import CloudEvent
 
 from eventspine.brokers import open_broker
 from eventspine.brokers._pulsar_admin import Admin, topic_path
@@ -21,9 +30,12 @@ from eventspine.brokers._pulsar_intake import (
     entry_of,
     position,
 )
+from eventspine.brokers.binding import NotAnEvent, incoming, message_of
 from eventspine.brokers.port import Fetched, Message, Needs, Start
 from eventspine.brokers.pulsar import PulsarBroker
-from eventspine.errors import BrokerError, MessageRefused
+from eventspine.errors import BrokerError, MessageRefused, SettingsError
+from eventspine.journal.port import Record
+from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite
 from eventspine.testing.servers import Proxy, Server
 
 WAIT_S = 60.0
@@ -296,3 +308,309 @@ async def test_no_answer_to_a_message_is_no_refusal(pulsar_server: Server, netwo
         assert not isinstance(answer, MessageRefused)
         await asyncio.to_thread(network.mend)
         await sent_somehow(broker, message(2))
+
+
+# --- sizes and refusals -----------------------------------------------------------------------------------------------
+
+
+async def test_a_message_as_large_as_allowed_arrives_and_a_larger_one_is_refused_for_good(
+    pulsar_server: Server,
+) -> None:
+    async with opened(url_of(pulsar_server)) as broker, reading(broker) as intake:
+        large = message(1, data=b"x" * (broker.features.message_bytes_max - 40_000), more={"ce_note": "y" * 30_000})
+        too_large = message(2, data=b"x" * 5_242_881)
+        answers = await broker.send([large, too_large, message(3)])
+        assert [None, None] == [answers[0], answers[2]]
+        assert isinstance(answers[1], MessageRefused)
+        got = await take(intake, 2)
+    assert [1, 3] == numbers(got)
+    assert large.data == got[0].data
+
+
+# --- topology ---------------------------------------------------------------------------------------------------------
+
+
+async def test_topology_makes_namespace_topics_and_subscriptions_and_changes_nothing_twice(
+    pulsar_server: Server,
+) -> None:
+    namespace = f"public/ns{uuid4().hex[:8]}"
+    url = url_of(pulsar_server, partitions="3", keep_days="2").replace("public/default", namespace)
+    async with opened(url, Needs()) as broker:
+        assert [] == list(await broker.differences(Needs())), "opening it made them"
+        made = await broker.apply(NEEDS)
+        topic = broker.settings.topic(CHANNEL)
+        assert [f"topic {topic}", f"subscription {CONSUMER}"] == [one.what for one in made]
+        assert [] == list(await broker.apply(NEEDS))
+        admin, path = Admin(broker.settings), topic_path(topic)
+        assert 3 == (await admin.get(f"{path}/partitions"))["partitions"]
+        assert {"retentionTimeInMinutes": 2880, "retentionSizeInMB": -1} == await admin.get(f"{path}/retention")
+        assert await admin.get(f"{path}/deduplicationEnabled")
+        assert namespace in await admin.get("namespaces/public")
+
+
+async def test_another_number_of_partitions_is_reported_left_alone_and_not_sent_to(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server)) as broker:
+        await sent(broker, message(1))
+    other = url_of(pulsar_server, prefix=broker.settings.prefix, partitions="4")
+    async with opened(other, Needs()) as broker:
+        [difference] = await broker.differences(NEEDS)
+        assert ("4 partitions", "2 partitions", False) == difference[1:]
+        assert [] == list(await broker.apply(NEEDS))
+        [answer] = await broker.send([message(2)])
+        assert "partitions=2" in str(answer)
+        with pytest.raises(BrokerError, match="has 2 partitions"):
+            await broker.intake(CHANNEL, CONSUMER, lambda: None)
+
+
+async def test_without_administration_what_is_there_is_used_and_what_is_missing_says_how(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server)) as broker:
+        prefix = broker.settings.prefix
+    async with opened(url_of(pulsar_server, prefix=prefix, admin="no")) as broker, reading(broker) as intake:
+        await sent(broker, message(1))
+        assert [1] == numbers(await take(intake, 1))
+        assert "own" == await broker.claim("publisher", CHANNEL, "own", force=False)
+        assert ["administration"] == [one.what for one in await broker.findings(NEEDS)]
+    nowhere = url_of(pulsar_server, admin="no").replace("public/default", "public/nowhere")
+    with pytest.raises(BrokerError, match="pulsar-admin topics create-partitioned-topic"):
+        async with opened(nowhere):
+            pytest.fail("there is no such namespace")
+
+
+async def test_an_administration_that_was_named_and_is_not_there_is_an_error(pulsar_server: Server) -> None:
+    with pytest.raises(BrokerError, match=r"http://127\.0\.0\.1:1 can't be reached"):
+        async with opened(url_of(pulsar_server, admin="http://127.0.0.1:1")):
+            pytest.fail("it was not asked")
+
+
+async def test_doctor_names_what_would_lose_messages(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server, keep_days="0", message_bytes_max="6000000"), Needs([CHANNEL])) as broker:
+        admin, path = Admin(broker.settings), topic_path(broker.settings.topic(CHANNEL))
+
+        async def said(needs: Needs) -> str:
+            return "\n".join(f"{one.level}: {one.says}" for one in await broker.findings(needs))
+
+        found = await said(Needs([CHANNEL]))
+        assert "danger: has no subscription and no retention" in found
+        assert "warning: acknowledged with 1 of 1 copies" in found
+        assert "danger: 5,242,880 bytes, and we send up to 6,000,000" in found
+        assert f"danger: has no subscription {CONSUMER}" in await said(NEEDS)
+        await admin.make("POST", f"{path}/messageTTL?messageTTL=60")
+        quota = {"limitSize": 1_000_000, "limitTime": -1, "policy": "consumer_backlog_eviction"}
+        await admin.make("POST", f"{path}/backlogQuota?backlogQuotaType=destination_storage", quota)
+        await admin.make("POST", f"{path}/deduplicationEnabled", body=False)
+        await broker.apply(NEEDS)
+        await sent(broker, message(1))
+
+        async def all_said() -> bool:
+            now = await said(NEEDS)
+            expected = (
+                "older than 60 s",
+                "drops its oldest",
+                "without deduplication",
+                f"{CONSUMER} is 1 batches behind",
+            )
+            return all(one in now for one in expected)
+
+        await until(all_said, "what was set to be found")
+        assert "no retention" not in await said(NEEDS)
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+async def test_of_many_that_claim_at_once_one_has_it_and_all_know(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server)) as broker:
+        prefix = broker.settings.prefix
+        others = [open_broker(url_of(pulsar_server, prefix=prefix)) for _ in range(4)]
+        for one in others:
+            await one.open()
+
+        claims = (one.claim("publisher", CHANNEL, f"journal {n}", force=False) for n, one in enumerate(others))
+        owners = await asyncio.gather(*claims)
+        assert 1 == len(set(owners))
+        assert owners[0].startswith("journal ")
+        assert "journal 9" == await others[0].claim("publisher", CHANNEL, "journal 9", force=True)
+        assert "journal 9" == await others[1].claim("publisher", CHANNEL, "journal 1", force=False)
+        assert "journal 1" == await others[1].claim("consumer", CONSUMER, "journal 1", force=False)
+        for one in others:
+            await one.close()
+
+
+async def test_claims_can_be_left_out(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server, claims="no")) as broker, reading(broker) as intake:
+        assert "" == await broker.claim("publisher", CHANNEL, "own", force=False)
+        assert "pulsar:public/default:orders" == intake.feed
+        topics = await Admin(broker.settings).get("persistent/public/default")
+        assert broker.settings.claims_topic not in topics
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("pulsar://localhost/tenant", "a tenant and a namespace"),
+        ("pulsar://localhost/a/b/c", "a tenant and a namespace"),
+        ("pulsar://localhost?partition=3", "partitions"),
+        ("pulsar://localhost?partitions=0", "1 to 960"),
+        ("pulsar://localhost?batches=key", "partition, slot"),
+        ("pulsar://localhost?compression=gzip", "lz4"),
+        ("pulsar://localhost?admin=localhost:8080", "http://"),
+        ("pulsar://localhost?token_file=/nowhere", "can be read"),
+        ("pulsar+ssl://localhost?tls_ca=/nowhere", "can be read"),
+        ("pulsar+ssl://localhost?tls_cert=/dev/null", "tls_key"),
+    ],
+)
+def test_an_option_that_can_not_be_is_refused(url: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        open_broker(url)
+
+
+@pytest.mark.parametrize("secret", ["pulsar://ann:s3cret@localhost", "pulsar://localhost?token=s3cret"])
+def test_a_secret_is_shown_nowhere(secret: str) -> None:
+    broker = open_broker(secret)
+    assert isinstance(broker, PulsarBroker)
+    assert "s3cret" not in f"{broker.url} {broker.settings!r}"
+    assert "s3cret" in str([broker.settings.login.token, broker.settings.login.password])
+
+
+def test_administration_is_where_it_usually_is() -> None:
+    found = [open_broker(url) for url in ("pulsar://one:7000,two:7000", "pulsar+ssl://one/tenant/space")]
+    assert ["http://one:8080", "https://one:8443"] == [one.settings.admin for one in found]  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("batches", "entries"), [("partition", 1), ("slot", 3)])
+async def test_batches_hold_a_partition_or_a_slot(pulsar_server: Server, batches: str, entries: int) -> None:
+    """One slot each is what consumers need that share a partition by key."""
+    async with opened(url_of(pulsar_server, batches=batches)) as broker, reading(broker) as intake:
+        await sent(broker, *(message(n, slot=n % 3 * 2) for n in range(30)))
+        got = await take(intake, 30)
+    places = {entry_of(one.position) for one in got}
+    assert entries == len(places)
+    for slot in range(3):
+        assert [n for n in range(30) if n % 3 == slot] == [n for n in numbers(got) if n % 3 == slot]
+    if batches == "slot":
+        assert 3 == len({(entry_of(one.position), one.key) for one in got})
+
+
+async def test_compression_reaches_the_client(pulsar_server: Server) -> None:
+    sizes = {}
+    for compression in ("none", "lz4", "zlib", "zstd", "snappy"):
+        async with opened(url_of(pulsar_server, compression=compression)) as broker, reading(broker) as intake:
+            await sent(broker, message(1, data=b"x" * 100_000))
+            assert b"x" * 100_000 == (await take(intake, 1))[0].data
+            sizes[compression] = (await stats(broker))["currentLedgerSize"]
+    assert sizes.pop("none") > 100_000
+    assert max(sizes.values()) < 20_000
+
+
+async def test_prefetch_reaches_the_broker_as_permits(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server, prefetch="77")) as broker, reading(broker):
+        path = topic_path(f"{broker.settings.topic(CHANNEL)}-partition-0")
+        found = (await Admin(broker.settings).get(f"{path}/stats"))["subscriptions"]
+        permits = {name: one["consumers"][0]["availablePermits"] for name, one in found.items() if one["consumers"]}
+    assert [0, 77] == [permits.pop(CONSUMER), *permits.values()]
+
+
+async def test_the_client_says_in_its_log_by_which_listener_it_was_sent_where(
+    pulsar_server: Server, tmp_path: Path
+) -> None:
+    """In a process of its own: the first client of a process decides where the log goes."""
+    url = url_of(pulsar_server, listener="proxied", client_log=str(tmp_path / "log"))
+    code = (
+        "import asyncio, sys; from eventspine.brokers import open_broker; from eventspine.brokers.port import Needs\n"
+        "async def main():\n"
+        "    broker = open_broker(sys.argv[1]); await broker.open()\n"
+        "    await broker.apply(Needs([], [('orders', 'stock.orders')])); await broker.close()\n"
+        "asyncio.run(main())"
+    )
+    with pulsar_server.proxy():
+        child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, url)
+        assert 0 == await child.wait()
+    said = (tmp_path / "log").read_text(encoding="utf-8")
+    assert f"lookup-broker-url pulsar://127.0.0.1:{pulsar_server.port + 3}" in said
+
+
+# --- others -----------------------------------------------------------------------------------------------------------
+
+
+def client_of(server: Server) -> pulsar.Client:
+    return pulsar.Client(server.url, logger=pulsar.FileLogger(_pulsar.LoggerLevel.Error, os.devnull))
+
+
+async def test_others_read_our_events_with_the_cloudevents_sdk(pulsar_server: Server) -> None:
+    record = Record(
+        1, uuid4().bytes, CHANNEL, 5, "Zoë", "orders.Placed", 1, 1_700_000_000_000_000, 0, "shop", None, None, 0,
+        b'{"tenant":"acme"}', b'{"number":7}',
+    )  # fmt: skip
+    async with opened(url_of(pulsar_server)) as broker:
+        await sent(broker, message_of(record, "journal.1", 1, broker.features.prefix))
+
+        def read() -> Any:
+            client = client_of(pulsar_server)
+            consumer = client.subscribe(
+                broker.settings.topic(CHANNEL), "others", initial_position=pulsar.InitialPosition.Earliest
+            )
+            got = consumer.receive(30_000)
+            consumer.acknowledge(got)
+            headers = {name: value.encode() for name, value in got.properties().items()}
+            keys = got.partition_key(), got.ordering_key()
+            client.close()
+            return keys, from_binary_event(KafkaMessage(headers, keys[0], got.data()), JSONFormat())
+
+        keys, event = await asyncio.to_thread(read)
+    assert ("Zoë", "5") == keys
+    assert ("orders.Placed", "shop", "acme") == (event.get_type(), event.get_source(), event.get_extension("tenant"))
+    assert {"number": 7} == event.get_data()
+
+
+async def test_we_read_events_that_others_made_with_the_cloudevents_sdk(pulsar_server: Server) -> None:
+    attributes = {"id": "no uuid", "source": "//other", "type": "orders.Placed", "partitionkey": "Zoë"}
+    made = to_binary_event(CloudEvent({**attributes, "datacontenttype": "application/json"}, {"n": 1}), JSONFormat())
+    whole = to_structured_event(CloudEvent({**attributes, "id": "another"}, {"n": 2}), JSONFormat())
+
+    def publish(topic: str) -> None:
+        client = client_of(pulsar_server)
+        producer = client.create_producer(topic)
+        for one in (made, whole):
+            headers = {name: value.decode() for name, value in one.headers.items()}
+            producer.send(one.value, headers, partition_key="Zoë")
+        producer.send(b"\x00\xff", {"color": "blue"})
+        client.close()
+
+    async with opened(url_of(pulsar_server, partitions="1")) as broker, reading(broker) as intake:
+        await asyncio.to_thread(publish, broker.settings.topic(CHANNEL))
+        got = await take(intake, 3)
+        first, second = (incoming(one, CHANNEL, broker.features.prefix, 1).record for one in got[:2])
+        with pytest.raises(NotAnEvent):
+            incoming(got[2], CHANNEL, broker.features.prefix, 1)
+    assert [("Zoë", "orders.Placed", "//other")] * 2 == [(one.key, one.type, one.source) for one in (first, second)]
+    assert ["Zoë".encode(), "Zoë".encode(), None] == [one.key for one in got]
+    assert [b'{"n":1}', b'{"n":2}'] == [one.data.replace(b" ", b"") for one in (first, second)]
+    assert b"\x00\xff" == got[2].data
+
+
+async def test_replay_by_time_in_the_middle_of_what_is_there(pulsar_server: Server) -> None:
+    async with opened(url_of(pulsar_server, partitions="1")) as broker:
+        for n in range(10):
+            await sent(broker, message(n))
+        async with reading(broker) as intake:
+            moment = datetime.fromtimestamp((await take(intake, 10))[6].time_us / 1e6, UTC)
+        async with reading(broker, start=moment) as intake:
+            found = await take(intake, 4)
+            assert [6, 7, 8, 9] == numbers(found)[-4:]
+        async with reading(broker, start=datetime.now(UTC) + timedelta(hours=1)) as intake:
+            assert [] == list(await intake.fetch(10, 0.5))
+            assert 0 == await intake.lag()
+
+
+# --- the port's suite -------------------------------------------------------------------------------------------------
+
+
+class TestPulsar(BrokerConformance):
+    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
+    features = open_broker("pulsar://localhost").features
+
+    async def make(self, pulsar_server: Server, network: Proxy, tmp_path: Path) -> CarriedSite:
+        return CarriedSite(url_of(pulsar_server, network.url), tmp_path, server=pulsar_server, network=network)

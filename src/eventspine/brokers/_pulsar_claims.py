@@ -10,14 +10,17 @@ namespace, so that positions of another cluster are never taken for those of thi
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Mapping
+from random import random
+from time import monotonic
 from typing import Any
 
 import _pulsar
 
 from ..errors import BrokerError
-from ._pulsar_client import Link, quietly
+from ._pulsar_client import Link, is_missing, quietly
 from ._pulsar_intake import EARLIEST, anchored
 
 KEEPER = "eventspine"
@@ -32,6 +35,16 @@ class Claims:
         self._topic = ""
 
     async def claim(self, name: str, identity: str, *, force: bool = False) -> str:
+        give_up = monotonic() + self._link.settings.timeout_s
+        while True:
+            try:
+                return await self._claim(name, identity, force=force)
+            except BrokerError as error:
+                if self._link.silent or is_missing(error) or monotonic() > give_up:
+                    raise
+            await asyncio.sleep(0.1 + 0.4 * random())  # another was claiming at that moment, and shut us out
+
+    async def _claim(self, name: str, identity: str, *, force: bool) -> str:
         owner = (await self._read()).get(name, "")
         if owner == identity or (owner and not force):
             return owner
@@ -72,10 +85,7 @@ class Claims:
         builder.content(identity.encode())
         builder.partition_key(name)
         builder.disable_replication(True)
-        try:
-            await self._link.ask(producer.send_async, builder.build(), what=f"{name} can't be claimed")
-        except BrokerError as error:
-            raise BrokerError(f"{error} Another process may be claiming at this moment.") from None
+        await self._link.ask(producer.send_async, builder.build(), what=f"{name} can't be claimed")
 
     async def _close(self, one: Any) -> None:
         if not self._link.silent:

@@ -187,6 +187,16 @@ class Link:
         )
         return found
 
+    async def reach(self) -> None:
+        """Raises BrokerError where nobody answers, or lets us not in. A topic or namespace may be missing."""
+        try:
+            await self.partitions(f"{self.settings.claims_topic}-partition-0")  # which makes nothing
+        except BrokerError as error:
+            if self.silent:
+                raise BrokerError(f"{error}. {UNREACHED}") from None
+            if not is_missing(error):
+                raise
+
     async def producer(self, topic: str, configured: _pulsar.ProducerConfiguration) -> Any:
         return await self.ask(
             self._client.create_producer_async_v2, topic, configured, what=f"{topic} can't be written"
@@ -217,7 +227,7 @@ class Link:
                 answer = await future
         except TimeoutError:
             self.silent = True
-            raise BrokerError(f"{self.settings.url.shown} does not answer: {what}.") from None
+            raise BrokerError(f"{self.settings.url.shown} does not answer: {what}") from None
         except (_pulsar.PulsarException, RuntimeError) as error:
             raise self._error(what, str(error)) from None
         return self._value(answer, what)
@@ -234,12 +244,12 @@ class Link:
         return first
 
     def _refused(self, result: _pulsar.Result, said: str, what: str) -> NoReturn:
-        if result in {_pulsar.Result.Timeout, _pulsar.Result.AlreadyClosed}:
+        if result == _pulsar.Result.Timeout:
             self.silent = True
-        raise self._error(what, said + HINTS.get(result.name, ""))
+        raise self._error(what, said + HINTS.get(result.name, ""), result.name)
 
-    def _error(self, what: str, said: str) -> BrokerError:
-        return BrokerError(f"{self.settings.url.shown}: {what}: {self.settings.url.masked(said)}")
+    def _error(self, what: str, said: str, result: str = "") -> BrokerError:
+        return BrokerError(f"{self.settings.url.shown}: {what}: {self.settings.url.masked(said)}", result=result)
 
     # --- closed -----------------------------------------------------------------------------------------------------
 
@@ -249,6 +259,11 @@ class Link:
         await quietly(asyncio.to_thread(self._client.shutdown))
 
 
+# The client tries again when it was not let in, so that in the end it says the same as when nobody is there.
+UNREACHED = (
+    "Is the address right, and who we are (token=…, token_file=…, user:password@, or tls_cert=… and tls_key=…)? "
+    "With client_log=PATH in the URL the client writes there what it sees."
+)
 HINTS = {
     "TopicNotFound": ". Make it, or its namespace: spine topology apply",
     "AuthorizationError": ". Grant produce and consume on this namespace",
@@ -256,6 +271,11 @@ HINTS = {
     "ProducerBlockedQuotaExceededError": ": subscriptions are so far behind that its backlog quota is full",
     "ProducerBlockedQuotaExceededException": ": subscriptions are so far behind that its backlog quota is full",
 }
+
+
+def is_missing(error: BrokerError) -> bool:
+    """A topic, or its namespace or tenant."""
+    return error.details.get("result") == "TopicNotFound"
 
 
 def _put(future: asyncio.Future[tuple[Any, ...]], answer: tuple[Any, ...]) -> None:

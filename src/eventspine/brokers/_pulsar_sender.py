@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
+from time import monotonic
 from typing import Any
 
 import _pulsar
@@ -23,6 +24,8 @@ from .port import Message, Sent
 CONTENT_TYPE = "content-type"
 PENDING_MAX = 20_000  # messages without an answer, a partition
 BATCH_BYTES = 1_048_576
+GONE_S = 1.0  # without a connection: it is not only that a topic moves
+LOOK_S = 0.1
 BATCH_WAIT_MS = 5  # at most; the end of what is given at once sends it
 REFUSED = {_pulsar.Result.MessageTooBig, _pulsar.Result.InvalidMessage}
 
@@ -36,6 +39,9 @@ class Sender:
     async def send(self, messages: Sequence[tuple[str, Message]]) -> Sequence[Sent]:
         """Each to the topic given with it."""
         producers = await self._ready({topic for topic, _ in messages})
+        connected = [one for one in producers.values() if not isinstance(one, BrokerError)]
+        if not await self._connected(connected):
+            return [self._away()] * len(messages)  # and nothing of it is on its way
         page = _Page(len(messages))
         for number, (topic, message) in enumerate(messages):
             producer = producers[topic]
@@ -43,11 +49,29 @@ class Sender:
                 page.answer(number, producer)
             else:
                 producer.send_async(_built(message), partial(page.answered, number))
-        for producer in producers.values():
-            if not isinstance(producer, BrokerError):
-                producer.flush_async(_nothing)
-        await page.wait(self.link.settings.timeout_s + 2.0)
+        for producer in connected:
+            producer.flush_async(_nothing)
+        await self._answered(page, connected)
         return [self._sent(one) for one in page.answers]
+
+    async def _connected(self, producers: Sequence[Any]) -> bool:
+        """A topic that moves to another broker is away for a moment; longer, and it is worth another client."""
+        for _ in range(round(GONE_S / LOOK_S)):
+            if all(one.is_connected() for one in producers):
+                return True
+            await asyncio.sleep(LOOK_S)
+        return all(one.is_connected() for one in producers)
+
+    async def _answered(self, page: _Page, producers: Sequence[Any]) -> None:
+        """Until all are, time is over, or the connection has been broken for a while."""
+        give_up = monotonic() + self.link.settings.timeout_s + 2.0
+        while not await page.wait(LOOK_S) and monotonic() < give_up:
+            if not await self._connected(producers):
+                return
+
+    def _away(self) -> BrokerError:
+        self.link.silent = True
+        return BrokerError(f"{self.link.settings.url.shown} is not connected.")
 
     async def _ready(self, topics: set[str]) -> Mapping[str, Any]:
         async with self._making:
@@ -107,14 +131,15 @@ class _Page:
             except RuntimeError:
                 pass  # the loop is closed; nobody waits any more
 
-    async def wait(self, most_s: float) -> None:
-        if not self.answers:
-            return
-        try:
-            async with asyncio.timeout(most_s):
-                await self._all.wait()
-        except TimeoutError:
-            pass  # what has no answer is unknown
+    async def wait(self, most_s: float) -> bool:
+        """Whether all have an answer; what has none is unknown."""
+        if len(self._came) < len(self.answers):
+            try:
+                async with asyncio.timeout(most_s):
+                    await self._all.wait()
+            except TimeoutError:
+                return False
+        return True
 
 
 def _configured(settings: Settings) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import BrokerError
 from ._pulsar_admin import Admin, Away, topic_path
-from ._pulsar_client import MESSAGE_BYTES_MAX, Link, Settings, quietly
+from ._pulsar_client import MESSAGE_BYTES_MAX, Link, Settings, is_missing, quietly
 from ._pulsar_intake import anchored
 from .port import Difference, Finding, Needs
 
@@ -93,7 +93,7 @@ class Topics:
             try:
                 count = len(await self._link.partitions(topic))
             except BrokerError as error:
-                if "TopicNotFound" not in str(error):
+                if not is_missing(error):
                     raise
                 how = f"pulsar-admin topics create-partitioned-topic {topic} -p {self._settings.partitions}"
                 raise BrokerError(

@@ -64,7 +64,7 @@ class PulsarBroker:
             return
         opened = _Open(self.settings)
         try:
-            await opened.link.partitions(f"{self.settings.claims_topic}-partition-0")
+            await opened.link.reach()
         except BaseException:
             await opened.close()
             raise

@@ -68,6 +68,7 @@ class Kafka(Server):
     url_form = "kafka://{address}"
     pins = ("kafka.pom.xml",)
     port_count = 4
+    proxy_ports = 1
 
     @classmethod
     def _check_needs(cls) -> None:

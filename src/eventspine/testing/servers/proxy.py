@@ -22,6 +22,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Literal, Self, TypeVar
 
@@ -240,7 +241,8 @@ class _Connection:
                 return
             await self._write(way, data, writer)
         if writer.can_write_eof() and not writer.is_closing():
-            writer.write_eof()
+            with suppress(OSError):  # nobody is there any more to be told that this was the end
+                writer.write_eof()
 
     async def _write(self, way: Way, data: bytes, writer: asyncio.StreamWriter) -> None:
         rules = self._proxy._rules[way]

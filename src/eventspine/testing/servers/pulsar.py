@@ -69,6 +69,7 @@ class Pulsar(Server):
     url_form = "pulsar://{address}"
     pins = ("pulsar.pom.xml",)
     port_count = 4
+    proxy_ports = 1
 
     @classmethod
     def _check_needs(cls) -> None:

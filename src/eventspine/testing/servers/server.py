@@ -41,6 +41,7 @@ class Server:
     url_form: ClassVar[str]
     pins: ClassVar[Sequence[str]] = ()  # files under pins/: what is installed is named by what they say
     port_count: ClassVar[int] = 1  # consecutive ones, from `port` on
+    proxy_ports: ClassVar[int] = 0  # the last of them, which are a proxy's and not the server's
     keeps: ClassVar[bool] = True  # its data, through kill() and start()
     ready_s: ClassVar[float] = 180.0  # a machine may be busy
     stop_s: ClassVar[float] = 30.0
@@ -126,7 +127,7 @@ class Server:
             )
         self._check_needs()
         self.kill()  # what may be left of one whose leader died by itself
-        if (port := taken(self.port, self.port_count)) is not None:
+        if (port := taken(self.port, self.port_count - self.proxy_ports)) is not None:
             raise ServerError(f"{self.name} can't start: somebody else has port {port} of 127.0.0.1.", port=port)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._prepare()
