@@ -20,7 +20,8 @@ import msgspec
 from ..errors import BrokerError
 from ._eventbridge_aws import FAILURES, Aws, in_tens, log
 from ._eventbridge_past import Past
-from .binding import JSON, STRUCTURED
+from ._eventbridge_sender import LONG_NUMBER
+from .binding import JSON
 from .port import Fetched, Start
 
 BUFFER = 500
@@ -44,11 +45,6 @@ class Hand:
 
     def __init__(self, partition: int, token: Token, until: float) -> None:
         self.partition, self.token, self.until = partition, token, until
-
-
-class _Marked(msgspec.Struct):
-    specversion: str = ""
-    spineorigin: str = ""
 
 
 class _Body(msgspec.Struct):
@@ -87,12 +83,21 @@ class _Partition:
 
 
 class EventBridgeIntake:
-    def __init__(self, aws: Aws, channel: str, consumer: str, count: int, leftovers: set[asyncio.Task[None]]) -> None:
+    def __init__(
+        self,
+        aws: Aws,
+        channel: str,
+        consumer: str,
+        count: int,
+        prefix: str,
+        leftovers: set[asyncio.Task[None]],
+    ) -> None:
         self.feed = f"eventbridge:{aws.account}:{aws.settings.region}:{aws.settings.bus}:{aws.source(channel)}"
         self._aws = aws
         self._channel = channel
         self._consumer = consumer
         self._count = count
+        self._prefix = prefix
         self._leftovers = leftovers  # polls that end by themselves
         self._partitions: dict[int, _Partition] = {}
         self._hands: dict[str, Hand] = {}  # by receipt handle
@@ -179,7 +184,7 @@ class EventBridgeIntake:
         for message in messages:
             token = Token(url, message["ReceiptHandle"])
             self._hands[token.handle] = Hand(partition, token, until)
-            fetched = fetched_of(partition, message, token)
+            fetched = fetched_of(partition, message, token, self._prefix)
             self._buffer.append(fetched)
             self._bytes += len(fetched.data)
         self._look_at_room()
@@ -355,20 +360,17 @@ class EventBridgeIntake:
             log.info("%d messages of %s are given back when their time is over: %s", len(tokens), self._consumer, error)
 
 
-def fetched_of(partition: int, message: Mapping[str, Any], token: Token) -> Fetched:
-    """A CloudEvent as structured JSON; another event with its fields as headers; what is neither, as it came."""
+def fetched_of(partition: int, message: Mapping[str, Any], token: Token, prefix: str) -> Fetched:
+    """A CloudEvent as it was before it became JSON; another event with its fields as headers; what is neither, as it came."""
     text = str(message["Body"]).encode("utf-8", "surrogatepass")
     time_us = int(message.get("Attributes", {}).get("SentTimestamp", 0)) * 1000
     try:
         body = msgspec.json.decode(text, type=_Body)
-        detail = bytes(body.detail)
-        marked = msgspec.json.decode(detail, type=_Marked)
-        if marked.spineorigin:  # one of ours is as it was sent when it is written as we write
-            detail = msgspec.json.encode(msgspec.json.decode(detail))
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+        members = msgspec.json.decode(body.detail, type=dict[str, msgspec.Raw])
+        if "specversion" in members:
+            return Fetched(partition, 0, None, *_unpacked(members, prefix), time_us, token)
+    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, ValueError):
         return Fetched(partition, 0, None, {}, "", text, time_us, token)
-    if marked.specversion:
-        return Fetched(partition, 0, None, {}, STRUCTURED, detail, time_us, token)
     fields = {
         "id": body.id,
         "detail-type": body.detail_type,
@@ -380,4 +382,24 @@ def fetched_of(partition: int, message: Mapping[str, Any], token: Token) -> Fetc
         "replay-name": body.replay_name,
     }
     headers = {name: value for name, value in fields.items() if value}
-    return Fetched(partition, 0, None, headers, JSON, detail, time_us, token)
+    return Fetched(partition, 0, None, headers, JSON, bytes(body.detail), time_us, token)
+
+
+def _unpacked(members: dict[str, msgspec.Raw], prefix: str) -> tuple[dict[str, str], str, bytes]:
+    """Its attributes, content type and data."""
+    data, encoded = bytes(members.pop("data", b"")), members.pop("data_base64", None)
+    if encoded is not None:
+        data = msgspec.json.decode(encoded, type=bytes)
+    elif not LONG_NUMBER.search(data):  # written by others on the way; this is how it was written first
+        data = msgspec.json.encode(msgspec.json.decode(data)) if data else data
+    attributes = {name: _plain(msgspec.json.decode(value)) for name, value in members.items() if value != b"null"}
+    content_type = attributes.pop("datacontenttype", JSON)
+    return {f"{prefix}{name.lower()}": value for name, value in attributes.items()}, content_type, data
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if not isinstance(value, (str, int)):
+        raise ValueError("an attribute of a CloudEvent is text, a whole number or a truth value")  # noqa: TRY004
+    return str(value)

@@ -41,7 +41,7 @@ REFUSED = frozenset(  # of an entry: it will never be taken
     }
 )
 WHOLE = frozenset({"ValidationException", "SerializationException", "RequestEntityTooLargeException", "413"})
-_DIGITS = re.compile(rb"[0-9]{19}")  # EventBridge reads whole numbers of 64 bits
+LONG_NUMBER = re.compile(rb"[0-9]{19}")  # EventBridge reads whole numbers of 64 bits
 _NEVER = re.compile("[\ufffe\uffff]")  # characters that no SQS message can hold
 _NEVER_BYTES = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")
 
@@ -181,7 +181,7 @@ def _is_json(content_type: str) -> bool:
 
 def travels(data: bytes) -> bool:
     """Whether it is the same after EventBridge has read it as JSON and written it again. What isn't goes as bytes."""
-    if _DIGITS.search(data) or any(never in data for never in _NEVER_BYTES):
+    if LONG_NUMBER.search(data) or any(never in data for never in _NEVER_BYTES):
         return False
     try:
         return msgspec.json.encode(msgspec.json.decode(data)) == data

@@ -35,7 +35,7 @@ from .port import Difference, Features, Finding, Message, Needs, Sent
 EXAMPLE = "eventbridge://eu-central-1/shop"
 ENTRY_BYTES = 262_144  # what every region and every queue takes; where AWS takes more, entry_bytes_max says so
 ENTRY_BYTES_MOST = 1_000_000  # since 2026
-HEADROOM = 1024  # of an entry: what its JSON adds to what is counted above the port
+HEADROOM = 1024  # of an entry: what its JSON adds to what is counted above the port; base64 adds a third to it
 VISIBILITY_S = 20
 OWNER = "eventspine-owner"
 _REGION = re.compile(r"[a-z]{2,}(-[a-z0-9]+)+")
@@ -107,7 +107,7 @@ class EventBridgeBroker:
             ordered=False,
             assigns="journal",
             starts=frozenset({"earliest", "now", "time"}) if settings.archive else frozenset({"now"}),
-            message_bytes_max=settings.entry_bytes_max - HEADROOM,
+            message_bytes_max=(settings.entry_bytes_max - HEADROOM) * 3 // 4,
             persistent=True,
         )
         self._aws = Aws(settings)
@@ -129,7 +129,7 @@ class EventBridgeBroker:
 
     async def intake(self, channel: str, consumer: str, changed: Callable[[], None]) -> EventBridgeIntake:
         count = await self._topology.partitions(channel, consumer)
-        return EventBridgeIntake(self._aws, channel, consumer, count, self._polls)
+        return EventBridgeIntake(self._aws, channel, consumer, count, self.features.prefix, self._polls)
 
     async def replay(self, channel: str, consumer: str, since: datetime, until: datetime) -> str:
         """Let the archive send a consumer, once more, what it has of this time; the name of the replay. What the
