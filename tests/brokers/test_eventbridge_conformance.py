@@ -17,7 +17,7 @@ from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance
 from eventspine.testing.servers import Proxy, Server
 
 CAN = BrokerCapabilities(processes=True, cuts=True, topology=True, claims=True)
-ADDRESS = "eventbridge://key:secret@us-east-1/{bus}?partitions=2&poll_s=1&timeout_s=2&visibility_s=5&entry_bytes_max=600000{options}&endpoint="
+ADDRESS = "eventbridge://key:secret@us-east-1/{bus}?partitions=2&poll_s=1&timeout_s=6&visibility_s=5&entry_bytes_max=600000{options}&endpoint="
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import msgspec
 from ..errors import BrokerError
 from ._eventbridge_aws import FAILURES, Aws, in_tens, log
 from ._eventbridge_past import Past
-from ._eventbridge_sender import LONG_NUMBER
+from ._eventbridge_sender import BYTES, LONG_NUMBER
 from .binding import JSON
 from .port import Fetched, Start
 
@@ -367,7 +367,7 @@ def fetched_of(partition: int, message: Mapping[str, Any], token: Token, prefix:
     try:
         body = msgspec.json.decode(text, type=_Body)
         members = msgspec.json.decode(body.detail, type=dict[str, msgspec.Raw])
-        if "specversion" in members:
+        if "specversion" in members or BYTES in members:
             return Fetched(partition, 0, None, *_unpacked(members, prefix), time_us, token)
     except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError, ValueError):
         return Fetched(partition, 0, None, {}, "", text, time_us, token)
@@ -387,6 +387,7 @@ def fetched_of(partition: int, message: Mapping[str, Any], token: Token, prefix:
 
 def _unpacked(members: dict[str, msgspec.Raw], prefix: str) -> tuple[dict[str, str], str, bytes]:
     """Its attributes, content type and data."""
+    members.pop(BYTES, None)
     data, encoded = bytes(members.pop("data", b"")), members.pop("data_base64", None)
     if encoded is not None:
         data = msgspec.json.decode(encoded, type=bytes)

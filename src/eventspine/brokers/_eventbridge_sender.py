@@ -23,6 +23,7 @@ import msgspec
 
 from ..errors import BrokerError, MessageRefused
 from ._eventbridge_aws import FAILURES, Aws, code_of
+from .binding import STRUCTURED
 from .port import Message, Sent
 
 ENTRIES = 10
@@ -41,8 +42,10 @@ REFUSED = frozenset(  # of an entry: it will never be taken
     }
 )
 WHOLE = frozenset({"ValidationException", "SerializationException", "RequestEntityTooLargeException", "413"})
+BYTES = "eventspinebytes"  # in a detail that is no CloudEvent, and only carries bytes
 LONG_NUMBER = re.compile(rb"[0-9]{19}")  # EventBridge reads whole numbers of 64 bits
 _NEVER = re.compile("[\ufffe\uffff]")  # characters that no SQS message can hold
+_UNREADABLE = (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError)
 _NEVER_BYTES = (b"\xef\xbf\xbe", b"\xef\xbf\xbf")
 
 
@@ -164,14 +167,26 @@ def _sorted(
 
 
 def detail_of(attributes: Mapping[str, str], content_type: str, data: bytes) -> bytes:
-    """The event as structured CloudEvents JSON."""
+    """The event as structured CloudEvents JSON; what is none is marked, so that its bytes are found in it."""
+    if content_type.startswith(STRUCTURED) and _is_object(data):
+        return data
     members: dict[str, Any] = {**attributes, "datacontenttype": content_type}
+    if "specversion" not in members:
+        members[BYTES] = "yes"
     if data:
-        if _is_json(content_type) and travels(data):
+        if BYTES not in members and _is_json(content_type) and travels(data):
             members["data"] = msgspec.Raw(data)
         else:
             members["data_base64"] = data
     return msgspec.json.encode(members)
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data, type=dict[str, Any])
+    except _UNREADABLE:
+        return False
+    return not LONG_NUMBER.search(data) and not any(never in data for never in _NEVER_BYTES)
 
 
 def _is_json(content_type: str) -> bool:
@@ -185,5 +200,5 @@ def travels(data: bytes) -> bool:
         return False
     try:
         return msgspec.json.encode(msgspec.json.decode(data)) == data
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError, RecursionError):
+    except _UNREADABLE:
         return False

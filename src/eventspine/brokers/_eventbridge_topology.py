@@ -10,9 +10,11 @@ and different is only told, except a queue's policy, which gains the right of ou
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from itertools import groupby
+from typing import Any, NamedTuple, TypeVar
 
 from ..errors import BrokerError
 from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, QUEUE_IS_THERE, Aws, code_of
@@ -21,6 +23,9 @@ from .port import Difference, Finding, Needs
 COUNTS = (1, 2, 5, 10)  # of partitions: what divides ten
 KEEP_S = 14 * 86_400  # the longest that SQS keeps a message
 LOOKS = 10  # for a queue that was just made
+AT_ONCE = 8
+STAGES = ("bus", "archive", "queue", "policy", "rules", "rule", "target")
+T = TypeVar("T")
 TARGET = "eventspine"
 CATCH_UP = "eventspine-catch-up"  # a tag of a queue: "wanted.1" while its past comes from the archive, then "done"
 ENVELOPE_BYTES = 2048  # what EventBridge puts around an entry, at most about
@@ -29,6 +34,20 @@ ENVELOPE_BYTES = 2048  # what EventBridge puts around an entry, at most about
 class Step(NamedTuple):
     difference: Difference
     make: Callable[[], Awaitable[object]] | None = None
+
+
+def _stage(step: Step) -> str:
+    return step.difference.what.partition(" ")[0]
+
+
+async def _a_few_at_once(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def one(call: Coroutine[Any, Any, T]) -> T:
+        async with limit:
+            return await call
+
+    return await asyncio.gather(*(one(call) for call in calls))
 
 
 def pattern(source: str, partition: int, count: int, *, replayed: bool = False) -> dict[str, Any]:
@@ -82,13 +101,14 @@ class Topology:
     # --- what is missing --------------------------------------------------------------------------------------------
 
     async def steps(self, needs: Needs) -> list[Step]:
-        found = await self._bus()
+        """In the order in which they are to be made."""
+        asked = [self._bus()]
         if self._settings.archive:
-            for channel in dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)]):
-                found += await self._archive(channel)
-        for channel, consumer in needs.consumes:
-            found += await self._consumer(channel, consumer)
-        return found
+            channels = dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)])
+            asked += [self._archive(channel) for channel in channels]
+        asked += [self._consumer(channel, consumer) for channel, consumer in needs.consumes]
+        found = [step for steps in await _a_few_at_once(asked) for step in steps]
+        return sorted(found, key=lambda step: STAGES.index(_stage(step)))
 
     async def _bus(self) -> list[Step]:
         bus = self._settings.bus
@@ -122,14 +142,11 @@ class Topology:
         if rules and not _made_for(rules, self._aws.source(channel), count):
             found = f"{len(rules)} rules with other patterns"
             return [Step(Difference(f"rules of {consumer}", f"{count} partitions", found, safe=False))]
-        steps: list[Step] = []
-        for partition in range(count):
-            steps += await self._way(channel, consumer, partition, rules.get(partition), "p")
+        past = await self.rules(consumer, "r") if self._settings.archive else {}
+        asked = [self._way(channel, consumer, partition, rules.get(partition), "p") for partition in range(count)]
         if self._settings.archive:
-            past = await self.rules(consumer, "r")
-            for partition in range(count):
-                steps += await self._way(channel, consumer, partition, past.get(partition), "r")
-        return sorted(steps, key=lambda step: not step.difference.what.startswith(("queue", "policy")))
+            asked += [self._way(channel, consumer, partition, past.get(partition), "r") for partition in range(count)]
+        return [step for steps in await asyncio.gather(*asked) for step in steps]
 
     async def _way(
         self, channel: str, consumer: str, partition: int, rule: Mapping[str, Any] | None, letter: str
@@ -189,7 +206,12 @@ class Topology:
 
     # --- making -----------------------------------------------------------------------------------------------------
 
-    async def make(self, step: Step) -> None:
+    async def make(self, steps: Sequence[Step]) -> None:
+        """Queues before the rules that fill them."""
+        for _, stage in groupby(steps, _stage):
+            await _a_few_at_once([self._make(step) for step in stage])
+
+    async def _make(self, step: Step) -> None:
         assert step.make is not None
         try:
             await step.make()
@@ -206,7 +228,6 @@ class Topology:
         }
         tags = {CATCH_UP: "wanted.1"} if wants_past else {}
         await self._aws.sqs.create_queue(QueueName=queue, Attributes=attributes, tags=tags)
-        await self._aws.queue_url(queue, tries=LOOKS)
 
     async def _allow(self, url: str, queue: str, policy: str) -> None:
         await self._aws.sqs.set_queue_attributes(QueueUrl=url, Attributes={"Policy": self._policy(queue, policy)})

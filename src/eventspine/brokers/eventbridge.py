@@ -144,8 +144,7 @@ class EventBridgeBroker:
 
     async def apply(self, needs: Needs) -> Sequence[Difference]:
         made = [step for step in await self._topology.steps(needs) if step.difference.safe]
-        for step in made:
-            await self._topology.make(step)
+        await self._topology.make(made)
         return [step.difference for step in made]
 
     async def findings(self, needs: Needs) -> Sequence[Finding]:
@@ -159,20 +158,25 @@ class EventBridgeBroker:
         the same moment one is first. Taking over by force has no such referee: of two, the last to write has it."""
         queue = self._aws.queue(f"{role}.{name}", "owner")
         attributes = _marks_of(identity)
-        try:
-            await self._aws.sqs.create_queue(QueueName=queue, Attributes=attributes, tags={OWNER: identity})
-        except FAILURES as error:
-            if code_of(error) not in QUEUE_IS_THERE:
-                raise self._aws.error("could not be asked whose this is", error) from error
-        url = await self._aws.queue_url(queue, tries=LOOKS)
-        if url is None:
-            raise BrokerError(f"{self.url} made the queue {queue}, and does not know it yet.")
+        url = await self._claim_queue(queue, attributes, identity)
         owner = await self._owner(url)
         if owner == identity or (owner and not force):
             return owner
         log.info("%s: %s was %s's and is %s's now", self.url, queue, owner or "nobody", identity)
         await self._take(url, attributes, identity)
         return await self._owner(url)
+
+    async def _claim_queue(self, queue: str, attributes: dict[str, str], identity: str) -> str:
+        try:
+            made = await self._aws.sqs.create_queue(QueueName=queue, Attributes=attributes, tags={OWNER: identity})
+            return str(made["QueueUrl"])
+        except FAILURES as error:
+            if code_of(error) not in QUEUE_IS_THERE:
+                raise self._aws.error("could not be asked whose this is", error) from error
+        url = await self._aws.queue_url(queue, tries=LOOKS)
+        if url is None:
+            raise BrokerError(f"{self.url} made the queue {queue}, and does not know it yet.")
+        return url
 
     async def _owner(self, url: str) -> str:
         answer = await self._aws.asked("could not be asked whose this is", self._aws.sqs.list_queue_tags(QueueUrl=url))
