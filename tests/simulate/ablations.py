@@ -21,6 +21,7 @@ from eventspine.journal import _memory_tables, _memory_units, memory
 from eventspine.journal.port import Fence, Unit, Verdict
 from eventspine.testing.simulate import Faults, World
 from eventspine.testing.simulate.history import History, Setup
+from tests.simulate import carried
 from tests.simulate.setups import KINDS, SHOP
 
 PAGE = Path(__file__).parents[2] / "docs" / "why" / "proof.md"
@@ -280,6 +281,24 @@ ABLATIONS = [
     Ablation("An operator's change is noted when it has been read", change_noted_before_it_is_read, KINDS),
     Ablation("A row that somebody has changed meanwhile is not changed again", changes_of_rows_not_guarded, KINDS),
     Ablation("Start marks are cleared by whoever has returned", marks_never_cleared),
+    Ablation(
+        "Broker: what was brought in is known by its number, or else by its id",
+        carried.neither_numbers_nor_ids_known,
+        carried.QUEUE,
+    ),
+    Ablation("Broker: numbers are stored with the relay's cursor", carried.numbers_not_stored, carried.QUEUE),
+    Ablation(
+        "Broker: the relay's cursor follows when the broker has the events",
+        carried.cursor_before_the_broker_has_it,
+        carried.QUEUE,
+    ),
+    Ablation("Broker: what was not answered is sent again", carried.no_answer_taken_for_yes, carried.QUEUE),
+    Ablation("Broker: a relay's units are fenced", carried.relays_not_fenced, carried.QUEUE),
+    Ablation("Broker: what comes early waits for what is before it", carried.early_taken_at_once, carried.UNORDERED),
+    Ablation(
+        "Broker: nothing is settled before the journal has it", carried.settled_before_it_is_stored, carried.QUEUE
+    ),
+    Ablation("Broker: where an intake begins is decided once", carried.start_decided_by_each, carried.LOG),
 ]
 
 
@@ -327,6 +346,30 @@ ELSEWHERE = [
     (
         "Whoever hears no bell looks now and then",
         "tests/journal/test_sqlite_processes.py::test_without_bells_a_look_now_and_then_is_enough",
+    ),
+    (
+        "A unit whose SQL fails is rolled back to its savepoint",
+        "tests/journal/test_sqlite_units.py::test_r5_without_savepoints_half_a_failed_unit_stays",
+    ),
+    (
+        "Units of a commit that failed are run again one by one",
+        "tests/journal/test_sqlite_units.py::test_r5_without_the_second_run_innocent_units_are_lost",
+    ),
+    (
+        "Processes take turns by the lock file",
+        "tests/faults/test_turns.py::test_writers_take_turns_and_without_the_lock_file_one_goes_on_while_others_wait",
+    ),
+    (
+        "Retention asks the cursors",
+        "tests/journal/test_sqlite_retention.py::test_without_asking_the_cursors_a_paused_handler_loses_events",
+    ),
+    (
+        "Known repetitions, in the journal's own suite",
+        "tests/journal/test_memory.py::test_without_knowing_repetitions_the_suite_fails",
+    ),
+    (
+        "A relay that takes over looks whether it still leads when it has read",
+        "tests/brokers/test_taking_over.py::test_without_the_look_at_its_lease_an_event_goes_out_under_anothers_number",
     ),
     ("Fences, in the journal's own suite", "tests/journal/test_memory.py::test_without_fences_the_suite_fails"),
     (

@@ -18,13 +18,14 @@ from eventspine.testing.simulate.history import Setup
 from tests.simulate.shop import books, each_order_takes_stock_once, orders, stock
 
 INVARIANTS = (each_order_takes_stock_once,)
-LOG = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "log")
-QUEUE = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "queue")
-UNORDERED = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "unordered")
+SETTLED_S = 600.0  # what is lost never comes: no need to look for an hour
+LOG = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "log", SETTLED_S)
+QUEUE = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "queue", SETTLED_S)
+UNORDERED = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "unordered", SETTLED_S)
 CARRIED = {"log": LOG, "queue": QUEUE, "unordered": UNORDERED}
 
 
-def ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+def _ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     """Whether the journal has an event of this id, of which marks make a second net."""
     append = _memory_tables.Tables.append
 
@@ -36,11 +37,17 @@ def ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_memory_tables.Tables, "append", whatever_its_id)
 
 
-def marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+def _marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     judge = Arrivals.judge
     patch.setattr(
         Arrivals, "judge", lambda *given, **more: "new" if (said := judge(*given, **more)) == "known" else said
     )
+
+
+def neither_numbers_nor_ids_known(patch: pytest.MonkeyPatch) -> None:
+    """Two nets: with either of them alone the same histories are whole."""
+    _marks_not_looked_at(patch)
+    _ids_not_looked_at(patch)
 
 
 def numbers_not_stored(patch: pytest.MonkeyPatch) -> None:
@@ -82,29 +89,6 @@ def relays_not_fenced(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Relay, "_write", unfenced)
 
 
-def whoever_takes_over_does_not_look(patch: pytest.MonkeyPatch) -> None:
-    take_up = Relay._take_up
-
-    async def as_it_was(self: Any) -> None:
-        before, numbers = self.position, self._numbers
-        await take_up(self)
-        if before:
-            self.position, self._numbers = before, numbers
-
-    patch.setattr(Relay, "_take_up", as_it_was)
-
-
-def intakes_not_fenced(patch: pytest.MonkeyPatch) -> None:
-    unit = Intake._unit
-
-    def unfenced(self: Any, intake: Any, landing: Any) -> Unit:
-        made = unit(self, intake, landing)
-        made.fences.clear()
-        return made
-
-    patch.setattr(Intake, "_unit", unfenced)
-
-
 def early_taken_at_once(patch: pytest.MonkeyPatch) -> None:
     judge = Arrivals.judge
     patch.setattr(
@@ -128,36 +112,3 @@ def start_decided_by_each(patch: pytest.MonkeyPatch) -> None:
         return start
 
     patch.setattr(Carrying, "_decided", mine)
-
-
-def held_kept_without_the_partition(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Arrivals, "drop", lambda *_: None)
-
-
-def marks_of_others_not_loaded_again(patch: pytest.MonkeyPatch) -> None:
-    begin = Intake._begin
-
-    async def keeping(self: Any, *given: Any) -> None:
-        before = set(self._origins)
-        await begin(self, *given)
-        self._origins |= before
-
-    patch.setattr(Intake, "_begin", keeping)
-
-
-def a_relay_that_can_not_leave_ends(patch: pytest.MonkeyPatch) -> None:
-    async def leave(self: Any) -> None:
-        await self._member.leave()
-
-    patch.setattr(Relay, "_leave", leave)
-
-
-def read_in_parts(patch: pytest.MonkeyPatch) -> None:
-    """Whoever takes over looks at the position, then at the numbers, and not whether it still leads."""
-    commit = Relay._commit
-
-    async def unless_it_takes_up(self: Any, unit: Unit, upto: int, numbers: dict[int, int]) -> None:
-        if self._epoch == self._member.held[0].epoch:
-            await commit(self, unit, upto, numbers)
-
-    patch.setattr(Relay, "_commit", unless_it_takes_up)

@@ -98,6 +98,8 @@ class Intake:
     # --- life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        if self._stopping.is_set():
+            return  # it was stopped before there was a connection
         self._task = asyncio.create_task(self._run(), name=f"spine-intake-{self.channel}")
 
     @property
@@ -110,9 +112,9 @@ class Intake:
 
     async def stop(self) -> None:
         """What is on its way into the journal gets there; the rest is the next owner's."""
+        self._stopping.set()
         if self._task is None:
             return
-        self._stopping.set()
         self._nudge.set()
         await asyncio.wait([self._task], timeout=5.0)
         self._task.cancel()

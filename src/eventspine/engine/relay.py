@@ -79,6 +79,8 @@ class Relay:
     # --- life -----------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
+        if self._stopping.is_set():
+            return  # it was stopped before there was a connection
         self._task = asyncio.create_task(self._run(), name=f"spine-relay-{self.channel}")
 
     def wake(self) -> None:
@@ -90,9 +92,9 @@ class Relay:
 
     async def stop(self, drain_s: float) -> None:
         """What is published goes out first, as far as the time reaches; the rest is the next one's."""
+        self._stopping.set()
         if self._task is None:
             return
-        self._stopping.set()
         self._changed.set()
         await asyncio.wait([self._task], timeout=0 if self.unwanted else drain_s)
         self._task.cancel()

@@ -62,6 +62,7 @@ class Setup:
     faults: Faults
     service: Service[Any] | None
     broker: Kind | None = None
+    settled_within_s: float = SETTLED_WITHIN_S
 
     def run(self, seed: int, left_out: frozenset[Place] = frozenset()) -> History:
         with _uncollected():
@@ -102,7 +103,7 @@ class Setup:
         await world.start()
         await self.drive(world)
         try:
-            await world.settle(SETTLED_WITHIN_S)
+            await world.settle(self.settled_within_s)
         except NotSettled as error:
             return world.loop.refused or str(error)
         await world.stop()
