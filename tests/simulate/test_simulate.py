@@ -79,6 +79,8 @@ FOUND = {
     "an-intake-that-began-with-now": (CARRIED["log"], [3]),
     # A relay read the position, lost its lease, and read the numbers of another: events went out under others' numbers.
     "numbers-and-position-of-two-moments": (CARRIED["unordered"], [44]),
+    # A spine was closed while it waited for the broker, and began to bring events in afterwards.
+    "an-intake-begun-after-its-end": (CARRIED["unordered"], [57]),
     # The first events of a key were with a process that was gone; what followed them came first, and passed for the beginning.
     "a-beginning-that-came-again-later": (CARRIED["queue"], [1, 140]),
 }
