@@ -29,7 +29,7 @@ COMMANDS = {
     "streams": "The events of one entity.",
     "top": "A live screen of services, subscriptions and what fails.",
     "health": "Whether the services are at work.",
-    "doctor": "Look at the journal and say what is wrong with it.",
+    "doctor": "Look at the journal and say what is wrong with it; and at the broker, where one is named.",
     "topology": "What services need on the broker: plan, apply, verify.",
     "servers": "Real brokers on this machine, for tests: install, up, down, list.",
     "retention": "For how long events are kept; what was deleted, and what holds it back.",

@@ -176,7 +176,8 @@ def test_and_inside_of_one_is_told_to_migrate_at_once(empty):
 
 def test_and_so_is_who_finds_tables_of_an_older_release(path):
     with closing(sqlite3.connect(path)) as own:
-        own.execute("update spine_meta set value = '0' where name = 'schema_version'")
+        own.execute("drop table spine_notes")
+        own.execute("update spine_meta set value = '1' where name = 'schema_version'")
         own.commit()
     with transaction.atomic(), pytest.raises(SettingsError, match="manage.py migrate"):
         publish(Said())
