@@ -95,11 +95,11 @@ class Child:
         self.own.close()
         return True
 
-    async def read_slowly(self, seconds: float) -> int:
-        """Snapshots of 50 ms, one after the other."""
+    async def read_slowly(self, until: str) -> int:
+        """Snapshots of 50 ms, one after the other, until there is a file of that name."""
         connection = sqlite3.connect(self.journal.path, isolation_level=None)
-        end, count = time.monotonic() + seconds, 0
-        while time.monotonic() < end:
+        count = 0
+        while not os.path.exists(until):
             connection.execute("begin")
             connection.execute("select max(position) from spine_events").fetchone()
             await asyncio.sleep(0.05)

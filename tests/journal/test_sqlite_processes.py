@@ -321,11 +321,12 @@ def test_an_idle_process_costs_next_to_nothing(family: Family) -> None:
 # --- R20: the WAL ----------------------------------------------------------------------------------------------------------------
 
 
-def test_r20_the_wal_stays_small_beside_readers_that_overlap(family: Family) -> None:
+def test_r20_the_wal_stays_small_beside_readers_that_overlap(family: Family, tmp_path: Path) -> None:
     writer, *readers = (family.spawn() for _ in range(5))
     for reader in readers:
-        reader.ask("read_slowly", 4)
+        reader.ask("read_slowly", str(written := tmp_path / "written"))
     writer.do("publish", 150, 10_000, 100)
+    written.touch()
     for reader in readers:
         assert reader.answer() > 10
     figures = writer.do("figures")
@@ -334,13 +335,14 @@ def test_r20_the_wal_stays_small_beside_readers_that_overlap(family: Family) -> 
     assert figures["checkpoints"] > 0
 
 
-def test_r20_left_alone_it_would_not_stay_small(family: Family) -> None:
+def test_r20_left_alone_it_would_not_stay_small(family: Family, tmp_path: Path) -> None:
     """The ablation: SQLite's own checkpoints never find a moment without readers."""
     writer, *readers = (family.spawn() for _ in range(5))
     writer.do("leave_the_log_alone")
     for reader in readers:
-        reader.ask("read_slowly", 4)
+        reader.ask("read_slowly", str(written := tmp_path / "written"))
     writer.do("publish", 150, 10_000, 100)
+    written.touch()
     for reader in readers:
         reader.answer()
 

@@ -88,7 +88,16 @@ def test_every_module_imports_without_the_extras_or_names_the_line_that_installs
 
 IMPORT_ALL = """
 import importlib, pkgutil, eventspine
+from eventspine.brokers import _MODULES, open_broker
 from eventspine.errors import MissingExtra
+told = {}  # clients of brokers, which open_broker is the door to
+for scheme, (broker, extra, _) in _MODULES.items():
+    try:
+        if extra:
+            open_broker(f"{scheme}://localhost")
+    except MissingExtra as error:
+        assert f"eventspine[{extra}]" in str(error), error
+        told[broker] = extra
 for module in pkgutil.walk_packages(eventspine.__path__, "eventspine.", onerror=lambda name: None):
     if module.name.endswith("__main__"):
         continue
@@ -98,6 +107,9 @@ for module in pkgutil.walk_packages(eventspine.__path__, "eventspine.", onerror=
     except MissingExtra as error:
         assert "eventspine[" in str(error), error
         print(module.name, "needs an extra")
+    except ModuleNotFoundError as error:
+        broker = module.name.removeprefix("eventspine.brokers.").strip("_").partition("_")[0]
+        print(module.name, "needs an extra" if broker in told else f"failed: {error!r}")
     except ImportError as error:
         print(module.name, f"failed: {error!r}")
 """

@@ -30,7 +30,7 @@ def open_broker(url: str) -> Broker:
     try:
         adapter = import_module(f"{__name__}.{module}")
     except ModuleNotFoundError as error:
-        if not package or (error.name or "").partition(".")[0] != package:
+        if not package or (error.name or "").startswith("eventspine"):
             raise
         raise MissingExtra(f'A {scheme}:// broker needs {package}: pip install "eventspine[{extra}]"') from error
     broker: Broker = adapter.from_url(url)
