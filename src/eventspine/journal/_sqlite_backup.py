@@ -16,6 +16,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -134,7 +135,17 @@ def _copy(source: Path, part: Path, busy_s: float, progress: Progress, stop: thr
         held = _Held(*origin.execute(_POSITION).fetchone())  # from here on the snapshot stands still
         origin.backup(copy, pages=PAGES, progress=step)
         origin.execute("/*spine*/ rollback").close()
+        _raise_incarnation(copy)
     return held
+
+
+def _raise_incarnation(copy: sqlite3.Connection) -> None:
+    """Once it is put in place it numbers anew what it sends to a broker, as somebody else: under the numbers of the one that
+    it was copied from others have events already, and would drop those of the copy as known (R15)."""
+    copy.execute(
+        "/*spine*/ update spine_meta set value = max(value + 1, cast(? as integer)) where name = 'incarnation'",
+        (time.time_ns() // 1_000_000,),
+    ).close()
 
 
 def _new(part: Path) -> sqlite3.Connection:

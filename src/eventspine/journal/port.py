@@ -465,7 +465,7 @@ class Journal(Protocol):
     """See the module's docstring for the promises. All methods may raise JournalError."""
 
     id: str  # identity, made with the journal; with the incarnation it is the origin of what leaves it
-    incarnation: str  # raised when a copy of it is restored: its numbers then begin anew (R15)
+    incarnation: str  # another in every backup: put in place, it numbers anew (R15)
     url: str
     sql: bool  # whether handlers may use SQL on it
     backups: bool  # whether `backup` can copy it; where not, it raises SettingsError

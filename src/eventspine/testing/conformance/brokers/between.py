@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -84,6 +85,27 @@ class Journals:
                 await until(lambda: "Another journal" in " ".join(stands_by.health()["problems"]))
                 assert [1] == log.of("ann")
                 stands_by.drain_s = 0.0  # it will not be let in
+
+    @needs("processes", "claims")
+    async def test_r15_a_journal_that_was_restored_from_a_copy_issues_no_number_twice(
+        self, site: CarriedSite, tmp_path: Path
+    ) -> None:
+        """Else what it publishes next would be taken for what the original has sent after the copy was made."""
+        log, copy = Log(), tmp_path / "copy.db"
+        async with listening(site, listener(log)):
+            async with speaking(site) as spine:
+                await say(spine, range(3))
+                await until(lambda: log.of("ann") == [0, 1, 2])
+                await spine.journal.backup(copy)
+                await say(spine, range(3, 6))
+                await until(lambda: log.of("ann") == [*range(6)])
+            given: dict[str, Any] = {"service": speaker(), "lease_s": LEASE_S}
+            with pytest.raises(BrokerTaken, match="restored copy"):
+                await Spine(f"sqlite:///{copy}", broker=site.broker(), **given).open()
+            async with Spine(f"sqlite:///{copy}", broker=site.broker(), take_over=True, **given) as restored:
+                await say(restored, range(10, 16))
+                await until(lambda: log.of("ann")[6:] == [*range(10, 16)])
+        assert log.once_in_order()
 
     async def test_what_was_published_is_sent_before_a_process_has_closed(self, site: CarriedSite) -> None:
         log = Log()
