@@ -293,7 +293,13 @@ class Carrying:
             "url": self.broker.url,
             "connected": self._connected.is_set(),
             "relays": [
-                {"channel": one.channel, "leads": one.leads, "sent": one.sent, "behind": one.behind}
+                {
+                    "channel": one.channel,
+                    "leads": one.leads,
+                    "sent": one.sent,
+                    "behind": one.behind,
+                    "unwanted": one.unwanted,
+                }
                 for one in self.relays.values()
             ],
             "intakes": [

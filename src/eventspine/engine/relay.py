@@ -286,7 +286,8 @@ class Relay:
                     refused += self._refused(record, answer)
                     again.append((record, self._tombstone(record, _number_of(message, self.broker))))
                 elif answer is not None:
-                    self._note(answer)
+                    if not isinstance(answer, NotWanted):
+                        self._note(answer)
                     again.append((record, message))
             if refused:
                 await self._put_aside(refused)
@@ -298,6 +299,9 @@ class Relay:
     def _look_who_wants_it(self, answers: Sequence[Exception | None]) -> None:
         """What nobody wants is no reason to stay longer."""
         errors = [answer for answer in answers if isinstance(answer, NotWanted)]
+        if errors and not self.unwanted:
+            log.warning("the relay of %s: %s", self.channel, errors[0])
+            self.trouble = None  # the broker answers
         self.unwanted = bool(errors)
         if errors and self._stopping.is_set():
             raise errors[0]
