@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from ..errors import Conflict, Fenced, JournalVersion, SpineError, UnitFailed
 from . import notes
@@ -54,6 +55,8 @@ class Applied:
     verdicts: list[Verdict]
     rings: bool  # other processes may have more to read
     trace: Trace | None = None  # tells whether the commit happened, should COMMIT not say
+    first: int = 0  # the position of the first of `inserted`, if all that it has to append is new
+    inserted: Sequence[tuple[Any, ...]] = ()
 
 
 class Applier:
@@ -84,7 +87,7 @@ class Applier:
         known, plan = Known(self._cursor, units), Plan(now_us, head)
         verdicts = [self._judge(unit, known, plan, recorded_us) for unit in units]
         trace = plan.write(self._cursor, known)
-        return Applied(verdicts, plan.public or plan.timers, trace)
+        return Applied(verdicts, plan.public or plan.timers, trace, plan.first, plan.records)
 
     # --- judging ----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ class Growth:
 
         async def _call(self, function: Callable[[sqlite3.Cursor], tuple[T, bool]]) -> T: ...
         async def _read(self, function: Callable[[sqlite3.Cursor], T]) -> T: ...
+        def _forget_recent(self) -> None: ...
 
     async def keep(self, service: str, channels: Mapping[str, int | None], now_us: int) -> None:
         if said(await self.keeps(), service, channels, now_us) is not None:
@@ -47,7 +48,9 @@ class Growth:
         found = await self._read(lambda cursor: retention.find(cursor, channel, after, upto, limit))
         if not found.positions:
             return Sweep(0, found.scanned, found.more)
-        return await self._call(lambda cursor: retention.sweep(cursor, channel, found, limit, fence, now_us))
+        sweep = await self._call(lambda cursor: retention.sweep(cursor, channel, found, limit, fence, now_us))
+        self._forget_recent()
+        return sweep
 
     async def deleted(self) -> list[Deleted]:
         return await self._read(retention.deleted)

@@ -94,6 +94,7 @@ class Plan:
         "_head",
         "_now_us",
         "ending_notes",
+        "first",
         "placed",
         "public",
         "records",
@@ -106,6 +107,7 @@ class Plan:
     def __init__(self, now_us: int, head: int) -> None:
         self._now_us, self._head = now_us, head
         self.records: list[tuple[Any, ...]] = []
+        self.first = 0  # the position of the first of them, when all were new
         self.placed: list[Placed] = []
         self.stream_rows: list[tuple[int, int, bytes]] = []  # stream, version, id
         self.touched: set[tuple[str, str]] = set()  # streams
@@ -197,6 +199,7 @@ class Plan:
             inserted = write_rows(cursor, EVENTS, self.records, 50)
             last = cursor.execute("/*spine*/ select last_insert_rowid()").fetchone()[0]
         first = last - inserted + 1
+        self.first = first if inserted == len(self.records) else 0
         self.public = inserted > 0 and any(record[1] is not None for record in self.records)
         if inserted == len(self.records) and all(placed.start >= 0 for placed in self.placed):
             for placed in self.placed:

@@ -35,6 +35,7 @@ from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
 from ._sqlite_log import Log
 from ._sqlite_outcome import was_committed
+from ._sqlite_recent import Recent
 from .forks import inside_sqlite
 from .lockfile import Turn, TurnLock, read_holder
 from .port import Unit, Verdict
@@ -78,6 +79,7 @@ class Writer:
         self.turn = TurnLock(Path(f"{path}-lock"))
         self._lock = WriteLock(path, self.turn, busy_s, safeguards)
         self._watch = Watch(path)
+        self.recent = Recent(clock)
         self.commit_statement: Callable[[sqlite3.Connection], Any] = _commit  # a seam for faults at COMMIT
         self._opened: tuple[int, int] | None = None  # which file it was: every commit goes into that one or is refused
         self.log = Log(path)
@@ -308,6 +310,8 @@ class Writer:
         except sqlite3.Error as error:
             return self._after_failed_commit(applied, error)
         self.figures.commits += 1
+        if applied.first:
+            self.recent.add(applied.first, applied.inserted)
         return applied
 
     def _after_failed_commit(self, applied: Applied, error: sqlite3.Error) -> Applied:

@@ -21,10 +21,10 @@ from . import _memory_control as control, _memory_retention as retention
 from ._memory_retention import there
 from ._memory_tables import Tables
 from ._memory_units import NO_SQL, commit_unit, rings
+from ._records import filter_of
 from .cursors import Range
 from .port import (
     OWN_FEED,
-    PARTITIONS,
     Backup,
     ChannelSize,
     Control,
@@ -163,7 +163,7 @@ class MemoryJournal:
         feed = self._live().feed
         end = min(len(feed), after + max(limit, WINDOW_MIN), len(feed) if upto is None else upto)
         window = there(feed[after:end]) if self._tables.deleted else feed[after:end]
-        wanted = _filter(channels, partitions, types, private)
+        wanted = filter_of(channels, partitions, types, private)
         records = list(islice(filter(wanted, window), limit))
         if window and self._tables.feed_bytes[end] - self._tables.feed_bytes[after] > PAGE_BYTES_MAX:
             records, cut = _bounded(records)
@@ -341,28 +341,6 @@ class MemoryJournal:
 
 def _refuse_sql() -> NoReturn:
     raise UnitFailed(NO_SQL)
-
-
-def _filter(
-    channels: Sequence[str] | None, partitions: Sequence[int] | None, types: Sequence[str] | None, private: bool
-) -> Callable[[Record], bool]:
-    """Whether a record is wanted; specialised, since it runs once per record of the feed."""
-    wanted_partitions = frozenset(range(PARTITIONS) if partitions is None else partitions)
-    if channels is None and types is None and len(wanted_partitions) == PARTITIONS:
-        return (lambda _: True) if private else (lambda record: record[2] is not None)
-    wanted_types = None if types is None else frozenset(types)
-    if channels is None:
-        return lambda record: (
-            (private or record[2] is not None)
-            and record[3] % PARTITIONS in wanted_partitions
-            and (wanted_types is None or record[5] in wanted_types)
-        )
-    wanted_channels = frozenset((*channels, None)) if private else frozenset(channels)
-    return lambda record: (
-        record[2] in wanted_channels
-        and record[3] % PARTITIONS in wanted_partitions
-        and (wanted_types is None or record[5] in wanted_types)
-    )
 
 
 def _bounded(records: list[Record]) -> tuple[list[Record], bool]:

@@ -28,6 +28,7 @@ from . import (
     _sqlite_registry as registry,
     migrations,
 )
+from ._records import filter_of
 from ._sqlite_apply import STATEMENTS_S, Safeguards
 from ._sqlite_growth import Growth
 from ._sqlite_interactive import Held, SQLiteTransaction
@@ -181,6 +182,11 @@ class SQLiteJournal(Growth):
         types: Sequence[str] | None = None,
         private: bool = False,
     ) -> Page:
+        recent = self._here().writer.recent
+        if recent.reaches(after):
+            wanted = filter_of(channels, partitions, types, private)
+            if (page := recent.page(after, limit, upto, wanted)) is not None:
+                return page
         return await self._few(
             limit, lambda cursor: read.feed(cursor, after, limit, upto, channels, partitions, types, private)
         )
@@ -299,6 +305,9 @@ class SQLiteJournal(Growth):
         self._here().writer.submit(Call(function, answer))
         value: T = await answer.future
         return value
+
+    def _forget_recent(self) -> None:
+        self._here().writer.recent.forget()
 
     async def _few(self, count: int, function: Callable[[sqlite3.Cursor], T]) -> T:
         return self._here().readers.read(function) if count <= INLINE else await self._read(function)
