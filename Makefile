@@ -46,8 +46,8 @@ docs-serve: setup
 snippets: set-up-test ## Run every snippet of README.md and docs/
 	@$(PY) -m pytest tests/docs -q
 
-bench: set-up-bench ## Measure, each figure beside its raw twin
-	@$(PY) -m bench $(BENCH)
+bench: set-up-bench ## Measure, each figure beside its raw twin (BROKER=nats: at a broker)
+	@$(PY) -m bench $(if $(BROKER),--broker $(BROKER)) $(BENCH)
 
 demo: set-up-test ## A shop of four services on real orders, some of them killed (BROKER=nats ORDERS=orders.csv REPORT=report.json)
 	@$(PY) -m examples.shop $(if $(BROKER),--broker $(BROKER)) $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")

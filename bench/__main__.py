@@ -8,15 +8,18 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from eventspine.cli.serving import collect_less
 
-from . import backlog, both, busy, lanes, latency, million, publishing, starting
+from . import backlog, both, busy, carried, lanes, latency, million, publishing, starting
 from .figures import Figure
 from .page import Section, text, write_json, write_page
 from .sizes import QUICK, Sizes
+from .twins import HAVE_TWINS
 
 Measure = Callable[[Sizes], Awaitable[list[Figure]]]
 
@@ -37,9 +40,12 @@ def main() -> None:
     options = _options()
     collect_less()  # as `spine run` does; every leg of every comparison runs with it
     sizes = QUICK if options.quick else Sizes()
+    if options.million:
+        sizes = replace(sizes, million=options.million)
+    measurements = _measurements(options)
     sections: list[Section] = []
-    for name in options.names or MEASUREMENTS:
-        sections.append(asyncio.run(_measure(name, sizes)))
+    for name in options.names or measurements:
+        sections.append(asyncio.run(_measure(name, measurements[name], sizes, options.broker)))
         print(text(sections[-1]), end="\n\n", flush=True)
     run = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "arguments": _arguments(options)}
     if options.json:
@@ -50,28 +56,47 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Each figure beside its raw twin or a peer.")
-    parser.add_argument("names", nargs="*", metavar="name", choices=[[], *MEASUREMENTS], help=", ".join(MEASUREMENTS))
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="name",
+        help=f"{', '.join(MEASUREMENTS)}; with --broker {', '.join(carried.MEASUREMENTS)}",
+    )
+    parser.add_argument("--broker", choices=HAVE_TWINS, help="measure at this broker, whose server is started for it")
+    parser.add_argument("--million", type=int, metavar="N", help="events of the long backlog, instead of a million")
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run, and roughly how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, with every round, as JSON")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="write the page of results")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if unknown := [name for name in options.names if name not in _measurements(options)]:
+        parser.error(f"there is no measurement {unknown[0]!r}; there are {', '.join(_measurements(options))}")
+    return options
+
+
+def _measurements(options: argparse.Namespace) -> dict[str, Measure]:
+    if options.broker is None:
+        return MEASUREMENTS
+    return {name: partial(measure, options.broker) for name, measure in carried.MEASUREMENTS.items()}
 
 
 def _arguments(options: argparse.Namespace) -> str:
     """What `make bench` is given for the same run."""
     given = [*options.names, *(["--quick"] if options.quick else [])]
-    return f' BENCH="{" ".join(given)}"' if given else ""
+    at = f" BROKER={options.broker}" if options.broker else ""
+    return at + (f' BENCH="{" ".join(given)}"' if given else "")
 
 
-async def _measure(name: str, sizes: Sizes) -> Section:
+async def _measure(name: str, measure: Measure, sizes: Sizes, broker: str | None) -> Section:
     began, before = time.perf_counter(), _load()
     try:
-        figures = await MEASUREMENTS[name](sizes)
+        figures = await measure(sizes)
     except Exception as error:
         # One that fails takes the others' figures with it if it isn't kept apart.
         print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
         figures = [Figure(name, f"failed: {type(error).__name__}: {error}")]
-    return Section(name, time.perf_counter() - began, (before, _load()), figures)
+    return Section(
+        f"--broker {broker} {name}" if broker else name, time.perf_counter() - began, (before, _load()), figures
+    )
 
 
 def _load() -> str:

@@ -171,12 +171,43 @@ async def reader(path: str, name: str, count: str) -> dict[str, Any]:
     }
 
 
+async def carried_reader(path: str, url: str, count: str) -> dict[str, Any]:
+    """The same of a backlog at a broker."""
+    from .parcels import Parcel
+
+    service: Service[None] = Service("long")
+    finished = asyncio.Event()
+    total, handled = int(count), 0
+    step = total // 100
+    times: list[float] = []
+    work: list[float] = []
+
+    @service.on(Parcel, start="earliest", name="handler")
+    async def handle(_: Parcel) -> None:
+        nonlocal handled
+        if not handled % step or handled == total - 1:
+            times.append(time.monotonic())
+            work.append(time.process_time())
+        handled += 1
+        if handled == total:
+            finished.set()
+
+    async with Spine(f"sqlite:///{path}", broker=url) as spine:
+        say("ready")
+        await told()
+        began = time.monotonic()
+        async with spine.running(service):
+            await finished.wait()
+    return {"began": began, "times": times, "work": work, "memory": memory_peak_bytes()}
+
+
 ROLES: dict[str, Role] = {
     "listener": listener,
     "raw_listener": raw_listener,
     "busy": busy,
     "raw_busy": raw_busy,
     "reader": reader,
+    "carried_reader": carried_reader,
 }
 
 if __name__ == "__main__":

@@ -19,6 +19,9 @@ class Sizes:
     busy_s: float = 15.0
     million: int = 1_000_000
     starts: int = 10
+    sent: int = 20_000  # to a broker, per leg
+    awaited: int = 1_000
+    received: int = 50_000  # from a broker, per leg
 
 
 QUICK = Sizes(
@@ -34,4 +37,7 @@ QUICK = Sizes(
     busy_s=3.0,
     million=60_000,
     starts=3,
+    sent=4_000,
+    awaited=200,
+    received=10_000,
 )

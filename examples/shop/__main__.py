@@ -51,7 +51,8 @@ def _play(expected: Expected, options: argparse.Namespace, folder: Path, screen:
     with ExitStack() as stack:
         broker = _opened(options.broker, folder, stack)
         screen.begin()  # a server that was installed for the first time took its time before
-        processes = stack.enter_context(Processes(folder, "" if broker is None else broker.url))
+        url, environment = ("", {}) if broker is None else (broker.url, broker.environment)
+        processes = stack.enter_context(Processes(folder, url, environment))
         gauge = stack.enter_context(closing(Gauge(folder)))
         stack.enter_context(screen)
         demo = Demo(options.orders.resolve(), expected, processes, gauge, screen, options.kill, broker)

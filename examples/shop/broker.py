@@ -38,6 +38,12 @@ class Broker:
         return self._server.url
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What its clients need beside the URL: to AWS's emulator anybody is welcome, but nobody comes without a name."""
+        named = {"AWS_ACCESS_KEY_ID": "shop", "AWS_SECRET_ACCESS_KEY": "shop"}
+        return named if self.name == "eventbridge" else {}
+
+    @property
     def how(self) -> str:
         return "killed (SIGKILL)" if self.survives else "paused (SIGSTOP)"
 

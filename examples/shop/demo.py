@@ -103,6 +103,8 @@ class Demo:
 
     def open(self) -> None:
         self.screen.say(f"The shop opens; {len(self.expected.numbers):,} orders are to come.")
+        if self.broker is not None:  # else whoever starts first would make what is missing there
+            self.show_command("topology", "apply", *MODULES.values())
         for service in MODULES:
             self.start(service)
 

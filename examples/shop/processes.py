@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -26,9 +27,10 @@ class ServiceFailed(Exception):
 
 
 class Processes:
-    def __init__(self, folder: Path, broker_url: str = "") -> None:
+    def __init__(self, folder: Path, broker_url: str = "", environment: Mapping[str, str] | None = None) -> None:
         self.folder = folder
         self.broker_url = broker_url
+        self.environment = environment or {}
         self.kills = 0
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         (folder / "logs").mkdir()
@@ -114,7 +116,7 @@ class Processes:
     def _environment(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
         own = {"SPINE_JOURNAL": "sqlite:///spine.db", "SPINE_BROKER": self.broker_url}
-        return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **own}
+        return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **own, **self.environment}
 
     def _log(self, service: str) -> Path:
         return self.folder / "logs" / f"{service}.log"
