@@ -103,8 +103,9 @@ class Demo:
 
     def open(self) -> None:
         self.screen.say(f"The shop opens; {len(self.expected.numbers):,} orders are to come.")
-        if self.broker is not None:  # else whoever starts first would make what is missing there
-            self.show_command("topology", "apply", *MODULES.values())
+        for service in MODULES if self.broker is not None else ():
+            # Before anything is published: a queue holds what comes from then on.
+            self.screen.show_text(self.processes.spine("topology", "apply", MODULES[service], at=service))
         for service in MODULES:
             self.start(service)
 
