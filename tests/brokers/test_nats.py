@@ -28,6 +28,7 @@ def network(nats_server: Server) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.setup("nats")
 class TestNats(BrokerConformance):
     capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
     features = nats.from_url("nats://localhost").features

@@ -241,6 +241,7 @@ class Sent(Event, context="hostile", key="who", type="hostile.Sent"):
     number: int = 0
 
 
+@pytest.mark.promise("unreadable", "memory broker")
 @pytest.mark.parametrize("kind", ["?kind=log", "?kind=queue"])
 async def test_the_whole_corpus_through_a_broker_stops_nobody(kind: str, tmp_path: Path) -> None:
     """Between two good events of every partition there is everything; both are handled, and what is dead can be looked at."""

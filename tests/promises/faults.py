@@ -21,7 +21,9 @@ class Setup:
     name: str
     title: str
     journal: str
-    broker: str | None = None  # none but the journal's own feed
+    broker: str | None = (
+        None  # the scheme of its URL; none but the journal's own feed. What it doesn't change is its journals'
+    )
     has: frozenset[str] = frozenset()  # of NEEDED
 
     @property
@@ -50,6 +52,7 @@ NEEDED = {
     "server": "there is no server",
 }
 MEMORY, SQLITE, PROCESSES = "memory", "sqlite", "sqlite processes"
+CARRIED, NATS = "memory broker", "nats"  # between two journals
 
 SETUPS = [
     Setup(MEMORY, "memory", journal="memory"),
@@ -60,6 +63,8 @@ SETUPS = [
         journal="sqlite",
         has=frozenset({"disk", "file", "sql", "processes"}),
     ),
+    Setup(CARRIED, "a broker in memory (simulated)", journal="", broker="memory", has=frozenset(NEEDED)),
+    Setup(NATS, "NATS JetStream", journal="", broker="nats", has=frozenset(NEEDED)),
 ]
 
 FAULTS = [

@@ -15,6 +15,7 @@ PAGE = ROOT / "docs" / "why" / "promises.md"
 DATA = ROOT / "src" / "eventspine" / "cli" / "promises.json"
 PARTS = ("promised", "shown", "tests")  # of the page, each between two comments
 SURVIVED, NOT_SURVIVED, DOES_NOT_ARISE = "survived", "not survived", "does not arise"
+AS_JOURNALS = "as its journals"  # a broker changes nothing about it, or nobody has tried
 
 
 class Contradiction(Exception):
@@ -61,7 +62,7 @@ def _cell(fault: Fault, setup: Setup, shown: Sequence[Shown]) -> dict[str, Any] 
             raise Contradiction(f"{tests[0]} shows {fault.name!r} in {setup.name!r}, where {NEEDED[fault.needs]}.")
         return {"verdict": DOES_NOT_ARISE, "why": NEEDED[fault.needs], "tests": []}
     if not shown:
-        return None
+        return {"verdict": DOES_NOT_ARISE, "why": AS_JOURNALS, "tests": []} if setup.broker else None
     if len(lost) > 1:
         raise Contradiction(f"Of {fault.name!r} in {setup.name!r} its tests say different things: {tests}, {lost}.")
     (why,) = lost
