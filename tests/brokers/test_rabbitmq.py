@@ -46,6 +46,7 @@ def network(rabbitmq_server: RabbitMQ) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.setup("rabbitmq")
 class TestRabbitMQ(BrokerConformance):
     capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
     features = open_broker("amqp://localhost").features

@@ -65,6 +65,7 @@ SETUPS = [
     ),
     Setup(CARRIED, "a broker in memory (simulated)", journal="", broker="memory", has=frozenset(NEEDED)),
     Setup(NATS, "NATS JetStream", journal="", broker="nats", has=frozenset(NEEDED)),
+    Setup("rabbitmq", "RabbitMQ", journal="", broker="amqp", has=frozenset(NEEDED)),
 ]
 
 FAULTS = [
