@@ -104,32 +104,35 @@ class Envelope:
     @property
     def traceparent(self) -> str:
         """W3C trace context: as it was given, else derived, so that one correlation is one trace."""
-        given = self.extensions.get("traceparent", "")
-        return (
-            given if TRACEPARENT.match(given) else f"00-{_trace_id(self.correlationid)}-{_span_id(self.record.id)}-01"
-        )
+        given = self.extensions.get("traceparent", "") if self.record.meta else ""
+        if given and TRACEPARENT.match(given):
+            return given
+        return f"00-{_trace_id(self.correlationid)}-{_span_id(self.record.id)}-01"
 
     def attributes(self) -> dict[str, str | int]:
         """CloudEvents 1.0 attributes by their names on the wire."""
-        found: dict[str, str | int | None] = {
-            "specversion": "1.0",
-            "id": self.id,
-            "source": self.source,
-            "type": self.type,
-            "time": self.time.isoformat().replace("+00:00", "Z"),
-            "subject": self.key,
-            "partitionkey": self.key,
-            "datacontenttype": self.datacontenttype,
-            "dataschema": self.dataschema,
-            "sequence": self.sequence,
-            "correlationid": self.correlationid,
-            "causationid": self.causationid,
-            "traceparent": self.traceparent,
-            "spinehops": self.hops,
-            "spineslot": self.slot,
-        }
-        own = {name: value for name, value in found.items() if value is not None}
-        return {**{name: value for name, value in self.extensions.items() if NAME.match(name)}, **own}
+        record, id = self.record, self.id
+        found: dict[str, str | int] = {}
+        if record.meta:
+            found = {name: value for name, value in self.extensions.items() if NAME.match(name)}
+        found["specversion"] = "1.0"
+        found["id"] = id
+        found["source"] = record.source
+        found["type"] = record.type
+        found["time"] = self.time.isoformat().replace("+00:00", "Z")
+        if record.key is not None:
+            found["subject"] = found["partitionkey"] = record.key
+        found["datacontenttype"] = _JSON
+        found["dataschema"] = self.dataschema
+        if record.position:
+            found["sequence"] = f"{record.position:020d}"
+        found["correlationid"] = record.correlation or id
+        if record.causation is not None:
+            found["causationid"] = record.causation
+        found["traceparent"] = self.traceparent
+        found["spinehops"] = record.hops
+        found["spineslot"] = record.slot
+        return found
 
     def to_json(self) -> bytes:
         """The event in CloudEvents' structured JSON."""

@@ -481,7 +481,7 @@ async def test_a_broker_that_fails_is_noticed_and_what_it_acknowledged_is_read_w
     try:
         (answer,) = await broker.send([message(20, slot=0)])
         assert isinstance(answer, BrokerError), "unknown is not refused"
-        assert "no answer within 2 s" in str(answer)
+        assert "no answer" in str(answer)
         with pytest.raises(BrokerError):
             async with asyncio.timeout(WAIT_S):
                 while True:
@@ -542,16 +542,17 @@ async def test_topics_are_made_once_as_the_url_says(place: Place):
     ]
 
 
-async def test_a_channel_that_is_only_read_is_its_publishers_to_make(place: Place):
-    broker = await place.broker(apply=False)
-    needs = Needs(consumes=NEEDS.consumes)
-    (found,) = await broker.differences(needs)
-    assert (found.wanted, found.safe) == ("there, made by the service that publishes the channel", False)
-    assert [] == [*await broker.apply(needs)]
+async def test_of_a_channel_that_is_only_read_the_publisher_decides(place: Place):
+    broker = await place.broker(f"&partitions.{CHANNEL}=3", apply=False)
     with pytest.raises(BrokerError, match="There is no topic .*spine topology apply"):
         await place.member(broker)
     (answer,) = await broker.send([message(1)])
     assert "There is no topic" in str(answer)
+    needs = Needs(consumes=NEEDS.consumes)
+    assert [f"topic {place.topic}"] == [one.what for one in await broker.apply(needs)]
+    other = await place.broker(apply=False)
+    assert [] == [*await other.differences(needs)]
+    assert [f"topic {place.topic}"] == [one.what for one in await other.differences(NEEDS)]
 
 
 @pytest.mark.parametrize("role", ["publisher", "consumer"])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
@@ -45,7 +45,10 @@ UNSETTLED = frozenset(
      KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
 )  # fmt: skip
 ASK_AGAIN_S = 0.1
-FORBIDDEN = frozenset({KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED})
+FORBIDDEN = frozenset(  # the last: an idempotent producer may write to no topic at all
+    {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
+     KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+)  # fmt: skip
 
 
 class Topic(NamedTuple):
@@ -64,6 +67,7 @@ class Complaints:
         self.refused = ""
         self.cut = False  # since somebody last looked: a connection broke, or none is left
         self.fatal = ""
+        self.fatal_code = KafkaError.NO_ERROR
 
     def heard(self, error: KafkaError) -> None:
         """librdkafka's error_cb, in the thread that polls."""
@@ -74,7 +78,7 @@ class Complaints:
         if error.code() in REFUSED:
             self.refused = text
         if error.fatal():
-            self.fatal = text
+            self.fatal, self.fatal_code = text, error.code()
 
     def log(self, level: int, line: str, *values: Any) -> None:
         """librdkafka repeats itself at every try; what matters becomes an error of ours."""
@@ -114,14 +118,45 @@ def code_of(error: KafkaException) -> int:
     return int(error.args[0].code())
 
 
+class _Asking(NamedTuple):
+    admin: AdminClient
+    waiting: set[Future[Any]]
+
+
+# An AdminClient answers in a thread of librdkafka's. Should garbage be collected in that thread, and the client be part of
+# it, the process ends: no thread can end itself. So each is kept here until nothing that it was asked is left to answer.
+_ALIVE: list[_Asking] = []
+_CLOSED: list[_Asking] = []
+
+
+def _bury() -> None:
+    """The closed ones that have answered everything."""
+    for one in [one for one in _CLOSED if not one.waiting]:
+        _CLOSED.remove(one)
+        _ALIVE.remove(one)
+
+
 class Cluster:
     """Questions and orders, each with a time limit; whatever goes wrong is a BrokerError."""
 
     def __init__(self, settings: Settings) -> None:
+        _bury()
         self.settings = settings
         self.complaints = Complaints(settings)
         self.admin = made(AdminClient, settings, config_of(settings, self.complaints))
+        self._asking = _Asking(self.admin, set())
+        _ALIVE.append(self._asking)
         self.id = ""
+
+    def close(self) -> None:
+        _CLOSED.append(self._asking)
+        _bury()
+
+    def _asked(self, futures: Iterable[Future[Any]]) -> None:
+        waiting = self._asking.waiting
+        for future in futures:
+            waiting.add(future)
+            future.add_done_callback(waiting.discard)
 
     async def open(self) -> None:
         self.id = (await self.describe()).cluster_id or ""
@@ -145,6 +180,7 @@ class Cluster:
     async def result(self, future: Future[T]) -> T:
         """Raises KafkaException, for those who know what to make of it."""
         self.complaints.refused = ""  # of earlier; it is said again if it still is so
+        self._asked([future])
         waiting = asyncio.wrap_future(future)
         waiting.add_done_callback(
             lambda one: one.cancelled() or one.exception()
@@ -181,8 +217,7 @@ class Cluster:
         found = (await self.described([channel]))[channel]
         if found is None:
             raise BrokerError(
-                f"There is no topic {self.settings.topic(channel)!r} on {self.settings.shown}. `spine topology apply` of the "
-                "service that publishes the channel makes it.",
+                f"There is no topic {self.settings.topic(channel)!r} on {self.settings.shown}. `spine topology apply` makes it.",
                 channel=channel,
             )
         return Topic(channel, found.name, str(found.topic_id), len(found.partitions))
@@ -195,6 +230,7 @@ class Cluster:
         asked = self.admin.describe_topics(
             TopicCollection(list(set(names.values()))), include_authorized_operations=True, **self.limit
         )
+        self._asked(asked.values())
         return {channel: await self._described(asked[name], name) for channel, name in names.items()}
 
     async def _described(self, future: Future[TopicDescription], name: str) -> TopicDescription | None:

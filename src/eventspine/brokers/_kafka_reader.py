@@ -322,8 +322,11 @@ class Reader(threading.Thread):
 
 
 def _fetched(message: Message) -> Fetched:
-    pairs: list[tuple[str, str | bytes | None]] = message.headers() or []  # type: ignore[assignment]  # never a dict here
-    headers = {name: _text(value) for name, value in pairs}
+    pairs: Any = message.headers() or ()  # of text and bytes, or None
+    try:
+        headers = {name: value.decode() for name, value in pairs}
+    except (UnicodeDecodeError, AttributeError):  # another's: bytes that are no text, or none at all
+        headers = {name: _text(value) for name, value in pairs}
     kind, time_ms = message.timestamp()
     return Fetched(
         message.partition() or 0,

@@ -8,10 +8,11 @@ Answers come in a thread of their own, and reach the event loop once per batch."
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from confluent_kafka import KafkaError, KafkaException, Producer
 
@@ -20,11 +21,36 @@ from ._kafka_client import FORBIDDEN, GONE, Cluster, Complaints, config_of, made
 from ._kafka_url import Settings
 from .port import Sent
 
+log = logging.getLogger("eventspine.broker.kafka")
 BATCH_BYTES = 256 * 1024  # well below what any topic takes: a batch that is too large is refused with all that is in it
 LINGER_MS = 5.0  # what many messages wait for one another; a few wait for nothing
 FEW = 64
 POLL_S = 0.2
 REFUSED = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP})
+
+
+class Said(Protocol):
+    """An error as librdkafka has it."""
+
+    def code(self) -> int: ...
+    def name(self) -> str: ...
+    def str(self) -> str: ...
+
+
+class Unsaid:
+    """One that librdkafka did not say. A KafkaError that is made in Python is not whole, and ends the process sooner or later."""
+
+    def __init__(self, code: int, text: str) -> None:
+        self._code, self._text = code, text
+
+    def code(self) -> int:
+        return self._code
+
+    def name(self) -> str:
+        return self._text
+
+    def str(self) -> str:
+        return self._text
 
 
 class Outgoing(NamedTuple):
@@ -50,7 +76,7 @@ class Sender:
             for error, message in zip(answers, messages, strict=True)
         ]
 
-    async def _sent(self, messages: Sequence[Outgoing]) -> list[KafkaError | None]:
+    async def _sent(self, messages: Sequence[Outgoing]) -> list[Said | None]:
         producer = self._producer
         if producer is None or producer.complaints.fatal:
             producer = self._producer = _Producing(self._cluster)
@@ -63,22 +89,25 @@ class Sender:
         return list(batch.answers)
 
     @staticmethod
-    def _in_company(error: KafkaError | None, message: Outgoing) -> bool:
+    def _in_company(error: Said | None, message: Outgoing) -> bool:
         return error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE and len(message.data) < BATCH_BYTES
 
-    async def _meaning(self, error: KafkaError, message: Outgoing) -> Exception:
+    async def _meaning(self, error: Said, message: Outgoing) -> Exception:
         settings = self._cluster.settings
         code, topic, why = error.code(), message.topic, settings.masked(error.str())
         if code == KafkaError.MSG_SIZE_TOO_LARGE:
             return await self._too_large(message)
         if code in REFUSED:
             return MessageRefused(f"The topic {topic!r} takes no such message: {why}", code=error.name())
+        complaints = self._producer.complaints if self._producer else None
+        if complaints is not None and complaints.fatal:
+            code, why = complaints.fatal_code, complaints.fatal
         if code in FORBIDDEN:
             why = f"{why}. Grant WRITE on it to this user"
         elif code in GONE:
             why = f"{why}. `spine topology plan` shows what is missing"
         elif code == KafkaError._MSG_TIMED_OUT:
-            last = self._producer.complaints.last if self._producer else ""
+            last = complaints.last if complaints is not None else ""
             why = f"no answer within {settings.timeout_s:g} s" + (f" ({last})" if last else "")
         return BrokerError(f"{settings.shown}: sending to the topic {topic!r}: {why}.", code=error.name())
 
@@ -101,17 +130,17 @@ class Sender:
 class _Batch:
     """Messages that are asked about together. `answered` is called in the producer's thread."""
 
-    UNKNOWN = KafkaError(KafkaError._MSG_TIMED_OUT)
+    UNKNOWN = Unsaid(KafkaError._MSG_TIMED_OUT, "no answer")
 
     def __init__(self, size: int) -> None:
-        self.answers: list[KafkaError | None] = [self.UNKNOWN] * size
+        self.answers: list[Said | None] = [self.UNKNOWN] * size
         self._left = size
         self._loop = asyncio.get_running_loop()
         self.all_there: asyncio.Future[None] = self._loop.create_future()
         if not size:
             self.all_there.set_result(None)
 
-    def answered(self, number: int, error: KafkaError | None, message: object = None) -> None:
+    def answered(self, number: int, error: Said | None, message: object = None) -> None:
         self.answers[number] = error
         self._left -= 1
         if not self._left:
@@ -147,7 +176,7 @@ class _Producing:
         self._producer: Producer = made(Producer, settings, producer_config(settings, self.complaints))
         self._closing = False
         self._work = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="eventspine-kafka-producer", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="eventspine-kafka-producer", daemon=True)
         self._thread.start()
 
     def produce(self, message: Outgoing, answered: Any) -> None:
@@ -164,26 +193,41 @@ class _Producing:
         except KafkaException as error:
             answered(error.args[0])
         except BufferError:
-            answered(KafkaError(KafkaError._QUEUE_FULL))
+            answered(Unsaid(KafkaError._QUEUE_FULL, "the queue to it is full"))
 
     def go(self) -> None:
         """All of a batch is in the queue."""
         self._work.set()
 
-    def _poll(self) -> None:
-        producer = self._producer
+    def _run(self) -> None:
         while not self._closing:
-            waiting = len(producer)
-            if waiting > FEW:
-                producer.poll(0.01)
-            elif waiting:
-                producer.flush(0.01)  # as poll, and nothing lingers meanwhile: 0.3 ms instead of 6
-            elif self.complaints.fatal:
-                return  # replaced, and everybody has an answer
-            else:
-                self._work.wait(POLL_S)
-                self._work.clear()
-                producer.poll(0)
+            try:
+                self._serve()
+            except KafkaException as error:  # it is broken for good
+                self.complaints.heard(error.args[0])
+            if self.complaints.fatal:
+                self._give_up()
+                return  # replaced by the next send
+
+    def _serve(self) -> None:
+        waiting = len(self._producer)
+        if waiting > FEW:
+            self._producer.poll(0.01)
+        elif waiting:
+            self._producer.flush(0.01)  # as poll, and nothing lingers meanwhile: 0.3 ms instead of 6
+        else:
+            self._work.wait(POLL_S)
+            self._work.clear()
+            self._producer.poll(0)
+
+    def _give_up(self) -> None:
+        """Everybody has an answer, though it is not known what became of their message."""
+        self._producer.purge()
+        while len(self._producer) and not self._closing:
+            try:
+                self._producer.poll(0.01)
+            except KafkaException as error:
+                log.debug("giving up a producer: %s", error)
 
     async def close(self, limit_s: float) -> None:
         """What is on its way gets there, as far as the time reaches."""

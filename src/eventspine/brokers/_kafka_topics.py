@@ -24,22 +24,21 @@ LOOPBACK = ("localhost", "127.", "[::1]")
 
 
 async def differences(cluster: Cluster, needs: Needs) -> list[Difference]:
-    owned = sorted(set(needs.publishes))
-    read = sorted({channel for channel, _ in needs.consumes} - set(owned))
-    topics = await cluster.described([*owned, *read])
+    owned = set(needs.publishes)
+    topics = await cluster.described(sorted(owned | {channel for channel, _ in needs.consumes}))
     new = await _new_topic_settings(cluster)
     found: list[Difference] = []
-    for channel in owned:
-        topic = topics[channel]
-        found += (
-            [_missing(cluster.settings, channel, new)] if topic is None else await _differing(cluster, channel, topic)
-        )
-    found += [_not_ours(cluster.settings, channel) for channel in read if topics[channel] is None]
+    for channel, topic in topics.items():
+        if topic is None:
+            found.append(_missing(cluster.settings, channel, new))
+        elif channel in owned:  # of others' topics the publisher decides
+            found += await _differing(cluster, channel, topic)
     return found
 
 
 async def apply(cluster: Cluster, needs: Needs) -> list[Difference]:
-    wanted = {f"topic {cluster.settings.topic(channel)}": channel for channel in needs.publishes}
+    channels = {*needs.publishes, *(channel for channel, _ in needs.consumes)}
+    wanted = {f"topic {cluster.settings.topic(channel)}": channel for channel in channels}
     missing = [one for one in await differences(cluster, needs) if one.safe]
     new = await _new_topic_settings(cluster)
     made = [one for one in missing if await _make(cluster, wanted[one.what], new)]
@@ -66,12 +65,6 @@ def _missing(settings: Settings, channel: str, new: tuple[int, Config]) -> Diffe
         ", ".join([wanted, *(f"{name}={value}" for name, value in config.items())]),
         "",
         safe=True,
-    )
-
-
-def _not_ours(settings: Settings, channel: str) -> Difference:
-    return Difference(
-        f"topic {settings.topic(channel)}", "there, made by the service that publishes the channel", "", safe=False
     )
 
 
@@ -135,7 +128,7 @@ async def findings(cluster: Cluster, needs: Needs) -> list[Finding]:
     for channel, topic in topics.items():
         what = f"topic {cluster.settings.topic(channel)}"
         if topic is None:
-            found.append(Finding("danger", what, "It is not there; `spine topology apply` of its publisher makes it."))
+            found.append(Finding("danger", what, "It is not there; `spine topology apply` makes it."))
             continue
         config = await cluster.config(topic.name)
         told = [
@@ -251,8 +244,8 @@ def _of_partitions(settings: Settings, channel: str, topic: TopicDescription, *,
 def _other_partitions(channel: str, partitions: int, wanted: int) -> str:
     return (
         f"It has {partitions} partitions, and the URL says {wanted}. If it always had {partitions}, say "
-        f'partitions.{channel}={partitions} there. If somebody added some, keys have moved: see "More partitions" in the '
-        "how-to on Kafka."
+        f'partitions.{channel}={partitions} there. If somebody added some, keys have moved: see "Changing '
+        'the number of partitions" in the how-to for brokers.'
     )
 
 

@@ -2,7 +2,7 @@
 
     kafka://user:password@host1:9092,host2:9092/?sasl=SCRAM-SHA-512&tls=yes&prefix=shop.
 
-docs/how-to/kafka.md lists the options. What librdkafka can be told beyond them is passed on as `librdkafka.client.rack=a`,
+docs/how-to/brokers.md lists the options. What librdkafka can be told beyond them is passed on as `librdkafka.client.rack=a`,
 except where it would take back a promise."""
 
 from __future__ import annotations

@@ -89,7 +89,7 @@ def message_of(record: Record, origin: str, number: int, prefix: str) -> Message
     if number:
         attributes["sequence"] = f"{number:020d}"
         attributes["spineorigin"] = origin
-    headers = {prefix + name: str(value) for name, value in attributes.items()}
+    headers = {f"{prefix}{name}": f"{value}" for name, value in attributes.items()}
     return Message(
         record.channel or "", record.slot, record.key, id_text(record.id), headers, content_type, record.data
     )
@@ -126,7 +126,7 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
     if len(kind.encode()) > TYPE_BYTES_MAX or len(id_given.encode()) > ID_BYTES_MAX or len(source) > ID_BYTES_MAX:
         raise NotAnEvent(f"its id, source or type is too long (type {kind[:80]!r})")
     id, foreign = _id(source, id_given)
-    key = _key(attributes)
+    key = _key(attributes) or _key_of(fetched.key)
     number = _number(attributes)
     record = Record(
         0,
@@ -220,6 +220,15 @@ def _id(source: str, given: str) -> tuple[bytes, bool]:
     made = bytearray(digest.digest())
     made[6], made[8] = 0x80 | made[6] & 0x0F, 0x80 | made[8] & 0x3F  # UUIDv8: made by a rule of our own
     return bytes(made), True
+
+
+def _key_of(key: bytes | None) -> str | None:
+    """The message's own key, which bindings take for the partition key where that is not given."""
+    try:
+        text = (key or b"").decode()
+    except UnicodeDecodeError:
+        return None
+    return None if not text or len(key or b"") > KEY_BYTES_MAX or UNFIT.search(text) else text
 
 
 def _number(attributes: Mapping[str, str]) -> Number | None:

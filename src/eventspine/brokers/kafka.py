@@ -51,15 +51,24 @@ class KafkaBroker:
         self._open: _Open | None = None
 
     async def open(self) -> None:
+        if self._open is not None:
+            return
         cluster = Cluster(self.settings)
-        await cluster.open()
+        try:
+            await cluster.open()
+        except BaseException:
+            cluster.close()
+            raise
         self._open = _Open(cluster)
 
     async def close(self) -> None:
         if self._open is not None:
             opened, self._open = self._open, None
-            await opened.claims.close()
-            await opened.sender.close()
+            try:
+                await opened.claims.close()
+                await opened.sender.close()
+            finally:
+                opened.cluster.close()
 
     @property
     def _opened(self) -> _Open:
