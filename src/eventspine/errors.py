@@ -26,8 +26,6 @@ SpineError
 │   ├── NotWanted             nobody there wants what this channel has, so far; the broker has it not
 │   ├── BrokerTaken           another journal publishes or consumes this there
 │   └── OutboxFull            it is too far behind; nothing was stored
-├── ViewRefused               a use of a view that it can't have: a wrong value, another's row, a column that is not there
-├── ViewBehind                a view has not come to an event within the time; nothing is wrong with either
 ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
 ├── SpineClosed               it was used after close(); open it again, or publish before
 ├── SettingsError             a URL, option or file that can't be used
@@ -152,19 +150,6 @@ class BrokerTaken(BrokerError):
 
 class OutboxFull(BrokerError):
     pass
-
-
-class ViewRefused(SpineError):
-    pass
-
-
-class ViewBehind(SpineError):
-    """`events` is how many positions of the feed lie before the one that was waited for; None: it is not in the feed yet."""
-
-    @property
-    def events(self) -> int | None:
-        events: int | None = self.details.get("events")
-        return events
 
 
 class RegistrationRefused(SpineError):
