@@ -1,8 +1,11 @@
-"""EventBridge with SQS under the public suite, on two emulators by different authors.
+"""EventBridge with SQS under the public suite, on one of two emulators.
 
-`Features` are AWS's: what it acknowledged is there after anything. Both emulators keep everything in memory and nothing
+`Features` are AWS's: what it acknowledged is there after anything. The emulators keep everything in memory and nothing
 after their end, so the parts of the suite that kill a server are not declared here: what they would show is that an
-emulator has no disk. The network to them is cut all the same."""
+emulator has no disk. The network to them is cut all the same.
+
+Nor is volume shown: an emulator is one Python process, so backlogs of thousands are left out. On moto, which looks through all
+of a queue for each call, the suite would take an hour; test_eventbridge.py is for both."""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ import pytest
 
 from eventspine.brokers.eventbridge import from_url
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite
+from eventspine.testing.conformance.brokers.order import Bounds
+from eventspine.testing.conformance.brokers.server import Topology
 from eventspine.testing.servers import Proxy, Server
 
 CAN = BrokerCapabilities(processes=True, cuts=True, topology=True, claims=True)
-ADDRESS = "eventbridge://key:secret@us-east-1/{bus}?partitions=2&poll_s=1&timeout_s=6&visibility_s=5&entry_bytes_max=600000{options}&endpoint="
+# Time-outs are long enough for a machine that is busy: an answer that is late is sent for again, and comes twice.
+ADDRESS = "eventbridge://key:secret@us-east-1/{bus}?poll_s=1&timeout_s=6&visibility_s=5&entry_bytes_max=600000&partitions={count}&endpoint="
 
 
 @pytest.fixture
@@ -26,28 +32,17 @@ def ministack_network(ministack_server: Server) -> Iterator[Proxy]:
         yield network
 
 
-@pytest.fixture
-def moto_network(moto_server: Server) -> Iterator[Proxy]:
-    with moto_server.proxy() as network:
-        yield network
-
-
-def site(network: Proxy, folder: Path, options: str = "") -> CarriedSite:
-    address = ADDRESS.format(bus=f"b{uuid4().hex[:10]}", options=options)
+def site(network: Proxy, folder: Path, count: int) -> CarriedSite:
+    address = ADDRESS.format(bus=f"b{uuid4().hex[:10]}", count=count)
     return CarriedSite(address + network.url, folder, network=network)
 
 
 class TestMiniStack(BrokerConformance):
     capabilities = CAN
+    groups = tuple(group for group in BrokerConformance.groups if group not in (Bounds, Topology))
+    TestBounds = None  # of the class above
+    TestTopology = None  # who publishes needs nothing but a bus; test_eventbridge.py has what is made, and made once
     features = from_url("eventbridge://us-east-1").features
 
     async def make(self, ministack_network: Proxy, tmp_path: Path) -> CarriedSite:
-        return site(ministack_network, tmp_path)
-
-
-class TestMoto(BrokerConformance):
-    capabilities = CAN
-    features = from_url("eventbridge://us-east-1").features
-
-    async def make(self, moto_network: Proxy, tmp_path: Path) -> CarriedSite:
-        return site(moto_network, tmp_path)
+        return site(ministack_network, tmp_path, count=2)

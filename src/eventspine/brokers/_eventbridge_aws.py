@@ -8,6 +8,7 @@ import re
 from collections.abc import Awaitable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from hashlib import blake2b
 from typing import Any
 
@@ -15,6 +16,7 @@ import aiohttp
 from aiobotocore.config import AioConfig
 from aiobotocore.session import AioSession
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 
 from ..errors import BrokerError
 from . import urls
@@ -65,6 +67,7 @@ class Aws:
         stack = AsyncExitStack()
         try:
             session = AioSession(profile=self.settings.profile or None)
+            session.register_component("data_loader", _loader(session.get_config_variable("data_path")))
             for name, service, patience_s in (("events", "events", 0), ("sqs", "sqs", 0), ("polls", "sqs", 1)):
                 self._clients[name] = await stack.enter_async_context(self._client(session, service, patience_s))
             await self._who_we_are()
@@ -176,6 +179,12 @@ class Aws:
                 if left:
                     await asyncio.sleep(SOON_S)
         return None
+
+
+@cache
+def _loader(paths: str | None) -> Any:
+    """What AWS's services look like is read once in a process: it takes longer than all else at the start."""
+    return create_loader(paths)
 
 
 def code_of(error: BaseException) -> str:
