@@ -24,8 +24,9 @@ from .port import Message, Sent
 CONTENT_TYPE = "content-type"
 PENDING_MAX = 20_000  # messages without an answer, a partition
 BATCH_BYTES = 1_048_576
-GONE_S = 1.0  # without a connection: it is not only that a topic moves
-LOOK_S = 0.1
+MOMENT_S = 0.2  # without a connection, which nobody need hear of
+GONE_S = 1.0  # after which the client is given up
+LOOK_S = 0.05
 BATCH_WAIT_MS = 5  # at most; the end of what is given at once sends it
 REFUSED = {_pulsar.Result.MessageTooBig, _pulsar.Result.InvalidMessage}
 
@@ -35,13 +36,15 @@ class Sender:
         self.link = link
         self._producers: dict[str, Any] = {}  # by topic
         self._making = asyncio.Lock()
+        self._away_since = 0.0
 
     async def send(self, messages: Sequence[tuple[str, Message]]) -> Sequence[Sent]:
         """Each to the topic given with it."""
         producers = await self._ready({topic for topic, _ in messages})
         connected = [one for one in producers.values() if not isinstance(one, BrokerError)]
-        if not await self._connected(connected):
+        if not await self._connected(connected, MOMENT_S):
             return [self._away()] * len(messages)  # and nothing of it is on its way
+        self._away_since = 0.0
         page = _Page(len(messages))
         for number, (topic, message) in enumerate(messages):
             producer = producers[topic]
@@ -54,23 +57,27 @@ class Sender:
         await self._answered(page, connected)
         return [self._sent(one) for one in page.answers]
 
-    async def _connected(self, producers: Sequence[Any]) -> bool:
-        """A topic that moves to another broker is away for a moment; longer, and it is worth another client."""
-        for _ in range(round(GONE_S / LOOK_S)):
-            if all(one.is_connected() for one in producers):
-                return True
+    async def _connected(self, producers: Sequence[Any], within_s: float) -> bool:
+        """Or again, in that time: a topic that moves to another broker is away for a moment."""
+        give_up = monotonic() + within_s
+        while not all(one.is_connected() for one in producers):
+            if monotonic() > give_up:
+                return False
             await asyncio.sleep(LOOK_S)
-        return all(one.is_connected() for one in producers)
+        return True
 
     async def _answered(self, page: _Page, producers: Sequence[Any]) -> None:
         """Until all are, time is over, or the connection has been broken for a while."""
         give_up = monotonic() + self.link.settings.timeout_s + 2.0
-        while not await page.wait(LOOK_S) and monotonic() < give_up:
-            if not await self._connected(producers):
+        while not await page.wait(2 * LOOK_S) and monotonic() < give_up:
+            if not await self._connected(producers, GONE_S):
                 return
 
     def _away(self) -> BrokerError:
-        self.link.silent = True
+        """Said at once; the client tries again ever more seldom, so that after a while another is the quicker way."""
+        self._away_since = self._away_since or monotonic()
+        if monotonic() - self._away_since > GONE_S:
+            self.link.silent = True
         return BrokerError(f"{self.link.settings.url.shown} is not connected.")
 
     async def _ready(self, topics: set[str]) -> Mapping[str, Any]:
