@@ -77,7 +77,7 @@ class Claims:
                 return owner
             await self._send(producer, name, identity)
         finally:
-            await self._close(producer)
+            await quietly(asyncio.to_thread(producer.close))  # see _pulsar_sender
         return identity
 
     async def _send(self, producer: Any, name: str, identity: str) -> None:

@@ -255,7 +255,7 @@ class Link:
 
     async def close(self) -> None:
         if not self.silent:
-            await quietly(self.ask(self._client.close_async, what="closing", within_s=CLOSING_S))
+            await quietly(asyncio.to_thread(self._client.close))
         await quietly(asyncio.to_thread(self._client.shutdown))
 
 

@@ -4,7 +4,11 @@ A partition's messages go in the order in which they were given. After a broken 
 what had no answer, under its producer's name and the sequence ids of before, and a topic with deduplication drops what it has
 already. Those ids are of the client's own making. Ours could not be used for it: a producer's have to grow, so a message that
 was lost could not be sent again after the next one had arrived; Pulsar would answer that it has it, and drop it. Whoever takes
-over, or sends again after a time-out, sends under the relay's numbers, which readers know a repetition by."""
+over, or sends again after a time-out, sends under the relay's numbers, which readers know a repetition by.
+
+Of a producer only what lets go of the interpreter's lock is called: `send_async` and `is_connected`. Its `flush_async` and
+`close_async` (3.13) keep it while they wait for a lock of the producer's, which a thread of the client has that waits for the
+interpreter's, to let go of a callback: for ever. It is closed with its client."""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ import _pulsar
 import pulsar
 
 from ..errors import BrokerError, MessageRefused
-from ._pulsar_client import COMPRESSION, HINTS, OK, Link, Settings, quietly
+from ._pulsar_client import COMPRESSION, HINTS, OK, Link, Settings
 from .port import Message, Sent
 
 CONTENT_TYPE = "content-type"
@@ -27,7 +31,7 @@ BATCH_BYTES = 1_048_576
 MOMENT_S = 0.2  # without a connection, which nobody need hear of
 GONE_S = 1.0  # after which the client is given up
 LOOK_S = 0.05
-BATCH_WAIT_MS = 5  # at most; the end of what is given at once sends it
+BATCH_WAIT_MS = 1  # for more of the same batch
 REFUSED = {_pulsar.Result.MessageTooBig, _pulsar.Result.InvalidMessage}
 
 
@@ -52,8 +56,6 @@ class Sender:
                 page.answer(number, producer)
             else:
                 producer.send_async(_built(message), partial(page.answered, number))
-        for producer in connected:
-            producer.flush_async(_nothing)
         await self._answered(page, connected)
         return [self._sent(one) for one in page.answers]
 
@@ -109,12 +111,6 @@ class Sender:
             self.link.silent = True
             return BrokerError(f"{shown} did not acknowledge a message in {self.link.settings.timeout_s:g} s.")
         return BrokerError(f"{shown} did not take a message: {answer.name}{HINTS.get(answer.name, '')}")
-
-    async def close(self) -> None:
-        producers, self._producers = list(self._producers.values()), {}
-        if not self.link.silent:
-            closing = (self.link.ask(one.close_async, what="closing", within_s=1.0) for one in producers)
-            await quietly(asyncio.gather(*closing, return_exceptions=True))
 
 
 class _Page:
@@ -174,7 +170,3 @@ def _built(message: Message) -> Any:
     if message.content_type:
         builder.property(CONTENT_TYPE, message.content_type)
     return builder.build()
-
-
-def _nothing(*_: Any) -> None:
-    """The answers of the messages say it."""

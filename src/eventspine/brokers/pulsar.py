@@ -153,5 +153,4 @@ class _Open:
         return self._namespace
 
     async def close(self) -> None:
-        await self.sender.close()
         await self.link.close()
