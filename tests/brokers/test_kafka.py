@@ -30,6 +30,9 @@ from eventspine.brokers.port import Difference, Fetched, Message, Needs, Start
 from eventspine.errors import BrokerError, MessageRefused
 from eventspine.keys import slot_of_key
 from eventspine.testing.servers import Server
+from tests.servers import unproven
+
+pytestmark = unproven("the Kafka client was seen to end the whole process while its server was killed")
 
 WAIT_S = 60.0
 CHANNEL = "orders"

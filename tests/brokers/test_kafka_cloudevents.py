@@ -15,6 +15,9 @@ from confluent_kafka import Producer
 
 from eventspine import Delivery, Event, Foreign, Service, Spine
 from eventspine.testing.servers import Server
+from tests.servers import unproven
+
+pytestmark = unproven("the Kafka client was seen to end the whole process while its server was killed")
 
 WAIT_S = 60.0
 

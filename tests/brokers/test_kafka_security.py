@@ -29,6 +29,9 @@ from eventspine.brokers.port import Broker, Message, Needs
 from eventspine.errors import BrokerError
 from eventspine.testing import servers
 from eventspine.testing.servers import Server
+from tests.servers import unproven
+
+pytestmark = unproven("the Kafka client was seen to end the whole process while its server was killed")
 
 NEEDS = Needs(["orders"], [("orders", "stock.orders")])
 SECRET = "s3cret of alice"
