@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from ....brokers import open_broker
 from ....brokers.binding import message_of
 from ....brokers.port import Broker, Needs
 from ....engine.carrying import needs_of
-from ....errors import SpineError
+from ....errors import BrokerError, SpineError
 from ....journal import open_journal
 from ....journal.memory import MemoryJournal
 from ....journal.port import Journal, Record
@@ -32,6 +33,7 @@ from ....service import Service
 from ....spine import Spine
 from ...servers.proxy import Proxy
 from ...servers.server import Server
+from .material import WAIT_S
 from .site import LEASE_S, Undeclared
 
 T = TypeVar("T")
@@ -140,7 +142,16 @@ class CarriedSite(Undeclared):
         return one
 
     async def apply_topology(self, *services: Service[Any]) -> Sequence[str]:
-        return [one.what for one in await self._own.apply(needs_of(services))]
+        """Again for a while, as a spine does: the test before this one may have killed the server, and some that answer
+        again can't make anything yet."""
+        give_up = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return [one.what for one in await self._own.apply(needs_of(services))]
+            except BrokerError:
+                if time.monotonic() > give_up:
+                    raise
+            await asyncio.sleep(0.1)
 
 
 def spine_at(address: str, service: Service[Any]) -> Spine:
