@@ -35,6 +35,7 @@ def test_these_names_are_promised():
         "Service",
         "Spine",
         "SpineError",
+        "View",
         "__version__",
         "correlate",
         "event",

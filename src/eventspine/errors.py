@@ -2,13 +2,19 @@
 
 SpineError
 ├── DeclarationError          a class, handler or service is declared wrongly (found when it is made)
-│   └── UnknownPublisher      no service was named that may publish this context's events
+│   ├── UnknownPublisher      no service was named that may publish this context's events
+│   └── NotApplied            an aggregate records an event that none of its methods @applies
 ├── EventRefused              this event can't be published as it is; nothing was stored
 │   ├── EventTooLarge
 │   ├── KeyRefused
 │   ├── AttributeRefused      what travels beside the data: a middleware's attributes
 │   └── CorrelationRefused    the id given to correlate()
 ├── Undecodable               these bytes are not an event of this class
+├── NoSuchAggregate           it has no events (yet, or by the time that was asked for)
+├── UnknownEvent              a stream holds an event of a type that its aggregate doesn't know
+├── NewerVersion              a stream holds an event of a newer version than this code knows
+├── NobodyHandles             no service in this process handles this command
+├── IdReused                  this id was given to another command before
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
 ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
@@ -32,6 +38,8 @@ SpineError
 ├── SettingsError             a URL, option or file that can't be used
 └── MissingExtra              an optional dependency is not installed; names the pip line
 Reject, RetryAfter            raised by handlers to say what should happen; not errors of ours
+Refused                       raised by aggregates and by handlers of commands, for whoever asked; not an error of ours
+└── Invalid                   the command itself is not what its class says
 """
 
 from __future__ import annotations
@@ -54,6 +62,30 @@ class DeclarationError(SpineError):
 
 
 class UnknownPublisher(DeclarationError):
+    pass
+
+
+class NotApplied(DeclarationError):
+    pass
+
+
+class NoSuchAggregate(SpineError):
+    pass
+
+
+class UnknownEvent(SpineError):
+    pass
+
+
+class NewerVersion(SpineError):
+    pass
+
+
+class NobodyHandles(SpineError):
+    pass
+
+
+class IdReused(SpineError):
     pass
 
 
@@ -180,6 +212,22 @@ class MissingExtra(SpineError):
 
 class Reject(Exception):
     """Raised by a handler: this event will never be handled; it dies at once, with this reason."""
+
+
+class Refused(Exception):
+    """What was asked for can't be done, and nothing has changed: a rule of the domain says so. Derive your own from it,
+    or raise it with a reason for people, and a `code` for programs (by default the class's name, as `not_enough_money` of
+    NotEnoughMoney). Further keywords become `details`."""
+
+    def __init__(self, reason: str = "", /, *, code: str = "", **details: Any) -> None:
+        self.reason = reason
+        self.code = code or "".join(f"_{c.lower()}" if c.isupper() else c for c in type(self).__name__).strip("_")
+        self.details = details
+        super().__init__(reason or self.code)
+
+
+class Invalid(Refused):
+    """A command's values are not what its class says. `details` has the `path` of the first, and the `reason`."""
 
 
 class RetryAfter(Exception):

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .attributes import TRACEPARENT, with_attributes
 from .clock import Clock
@@ -131,6 +131,11 @@ class Publisher:
         meta = _onwards(trace, given)
         return make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
 
+    @cached_property
+    def private(self) -> Publisher:
+        """Of events that stay in the journal, for this service alone."""
+        return _Private(self.service, (), self.clock, self.ids)
+
     def mine(self, event: Any) -> EventType:
         """Its type, if this service may publish it."""
         event_type = describe(type(event))
@@ -139,6 +144,33 @@ class Publisher:
         if event_type.name not in self.published:
             self.published[event_type.name] = event_type.context
         return event_type
+
+
+class _Private(Publisher):
+    def mine(self, event: Any) -> EventType:
+        return describe(type(event))
+
+    def record(self, event: Any, **given: Any) -> Record:
+        return super().record(event, **given)._replace(channel=None)
+
+
+class Speaker(NamedTuple):
+    """Whom a stream belongs to, and how its events become records: in private, unless the service publishes them."""
+
+    publisher: Publisher
+    middleware: Sequence[Middleware] = ()
+
+    @property
+    def service(self) -> str:
+        return self.publisher.service
+
+    def record(
+        self, event: Any, *, id: bytes | None, time: datetime | None, cause: Cause | None, private: bool = False
+    ) -> Record:
+        publisher = self.publisher
+        if private or describe(type(event)).context not in publisher.contexts:
+            publisher = publisher.private
+        return through(self.middleware, publisher, event, id=id, time=time, cause=cause)
 
 
 def _caused(cause: Cause) -> tuple[str, str | None, int, tuple[bytes, bytes] | None]:

@@ -47,6 +47,7 @@ class Settings:
     """All settings. Whoever starts something reads what it needs from here."""
 
     journal: str  # a URL; that of a file is absolute
+    broker: str | None  # a URL; None: what is on this journal stays there
     modules: tuple[str, ...]  # what `spine run` runs when it is told nothing else: MODULE or MODULE:NAME
     drain_s: float
     log_format: Literal["text", "json"]
@@ -79,12 +80,14 @@ class Setting(NamedTuple):
     says: str  # for help
 
     def refuse(self, name: str, value: object, place: str, expected: str) -> SettingsError:
-        shown = without_secrets(repr(value)) if name == "journal" else repr(value)
+        shown = without_secrets(repr(value)) if name in URLS else repr(value)
         return SettingsError(f"{place}: {name} = {shown[:200]} can't be used; it is to be {expected}.", key=name)
 
 
+URLS = ("journal", "broker")  # which may hold a secret
 SETTINGS: Mapping[str, Setting] = {
     "journal": Setting(values.url, JOURNAL_DEFAULT, "The journal to use."),
+    "broker": Setting(values.broker, None, "The broker that carries events to and from other journals."),
     "modules": Setting(values.modules, (), "What `spine run` runs when no module is named."),
     "drain_s": Setting(values.seconds, 30.0, "How long to finish what is in hand when told to stop."),
     "log_format": Setting(values.one_of("text", "json"), "text", "How the log is written."),
@@ -183,7 +186,7 @@ def misspelt(environment: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def _shown(name: str, value: Any) -> Any:
-    return without_secrets(value) if name == "journal" else values.plain(value)
+    return without_secrets(value) if name in URLS and value else values.plain(value)
 
 
 def without_secrets(url: str) -> str:

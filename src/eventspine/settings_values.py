@@ -52,6 +52,12 @@ def url(value: Any) -> str:
     return value
 
 
+def broker(value: Any) -> str:
+    if not isinstance(value, str) or "://" not in value:
+        raise Refused("the URL of a broker, such as kafka://localhost:9092 or nats://localhost:4222")
+    return value
+
+
 def modules(value: Any) -> tuple[str, ...]:
     names = _SEPARATORS.split(value.strip(", \t\n")) if isinstance(value, str) else value
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) and name.strip() for name in names):

@@ -20,6 +20,7 @@ from .ids import IdSource, id_bytes
 from .journal import open_journal, without_password
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
+from .observe.seen import published
 from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, check_services, check_upcasters, tables_script
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from .engine.carrying import Carrying
     from .engine.runtime import Runtime
     from .settings import Settings
+    from .state.reading import ViewReader
 
+V = TypeVar("V")
 AnyRuntime = TypeVar("AnyRuntime", bound="Runtime")
 DRAIN_S = 30.0
 OUTBOX_MAX = 1_000_000
@@ -40,7 +43,7 @@ LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one o
 UNKNOWN_TRIES = 5
 
 
-class Spine:
+class Spine(State):
     """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`, `memory://`; or pass a
     journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish.
     `broker` names what carries events to and from services on other journals: `kafka://…`, `amqp://…`, `nats://…`,
@@ -101,7 +104,7 @@ class Spine:
     @classmethod
     def _with(cls, settings: Settings, **options: Any) -> Self:
         """With what these settings say of a spine; `spine run` makes its own so too."""
-        spine = cls(settings.journal, **options)
+        spine = cls(settings.journal, **{"broker": settings.broker, **options})
         spine.drain_s = settings.drain_s
         spine._retention = settings.retention
         return spine
@@ -260,6 +263,8 @@ class Spine:
             made = await self._join(cause, events, time, due)
         else:
             made = await self._publish(events, cause, time, due, id, within)
+        if (request := published.get()) is not None:
+            request.note(made)
         return made[0] if len(events) == 1 else made
 
     async def _join(
@@ -359,6 +364,14 @@ class Spine:
         await self._at_first_use()
         verdict = await self._committed(Unit(cancels=[receipt.event_id for receipt in published]))
         return verdict.cancelled
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def view(self, view: type[V], *, tenant: Any = None) -> ViewReader[V]:
+        """What a projection has made of the events so far; of one tenant's rows, where the view has tenants."""
+        from .state.reading import ViewReader
+
+        return ViewReader(self, view, tenant)
 
     # --- running ----------------------------------------------------------------------------------------------------
 

@@ -128,10 +128,12 @@ def _inside(loop: asyncio.AbstractEventLoop) -> bool:
 
 def _with_context(coroutine: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """Run it with the caller's context variables: correlation flows into the loop's thread."""
-    cause = current.get()
+    cause, request, asked = current.get(), published.get(), seen.get()
 
     async def inner() -> T:
         current.set(cause)
+        published.set(request)
+        seen.set(asked)
         return await coroutine
 
     return inner()
@@ -215,6 +217,11 @@ class Spine:
             if not self._inside:
                 self.close()
 
+    def view(self, view: type[V], *, tenant: Any = None) -> SyncViewReader[V]:
+        from .state.blocking import SyncViewReader
+
+        return SyncViewReader(self._now.view(view, tenant=tenant), self._loop.run)
+
     @overload
     def publish(
         self,
@@ -244,6 +251,8 @@ class Spine:
         if within is None:
             return self._loop.run(self._now.publish(*events, **options))
         made = self._publish_within(events, within, **options)
+        if (request := published.get()) is not None:
+            request.note(made)
         return made[0] if len(events) == 1 else made
 
     def _publish_within(

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from eventspine.brokers.feed import FeedBroker
 from eventspine.brokers.embedded import Broker, Intake
+from eventspine.brokers.feed import FeedBroker
 from eventspine.journal import open_journal
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Append, Journal, Record, Unit

@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from eventspine.brokers.feed import FeedBroker
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.sqlite import SQLiteJournal
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, EmbeddedSite
 
 
+@pytest.mark.setup("memory")
 class TestMemoryFeed(BrokerConformance):
     features = FeedBroker(MemoryJournal()).features
 
@@ -18,6 +21,7 @@ class TestMemoryFeed(BrokerConformance):
         return EmbeddedSite(MemoryJournal, shared=False)
 
 
+@pytest.mark.setup("sqlite", processes="sqlite processes")
 class TestSQLiteFeed(BrokerConformance):
     capabilities = BrokerCapabilities(processes=True)
     features = replace(TestMemoryFeed.features, persistent=True)

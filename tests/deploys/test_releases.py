@@ -113,6 +113,7 @@ def widened(deploy: Deploy, *without: str) -> set[tuple[str, int]]:
     return set(wanted) - set(deploy.handled("desk.write"))
 
 
+@pytest.mark.promise("release replaced", "sqlite processes")
 def test_a_filter_that_is_widened_loses_nothing_to_the_old_process(deploy: Deploy) -> None:
     assert set() == widened(deploy)
     without_what_was_passed(deploy)
@@ -153,6 +154,7 @@ def test_a_release_is_announced_when_it_is_ready_and_until_then_the_old_one_work
 
 
 @pytest.mark.parametrize("flag", [(), ("--roll-back",)], ids=["when the newer has ended", "at once"])
+@pytest.mark.promise("release replaced", "sqlite processes")
 def test_a_roll_back_says_what_it_passes_and_does_the_rest(deploy: Deploy, flag: tuple[str, ...]) -> None:
     publishers = [deploy.load(), deploy.load("Refunded", "r")]
     assert 0 == deploy.release("desk1").terminate()

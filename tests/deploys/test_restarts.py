@@ -15,6 +15,7 @@ WRITE = {"desk.write": "till.Counted"}
 
 
 @pytest.mark.parametrize("with_signal", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
+@pytest.mark.promise("release replaced", "sqlite processes")
 def test_three_processes_are_replaced_one_by_one(deploy: Deploy, with_signal: signal.Signals) -> None:
     publisher = deploy.load()
     running = [child.ready() for child in [deploy.begins("desk1") for _ in range(3)]]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .harness import NOTHING, STILL_S, Deploy, until
 
 GIVEN_BACK = "select count(*) from spine_deliveries where state = 'parked' and reason = 'newer-version'"
 WRITE = {"desk.write": "till.Counted"}
 
 
+@pytest.mark.promise("release replaced", "sqlite processes")
 def test_a_producer_that_goes_on_ahead_and_a_consumer_that_goes_back_lose_nothing(deploy: Deploy) -> None:
     """Events of a version that the consumer does not know are given back, and wait for one that does."""
     producer = deploy.load("CarvedBefore")

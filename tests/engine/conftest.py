@@ -23,7 +23,7 @@ def in_file(path: Path) -> Store:
     return Store(lambda: SQLiteJournal(f"sqlite:///{path / 'spine.db'}"), sql=True)
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.setup(name)) for name in ("memory", "sqlite")])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return in_memory() if request.param == "memory" else in_file(tmp_path)
 

@@ -75,6 +75,7 @@ async def publish_ten(store: Store) -> None:
         await spine.publish(*[Placed(customer=f"c{number}", number=number) for number in range(10)])
 
 
+@pytest.mark.promise("poison")
 async def test_r16_an_event_that_kills_its_process_dies_after_three_deaths_alone(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -86,6 +86,7 @@ async def late_commit(store: Store) -> tuple[Worker, Worker, list[int], int]:
                 return first, second, await mailed(other), paused.fenced
 
 
+@pytest.mark.promise("process stopped")
 async def test_r13_what_a_process_finishes_after_its_lease_is_fenced(store: Store) -> None:
     first, second, published, fenced = await late_commit(store)
     assert first.handled == second.handled == [1]

@@ -86,7 +86,7 @@ async def quiet(*spines: Spine) -> None:
         await asyncio.sleep(0.001)  # the file's own thread
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.setup(name)) for name in ("memory", "sqlite")])
 def place(request: Any, tmp_path: Any) -> Place:
     clock = HandClock(START * 1_000_000 + 1)
     if request.param == "memory":
@@ -402,6 +402,7 @@ async def test_a_new_handler_under_a_name_that_was_given_up_has_its_own_runs(pla
 # --- clocks -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("clock set")
 async def test_a_clock_that_is_set_back_a_little_runs_nothing_twice(place: Place) -> None:
     async with place.running(place.service()) as spine:
         await place.runs_at(10, [10], spine)

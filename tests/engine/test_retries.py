@@ -78,6 +78,7 @@ async def test_attempts_are_counted_across_a_restart(spine: Spine) -> None:
     assert attempts == list(range(1, len(attempts) + 1))
 
 
+@pytest.mark.promise("handler fails")
 async def test_after_the_last_attempt_it_is_dead_with_all_that_is_known(spine: Spine) -> None:
     service = Service("mail")
 

@@ -17,6 +17,7 @@ from eventspine.sync import Delivery as SyncDelivery
 from .material import QUICK, Broken, Mailed, Placed, Store, dead, host, parked, rows, turns, until
 
 
+@pytest.mark.promise("handler fails")
 async def test_an_async_handler_that_takes_too_long_is_cancelled_and_tried_again(spine: Spine) -> None:
     service = Service("mail")
     attempts, cancelled = list[int](), 0

@@ -45,6 +45,7 @@ def few_orders(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("victims", [("inventory", "email"), ("storefront", "analytics")])
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_books_agree_whoever_is_killed(tmp_path, victims):
     orders = few_orders(tmp_path / "orders.csv")
     report = tmp_path / "report.json"

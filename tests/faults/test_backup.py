@@ -79,6 +79,7 @@ def test_without_space_it_says_so_and_leaves_nothing(place: Place) -> None:
 
 
 @pytest.mark.parametrize("killed", [True, False], ids=["processes are killed", "processes end"])
+@pytest.mark.promise("disk lost", "sqlite", "sqlite processes", lost="what is younger than the last backup")
 def test_a_backup_is_put_back_and_work_goes_on_from_there(place: Place, killed: bool) -> None:
     """What came after it is lost; what it holds is handled, nothing twice."""
     publisher = place.start("publish", name="p").ready()

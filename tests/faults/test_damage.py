@@ -140,6 +140,7 @@ async def test_the_first_page_of_a_table_or_index_that_was_overwritten_is_found(
     assert "recovery.md" in str(answer)
 
 
+@pytest.mark.promise("file damaged", "sqlite", "sqlite processes", lost="what is damaged, which is told")
 def test_bits_that_turn_anywhere_end_in_words_and_never_in_a_crash(path: Path, whole: bytes) -> None:
     """Of each: read, publish, run and look. What is changed inside an event's data can't be found by anybody."""
     chance = random.Random(2026)
@@ -272,6 +273,7 @@ async def test_a_log_of_another_file_is_not_taken_for_a_part_of_this_one_unnotic
         assert code == 1
 
 
+@pytest.mark.promise("foreign hand", "sqlite", "sqlite processes", lost="what was only in a deleted log")
 async def test_a_log_that_is_lost_takes_the_newest_events_and_leaves_the_rest_whole(tmp_path: Path) -> None:
     """Nobody can tell that it was there; it is why a -wal must never be deleted. See the page on recovery."""
     path = tmp_path / "spine.db"
@@ -312,6 +314,7 @@ async def test_a_file_that_is_replaced_while_it_is_open_stores_nothing_more(path
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="the sqlite3 shell is not installed")
+@pytest.mark.promise("file damaged", "sqlite", "sqlite processes", lost="what is damaged, which is told")
 async def test_what_the_page_on_recovery_says_gives_back_what_can_be_read(path: Path, whole: bytes) -> None:
     """A page of the feed is overwritten: its events are gone, all others and the cursors are there, and it goes on."""
     broken = whole[: 30 * PAGE] + b"\xee" * PAGE + whole[31 * PAGE :]

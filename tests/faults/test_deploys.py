@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .harness import NOTHING, Child, Place, until
 
 WRITE = "till.Counted|till.Refunded"
@@ -16,6 +18,7 @@ def leads(place: Place, child: Child) -> None:
     until(lambda: {child.pid} == place.owners("letters"), place.told)
 
 
+@pytest.mark.promise("release replaced", "sqlite processes")
 def test_r8_a_service_is_deployed_four_times_under_load(place: Place) -> None:
     """A filter is widened, a handler renamed and another added, that one removed, and then all of it is rolled back.
     Every release starts while the one before is at work."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .harness import NOTHING, Place, locked, until
 
 LEASE_S = 1.0
 SMALL = 256 * 1024  # the journal's files are soon larger, whatever is checkpointed, and these tests' own are not
 
 
+@pytest.mark.promise("disk full", "sqlite processes")
 def test_a_full_disk_refuses_what_is_published_and_goes_on_when_there_is_space(place: Place) -> None:
     publisher = place.start("publish", "--pause", 0.05, name="p").ready()
     consumer = place.start("consume", "--lease", LEASE_S).ready()
@@ -30,6 +33,7 @@ def test_a_full_disk_refuses_what_is_published_and_goes_on_when_there_is_space(p
     assert 0 == consumer.terminate()
 
 
+@pytest.mark.promise("lock held", "sqlite processes")
 def test_another_program_holds_the_write_lock_for_longer_than_a_lease(place: Place) -> None:
     """Patient processes wait; an impatient one is told, and publishes again under the same id."""
     patient = place.start("publish", name="p").ready()

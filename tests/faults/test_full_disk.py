@@ -8,12 +8,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.faults.power import cuts, full_disk
 from tests.faults.test_power_cuts import found_on, pytestmark  # noqa: F401  -- pytest reads it here too
 
 TIMES = 80
 
 
+@pytest.mark.promise("disk full", "sqlite")
 def test_a_disk_that_is_full_at_any_write_refuses_or_stores_and_nothing_between(tmp_path: Path) -> None:
     environment = {**os.environ, "LD_PRELOAD": str(cuts.build(tmp_path)), "RECORD_PREFIX": str(tmp_path / "spine.db")}
     command = [sys.executable, "-m", "tests.faults.power.full_disk", str(tmp_path), str(TIMES)]

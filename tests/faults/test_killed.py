@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
 from .harness import NOTHING, Child, Place
 
 POINTS = ["handled", "before begin", "begun", "written", "at commit", "committed, nobody told", "told"]
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
+@pytest.mark.promise("published twice", "sqlite processes")
 def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(place: Place) -> None:
     """What was not acknowledged is published again under the same id."""
     for _ in range(4):
@@ -22,6 +26,7 @@ def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(pla
     assert NOTHING == place.reckon()
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_a_consumer_killed_at_every_point_of_a_commit_does_everything_once(place: Place) -> None:
     publisher = place.start("publish").ready()
     for point in POINTS:
@@ -37,6 +42,7 @@ def test_a_consumer_killed_at_every_point_of_a_commit_does_everything_once(place
     assert 0 == last.terminate()
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_consumers_killed_at_random_while_others_take_over(place: Place) -> None:
     chance = random.Random(4)
     publishers = [place.start("publish", name=name) for name in ("p", "q")]
@@ -52,6 +58,7 @@ def test_consumers_killed_at_random_while_others_take_over(place: Place) -> None
     assert [] == place.dead()
 
 
+@pytest.mark.promise("all killed", "sqlite processes")
 def test_all_processes_killed_at_once(place: Place) -> None:
     for _ in range(3):
         everybody = [*(place.start("publish", name=name) for name in ("p", "q")), *_consumers(place, 2)]

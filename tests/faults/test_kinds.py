@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
+import pytest
+
 from .harness import NOTHING, Child, Place, locked, until
 
 KINDS = {
@@ -21,6 +23,7 @@ def killed_at_random(place: Place, chance: random.Random, start: Callable[[], Ch
         child.kill()
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_every_kind_of_handler_does_everything_once_whatever_is_killed(place: Place) -> None:
     publisher = place.start("publish", "--keys", 5, "--pause", 0.05).ready()
     killed_at_random(place, random.Random(3), lambda: place.start("consume", "--services", "kinds"))
@@ -36,6 +39,7 @@ def test_every_kind_of_handler_does_everything_once_whatever_is_killed(place: Pl
     assert place.of_feed("till.Counted") == whole
 
 
+@pytest.mark.promise("lock held", "sqlite processes")
 def test_every_kind_of_handler_does_everything_once_when_leases_run_out_in_the_midst_of_it(place: Place) -> None:
     """Events are then loaded anew while units of theirs are still on their way, in the same process and lease."""
     publisher = place.start("publish", "--keys", 5, "--pause", 0.05).ready()
@@ -53,6 +57,7 @@ def test_every_kind_of_handler_does_everything_once_when_leases_run_out_in_the_m
     assert NOTHING == found
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_r11_what_is_due_later_comes_once_and_never_early_whatever_is_killed(place: Place) -> None:
     late = ["--after", 0.4]
     publisher = place.start("publish", *late).ready()

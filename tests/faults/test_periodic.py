@@ -6,6 +6,8 @@ import itertools
 import random
 from collections import Counter
 
+import pytest
+
 from .harness import Place, until
 
 CLOCK = ("--services", "clockwork")
@@ -55,6 +57,7 @@ def test_a_process_killed_in_the_middle_of_a_run_leaves_it_to_another(place: Pla
     assert len({pid for _, pid in again}) == 2
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_processes_killed_at_random_lose_no_stroke_and_strike_none_twice(place: Place) -> None:
     chance = random.Random(11)
     children = [place.start("consume", *CLOCK).ready() for _ in range(2)]
@@ -71,6 +74,7 @@ def test_processes_killed_at_random_lose_no_stroke_and_strike_none_twice(place: 
     assert [] == place.dead()
 
 
+@pytest.mark.promise("process stopped", "sqlite processes")
 def test_a_stopped_process_that_wakes_up_late_strikes_nothing_twice(place: Place) -> None:
     one = place.start("consume", *CLOCK).ready()
     wait_for(place, 2)

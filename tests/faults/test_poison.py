@@ -16,6 +16,7 @@ def handled(place: Place, handler: str, key: str) -> list[int]:
     return [number for (number,) in rows]
 
 
+@pytest.mark.promise("handler fails", "sqlite")
 def test_a_poison_event_in_a_hot_key_stops_that_key_until_it_is_replayed(place: Place) -> None:
     consumer = place.start("consume", "--services", "strict", faults="fail").ready()
     assert 0 == place.start("publish", "--keys", 5, "--count", 20, "--do", "fail:p-0:5", "--pause", 0).end()
@@ -35,6 +36,7 @@ def test_a_poison_event_in_a_hot_key_stops_that_key_until_it_is_replayed(place: 
     assert [] == place.dead()
 
 
+@pytest.mark.promise("handler fails", "sqlite")
 def test_a_handler_that_never_returns_dies_of_its_timeouts_beside_others(place: Place) -> None:
     assert 0 == place.start("publish", "--keys", 5, "--count", 10, "--do", "hang:p-0:2", "hang:p-1:3").end()
     consumer = place.start("consume", "--services", "impatient", faults="hang").ready()
@@ -66,6 +68,7 @@ def test_r17_a_thread_that_never_returns_keeps_its_key_and_a_full_pool_ends_the_
 
 
 @pytest.mark.parametrize(("do", "kills"), [("exit", 0), ("kill", 3)])
+@pytest.mark.promise("poison", "sqlite", "sqlite processes")
 def test_r16_an_event_that_kills_its_process_dies_alone(place: Place, do: str, kills: int) -> None:
     """Nobody else dies with it, whatever else kills processes meanwhile; and everybody else is handled, once."""
     chance, kills_left = random.Random(5), kills

@@ -65,6 +65,7 @@ def lost_by(recorded: list[cuts.Step], folder: Path, every: int) -> tuple[int, s
     return tried, lost
 
 
+@pytest.mark.promise("power fails", "sqlite")
 def test_no_power_cut_loses_an_acknowledged_event(recorded, tmp_path):
     tried, lost = lost_by(recorded, tmp_path, spacing(recorded))
     assert tried >= CUTS_MIN
@@ -84,6 +85,7 @@ def test_without_a_sync_per_commit_power_cuts_lose_acknowledged_events(tmp_path)
     assert lost
 
 
+@pytest.mark.promise("power fails", "sqlite")
 async def test_what_survives_a_power_cut_goes_on_to_the_end_and_handles_each_event_once(recorded, tmp_path):
     for number, cut in enumerate(cuts.cuts(recorded, begun(recorded), max(1, len(recorded) // 12), SEED)):
         path = cuts.put_down(cut, tmp_path / str(number))

@@ -66,6 +66,7 @@ def test_a_process_that_is_killed_while_it_deletes(place: Place, when: str) -> N
     assert all(0 == other.terminate() for other in others)
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_killed_again_and_again(place: Place) -> None:
     publisher = keeping(place, "publish", name="p").ready()
     for round in range(4):

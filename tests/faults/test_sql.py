@@ -21,6 +21,7 @@ def rough(place: Place, *without: str, deeds: Sequence[str] = DEEDS) -> None:
     place.settle(*ROUGH)
 
 
+@pytest.mark.promise("handler's SQL", "sqlite processes")
 def test_r5_sql_that_rolls_back_commits_or_breaks_a_constraint_harms_nobody_else(place: Place) -> None:
     rough(place)
 

@@ -42,6 +42,7 @@ def goes_on(place: Place, late: Child) -> Any:
     return until(seen, "the late process to have its verdicts")
 
 
+@pytest.mark.promise("process stopped", "sqlite processes")
 def test_r13_a_process_that_was_stopped_past_its_lease_settles_nothing(place: Place) -> None:
     late, took = stopped_for_longer_than_its_lease(place)
     assert took < 2 * LEASE_S
@@ -65,6 +66,7 @@ def test_it_is_the_fence_that_keeps_the_late_effects_out(place: Place, without: 
 
 
 @pytest.mark.parametrize("then", ["continued", "killed"])
+@pytest.mark.promise("stopped in a commit", "sqlite processes")
 def test_r6_a_process_stopped_inside_a_commit_is_named_until_it_goes_on_or_dies(place: Place, then: str) -> None:
     publisher = place.start("publish").ready()
     holder = place.start("consume", "--at", "written", 3, "stop")

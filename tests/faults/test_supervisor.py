@@ -14,6 +14,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from .harness import Child, Place, until
 
 SERVICES = "tests.faults.supervised"
@@ -94,6 +96,7 @@ def test_children_share_the_work_and_drain_with_their_parent(place: Place) -> No
     assert not place.owners() - {None}
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
 def test_a_child_that_dies_is_started_again_and_nothing_is_lost(place: Place) -> None:
     parent = start(place, "--processes", "2")
     before = started(parent, 2)
@@ -107,6 +110,7 @@ def test_a_child_that_dies_is_started_again_and_nothing_is_lost(place: Place) ->
     assert 0 == parent.terminate(), said(parent)
 
 
+@pytest.mark.promise("stopped in a commit", "sqlite processes")
 def test_r6_a_child_stopped_inside_a_commit_is_killed_and_the_others_go_on(place: Place) -> None:
     parent = start(place, "--processes", "2", "--lock-limit-s", "1")
     children = started(parent, 2)

@@ -260,6 +260,7 @@ async def test_a_clock_at_the_end_of_its_range_publishes_all_the_same(year: int)
     assert (await publish_and_read(Plain(), clock=clock)).key == "k"
 
 
+@pytest.mark.promise("clock set", "memory")
 async def test_a_clock_that_goes_back_leaves_order_and_ids_ascending() -> None:
     clock = VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
     async with Spine("memory://", service=teller, clock=clock) as spine:

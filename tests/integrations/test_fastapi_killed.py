@@ -37,6 +37,7 @@ def subscription(client: httpx.Client) -> dict[str, int]:
 
 
 @pytest.mark.parametrize("point", REQUEST + HANDLER)
+@pytest.mark.promise("process killed", "sqlite")
 def test_rows_and_events_of_a_killed_application_are_both_there_or_neither(point: str, tmp_path: Path) -> None:
     path = tmp_path / "shop.db"
     settings = {"SHOP_DATABASE": str(path), "DIE_AT": point}

@@ -22,6 +22,7 @@ from eventspine.testing.conformance.journals.units import Cursors, Fences
 from .material import START_US, Bell, HandClock, commit, event, finished, one_subscription, publish, whole_feed
 
 
+@pytest.mark.setup("memory")
 class TestMemoryJournal(JournalConformance):
     """It ends with its process, and has neither tables nor copies; all the rest it promises."""
 
@@ -44,6 +45,8 @@ async def journal(clock: HandClock) -> AsyncIterator[Journal]:
     await opened.close()
 
 
+@pytest.mark.promise("process killed", "memory", lost="all of it, with its process")
+@pytest.mark.promise("power fails", "memory", lost="all of it, with its process")
 async def test_a_url_names_a_fresh_one():
     one, two = open_journal("memory://shop"), open_journal("memory://shop")
     await one.open()
@@ -138,6 +141,7 @@ class Faulty(MemoryJournal):
 
 
 @pytest.mark.parametrize("fault", ["lost", "untold"])
+@pytest.mark.promise("commit unknown", "memory")
 async def test_asking_again_after_an_unknown_outcome_does_it_once(fault: str):
     journal = Faulty(HandClock())
     await journal.open()

@@ -6,6 +6,8 @@ import sqlite3
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
 
+import pytest
+
 from eventspine.journal.port import Journal
 from eventspine.journal.sqlite import SQLiteJournal
 from eventspine.testing.conformance import JournalCapabilities, JournalConformance
@@ -13,6 +15,7 @@ from eventspine.testing.conformance import JournalCapabilities, JournalConforman
 from .material import HandClock
 
 
+@pytest.mark.setup("sqlite", processes="sqlite processes")
 class TestSQLiteJournal(JournalConformance):
     capabilities = JournalCapabilities(sql=True, within=True, backups=True, persistent=True, processes=True)
 

@@ -40,6 +40,7 @@ def break_next_commit(journal: SQLiteJournal, *, happens: bool) -> None:
 
 
 @pytest.mark.parametrize("happens", [True, False])
+@pytest.mark.promise("commit unknown", "sqlite")
 async def test_events_tell_whether_the_commit_happened(journal: SQLiteJournal, happens: bool) -> None:
     units = [Unit(appends=[Append([event()])]), Unit(starts=[StartMark(1, 5, 7)])]
     break_next_commit(journal, happens=happens)
@@ -55,6 +56,7 @@ async def test_events_tell_whether_the_commit_happened(journal: SQLiteJournal, h
 
 
 @pytest.mark.parametrize("happens", [True, False])
+@pytest.mark.promise("commit unknown", "sqlite")
 async def test_ranges_tell_whether_the_commit_happened(journal: SQLiteJournal, happens: bool) -> None:
     subscription = await one_subscription(journal)
     await commit(journal, done=[finished(subscription, (0, 3))])

@@ -32,6 +32,9 @@ def nothing_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.promise("clock set", "memory")
+@pytest.mark.promise("commit unknown", "memory")
+@pytest.mark.promise("handler fails", "memory")
 def test_the_promises_hold_in_every_history() -> None:
     simulated = simulate(
         stock, books, drive=orders, invariants=[each_order_takes_stock_once], histories=60, seed=1, processes=2

@@ -90,7 +90,7 @@ class Crowd:
 
     async def rage(self, seconds: float) -> None:
         deeds: dict[Deed, int] = {
-            self.kill: 8, self.terminate: 4, self.stop: 7, self.kill_a_child: 2, self.kill_all: 1,
+            self.kill: 8, self.terminate: 4, self.stop: 7, self.kill_a_child: 2, self.kill_all_but_one: 1,
             self.pause: 2, self.rewind: 2,
         }  # fmt: skip
         deeds = {deed: count for deed, count in deeds.items() if not self.only or deed.__name__ in self.only}
@@ -133,14 +133,14 @@ class Crowd:
             send(self.chance.choice(pids), signal.SIGKILL)
             self.happened["killed"] += 1
 
-    async def kill_all(self) -> None:
+    async def kill_all_but_one(self) -> None:
         posts = [
             post for post, child in self.at_work.items()
             if "steady" not in post and child.pid not in self._expected_to_end
         ]  # fmt: skip
         for post in posts:
             self._kill(post)
-        self.happened["all killed at once"] += 1
+        self.happened["all but one killed at once"] += 1
         for post in posts:
             self._fill(post)
 

@@ -162,7 +162,7 @@ def _said(crowd: Crowd, books: Books) -> list[str]:
             f"{books.events:,}, handled {books.handled:,} times."
         ),
         (
-            f"{happened['killed']:,} processes were killed, {happened['all killed at once']} times all at once; "
+            f"{happened['killed']:,} processes were killed, {happened['all but one killed at once']} times all but one at once; "
             f"{happened['told to end']} were told to end and drained; {happened['stopped and woken']} times one was stopped, "
             "past its lease or not, and went on."
         ),

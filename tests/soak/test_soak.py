@@ -27,6 +27,9 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> Soaked:
     return Soaked(tmp_path_factory.mktemp("soak"))
 
 
+@pytest.mark.promise("process killed", "sqlite processes")
+@pytest.mark.promise("process stopped", "sqlite processes")
+@pytest.mark.promise("handler fails", "sqlite processes")
 def test_after_a_soak_nothing_is_lost_or_twice_or_left_behind(soaked: Soaked) -> None:
     assert [] == soaked.outcome.wrong
     assert "make soak MINUTES=0.333333 SEED=17" in soaked.outcome.report()

@@ -30,6 +30,7 @@ COMMANDS = {
     "top": "A live screen of services, subscriptions and what fails.",
     "health": "Whether the services are at work.",
     "doctor": "Look at the journal and say what is wrong with it.",
+    "topology": "What services need on the broker: plan, apply, verify.",
     "retention": "For how long events are kept; what was deleted, and what holds it back.",
     "backup": "Copy the journal while services run, and verify the copy.",
     "settings": "Show each setting and where it came from.",

@@ -28,7 +28,7 @@ from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
 from . import completion
-from .app import Command, Invocation, json_option, pass_invocation
+from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .exits import Failed, Misused
 from .journals import asynchronous
 from .modules import event_type, event_types, load, publisher
@@ -238,6 +238,7 @@ def _module(invocation: Invocation, module: str | None, type: str) -> ModuleType
 @click.option("--after", type=duration, metavar="DURATION", help="Publish it so much later (90s, 15m, 2h).")
 @click.option("--time", "happened", type=moment, metavar="TIME", help="When it happened, if that was not now.")
 @click.option("--correlation", metavar="ID", help="The correlation that it belongs to.")
+@setting_option("broker", "URL")
 @json_option
 @pass_invocation
 @asynchronous
@@ -270,7 +271,7 @@ async def command(
     from .. import Spine
 
     caused = correlate(normal_id(in_utf8(correlation, "--correlation"))) if correlation else nullcontext()
-    async with Spine(invocation.url, service=speaker) as spine:
+    async with Spine(invocation.url, service=speaker, broker=invocation.settings.broker) as spine:
         with caused:
             publishing = Publishing(spine, kind, key, when, as_json)
             await (publishing.from_lines() if single is None else publishing.publish([single]))

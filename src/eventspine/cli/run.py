@@ -39,6 +39,7 @@ PARENTS_OWN = ("modules", "processes", "health")  # of what flags said: not for 
 
 @click.command(cls=Command)
 @click.argument("modules", nargs=-1, metavar="[MODULE[:NAME]]...", shell_complete=completion.modules)
+@setting_option("broker", "URL")
 @setting_option("processes", "N")
 @click.option("--reload", "reloads", is_flag=True, help="For development: start again when a file changes.")
 @click.option(
@@ -55,6 +56,11 @@ PARENTS_OWN = ("modules", "processes", "health")  # of what flags said: not for 
     multiple=True,
     metavar="NAME",
     help="Give up this stored subscription, which is no longer declared. May be repeated.",
+)
+@click.option(
+    "--take-over",
+    is_flag=True,
+    help="Take the place at the broker of a journal that is gone, or that this one was copied from.",
 )
 @setting_option("drain_s", "S")
 @click.option(
@@ -80,6 +86,7 @@ def command(
     watch: tuple[Path, ...],
     roll_back: bool,
     retire: tuple[str, ...],
+    take_over: bool,
     lock_limit_s: float,
     log_handled: bool | None,
 ) -> int:
@@ -100,13 +107,17 @@ def command(
     _refuse_contradictions(invocation, reloads, watch)
     count = 1 if reloads else settings.processes
     if parent is not None or not (reloads or count > 1):
-        work = Work(settings, services_to_run(settings), roll_back, retire, bool(log_handled))
+        work = Work(settings, services_to_run(settings), roll_back, retire, bool(log_handled), take_over)
         asyncio.run(serve(work, parent))
         return 0
     from .supervisor import Plan
 
     handled = reloads if log_handled is None else log_handled
-    once = [*(["--roll-back"] if roll_back else []), *(word for each in retire for word in ("--retire", each))]
+    once = [
+        *(["--roll-back"] if roll_back else []),
+        *(["--take-over"] if take_over else []),
+        *(word for each in retire for word in ("--retire", each)),
+    ]
     plan = Plan(
         command=partial(_child, invocation, once=once, handled=handled, reloads=reloads),
         count=count,

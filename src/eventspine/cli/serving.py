@@ -47,6 +47,7 @@ class Work:
     roll_back: bool
     retire: Sequence[str]
     log_handled: bool
+    take_over: bool = False
 
 
 @contextmanager
@@ -166,7 +167,7 @@ async def serve(work: Work, parent: Parent | None) -> None:
     from ..engine.runtime import StuckThreads
 
     settings, drain_s = work.settings, work.settings.drain_s
-    spine = Spine._with(settings, middleware=_middleware(work))
+    spine = Spine._with(settings, middleware=_middleware(work), take_over=work.take_over)
     log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
     told_to_stop = asyncio.Event()
     collect_less()

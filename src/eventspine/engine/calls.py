@@ -114,6 +114,8 @@ async def _attempt(subscription: Subscription, invoke: Callable[..., Awaitable[A
             raise _too_slow(subscription)
         if result is not None:
             _publish(delivery, result)
+        if delivery._aggregates:
+            delivery._refuse_unsaved(subscription.name)
     except asyncio.CancelledError as error:
         if cancelled_from_outside(subscription, item):
             await delivery._abandon()

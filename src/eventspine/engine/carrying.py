@@ -18,6 +18,7 @@ from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, JournalError, OutboxFull
 from ..ids import IdSource
 from ..journal.port import Journal
+from ..periodic import is_ticks
 from ..service import Service
 from .intake import Intake
 from .relay import Relay
@@ -122,7 +123,7 @@ class Carrying:
         for service in services:
             known = bool(await self.journal.subscriptions(service.name))
             for channel, start in _subscribed(service, known=known):
-                if channel not in published and channel not in self.intakes:
+                if channel not in published and channel not in self.intakes and not is_ticks(channel):
                     wanted.setdefault(channel, (service.name, start))
         for channel, (service_name, start) in wanted.items():
             consumer = await self._consumer(channel, f"{service_name}.{channel}")
@@ -254,6 +255,19 @@ class Carrying:
                 for one in self.intakes.values()
             ],
         }
+
+
+def needs_of(services: Sequence[Service[Any]]) -> Needs:
+    """What these services need on a broker, where they are all that is on their journal."""
+    publishes = list(dict.fromkeys(channel for service in services for channel in service.publishes))
+    consumes = {
+        kind.context: f"{service.name}.{kind.context}"
+        for service in reversed(services)
+        for handler in service.handlers.values()
+        for kind in handler.types
+        if kind.context not in publishes and not is_ticks(kind.context)
+    }
+    return Needs(publishes, sorted(consumes.items()))
 
 
 def _subscribed(service: Service[Any], *, known: bool) -> list[tuple[str, Start]]:

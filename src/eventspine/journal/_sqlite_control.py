@@ -49,8 +49,8 @@ def _rewind(cursor: sqlite3.Cursor, rewind: Rewind) -> int:
         return 0
     partitions = partitions_of(row[0][0])
     cursor.executemany(
-        "/*spine*/ insert or replace into spine_cursors (subscription, feed, partition, position, beyond)"
-        " values (?,?,?,?,null)",
+        "/*spine*/ insert into spine_cursors (subscription, feed, partition, position, beyond) values (?,?,?,?,null)"
+        " on conflict (subscription, feed, partition) do update set position = excluded.position, beyond = null",
         [(rewind.subscription, OWN_FEED, partition, rewind.position) for partition in partitions],
     )
     where = "where subscription = :number and feed = :feed and position > :position"

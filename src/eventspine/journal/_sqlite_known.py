@@ -222,6 +222,11 @@ def _asked_first(unit: Unit) -> Iterator[bytes]:
             yield from (record[1] for record in append.records)
 
 
+def one_of(column: str, values: Sequence[Any]) -> str:
+    """A condition with a mark for each value, in SQL of both stores."""
+    return f"{column} in ({','.join('?' * len(values))})" if values else "1 = 0"
+
+
 def among(cursor: sqlite3.Cursor, query: str, values: Iterable[Any]) -> Iterator[tuple[Any, ...]]:
     """Rows of `query ... in (values)`. Lists are filled up to a few sizes, so that statements stay cached."""
     left = list(values)

@@ -24,7 +24,8 @@ _PUT = (
     " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
     " on conflict (subscription, feed, partition, position) do update set state = excluded.state,"
     " attempts = excluded.attempts, due_us = excluded.due_us, reason = excluded.reason, error = excluded.error,"
-    " traceback = excluded.traceback, late = excluded.late, deaths = max(deaths, excluded.deaths),"
+    " traceback = excluded.traceback, late = excluded.late, deaths = case when"
+    " spine_deliveries.deaths > excluded.deaths then spine_deliveries.deaths else excluded.deaths end,"
     " last_us = excluded.last_us, record = excluded.record"
     " returning number"
 )
@@ -41,7 +42,8 @@ _CHANGE = (
 _GONE = "/*spine*/ delete from spine_deliveries where number = ?"
 _START = (
     "/*spine*/ insert into spine_starts (subscription, feed, partition, position, times, alone) values (?,?,?,?,1,?)"
-    " on conflict (subscription, feed, partition, position) do update set times = times + 1, alone = alone + excluded.alone"
+    " on conflict (subscription, feed, partition, position) do update set times = spine_starts.times + 1,"
+    " alone = spine_starts.alone + excluded.alone"
 )
 _CLEAR = "/*spine*/ delete from spine_starts where subscription = ? and feed = ? and partition = ? and position = ?"
 _WITHDRAW = (
@@ -49,9 +51,9 @@ _WITHDRAW = (
     " where subscription = ? and feed = ? and partition = ? and position = ?"
 )
 _NEVER_STARTED = f"{_CLEAR} and times <= 0"
-_TIMER = (
-    "/*spine*/ insert into spine_timers (id, due_us, record) select ?, ?, ?"
-    " where not exists (select 1 from spine_events where id = ?) on conflict (id) do nothing"
+_TIMER = "/*spine*/ insert into spine_timers (id, due_us, record) values (?,?,?) on conflict (id) do nothing"
+_FIRED = (
+    "/*spine*/ delete from spine_timers where id = ? and exists (select 1 from spine_events e where e.id = spine_timers.id)"
 )
 _CANCEL = "/*spine*/ delete from spine_timers where id = ?"
 _CURSOR = (
@@ -69,8 +71,8 @@ _NOTE = (
 )
 _NO_NOTE = "/*spine*/ delete from spine_notes where service = ? and kind = ? and key = ?"
 _ENDED_NOTES = (
-    "/*spine*/ delete from spine_notes where rowid in"
-    " (select rowid from spine_notes where until_us < ? order by until_us limit ?)"
+    "/*spine*/ delete from spine_notes where (service, kind, key) in"
+    " (select service, kind, key from spine_notes where until_us < ? order by until_us limit ?)"
 )
 
 
@@ -156,7 +158,8 @@ class Plan:
             self.steps.append(Step(_CLEAR, place) if mark.clear else Step(_START, (*place, int(mark.alone))))
 
     def timer(self, timer: Timer) -> None:
-        self.steps.append(Step(_TIMER, (timer.record.id, timer.due_us, encode_record(timer.record), timer.record.id)))
+        self.steps.append(Step(_TIMER, (timer.record.id, timer.due_us, encode_record(timer.record))))
+        self.steps.append(Step(_FIRED, (timer.record.id,)))
         self.timers = True
 
     def cancel(self, id: bytes, verdict: Verdict) -> None:

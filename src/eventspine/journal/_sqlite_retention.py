@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from ..errors import Fenced
 from . import _sqlite_read as read
 from ._sqlite_apply import check_version
+from ._sqlite_known import one_of
 from .port import OWN_FEED, ChannelSize, Deleted, Fence, Keep, Sweep
 from .retention import Facts, held, held_back, kept, said
 
@@ -37,9 +38,9 @@ _FIND = (
 _INDEX = "/*spine*/ create index if not exists spine_stream_events_position on spine_stream_events (position)"  # made where something is deleted: who keeps everything need not pay for it
 _SETTLED = (
     "/*spine*/ delete from spine_deliveries where state = 'settled' and feed = ? and event_id in"
-    " (select id from spine_events where position in (select value from json_each(?)))"
+    " (select id from spine_events where {})"
 )
-_DELETE = "/*spine*/ delete from spine_events where position in (select value from json_each(?))"
+_DELETE = "/*spine*/ delete from spine_events where {}"
 
 
 class Found(NamedTuple):
@@ -54,7 +55,7 @@ def find(cursor: sqlite3.Cursor, channel: str, after: int, upto: int, limit: int
     try:
         return _find(cursor, channel, after, upto, limit)
     finally:
-        cursor.connection.rollback()
+        cursor.execute("/*spine*/ rollback")
 
 
 def _find(cursor: sqlite3.Cursor, channel: str, after: int, upto: int, limit: int) -> Found:
@@ -99,11 +100,11 @@ def sweep(
     _check_fence(cursor, fence)
     positions = _find(cursor, channel, found.positions[0] - 1, found.positions[-1], limit).positions
     if positions:
-        rows = json.dumps(positions)
+        these = one_of("position", positions)
         query = "/*spine*/ select recorded_us from spine_events where position = ?"
         recorded_us = cursor.execute(query, (positions[-1],)).fetchone()[0]
-        cursor.execute(_SETTLED, (OWN_FEED, rows))
-        cursor.execute(_DELETE, (rows,))
+        cursor.execute(_SETTLED.format(these), (OWN_FEED, *positions))
+        cursor.execute(_DELETE.format(these), positions)
         _note(cursor, Deleted(channel, positions[-1], recorded_us, len(positions)))
     return Sweep(len(positions), found.scanned, found.more), False
 
@@ -181,13 +182,10 @@ def channel_sizes(cursor: sqlite3.Cursor) -> list[ChannelSize]:
 def _estimated(cursor: sqlite3.Cursor, first: int, head: int) -> list[ChannelSize]:
     """Of positions drawn at random; those that are deleted count for nobody."""
     draw = random.Random(head)  # the same answer to the same question
-    drawn = json.dumps([draw.randint(first, head) for _ in range(SAMPLE)])
-    query = (
-        "/*spine*/ select channel, count(*) from json_each(?) p cross join spine_events on position = p.value"
-        " group by channel"
-    )
-    share = (head - first + 1) / SAMPLE
-    rows = (ChannelSize(name, round(count * share), False) for name, count in cursor.execute(query, (drawn,)))
+    drawn = list({draw.randint(first, head) for _ in range(SAMPLE)})
+    query = f"/*spine*/ select channel, count(*) from spine_events where {one_of('position', drawn)} group by channel"
+    share = (head - first + 1) / len(drawn)
+    rows = (ChannelSize(name, round(count * share), False) for name, count in cursor.execute(query, drawn))
     return sorted(rows, key=_by_name)
 
 

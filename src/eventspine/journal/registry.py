@@ -179,6 +179,12 @@ def _join(
     return members
 
 
+def _other_versions(registration: Registration, subscriptions: Sequence[Subscription]) -> set[str]:
+    """Of a view that is built anew, what keeps its other versions is no rename: `orders.count@2` is beside `orders.count`."""
+    declared = {one.name.partition("@")[0] for one in registration.subscriptions}
+    return {row.name for row in subscriptions if row.name.partition("@")[0] in declared}
+
+
 def _refuse_possible_rename(
     registration: Registration,
     found: Mapping[str, Subscription],
@@ -186,7 +192,8 @@ def _refuse_possible_rename(
     backlog: Backlog,
 ) -> None:
     new = [declared.name for declared in registration.subscriptions if declared.name not in found]
-    undeclared = [row for row in _undeclared(found, subscriptions) if row.name not in registration.retire]
+    given_up = {*registration.retire, *_other_versions(registration, subscriptions)}
+    undeclared = [row for row in _undeclared(found, subscriptions) if row.name not in given_up]
     if not new or not undeclared:
         return
     waiting = {row.name: backlog(row) for row in undeclared}

@@ -16,8 +16,17 @@ PINS = Path(__file__).with_name("pins")
 
 
 def unpack(pins: str, folder: Path) -> None:
-    """What pins/<pins>.txt names, into the folder; only wheels, and only those whose hash is in the file."""
-    wanted = ["--target", str(folder), "--require-hashes", "--only-binary", ":all:", "-r", str(PINS / f"{pins}.txt")]
+    """What pins/<pins>.txt names, into the folder; only wheels, and only those whose hash is in the file, which is complete."""
+    wanted = [
+        "--target",
+        str(folder),
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        "-r",
+        str(PINS / f"{pins}.txt"),
+    ]
     run([*_pip(), "install", "--quiet", *wanted], f"Unpacking {pins} from PyPI", env=_environment())
 
 

@@ -15,7 +15,7 @@ from ...errors import JournalError
 from ...service import Service
 from .faults import Faults, Place
 from .invariants import ALWAYS, Invariant
-from .loop import Stuck
+from .loop import Stuck, sweep
 from .world import NotSettled, Told, World
 
 Scenario = Callable[[World], Awaitable[None]]
@@ -147,12 +147,14 @@ def _listening(world: World) -> Iterator[None]:
 
 @contextmanager
 def _uncollected() -> Iterator[None]:
-    """The garbage collector runs between histories: what it finalizes in one would be done at a time of its own."""
+    """The garbage collector runs between histories: what it finalizes in one would be done at a time of its own. All that
+    a history leaves is young by then, and is collected at once."""
     was = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        sweep(0)
         if was:
             gc.enable()
 

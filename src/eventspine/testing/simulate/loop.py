@@ -283,12 +283,12 @@ class Loop(asyncio.BaseEventLoop):
         turns.generators.clear()
 
 
-def sweep() -> None:
+def sweep(generation: int = 2) -> None:
     """Have the garbage of histories collected now: what is left of coroutines in it must not run in the middle of something
     else, of which it knows nothing (CPython 3.11's `ast.parse`, for one, then fails)."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        gc.collect()
+        gc.collect(generation)
     finally:
         sys.unraisablehook = hook
 

@@ -1,7 +1,8 @@
 """A process at a site: `python -m eventspine.testing.conformance.brokers.child OPENER ADDRESS ...`, until it is killed.
 
-`listen FILE DIES_AT`: each event that it begins to handle is a line in FILE, which several may share. At the number DIES_AT it
-kills itself inside the handler, after its effects outside and before anything is committed; 0: never.
+`listen FILE AT SIGNAL`: each event that it begins to handle is a line in FILE, which several may share. The first time that it
+handles the number AT it sends itself SIGNAL inside the handler, after its effects outside and before anything is committed;
+0: never.
 
 `speak`: it publishes one event after the other, and prints the number of each that publish has answered for."""
 
@@ -19,22 +20,22 @@ from typing import Any
 from ....delivery import Delivery
 from ....service import Service
 from ....spine import Spine
-from .material import SOON, Heard, Said, speaker
+from .material import SOON, Said, effect, speaker
 
 
-def listening(file: str, dies_at: int) -> Service[None]:
+def listening(file: str, at: int, sends: signal.Signals) -> Service[None]:
     service: Service[None] = Service("listener", publishes="hearing")
 
     @service.on(Said, retry=SOON)
-    async def hear(event: Said, delivery: Delivery) -> Heard:
+    async def hear(event: Said, delivery: Delivery) -> None:
         line = f"{os.getpid()} {event.who} {event.number} {delivery.attempt} {delivery.idempotency_key}\n"
         descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         os.write(descriptor, line.encode())
         os.close(descriptor)
-        delivery.publish(Heard(who=event.who, number=1000 + event.number))
-        if dies_at and event.number == dies_at:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return Heard(who=event.who, number=event.number)
+        effect(delivery, event, 1_000_000 + event.number)
+        if at and event.number == at:
+            os.kill(os.getpid(), sends)
+        effect(delivery, event)
 
     return service
 
@@ -58,8 +59,8 @@ async def main(opener: str, address: str, role: str, *given: str) -> None:
     if role == "speak":
         await speak(spine_at(address, speaker()))
     else:
-        file, dies_at = given
-        service = listening(file, int(dies_at))
+        file, at, sends = given
+        service = listening(file, int(at), signal.Signals[sends])
         await listen(spine_at(address, service), service)
 
 

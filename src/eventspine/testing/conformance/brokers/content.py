@@ -16,7 +16,7 @@ from ....errors import EventTooLarge
 from ....events.codec import DATA_BYTES_MAX
 from ....observe.correlation import correlate
 from ....service import Middleware, Service
-from .material import Heard, Said, fetched, record, speaking, until
+from .material import Heard, Said, fetched, listening, record, speaking, until
 from .site import BrokerSite
 
 ODD = {
@@ -53,7 +53,7 @@ class Content:
     async def test_any_text_and_any_key_come_as_they_were_sent(self, site: BrokerSite, text: str) -> None:
         seen: list[tuple[Said, Envelope]] = []
         sent = [Said(who=text or "none", number=1, text=text), Said(who="ann", number=2, text=text * 100)]
-        async with speaking(site) as spine, spine.running(keeping(seen)):
+        async with speaking(site) as spine, listening(site, keeping(seen)):
             await spine.publish(sent[0], sent[1])
             await until(lambda: len(seen) == 2)
         assert sorted(sent, key=str) == sorted((event for event, _ in seen), key=str)
@@ -61,7 +61,7 @@ class Content:
     async def test_binary_data_comes_as_it_was_sent(self, site: BrokerSite) -> None:
         seen: list[tuple[Said, Envelope]] = []
         sent = Said(who="ann", number=1, data=bytes(range(256)) * 40)
-        async with speaking(site) as spine, spine.running(keeping(seen)):
+        async with speaking(site) as spine, listening(site, keeping(seen)):
             await spine.publish(sent)
             await until(lambda: seen)
         assert sent == seen[0][0]
@@ -72,7 +72,7 @@ class Content:
         seen: list[tuple[Said, Envelope]] = []
         bytes_max = min(features.event_bytes_max, DATA_BYTES_MAX)
         largest = Said(who="ann", number=1, text="x" * (bytes_max - 1000))
-        async with speaking(site) as spine, spine.running(keeping(seen)):
+        async with speaking(site) as spine, listening(site, keeping(seen)):
             await spine.publish(largest)
             with pytest.raises(EventTooLarge):
                 await spine.publish(Said(who="ann", number=2, text="x" * bytes_max))
@@ -82,7 +82,7 @@ class Content:
     async def test_many_large_ones_at_once(self, site: BrokerSite, features: Features) -> None:
         seen: list[tuple[Said, Envelope]] = []
         size = min(features.event_bytes_max - 1000, 400_000)
-        async with speaking(site) as spine, spine.running(keeping(seen)):
+        async with speaking(site) as spine, listening(site, keeping(seen)):
             for number in range(30):
                 await spine.publish(Said(who=f"key {number}", number=number, text="x" * size))
             await until(lambda: len(seen) == 30)
@@ -93,7 +93,7 @@ class Attributes:
     async def test_cloudevents_attributes_are_the_same_on_both_sides(self, site: BrokerSite) -> None:
         seen: list[tuple[Said, Envelope]] = []
         happened = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
-        async with speaking(site) as spine, spine.running(keeping(seen)):
+        async with speaking(site) as spine, listening(site, keeping(seen)):
             receipt = await spine.publish(Said(who="Zoë:1", number=1), time=happened)
             await until(lambda: seen)
         [(_, got)] = seen
@@ -120,7 +120,7 @@ class Attributes:
         async def end(event: Heard, delivery: Delivery) -> None:
             heard.append(delivery.envelope)
 
-        async with speaking(site) as spine, spine.running(listener, last):
+        async with speaking(site) as spine, listening(site, listener, last):
             with correlate("web request 7", traceparent=trace):
                 await spine.publish(Said(who="ann", number=1))
             await until(lambda: heard)
@@ -132,7 +132,7 @@ class Attributes:
     async def test_attributes_of_ones_own_travel_whatever_is_in_them(self, site: BrokerSite) -> None:
         seen: list[tuple[Said, Envelope]] = []
         speaker: Service[None] = Service("speaker", publishes="talk", middleware=[Stamp()])
-        async with site.spine(speaker) as spine, spine.running(keeping(seen)):
+        async with site.spine(speaker) as spine, listening(site, keeping(seen)):
             await spine.publish(Said(who="ann", number=1))
             await until(lambda: seen)
         assert "Zoë & Søn \u4f8b" == seen[0][1].extensions["tenant"]

@@ -16,35 +16,50 @@ from typing import Any
 from ....delivery import Delivery
 from ....journal.port import SetState
 from ....service import Service
+from ....spine import Spine
 from ..running import needs
-from .material import WAIT_S, Heard, Log, Said, heard, listener, say, speaking, subscription, until, until_heard
+from .material import (
+    WAIT_S,
+    Heard,
+    Log,
+    Said,
+    effect,
+    heard,
+    listener,
+    listening,
+    say,
+    speaking,
+    subscription,
+    until,
+    until_heard,
+)
 from .site import BrokerSite
 
 
 class Pausing:
     async def test_a_paused_subscription_has_nothing_and_the_others_go_on(self, site: BrokerSite) -> None:
         paused, live = Log(), Log()
-        async with speaking(site) as spine, spine.running(listener(paused), listener(live, "live")):
+        async with speaking(site) as spine, listening(site, listener(paused), listener(live, "live")) as there:
             await say(spine, range(5))
             await until(lambda: len(paused.handled) == len(live.handled) == 5)
-            mine = await subscription(spine, "listener.hear")
-            await spine.journal.control([SetState(mine.number, "paused")])
-            await until(lambda: _states(spine.health(), "listener.hear") == {"paused"})
+            mine = await subscription(there, "listener.hear")
+            await there.journal.control([SetState(mine.number, "paused")])
+            await until(lambda: _states(there.health(), "listener.hear") == {"paused"})
             await say(spine, range(5, 10))
             await until(lambda: len(live.handled) == 10)
             assert list(range(5)) == paused.of("ann")
-            await spine.journal.control([SetState(mine.number, "active")])
+            await there.journal.control([SetState(mine.number, "active")])
             await until(lambda: len(paused.handled) == 10)
         assert list(range(10)) == paused.of("ann")
 
     async def test_it_stays_paused_across_a_restart(self, site: BrokerSite) -> None:
         paused, live = Log(), Log()
         async with speaking(site) as spine:
-            async with spine.running(listener(paused), listener(live, "live")):
-                mine = await subscription(spine, "listener.hear")
-                await spine.journal.control([SetState(mine.number, "paused")])
+            async with listening(site, listener(paused), listener(live, "live")) as there:
+                mine = await subscription(there, "listener.hear")
+                await there.journal.control([SetState(mine.number, "paused")])
             await say(spine, range(3))
-            async with spine.running(listener(paused), listener(live, "live")):
+            async with listening(site, listener(paused), listener(live, "live")):
                 await until(lambda: len(live.handled) == 3)
                 assert [] == paused.handled
 
@@ -55,23 +70,23 @@ class Draining:
         service: Service[None] = Service("listener", publishes="hearing")
 
         @service.on(Said, concurrency=2)
-        async def hear(event: Said) -> Heard:
+        async def hear(event: Said, delivery: Delivery) -> None:
             log.note(event)
             begun.set()
             await let_go.wait()
-            return Heard(who=event.who, number=event.number)
+            effect(delivery, event)
 
-        async with speaking(site) as spine:
+        async with speaking(site) as spine, site.spine(service) as there:
             for number in range(20):
                 await say(spine, [number], f"key {number}")
-            async with spine.running(service) as running:
+            async with there.running(service) as running:
                 await begun.wait()
-                asyncio.get_running_loop().call_later(0.1, let_go.set)
+                asyncio.get_running_loop().call_later(0.1, let_go.set)  # while it drains
             assert running.drained
             at_end = len(log.handled)
-            assert sum((await heard(spine)).values()) == at_end <= 4
-            async with spine.running(listener(log)):
-                found = await until_heard(spine, 20)
+            assert sum((await heard(there)).values()) == at_end <= 4
+            async with listening(site, listener(log)):
+                found = await until_heard(there, 20)
         assert {1} == set(found.values())
         assert 20 == len(log.handled), "nothing was handed out twice"
 
@@ -82,11 +97,11 @@ class Draining:
         @service.on(Said)
         async def hear(event: Said) -> None:
             begun.set()
-            await asyncio.sleep(WAIT_S * event.number)
+            await asyncio.Event().wait()
 
-        async with speaking(site) as spine:
+        async with speaking(site) as spine, site.spine(service) as there:
             await say(spine, [10])
-            async with spine.running(service, drain_s=0.1) as running:
+            async with there.running(service, drain_s=0.1) as running:
                 await begun.wait()
                 leaving = time.monotonic()
             assert time.monotonic() - leaving < WAIT_S / 2
@@ -102,16 +117,17 @@ class Draining:
             keys.append(delivery.idempotency_key)
             delivery.publish(Heard(who=event.who, number=1000))
             begun.set()
-            await asyncio.sleep(WAIT_S)
+            await asyncio.Event().wait()
             return Heard(who=event.who, number=event.number)
 
         async with speaking(site) as spine:
             await say(spine, [1, 2])
-            async with spine.running(service, drain_s=0):
+            async with listening(site, service, drain_s=0):
                 await begun.wait()
-            assert {} == await heard(spine), "nothing of it was committed"
-            async with spine.running(listener(log)):
+            async with listening(site, listener(log)) as there:
                 await until(lambda: log.of("ann") == [1, 2])
+                found = await until_heard(there, 2)
+        assert {("ann", 1): 1, ("ann", 2): 1} == found, "nothing of what was cancelled was committed"
         assert keys == log.keys[:1]
 
 
@@ -121,13 +137,13 @@ class Killed:
         self, site: BrokerSite, tmp_path: Path
     ) -> None:
         file = tmp_path / "handled"
-        async with speaking(site) as spine:
+        async with speaking(site) as spine, watching(site) as there:
             for number in range(1, 11):
                 await say(spine, [number], f"key {number % 3}")
-            async with child(site, file, dies_at=5) as dying:
+            async with child(site, file, at=5, sends=signal.SIGKILL) as dying:
                 assert -signal.SIGKILL == await asyncio.wait_for(dying.wait(), WAIT_S)
             async with child(site, file):
-                found = await until_heard(spine, 20)
+                found = await until_heard(there, 20)
         assert {1} == set(found.values())
         runs, keys = _runs(file)
         assert 2 == runs[5]
@@ -137,37 +153,40 @@ class Killed:
     @needs("processes")
     async def test_killed_again_and_again_it_still_does_everything_once(self, site: BrokerSite, tmp_path: Path) -> None:
         file = tmp_path / "handled"
-        async with speaking(site) as spine:
+        async with speaking(site) as spine, watching(site) as there:
             for start in (0, 100, 200):
-                async with child(site, file) as listening:
-                    before = sum((await heard(spine)).values())
+                async with child(site, file) as dying:
+                    before = sum((await heard(there)).values())
                     await asyncio.gather(*(say(spine, range(start, start + 20), f"key {n}") for n in range(5)))
-                    await until_heard(spine, before + 1)
-                    listening.kill()
-                    await listening.wait()
+                    await until_heard(there, before + 1)
+                    dying.kill()
+                    await dying.wait()
             async with child(site, file):
                 published = 3 * 100
-                found = await until_heard(spine, 2 * published)
+                found = await until_heard(there, 2 * published)
         assert {1} == set(found.values())
 
     @needs("processes")
     async def test_one_that_stands_still_past_its_lease_is_taken_over_and_commits_nothing_late(
         self, site: BrokerSite, tmp_path: Path
     ) -> None:
-        """Nobody tells the others: its connections stay open, and it answers nothing."""
+        """In the middle of a handler. Nobody tells the others: its connections stay open, and it answers nothing."""
         file = tmp_path / "handled"
-        async with speaking(site) as spine:
-            async with child(site, file) as silent:
-                await say(spine, [1])
-                await until_heard(spine, 2)
-                silent.send_signal(signal.SIGSTOP)
+        async with speaking(site) as spine, watching(site) as there:
+            async with child(site, file, at=5, sends=signal.SIGSTOP) as silent:
+                await say(spine, range(1, 11))
+                await until(lambda: _runs(file)[0][5] == 1, "the handler in which it stops")
                 async with child(site, file):
-                    await say(spine, range(2, 12))
-                    await until_heard(spine, 22)
+                    await until_heard(there, 20)
                     silent.send_signal(signal.SIGCONT)
-                    await say(spine, range(12, 22))
-                    found = await until_heard(spine, 42)
+                    before, number = _lines_of(file, silent.pid), 10
+                    while _lines_of(file, silent.pid) == before:  # until it has found its way back, and a share
+                        number += 1
+                        await say(spine, [number], f"key {number}")
+                        await asyncio.sleep(0.01)  # not to publish thousands meanwhile
+                    found = await until_heard(there, 2 * number)
         assert {1} == set(found.values())
+        assert 2 == _runs(file)[0][5]
 
     @needs("persistent", "processes")
     async def test_what_publish_has_answered_for_outlives_its_process(self, site: BrokerSite) -> None:
@@ -180,19 +199,28 @@ class Killed:
                 told = int(line)
             talking.kill()  # while it goes on publishing
             told = max([told, *map(int, (await talking.stdout.read()).split())])
-        async with speaking(site) as spine, spine.running(listener(log)):
+        async with speaking(site), listening(site, listener(log)):
             await until(lambda: {*range(1, told + 1)} <= {number for _, number in log.handled})
         assert log.in_order()
         assert len(log.handled) <= told + 1, "beyond those only the one that it was at"
 
 
 @asynccontextmanager
-async def child(site: BrokerSite, file: Path, dies_at: int = 0) -> AsyncIterator[asyncio.subprocess.Process]:
-    """One that listens, once it does."""
-    async with process(site, "listen", str(file), str(dies_at)) as spawned:
+async def watching(site: BrokerSite) -> AsyncIterator[Spine]:
+    """Where the children handle; nothing runs in this one."""
+    async with site.spine(Service("listener", publishes="hearing")) as spine:
+        yield spine
+
+
+@asynccontextmanager
+async def child(
+    site: BrokerSite, file: Path, at: int = 0, sends: signal.Signals = signal.SIGKILL
+) -> AsyncIterator[asyncio.subprocess.Process]:
+    """One that listens, once it does; at that number it sends itself a signal, in the middle of the handler."""
+    async with process(site, "listen", str(file), str(at), sends.name) as spawned:
         assert spawned.stdout
         line = await asyncio.wait_for(spawned.stdout.readline(), WAIT_S)
-        assert line == b"ready\n" or dies_at, "it has ended; what it said stands above, on stderr"
+        assert line == b"ready\n" or at, "it has ended; what it said stands above, on stderr"
         yield spawned
 
 
@@ -223,8 +251,12 @@ def _states(health: dict[str, Any], name: str) -> set[str]:
 
 def _runs(file: Path) -> tuple[Counter[int], dict[int, set[str]]]:
     """How often each number was begun, and with which idempotency keys."""
-    lines = [line.rsplit(" ", 3) for line in file.read_text().splitlines()]
+    lines = [line.rsplit(" ", 3) for line in file.read_text().splitlines()] if file.exists() else []
     keys: dict[int, set[str]] = {}
     for _, number, _, key in lines:
         keys.setdefault(int(number), set()).add(key)
     return Counter(int(number) for _, number, _, _ in lines), keys
+
+
+def _lines_of(file: Path, pid: int) -> int:
+    return sum(line.startswith(f"{pid} ") for line in file.read_text().splitlines())

@@ -1,9 +1,13 @@
-"""What the tests of brokers are made of: events, services that write down what they handle, and waiting for a condition."""
+"""What the tests of brokers are made of: events, services that write down what they handle, and waiting for a condition.
+
+Whoever publishes and whoever handles have a spine each, as processes of their own would: a site may give them journals of their
+own. What was handled, what is dead and how far somebody has come is asked of the spine that handles."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -11,8 +15,8 @@ from typing import Any
 
 from ....brokers.embedded import Intake
 from ....delivery import Delivery
-from ....events import Event
-from ....journal.port import Delivery as Row, Record, Subscription
+from ....events import Event, describe
+from ....journal.port import Append, Delivery as Row, Record, Subscription
 from ....policies import Retry
 from ....publishing import Receipt
 from ....service import Service
@@ -37,7 +41,7 @@ class Shouted(Event, context="noise", key="who"):
 
 
 class Heard(Event, context="hearing", key="who"):
-    """What a handler publishes in its unit: an effect, exactly once."""
+    """What a handler publishes in its unit."""
 
     who: str
     number: int
@@ -55,6 +59,7 @@ class Log:
         self.attempts: list[int] = []
         self.times: list[float] = []
         self.keys: list[str] = []
+        self.positions: list[int] = []  # in the feed that the handler reads
 
     def note(self, event: Any, delivery: Delivery[Any] | None = None) -> None:
         self.handled.append((event.who, event.number))
@@ -62,6 +67,7 @@ class Log:
         if delivery is not None:
             self.attempts.append(delivery.attempt)
             self.keys.append(delivery.idempotency_key)
+            self.positions.append(delivery.record.position)
 
     def of(self, who: str) -> list[int]:
         return [number for name, number in self.handled if name == who]
@@ -73,14 +79,26 @@ class Log:
             for numbers in map(self.of, {who for who, _ in self.handled})
         )
 
+    def once_in_order(self) -> bool:
+        """As long as nobody vanishes in the middle of something."""
+        return self.in_order() and len(self.handled) == len(set(self.handled))
+
+
+def effect(delivery: Delivery[Any], event: Said, number: int | None = None) -> None:
+    """A `Heard` that commits with the unit, under an id that is new in every run. What a handler returns has the same id each
+    time, so the journal would take the effect of a second run for the first's."""
+    heard = Heard(who=event.who, number=event.number if number is None else number)
+    record = delivery._subscription.record_of(heard, uuid.uuid4().bytes, None, delivery)
+    delivery._changeable().appends.append(Append([record]))
+
 
 def listener(log: Log, name: str = "listener", **options: Any) -> Service[None]:
-    """Writes down what it handles, and publishes it as heard."""
+    """Writes down what it handles, with an effect for each."""
     service: Service[None] = Service(name, publishes="hearing")
 
-    async def hear(event: Said, delivery: Delivery) -> Heard:
+    async def hear(event: Said, delivery: Delivery) -> None:
         log.note(event, delivery)
-        return Heard(who=event.who, number=event.number)
+        effect(delivery, event)
 
     service.on(Said, **options)(hear)
     return service
@@ -120,8 +138,6 @@ async def heard(spine: Spine) -> Counter[tuple[str, int]]:
     """All effects that were committed."""
     found: Counter[tuple[str, int]] = Counter()
     after, more = 0, True
-    from ....events import describe
-
     kind = describe(Heard)
     while more:
         page = await spine.journal.feed(after, limit=500, types=[kind.name])
@@ -141,7 +157,15 @@ async def until_heard(spine: Spine, number: int) -> Counter[tuple[str, int]]:
 
 @asynccontextmanager
 async def speaking(site: BrokerSite) -> AsyncIterator[Spine]:
+    """A process that publishes."""
     async with site.spine(speaker()) as spine:
+        yield spine
+
+
+@asynccontextmanager
+async def listening(site: BrokerSite, *services: Service[Any], drain_s: float | None = None) -> AsyncIterator[Spine]:
+    """A process in which these run."""
+    async with site.spine(services[0]) as spine, spine.running(*services, drain_s=drain_s):
         yield spine
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from ....delivery import Delivery
 from ....errors import RetryAfter
 from ....policies import Retry
 from ....service import Service
-from .material import SOON, Log, Said, listener, record, say, speaking, until, until_rows
+from .material import SOON, Log, Said, listener, listening, record, say, speaking, until, until_rows
 from .site import BrokerSite
 
 DELAY_S = 0.3
@@ -28,7 +27,7 @@ class Retrying:
             if delivery.attempt < 4:
                 raise ConnectionError("not yet")
 
-        async with speaking(site) as spine, spine.running(service):
+        async with speaking(site) as spine, listening(site, service):
             await say(spine, [1])
             await until(lambda: len(log.attempts) == 4)
         assert [1, 2, 3, 4] == log.attempts
@@ -48,7 +47,7 @@ class Retrying:
             await say(spine, [1])
             while not log.attempts or log.attempts[-1] < 5:
                 before = len(log.attempts)
-                async with spine.running(service):
+                async with listening(site, service):
                     await until(lambda: len(log.attempts) > before)  # noqa: B023 -- waited for within the loop
         assert [1, 2, 3, 4, 5] == log.attempts
 
@@ -62,7 +61,7 @@ class Retrying:
             if delivery.attempt < 3:
                 raise RetryAfter(DELAY_S)
 
-        async with speaking(site) as spine, spine.running(service):
+        async with speaking(site) as spine, listening(site, service):
             await say(spine, [1])
             await until(lambda: len(log.times) == 3)
         waits = [later - before for before, later in zip(log.times, log.times[1:], strict=False)]
@@ -80,9 +79,9 @@ class Retrying:
             if event.number == 1:
                 raise ConnectionError("no route to the moon")
 
-        async with speaking(site) as spine, spine.running(service):
+        async with speaking(site) as spine, listening(site, service) as there:
             await say(spine, [1, 2])
-            [dead] = await until_rows(spine, "dead", 1)
+            [dead] = await until_rows(there, "dead", 1)
             await until(lambda: 2 in log.of("ann"))
         assert (3, "ConnectionError", "ann") == (dead.attempts, dead.reason, dead.key)
         assert "no route to the moon" in dead.error
@@ -94,8 +93,8 @@ class Retrying:
         log = Log()
         bad = record(1, data=b"\xff{not json")
         await site.publish(bad, record(2), record(3, key="bob", data=b'{"who":5}'), record(4))
-        async with speaking(site) as spine, spine.running(listener(log)):
-            dead = await until_rows(spine, "dead", 2)
+        async with listening(site, listener(log)) as there:
+            dead = await until_rows(there, "dead", 2)
             await until(lambda: log.of("ann") == [2, 4])
         assert {"undecodable"} == {row.reason for row in dead}
         assert bad.data in [row.record.data for row in dead if row.record is not None], "its bytes are kept"
@@ -104,7 +103,7 @@ class Retrying:
 class Scheduling:
     async def test_an_event_for_later_is_not_early_and_comes_once(self, site: BrokerSite) -> None:
         log = Log()
-        async with speaking(site) as spine, spine.running(listener(log)):
+        async with speaking(site) as spine, listening(site, listener(log)):
             before = time.monotonic()
             await spine.publish(Said(who="ann", number=1), after=timedelta(seconds=DELAY_S))
             await until(lambda: log.handled)
@@ -116,14 +115,16 @@ class Scheduling:
     async def test_it_survives_that_nobody_was_there_when_it_was_due(self, site: BrokerSite) -> None:
         log = Log()
         async with speaking(site) as spine:
-            await spine.publish(Said(who="ann", number=1), after=timedelta(seconds=0.02))
-            await asyncio.sleep(0.03)  # it is due, and nobody runs
-            async with spine.running(listener(log)):
-                await until(lambda: log.of("ann") == [1])
+            later = await spine.publish(Said(who="ann", number=1), after=timedelta(seconds=0.02))
+        due = later.due
+        assert due is not None
+        await until(lambda: datetime.now(UTC) > due)
+        async with speaking(site), listening(site, listener(log)):
+            await until(lambda: log.of("ann") == [1])
 
     async def test_what_was_cancelled_does_not_come(self, site: BrokerSite) -> None:
         log = Log()
-        async with speaking(site) as spine, spine.running(listener(log)):
+        async with speaking(site) as spine, listening(site, listener(log)):
             gone = await spine.publish(Said(who="ann", number=1), after=timedelta(seconds=DELAY_S))
             await spine.publish(Said(who="ann", number=2), after=timedelta(seconds=DELAY_S))
             assert 1 == await spine.cancel(gone)

@@ -8,7 +8,7 @@ from ....engine.health import is_ready
 from ....errors import OutcomeUnknown, SpineError
 from ....spine import Spine
 from ..running import needs
-from .material import WAIT_S, Log, Said, listener, say, speaker, speaking, until, until_heard
+from .material import WAIT_S, Log, Said, listener, listening, say, speaker, speaking, until, until_heard
 from .site import BrokerSite
 
 
@@ -34,21 +34,21 @@ class Server:
     @needs("server")
     async def test_a_server_that_is_killed_and_started_again_loses_and_repeats_nothing(self, site: BrokerSite) -> None:
         log = Log()
-        async with speaking(site) as spine, spine.running(listener(log)):
+        async with speaking(site) as spine, listening(site, listener(log)) as there:
             for number in range(120):
                 if number in (40, 80):
                     await site.kill_server()
                     starting = asyncio.create_task(_start_soon(site))
                 await say_somehow(spine, number, id_of(number))
             await starting
-            found = await until_heard(spine, 120)
+            found = await until_heard(there, 120)
         assert {1} == set(found.values())
         assert log.in_order()
 
     @needs("server")
     async def test_publishing_to_a_server_that_is_away_is_stored_or_says_so(self, site: BrokerSite) -> None:
         log = Log()
-        async with speaking(site) as spine, spine.running(listener(log)):
+        async with speaking(site) as spine, listening(site, listener(log)):
             await say(spine, [1])
             await until(lambda: log.of("ann") == [1])
             await site.kill_server()
@@ -71,7 +71,7 @@ class Server:
         log = Log()
         async with speaking(site) as spine:
             await say(spine, range(5))
-            async with spine.running(listener(log)):
+            async with listening(site, listener(log)):
                 await until(lambda: len(log.handled) == 5)
                 await site.kill_server()
                 await asyncio.sleep(0.2)  # a while without it
@@ -85,7 +85,7 @@ class Cuts:
     async def test_a_consumer_that_was_cut_off_without_a_word_comes_back_by_itself(self, site: BrokerSite) -> None:
         """The failure that users meet most: everything looks alive, and nothing arrives any more."""
         log = Log()
-        async with speaking(site) as spine, spine.running(listener(log)):
+        async with speaking(site) as spine, listening(site, listener(log)):
             await say(spine, [1])
             await until(lambda: log.of("ann") == [1])
             await site.cut()
@@ -96,15 +96,15 @@ class Cuts:
 
     @needs("cuts")
     async def test_it_says_that_it_is_not_ready_while_nothing_passes(self, site: BrokerSite) -> None:
-        async with speaking(site) as spine, spine.running(listener(Log())):
+        async with speaking(site) as spine, listening(site, listener(Log())) as there:
             await say(spine, [1])
-            await until_heard(spine, 1)
+            await until_heard(there, 1)
             await site.cut()
             try:
-                await until(lambda: not is_ready(spine.health()), "health to say so")
+                await until(lambda: not is_ready(there.health()), "health to say so")
             finally:
                 await site.mend()
-            await until(lambda: is_ready(spine.health()), "health to be well again")
+            await until(lambda: is_ready(there.health()), "health to be well again")
 
 
 class Topology:
@@ -119,7 +119,7 @@ class Topology:
         log = Log()
         one = listener(log)
         await site.apply_topology(speaker(), one)
-        async with speaking(site) as spine, spine.running(one):
+        async with speaking(site) as spine, listening(site, one):
             await say(spine, range(5))
             await site.apply_topology(speaker(), one, listener(Log(), "newcomer"))
             await say(spine, range(5, 10))

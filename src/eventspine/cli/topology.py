@@ -1,0 +1,135 @@
+"""`spine topology`: what services need on the broker, what is there, and making what is missing.
+
+It only ever adds. What would move keys away from their past, or take something from somebody, is reported and left to
+whoever knows: docs/how-to/brokers.md has the procedures."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import click
+
+from ..brokers import open_broker
+from ..brokers.port import Broker, Difference, Finding, Needs
+from . import completion
+from .app import Group, Invocation, json_option, pass_invocation, setting_option
+from .exits import FAILED, Misused
+from .journals import asynchronous
+from .modules import services_of, services_to_run
+from .output import json_document, note, plural, say, say_table
+
+DIFFERENCES = ("what", "wanted", "found", "apply")
+MODULES = click.argument("modules", nargs=-1, metavar="[MODULE[:NAME]]...", shell_complete=completion.modules)
+
+
+@asynccontextmanager
+async def connected(invocation: Invocation) -> AsyncIterator[Broker]:
+    url = invocation.settings.broker
+    if url is None:
+        raise Misused(
+            "Name the broker: --broker kafka://localhost:9092, SPINE_BROKER, or broker = in the settings file."
+        )
+    broker = open_broker(url)
+    await broker.open()
+    try:
+        yield broker
+    finally:
+        await broker.close()
+
+
+def needs(invocation: Invocation, modules: Sequence[str]) -> Needs:
+    from ..engine.carrying import needs_of
+
+    services = services_of(modules) if modules else services_to_run(invocation.settings)
+    return needs_of(services)
+
+
+def _view(difference: Difference) -> dict[str, Any]:
+    return {"what": difference.what, "wanted": difference.wanted, "found": difference.found, "safe": difference.safe}
+
+
+def _say_differences(differences: Sequence[Difference]) -> None:
+    rows = [
+        (one.what, one.wanted, one.found or "nothing", "by itself" if one.safe else "by hand") for one in differences
+    ]
+    say_table(DIFFERENCES, rows)
+
+
+@click.group(cls=Group)
+def command() -> None:
+    """What services need on the broker: plan, apply, verify."""
+
+
+@command.command()
+@MODULES
+@setting_option("broker", "URL")
+@json_option
+@pass_invocation
+@asynchronous
+async def plan(invocation: Invocation, modules: tuple[str, ...], as_json: bool) -> None:
+    """Show what `apply` would make, and what it would leave to you. Changes nothing."""
+    async with connected(invocation) as broker:
+        differences = await broker.differences(needs(invocation, modules))
+    if as_json:
+        say(json_document([_view(one) for one in differences]))
+    elif differences:
+        _say_differences(differences)
+    else:
+        note("Everything is there.")
+
+
+@command.command()
+@MODULES
+@setting_option("broker", "URL")
+@json_option
+@pass_invocation
+@asynchronous
+async def apply(invocation: Invocation, modules: tuple[str, ...], as_json: bool) -> int:
+    """Make what is missing. It deletes nothing, and changes nothing that others may rely on; what is then still
+    different is shown, and makes the exit code 1."""
+    async with connected(invocation) as broker:
+        wanted = needs(invocation, modules)
+        made = await broker.apply(wanted)
+        left = await broker.differences(wanted)
+    if as_json:
+        say(json_document({"made": [_view(one) for one in made], "left": [_view(one) for one in left]}))
+    else:
+        for one in made:
+            say(f"made {one.what}: {one.wanted}")
+        if not made:
+            note("Nothing was missing.")
+        if left:
+            _say_differences(left)
+            note("These are left as they are: the page on brokers says how to change them without losing the order.")
+    return FAILED if left else 0
+
+
+@command.command()
+@MODULES
+@setting_option("broker", "URL")
+@json_option
+@pass_invocation
+@asynchronous
+async def verify(invocation: Invocation, modules: tuple[str, ...], as_json: bool) -> int:
+    """Compare, and look at what the live broker survives: replication, limits, retention. The exit code is 1 when
+    something is missing, different or dangerous, so that a deployment may call this."""
+    async with connected(invocation) as broker:
+        wanted = needs(invocation, modules)
+        differences = await broker.differences(wanted)
+        findings = [] if any(not one.found for one in differences) else await broker.findings(wanted)
+    if as_json:
+        found = [one._asdict() for one in findings]
+        say(json_document({"differences": [_view(one) for one in differences], "findings": found}))
+    else:
+        say_findings(findings)
+        if differences:
+            _say_differences(differences)
+        note(f"{plural(len(differences), 'difference')}.")
+    return FAILED if differences or any(one.level == "danger" for one in findings) else 0
+
+
+def say_findings(findings: Sequence[Finding]) -> None:
+    for one in findings:
+        say(f"{one.level:8} {one.what}: {one.says}")
