@@ -186,10 +186,6 @@ class Server:
         """Beside that of the caller."""
         return {}
 
-    def _user(self) -> str | int | None:
-        """Whom it runs as, when not as the caller."""
-        return None
-
     def _ready(self) -> bool:
         raise NotImplementedError
 
@@ -209,7 +205,6 @@ class Server:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                user=self._user(),
             )
         pid = self._child.pid
         state = {
