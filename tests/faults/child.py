@@ -19,7 +19,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +107,7 @@ async def _publish(asked: argparse.Namespace, spine: Spine, key: str, number: in
             receipt = await spine.publish(
                 kind(key=key, number=number, **deed(asked, key, number)),
                 id=str(uuid.uuid5(NAMESPACE, f"{key}/{number}")),
-                after=timedelta(seconds=asked.after) if asked.after else None,
+                **later(asked),
             )
         except (JournalError, OutcomeUnknown) as error:
             line(asked.folder / "troubles", f"{type(error).__name__} {asked.name} {error}")
@@ -117,6 +117,12 @@ async def _publish(asked: argparse.Namespace, spine: Spine, key: str, number: in
             line(asked.folder / "acknowledged", f"{key} {number}")
             number += 1
             await asyncio.sleep(asked.pause)
+
+
+def later(asked: argparse.Namespace) -> dict[str, datetime]:
+    """When it happened and when it is due, from one look at the clock: whoever reckons subtracts them exactly."""
+    now = datetime.now(UTC)
+    return {"time": now, "at": now + timedelta(seconds=asked.after)} if asked.after else {}
 
 
 def deed(asked: argparse.Namespace, key: str, number: int) -> dict[str, str]:

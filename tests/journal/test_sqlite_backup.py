@@ -8,15 +8,16 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from eventspine.errors import JournalCorrupt, JournalError, SettingsError
 from eventspine.journal import _sqlite_backup as backup, forks
-from eventspine.journal.port import Append, Statement, Unit
+from eventspine.journal.port import Append, Backup, Statement, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import commit, event, events, publish, whole_feed
@@ -249,18 +250,41 @@ async def test_without_verifying_it_would_be_taken_for_one(
         raise sqlite3.DatabaseError("found at the first look")
 
 
-async def test_whoever_no_longer_waits_leaves_nothing_behind(journal: SQLiteJournal, tmp_path: Path) -> None:
-    await fill(journal, 40)
-    begun = threading.Event()
-    task = asyncio.create_task(journal.backup(tmp_path / "copy.db", progress=lambda *_: begun.set()))
-    assert await asyncio.to_thread(begun.wait, 20)
+class Held:
+    """Holds the thread that copies where it is, until it is let go."""
+
+    def __init__(self) -> None:
+        self.reached, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, *_: Any) -> None:
+        self.reached.set()
+        assert self.released.wait(20)
+
+
+async def cancelled(backing_up: Coroutine[Any, Any, Backup], held: Held) -> Backup:
+    task = asyncio.create_task(backing_up)
+    assert await asyncio.to_thread(held.reached.wait, 20)
     task.cancel()
+    await asyncio.sleep(0)
+    held.released.set()
+    return await task
+
+
+async def test_whoever_no_longer_waits_leaves_nothing_behind(journal: SQLiteJournal, tmp_path: Path) -> None:
+    held = Held()
     with pytest.raises(asyncio.CancelledError):
-        await task
-    until = time.monotonic() + 20
-    while any(name.startswith("copy.db") for name in files(tmp_path)):
-        assert time.monotonic() < until
-        await asyncio.sleep(0.01)
+        await cancelled(journal.backup(tmp_path / "copy.db", progress=held), held)
+    assert not [name for name in files(tmp_path) if name.startswith("copy.db")]
+
+
+async def test_who_gives_up_too_late_is_told_that_there_is_a_backup(
+    journal: SQLiteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, name = Held(), backup._name
+    monkeypatch.setattr(backup, "_name", lambda *given: (held(), name(*given)))
+    made = await cancelled(journal.backup(tmp_path / "copy.db"), held)
+    assert str(tmp_path / "copy.db") == made.path
+    assert ["copy.db"] == [name for name in files(tmp_path) if name.startswith("copy.db")]
 
 
 async def test_what_a_killed_backup_left_is_removed_by_the_next(journal: SQLiteJournal, tmp_path: Path) -> None:

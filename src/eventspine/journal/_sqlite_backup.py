@@ -58,6 +58,9 @@ def back_up(
         with forks.inside_sqlite():
             held = _copy(source, part, busy_s, progress, stop)
             _verify(part, held, progress, stop)
+        _sync(part, os.O_RDWR)
+        if stop.is_set():
+            raise Stopped
         _name(part, target, force)
     except sqlite3.Error as error:
         if stop.is_set():
@@ -196,7 +199,6 @@ def _read_only(part: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _name(part: Path, target: Path, force: bool) -> None:
-    _sync(part, os.O_RDWR)
     if force:
         os.replace(part, target)
     else:

@@ -7,12 +7,13 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ..clock import Clock
 from . import _sqlite_retention as retention
-from ._sqlite_backup import back_up
+from ._sqlite_backup import Stopped, back_up
 from ._sqlite_check import check
 from .port import Backup, ChannelSize, Deleted, Fence, Keep, Sweep
 from .retention import said
@@ -66,10 +67,15 @@ class Growth:
         self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None
     ) -> Backup:
         stop = threading.Event()
-        try:
-            return await asyncio.to_thread(
+        copying = asyncio.create_task(
+            asyncio.to_thread(
                 back_up, self.path, target, busy_s=self._busy_s, force=force, progress=progress, stop=stop
             )
+        )
+        try:
+            return await asyncio.shield(copying)
         except asyncio.CancelledError:
-            stop.set()  # the thread ends soon, and leaves nothing behind
+            stop.set()  # too late once the copy has been given its name: then there is a backup, and this says so
+            with suppress(Stopped):
+                return await copying
             raise
