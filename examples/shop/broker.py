@@ -33,9 +33,7 @@ class Broker:
 
     @property
     def url(self) -> str:
-        if self.name == "eventbridge":
-            return f"eventbridge://us-east-1/shop?endpoint={self._server.url}"
-        return self._server.url
+        return self._server.broker_url
 
     @property
     def environment(self) -> dict[str, str]:

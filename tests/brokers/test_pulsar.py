@@ -376,6 +376,30 @@ async def test_without_administration_what_is_there_is_used_and_what_is_missing_
             pytest.fail("there is no such namespace")
 
 
+async def test_whoever_comes_before_the_topics_makes_none(pulsar_server: Server) -> None:
+    """The server makes what is asked for, with one partition: nobody may ask before it was made with as many as are wanted."""
+    async with opened(url_of(pulsar_server), Needs()) as broker:
+        [answer] = await broker.send([message(1)])
+        assert "spine topology apply" in str(answer)
+        with pytest.raises(BrokerError, match="is not there"):
+            await broker.intake(CHANNEL, CONSUMER, lambda: None)
+        assert f"topic {broker.settings.topic(CHANNEL)}" in [one.what for one in await broker.differences(NEEDS)]
+        await broker.apply(NEEDS)
+        assert [] == list(await broker.differences(NEEDS))
+        await sent(broker, message(1))
+
+
+async def test_an_administration_that_was_only_supposed_is_asked_for(pulsar_server: Server) -> None:
+    url = url_of(pulsar_server).replace(f"admin={pulsar_server.admin_url}&", "")  # type: ignore[attr-defined]
+    with pytest.raises(BrokerError, match=r"8080 can't be reached .* admin=no"):
+        async with opened(url):
+            pytest.fail("it was not asked")
+    async with opened(url_of(pulsar_server), Needs()) as broker:
+        topics = await Admin(broker.settings).get("persistent/public/default/partitioned")
+    prefix = url.partition("prefix=")[2]
+    assert [] == [topic for topic in topics if prefix in topic and CHANNEL in topic]
+
+
 async def test_an_administration_that_was_named_and_is_not_there_is_an_error(pulsar_server: Server) -> None:
     with pytest.raises(BrokerError, match=r"http://127\.0\.0\.1:1 can't be reached"):
         async with opened(url_of(pulsar_server, admin="http://127.0.0.1:1")):

@@ -31,6 +31,7 @@ class Topics:
     async def partitions(self, channel: str) -> Sequence[str]:
         """Names of all, in order. A key's way follows from how many there are: nobody goes on while that is not the
         number that was agreed on (R12)."""
+        await self._be_there(channel)
         found = await self._link.partitions(self._settings.topic(channel))
         if len(found) != self._settings.partitions:
             raise BrokerError(
@@ -40,6 +41,23 @@ class Topics:
                 channel=channel,
                 partitions=len(found),
             )
+        return found
+
+    async def _be_there(self, channel: str) -> None:
+        """A client that asks for a topic makes it where Pulsar makes topics by itself, with a number of partitions that is
+        not ours. So its administration is asked first, as far as there is one."""
+        topic = self._settings.topic(channel)
+        try:
+            metadata = await self._metadata(topic)
+        except Away:
+            return
+        if metadata is None:
+            raise BrokerError(f"{topic} is not there. Make it: spine topology apply.", channel=channel)
+
+    async def _metadata(self, topic: str) -> Mapping[str, Any] | None:
+        found: Mapping[str, Any] | None = await self._admin.get(
+            f"{topic_path(topic)}/partitions?checkAllowAutoCreation=false"
+        )
         return found
 
     def _how_to_make(self, channel: str) -> str:
@@ -55,8 +73,8 @@ class Topics:
         try:
             return await self._by_admin(needs)
         except Away as away:
-            if self._settings.admin and self._settings.admin_is_said:
-                raise
+            if self._settings.admin:
+                raise self._unguessed(away) from None
             return await self._by_client(needs, away)
 
     async def _by_admin(self, needs: Needs) -> Sequence[Difference]:
@@ -77,13 +95,22 @@ class Topics:
 
     async def _of_channel(self, channel: str) -> Iterable[Difference]:
         topic = self._settings.topic(channel)
-        metadata = await self._admin.get(f"{topic_path(topic)}/partitions?checkAllowAutoCreation=false")
+        metadata = await self._metadata(topic)
         wanted = f"{self._settings.partitions} partitions"
         if metadata is None:
             keep = f", kept for {self._settings.keep_days} days" if self._settings.keep_days else ""
             return [Difference(f"topic {topic}", wanted + keep, "", safe=True)]
         count = max(1, metadata["partitions"])
         return [] if count == self._settings.partitions else [_other_count(topic, wanted, count)]
+
+    def _unguessed(self, away: Away) -> BrokerError:
+        """Asking by the client instead would make topics, where Pulsar makes them by itself."""
+        if self._settings.admin_is_said:
+            return away
+        return BrokerError(
+            f"{away} That address is only supposed: give its own (admin=http://host:8080), or say admin=no, where every "
+            "topic is made by hand before it is used."
+        )
 
     async def _by_client(self, needs: Needs, away: Away) -> Sequence[Difference]:
         """Without administration: what is there. Where Pulsar makes topics by itself, asking for one makes it."""

@@ -49,13 +49,6 @@ def chosen(given: Sequence[str]) -> list[Server]:
     return [named(name)(data_folder(name)) for name in dict.fromkeys(given or NAMES)]
 
 
-def broker_of(server: Server) -> str:
-    """What `--broker` takes for it."""
-    if server.url.startswith("http"):
-        return f"eventbridge://us-east-1/default?endpoint={server.url}"
-    return server.url
-
-
 @click.group(cls=Group)
 def command() -> None:
     """Real brokers on this machine, for tests and to try things out: install, up, down, list.
@@ -92,7 +85,7 @@ def up(names: tuple[str, ...], port: int | None) -> None:
     for server in chosen(names):
         server.install(note)
         _at_port(server, port).start()
-        say(f"{server.name}  {broker_of(server)}")
+        say(f"{server.name}  {server.broker_url}")
 
 
 def _at_port(server: Server, port: int | None) -> Server:
@@ -137,7 +130,7 @@ def _view(server: Server) -> dict[str, object]:
         "version": server.version,
         "installed": server.is_installed(),
         "running": running,
-        "url": broker_of(server) if running else None,
+        "url": server.broker_url if running else None,
         "folder": str(server.folder) if running else None,
     }
 

@@ -32,6 +32,10 @@ class MiniStack(Server):
         tell("ministack and 16 packages that it needs from PyPI")
         pypi.unpack("ministack", folder)
 
+    @property
+    def broker_url(self) -> str:
+        return f"eventbridge://us-east-1/default?endpoint={self.url}"
+
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-P", "-c", "from ministack.app import main; main()"]
 

@@ -34,6 +34,10 @@ class Moto(Server):
         tell("moto and 27 packages that it needs from PyPI")
         pypi.unpack("moto", folder)
 
+    @property
+    def broker_url(self) -> str:
+        return f"eventbridge://us-east-1/default?endpoint={self.url}"
+
     def _command(self) -> Sequence[str]:
         return [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
 

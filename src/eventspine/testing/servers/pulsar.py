@@ -84,6 +84,10 @@ class Pulsar(Server):
         return Proxy(self.port + 2, self.port + 3, url_form=self.url_form)
 
     @property
+    def broker_url(self) -> str:
+        return f"{self.url}/public/default?admin={self.admin_url}"
+
+    @property
     def admin_url(self) -> str:
         return f"http://127.0.0.1:{self.port + 1}"
 

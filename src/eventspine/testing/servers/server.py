@@ -97,6 +97,11 @@ class Server:
     def url(self) -> str:
         return self.url_form.format(address=self.address)
 
+    @property
+    def broker_url(self) -> str:
+        """What `--broker` takes for it."""
+        return self.url
+
     def proxy(self) -> Proxy:
         """A network between clients, who take its `url`, and this server."""
         return Proxy(self.port, url_form=self.url_form)
