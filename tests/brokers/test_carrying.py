@@ -245,6 +245,34 @@ async def test_a_hole_holds_up_its_slot_until_patience_ends_and_is_reported(brok
         assert intake.late == 1
 
 
+async def test_what_comes_again_while_it_is_held_is_not_settled_before_the_journal_has_it(
+    broker: Server, monkeypatch: pytest.MonkeyPatch
+):
+    """A queue had handed out the same message once more, and with that one the only one was deleted: it was then held in
+    memory alone, and gone with it."""
+    heard = Heard()
+    store_message, kept_back = broker.store, []
+    monkeypatch.setattr(
+        broker, "store", lambda message: (kept_back.append if b'"first"' in message.data else store_message)(message)
+    )
+    journal, queue = MemoryJournal(), "?kind=queue&order=none"
+    async with Spine("memory://", service=storefront, broker=to(broker)) as store:
+        await store.publish(Placed(customer="ann", number=0, note="first"), Placed(customer="ann", number=1))
+        await until(lambda: broker.sent == 1)
+    async with Spine(journal, broker=to(broker, queue)) as first, first.running(inventory(heard)):
+        (intake,) = first._carrying.intakes.values()  # type: ignore[union-attr]
+        await until(lambda: intake.held == 1)
+        intake._intake.expire()  # type: ignore[union-attr]
+        await until(lambda: intake.known == 1)
+    async with Spine(journal, broker=to(broker, queue)) as second, second.running(inventory(heard)):
+        store_message(kept_back[0])
+        broker.ring()
+        await until(lambda: heard.of("ann") == [0, 1])
+        (intake,) = second._carrying.intakes.values()  # type: ignore[union-attr]
+        await until(lambda: not any(broker.queue("orders", "inventory.orders")))
+        await until(lambda: not any(intake._intake._unsettled.values()))  # type: ignore[union-attr]
+
+
 async def test_what_is_no_event_is_kept_as_a_dead_delivery_with_its_bytes(broker: Server):
     from eventspine.brokers.port import Message
 

@@ -26,8 +26,8 @@ def test_of_a_queue_only_while_nobody_else_had_it_and_what_comes_after_all_is_ta
 
 def test_what_is_early_waits_for_what_is_before_it() -> None:
     arrivals = Arrivals[str](ordered=True, queue=True)
-    assert arrivals.hold(LANE, 2, "b", 0.0)
-    assert not arrivals.hold(LANE, 2, "b again", 0.0)
+    assert arrivals.hold(LANE, 2, "b", 0.0) is None
+    assert arrivals.hold(LANE, 2, "b again", 0.0) == "b"
     assert arrivals.judge(LANE, 1) == "new"
     arrivals.take(LANE, 1)
     assert arrivals.next_of(LANE) == (2, "b")

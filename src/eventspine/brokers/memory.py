@@ -231,6 +231,13 @@ class MemoryIntake:
             found.append(_fetched(partition, 0, copy[0], copy))
         return found
 
+    def expire(self) -> None:
+        """As queues do when something is in one's hands for long: what is not settled is handed out once more. It is the
+        same message, and settled with either."""
+        for partition, copies in self._unsettled.items():
+            self._server.queue(self._channel, self._consumer)[partition].extend(copies)
+        self._news.set()
+
     async def settle(self, fetched: Sequence[Fetched]) -> None:
         self._server.reach()
         if self._features.positions:

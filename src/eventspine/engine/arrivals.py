@@ -74,15 +74,15 @@ class Arrivals(Generic[T]):
         self._marks[lane] = fold(*(mark or (0, [])), [gained])
         return gained
 
-    def hold(self, lane: Lane, number: int, item: T, now: float) -> bool:
-        """Whether it is the first of this number."""
+    def hold(self, lane: Lane, number: int, item: T, now: float) -> T | None:
+        """The one that is held under this number already, instead of this one."""
         early = self._early.setdefault(lane, {})
         if number in early:
-            return False
+            return early[number]
         early[number] = item
         self._since.setdefault(lane, now)
         self.held += 1
-        return True
+        return None
 
     def next_of(self, lane: Lane) -> tuple[int, T] | None:
         """What was held and is new now that something was taken."""

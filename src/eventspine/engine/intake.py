@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 from ..brokers.binding import Incoming
 from ..brokers.port import Broker, BrokerIntake, Fetched, Start
@@ -40,10 +40,12 @@ LOOK_S = 1.0
 ASK_AGAIN_S = 0.3
 
 
-class Item(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Item:
     fetched: Fetched
     arrived: Incoming
     after: int  # the position before it, of a log
+    copies: list[Fetched] = field(default_factory=list)  # of a queue: that came while it was held
 
 
 class Intake:
@@ -283,13 +285,21 @@ class Intake:
             self.known += 1
             landing.done(item.fetched, item.after)
         elif verdict == "early":
-            if not self._arrivals.hold(lane, number.number, item, self.clock.monotonic()):
+            if (held := self._arrivals.hold(lane, number.number, item, self.clock.monotonic())) is not None:
                 self.known += 1
-                landing.done(item.fetched, item.after)
+                self._came_while_held(landing, held, item)
         else:
             self.late += verdict == "late"
             landing.take(item, lane, self._arrivals.take(lane, number.number))
             self._take_held(landing, lane)
+
+    def _came_while_held(self, landing: Landing, held: Item, item: Item) -> None:
+        """A queue hands out the same message again when it was in our hands for long. To settle that would delete the
+        only one there is, before the journal has it; so both are settled together. In a log it is another message."""
+        if self.broker.features.positions:
+            landing.done(item.fetched, item.after)
+        else:
+            held.copies.append(item.fetched)
 
     def _take_held(self, landing: Landing, lane: Lane) -> None:
         while (found := self._arrivals.next_of(lane)) is not None:
@@ -444,3 +454,4 @@ class Landing:
             else:
                 ranges.append(gained)
         self.done(item.fetched, item.after)
+        self.settled += item.copies
