@@ -12,9 +12,9 @@ from pathlib import Path
 import nkeys
 import pytest
 
-from eventspine.brokers import nats, open_broker
+from eventspine.brokers import _nats_intake, nats, open_broker
 from eventspine.brokers.port import Needs
-from eventspine.errors import BrokerError, SettingsError
+from eventspine.errors import BrokerError, MessageRefused, SettingsError
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
 from eventspine.testing.conformance.brokers.reading import messages, reading, sent
 from eventspine.testing.servers import Proxy, Server, free_ports, named
@@ -118,6 +118,38 @@ async def test_the_servers_own_limit_is_known_once_it_is_connected(tmp_path: Pat
     with serving(tmp_path / "large", {"max_payload": "8MB"}) as server:
         async with connected(server.url) as broker:
             assert broker.features.message_bytes_max == 8 * 1024 * 1024 - nats.HEADROOM
+
+
+async def test_a_message_over_the_servers_limit_is_refused_and_the_others_go_on(nats_server: Server, tmp_path: Path):
+    """The server itself would end the connection."""
+    with serving(tmp_path, {"max_payload": "64KB"}) as server:
+        async with connected(server.url) as broker:
+            await broker.apply(NEEDS)
+            small, large = messages(broker, 2)
+            large = large._replace(headers={**large.headers, "ce-note": "x" * 70_000})
+            first, second, third = await broker.send([small, large, small])
+            assert (first, third) == (None, None)
+            assert isinstance(second, MessageRefused)
+            assert "65,536" in str(second)
+
+
+async def test_a_stream_that_is_gone_is_an_answer_that_is_missing(nats_server: Server):
+    async with connected(f"{nats_server.url}/?prefix=gone.") as broker:
+        await broker.apply(NEEDS)
+        one, two = messages(broker, 2)
+        await sent(broker, one)
+        await broker.js.delete_stream("gone_talk")
+        (answer,) = await broker.send([two])
+        assert isinstance(answer, BrokerError)
+        assert not isinstance(answer, MessageRefused)
+        assert "no stream" in str(answer)
+
+
+def test_a_message_of_a_domain_says_where_it_stands_as_one_without():
+    without = b"$JS.ACK.talk.listener_p0.1.17.5.1764366000123456789.3"
+    within = b"$JS.ACK.hub.ACCOUNT.talk.listener_p0.1.17.5.1764366000123456789.3"
+    for reply in (without, within, within + b".token"):
+        assert _nats_intake._place(reply) == (17, 5, 1764366000123456789, 3)
 
 
 async def test_one_of_several_servers_is_enough(nats_server: Server):

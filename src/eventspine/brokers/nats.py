@@ -13,29 +13,17 @@ heartbeats that don't come: either ends the intake, and it is made anew from the
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
-import re
-import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import quote, unquote
 
 import nats
 import nats.errors
 import nats.js.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-from nats.aio.subscription import Subscription
 from nats.js import JetStreamContext
 from nats.js.api import (
-    AckPolicy,
-    ConsumerConfig,
-    DeliverPolicy,
     DiscardPolicy,
     KeyValueConfig,
     RetentionPolicy,
@@ -44,25 +32,18 @@ from nats.js.api import (
     StreamInfo,
 )
 
-from ..errors import BrokerError, MessageRefused
+from ..errors import BrokerError
 from . import urls
-from .port import Difference, Features, Fetched, Finding, Message, Needs, Sent, Start
+from ._nats_client import BEATS, Connection, quietly
+from ._nats_intake import NatsIntake
+from ._nats_sender import Sender
+from .port import Difference, Features, Finding, Message, Needs, Sent
 
 log = logging.getLogger("eventspine.broker")
 EXAMPLE = "nats://user:password@localhost:4222/?partitions=8"
 PARTITIONS = 8
-PULL = 500  # messages asked for at once, for a partition
-PULL_BYTES = 4_000_000
-EXPIRES_S = 30.0
 SILENT_S = 12.5  # without a word from the server: it is gone
-BEATS = 2.5  # in that time
-GONE_S = 60.0  # after which the server forgets a consumer that nobody reads
 HEADROOM = 4096  # of the server's limit for a message: what surrounds ours
-UNSENDABLE = frozenset(
-    {10054, 10077}
-)  # JetStream's codes for a message that is too large, and too large for the stream
-_SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
-_PLAIN = re.compile(f"[{re.escape(_SAFE)}]*")
 
 
 @dataclass(frozen=True)
@@ -112,24 +93,6 @@ def _file(read: urls.BrokerUrl, name: str) -> str | None:
     return given or None
 
 
-class _Client(Client):
-    """Tells its password to nobody who does not encrypt, where that was asked for, and leaves no socket open that never got
-    so far as to be a connection."""
-
-    async def _process_connect_init(self) -> None:
-        try:
-            await super()._process_connect_init()
-        except BaseException:
-            if self._transport is not None:
-                self._transport.close()  # type: ignore[no-untyped-call]
-            raise
-
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
-        if self.options.get("tls") and not info.get("tls_required"):
-            raise nats.errors.Error("the server does not speak TLS, which the URL asks for")
-        await super()._process_info(info, initial_connection)
-
-
 class NatsBroker:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -144,8 +107,9 @@ class NatsBroker:
             message_bytes_max=1_048_576 - HEADROOM,
             persistent=True,
         )
-        self._client: Client | None = None
+        self._client: Connection | None = None
         self._js: JetStreamContext | None = None
+        self._sender: Sender | None = None
         self._counts: dict[str, int] = {}  # partitions, by channel
         self._lost: set[Callable[[], None]] = set()  # called when the connection breaks
 
@@ -154,7 +118,7 @@ class NatsBroker:
     async def open(self) -> None:
         if self._client is not None:
             return
-        client, told = _Client(), list[Exception]()
+        client, told = Connection(), list[Exception]()
 
         async def on_error(error: Exception) -> None:
             """The client would try the first time for ever."""
@@ -179,17 +143,19 @@ class NatsBroker:
                     disconnected_cb=self._on_disconnected,
                     **self.settings.connect,
                 )
+                self._sender = Sender(client, self.settings.timeout_s, self.error, self.watch)
+                await self._sender.open()
         except Exception as error:  # also what keys and certificates are not liked for
-            await _quietly(client.close())
-            raise self._error("can't be reached", error) from error
+            await quietly(client.close())
+            raise self.error("can't be reached", error) from error
         self._client = client
-        self._js = client.jetstream(timeout=self.settings.timeout_s, publish_async_max_pending=100_000)
+        self._js = client.jetstream(timeout=self.settings.timeout_s)
         self.features = _with_limit(self.features, client.max_payload - HEADROOM)
 
     async def close(self) -> None:
-        client, self._client, self._js = self._client, None, None
+        client, self._client, self._js, self._sender = self._client, None, None, None
         if client is not None:
-            await _quietly(client.close())
+            await quietly(client.close())
 
     async def _on_disconnected(self) -> None:
         self._counts.clear()
@@ -197,7 +163,7 @@ class NatsBroker:
             lost()
 
     @property
-    def client(self) -> Client:
+    def client(self) -> Connection:
         if self._client is None or not self._client.is_connected:
             raise BrokerError(f"{self.url} is not connected.")
         return self._client
@@ -212,7 +178,7 @@ class NatsBroker:
         self._lost.add(lost)
         return lambda: self._lost.discard(lost)
 
-    def _error(self, what: str, error: BaseException) -> BrokerError:
+    def error(self, what: str, error: BaseException) -> BrokerError:
         said = self.settings.url.masked(str(error) or type(error).__name__)
         return BrokerError(f"{self.url} {what}: {said}")
 
@@ -233,50 +199,19 @@ class NatsBroker:
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Sent]:
         counts = {channel: await self.partitions(channel) for channel in {message.channel for message in messages}}
-        waiting = [await self._hand_over(message, counts[message.channel]) for message in messages]
-        futures = [one for one in waiting if isinstance(one, asyncio.Future)]
-        if futures:
-            await self._answered(futures)
-        return [one if isinstance(one, Exception) else self._answer(one) for one in waiting]
+        subjects = {channel: [self.subject(channel, n) for n in range(count)] for channel, count in counts.items()}
 
-    async def _answered(self, futures: Sequence[asyncio.Future[Any]]) -> None:
-        """Until all are, the connection breaks, or time is over."""
-        lost = asyncio.get_running_loop().create_future()
-        unwatch = self.watch(lambda: None if lost.done() else lost.set_result(None))
-        every = asyncio.gather(*futures, return_exceptions=True)
-        try:
-            await asyncio.wait([every, lost], timeout=self.settings.timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            unwatch()
-            lost.cancel()
-            if not every.done():
-                every.cancel()
-                await asyncio.gather(every, return_exceptions=True)
+        def route(message: Message) -> str:
+            mine = subjects[message.channel]
+            return mine[message.slot % len(mine)]
 
-    async def _hand_over(self, message: Message, partitions: int) -> asyncio.Future[Any] | Exception:
-        headers = {
-            name: value if _PLAIN.fullmatch(value) else quote(value, safe=_SAFE)
-            for name, value in message.headers.items()
-        }
-        headers |= {"content-type": message.content_type, "Nats-Msg-Id": message.id}
-        subject = self.subject(message.channel, message.slot % partitions)
-        try:
-            # Without wait_stall: with it the client makes a task for each message, and so writes each to the socket by itself.
-            return await self.js.publish_async(subject, message.data, headers=headers)
-        except nats.errors.MaxPayloadError:
-            return MessageRefused(f"the server takes {self.client.max_payload:,} bytes at most")
-        except (nats.errors.Error, OSError) as error:
-            return self._error("did not take a message", error)
+        return await self.sender.send(messages, route)
 
-    def _answer(self, future: asyncio.Future[Any]) -> Sent:
-        if future.cancelled():
-            return BrokerError(f"{self.url} did not acknowledge a message: the connection broke, or it took too long.")
-        error = future.exception()
-        if error is None:
-            return None
-        if isinstance(error, nats.js.errors.APIError) and error.err_code in UNSENDABLE:
-            return MessageRefused(str(error.description))
-        return self._error("did not take a message", error)
+    @property
+    def sender(self) -> Sender:
+        if self._sender is None or not self.client.is_connected:
+            raise BrokerError(f"{self.url} is not connected.")
+        return self._sender
 
     async def partitions(self, channel: str) -> int:
         """As its stream was made: changing it moves keys away from where their past is (R12)."""
@@ -292,7 +227,7 @@ class NatsBroker:
                 f"{self.url} has no stream {self.stream(channel)!r}. Make it: spine topology apply."
             ) from error
         except (nats.errors.Error, OSError) as error:
-            raise self._error("does not answer", error) from error
+            raise self.error("does not answer", error) from error
 
     # --- topology ---------------------------------------------------------------------------------------------------
 
@@ -304,7 +239,7 @@ class NatsBroker:
         except nats.js.errors.NotFoundError:
             found.append(Difference(f"bucket {self.bucket}", "who publishes and consumes", "", safe=True))
         except (nats.errors.Error, OSError) as error:
-            raise self._error("does not answer", error) from error
+            raise self.error("does not answer", error) from error
         return found
 
     async def _difference(self, channel: str) -> Difference | None:
@@ -315,7 +250,7 @@ class NatsBroker:
         except nats.js.errors.NotFoundError:
             return Difference(f"stream {name}", wanted, "", safe=True)
         except (nats.errors.Error, OSError) as error:
-            raise self._error("does not answer", error) from error
+            raise self.error("does not answer", error) from error
         found = f"{len(config.subjects or ())} partitions, {config.num_replicas} replicas"
         return None if found == wanted else Difference(f"stream {name}", wanted, found, safe=False)
 
@@ -330,7 +265,7 @@ class NatsBroker:
                 else:
                     await self.js.add_stream(self._config(channels[name]))
             except (nats.errors.Error, OSError) as error:
-                raise self._error(f"could not make the {one.what}", error) from error
+                raise self.error(f"could not make the {one.what}", error) from error
         return made
 
     def _config(self, channel: str) -> StreamConfig:
@@ -358,7 +293,7 @@ class NatsBroker:
             entry = await bucket.get(key)
             return (entry.value or b"").decode()
         except (nats.errors.Error, OSError) as error:
-            raise self._error("could not be asked whose this is", error) from error
+            raise self.error("could not be asked whose this is", error) from error
 
     async def findings(self, needs: Needs) -> Sequence[Finding]:
         found = [_DURABILITY]
@@ -369,199 +304,7 @@ class NatsBroker:
     # --- reading ----------------------------------------------------------------------------------------------------
 
     async def intake(self, channel: str, consumer: str, changed: Callable[[], None]) -> NatsIntake:
-        return NatsIntake(self, channel, consumer, await self._info(channel))
-
-
-class _Partition:
-    """One consumer, and what it has sent."""
-
-    def __init__(self, intake: NatsIntake, number: int, consumer: str, inbox: str, after: int) -> None:
-        self.intake = intake
-        self.number = number
-        self.consumer = consumer
-        self.inbox = inbox
-        self.after = after  # the position before all that was fetched
-        self.asked = 0  # messages that may still come for the last pull
-        self.count = 0  # the consumer's own
-        self.pending = 0  # in the stream, after the last that came
-        self.heard = time.monotonic()
-        self.subscription: Subscription | None = None
-
-    async def on_message(self, message: Msg) -> None:
-        self.heard = time.monotonic()
-        if (status := (message.headers or {}).get("Status")) is not None and message.reply.find("$JS.ACK") != 0:
-            self._on_status(status, (message.headers or {}).get("Description", ""))
-            return
-        meta = message.metadata
-        if meta.sequence.consumer != self.count + 1:
-            self.intake.fail(BrokerError(f"{meta.sequence.consumer - self.count - 1} messages were lost on the way"))
-            return
-        self.count += 1
-        self.asked = max(0, self.asked - 1)
-        self.pending = meta.num_pending
-        headers = {name: unquote(value) for name, value in (message.headers or {}).items()}
-        content_type = headers.pop("content-type", "")
-        time_us = int(meta.timestamp.timestamp() * 1e6)
-        self.intake.came(
-            Fetched(self.number, meta.sequence.stream, None, headers, content_type, message.data, time_us),
-            len(message.data),
-        )
-
-    def _on_status(self, status: str, description: str) -> None:
-        if status == "100":
-            return  # a heartbeat
-        self.asked = 0  # that pull is over: by its time, its size, or because the consumer is gone
-        if status == "409" and "max" not in description.lower() and "batch" not in description.lower():
-            self.intake.fail(BrokerError(f"the consumer {self.consumer} ended: {description}"))
-        self.intake.wake()
-
-
-class NatsIntake:
-    def __init__(self, broker: NatsBroker, channel: str, consumer: str, info: StreamInfo) -> None:
-        self.broker = broker
-        self.channel = channel
-        self.stream = broker.stream(channel)
-        created = info.created.isoformat() if info.created else ""
-        self.feed = f"nats:{self.stream}:{created}"
-        self._consumer = _name(consumer)
-        self._count = len(info.config.subjects or ())
-        self._partitions: dict[int, _Partition] = {}
-        self._buffer: deque[Fetched] = deque()
-        self._bytes = 0
-        self._news = asyncio.Event()
-        self._paused = False
-        self._failure: BrokerError | None = None
-        self._unwatch = broker.watch(lambda: self.fail(BrokerError(f"the connection to {broker.url} was lost")))
-
-    def assigned(self) -> frozenset[int]:
-        return frozenset(range(self._count))
-
-    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int | None:
-        name = f"{self._consumer}_p{partition}_e{epoch}_{time.time_ns():x}"
-        client, js = self.broker.client, self.broker.js
-        one = _Partition(self, partition, name, client.new_inbox(), after or 0)
-        config = ConsumerConfig(
-            name=name,
-            ack_policy=AckPolicy.NONE,
-            filter_subject=self.broker.subject(self.channel, partition),
-            inactive_threshold=GONE_S,
-            max_deliver=-1,
-            **_where(after, start),
-        )
-        try:
-            made = await js.add_consumer(self.stream, config)
-            one.subscription = await client.subscribe(
-                one.inbox, cb=one.on_message, pending_msgs_limit=-1, pending_bytes_limit=-1
-            )
-        except (nats.errors.Error, OSError) as error:
-            raise self.broker._error(f"could not read the stream {self.stream}", error) from error
-        self._partitions[partition] = one
-        await self._pull(one)
-        return made.delivered.stream_seq if after is None and made.delivered is not None else after
-
-    async def end(self, partition: int) -> None:
-        one = self._partitions.pop(partition, None)
-        if one is None:
-            return
-        kept = [fetched for fetched in self._buffer if fetched.partition != partition]
-        self._buffer = deque(kept)
-        self._bytes = sum(len(fetched.data) for fetched in kept)
-        await _quietly(self._forget(one))
-
-    async def _forget(self, one: _Partition) -> None:
-        if one.subscription is not None:
-            await one.subscription.unsubscribe()
-        await self.broker.js.delete_consumer(self.stream, one.consumer)
-
-    # --- what came --------------------------------------------------------------------------------------------------
-
-    def came(self, fetched: Fetched, size: int) -> None:
-        if fetched.partition in self._partitions:
-            self._buffer.append(fetched)
-            self._bytes += size
-            self._news.set()
-
-    def wake(self) -> None:
-        self._news.set()
-
-    def fail(self, error: BrokerError) -> None:
-        self._failure = self._failure or error
-        self._news.set()
-
-    async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
-        await self._ask_for_more()
-        if not self._buffer and wait_s > 0:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-        self._check()
-        if self._paused:
-            return []
-        taken = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
-        self._bytes -= sum(len(one.data) for one in taken)
-        return taken
-
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
-        now, silent_s = time.monotonic(), self.broker.settings.silent_s
-        for one in self._partitions.values():
-            if one.asked and now - one.heard > silent_s:
-                raise BrokerError(f"{self.broker.url} has said nothing for {silent_s:g} s; the intake is made anew.")
-
-    async def _ask_for_more(self) -> None:
-        if self._paused or self._failure is not None or len(self._buffer) > PULL or self._bytes > PULL_BYTES:
-            return
-        for one in self._partitions.values():
-            if one.asked <= PULL // 4:
-                await self._pull(one)
-
-    async def _pull(self, one: _Partition) -> None:
-        one.asked = PULL
-        one.heard = time.monotonic()
-        wanted = {
-            "batch": PULL,
-            "max_bytes": PULL_BYTES,
-            "expires": int(EXPIRES_S * 1e9),
-            "idle_heartbeat": int(self.broker.settings.silent_s / BEATS * 1e9),
-        }
-        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{one.consumer}"
-        try:
-            await self.broker.client.publish(subject, json.dumps(wanted).encode(), reply=one.inbox)
-        except (nats.errors.Error, OSError) as error:
-            self.fail(self.broker._error("did not take a request for more", error))
-
-    async def settle(self, fetched: Sequence[Fetched]) -> None:
-        """Nothing: the position in the journal says it."""
-
-    def pause(self) -> None:
-        self._paused = True
-
-    def resume(self) -> None:
-        self._paused = False
-        for one in self._partitions.values():
-            one.heard = time.monotonic()
-        self._news.set()
-
-    async def lag(self) -> int | None:
-        return len(self._buffer) + sum(one.pending for one in self._partitions.values())
-
-    async def close(self) -> None:
-        self._unwatch()
-        for partition in list(self._partitions):
-            await self.end(partition)
-
-
-def _where(after: int | None, start: Start) -> dict[str, Any]:
-    if after is not None:
-        return {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
-    if isinstance(start, datetime):
-        moment = start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        return {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": moment}
-    return {"deliver_policy": DeliverPolicy.ALL if start == "earliest" else DeliverPolicy.NEW}
+        return NatsIntake(self, channel, _name(consumer), await self._info(channel))
 
 
 def _name(text: str) -> str:
@@ -602,12 +345,3 @@ def _stream_findings(channel: str, info: StreamInfo) -> list[Finding]:
             )
         )
     return found or [Finding("ok", f"stream of {channel}", "replicated, on disk, without limits.")]
-
-
-async def _quietly(closing: Any) -> None:
-    """What is given up anyway."""
-    try:
-        async with asyncio.timeout(2.0):
-            await closing
-    except Exception as error:  # noqa: BLE001 -- its assertions too, where it was never connected
-        log.debug("closing: %s", type(error).__name__)

@@ -1,0 +1,253 @@
+"""Reading a stream: a consumer of our own for each lease of a partition, and pulls that are open before anything comes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+import nats.errors
+from nats.aio.subscription import Subscription
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
+
+from ..errors import BrokerError
+from ._nats_client import BEATS, quietly
+from .port import Fetched, Start
+
+if TYPE_CHECKING:
+    from .nats import NatsBroker
+
+PULL = 500  # messages asked for at once, for a partition
+PULL_BYTES = 4_000_000
+EXPIRES_S = 30.0
+GONE_S = 60.0  # after which the server forgets a consumer that nobody reads
+
+
+class _Partition:
+    """One consumer, and what it has sent."""
+
+    def __init__(self, intake: NatsIntake, number: int, consumer: str, inbox: str, after: int) -> None:
+        self.intake = intake
+        self.number = number
+        self.consumer = consumer
+        self.inbox = inbox
+        self.after = after  # the position before all that was fetched
+        self.asked = 0  # messages that may still come for the last pull
+        self.count = 0  # the consumer's own
+        self.pending = 0  # in the stream, after the last that came
+        self.heard = time.monotonic()
+        self.subscription: Subscription | None = None
+
+    def hear(self, _: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        self.heard = time.monotonic()
+        try:
+            if reply.startswith(b"$JS.ACK."):
+                self._take(reply, data, headers)
+            else:
+                self._on_status(*_status(headers))
+        except Exception as error:  # noqa: BLE001 -- one that is passed over would be lost
+            self.intake.fail(BrokerError(f"a message can't be read ({type(error).__name__}: {error})"))
+
+    def _take(self, reply: bytes, data: bytes, headers: bytes) -> None:
+        sequence, count, time_ns, pending = _place(reply)
+        if count != self.count + 1:
+            self.intake.fail(BrokerError(f"{count - self.count - 1} messages were lost on the way"))
+            return
+        self.count = count
+        self.asked = max(0, self.asked - 1)
+        self.pending = pending
+        named = _named(headers)
+        content_type = named.pop("content-type", "")
+        self.intake.came(
+            Fetched(self.number, sequence, None, named, content_type, data, time_ns // 1000),
+            len(data),
+        )
+
+    def _on_status(self, status: str, description: str) -> None:
+        if status == "100":
+            return  # a heartbeat
+        self.asked = 0  # that pull is over: by its time, its size, or because the consumer is gone
+        if status == "409" and "max" not in description.lower() and "batch" not in description.lower():
+            self.intake.fail(BrokerError(f"the consumer {self.consumer} ended: {description}"))
+        self.intake.wake()
+
+
+class NatsIntake:
+    def __init__(self, broker: NatsBroker, channel: str, consumer: str, info: StreamInfo) -> None:
+        self.broker = broker
+        self.channel = channel
+        self.stream = broker.stream(channel)
+        created = info.created.isoformat() if info.created else ""
+        self.feed = f"nats:{self.stream}:{created}"
+        self._consumer = consumer
+        self._count = len(info.config.subjects or ())
+        self._partitions: dict[int, _Partition] = {}
+        self._buffer: deque[Fetched] = deque()
+        self._bytes = 0
+        self._news = asyncio.Event()
+        self._paused = False
+        self._failure: BrokerError | None = None
+        self._unwatch = broker.watch(lambda: self.fail(BrokerError(f"the connection to {broker.url} was lost")))
+
+    def assigned(self) -> frozenset[int]:
+        return frozenset(range(self._count))
+
+    async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int | None:
+        name = f"{self._consumer}_p{partition}_e{epoch}_{time.time_ns():x}"
+        client, js = self.broker.client, self.broker.js
+        one = _Partition(self, partition, name, client.new_inbox(), after or 0)
+        config = ConsumerConfig(
+            name=name,
+            ack_policy=AckPolicy.NONE,
+            filter_subject=self.broker.subject(self.channel, partition),
+            inactive_threshold=GONE_S,
+            max_deliver=-1,
+            **_where(after, start),
+        )
+        try:
+            made = await js.add_consumer(self.stream, config)
+            one.subscription = await client.hear(one.inbox, one.hear)
+        except (nats.errors.Error, OSError) as error:
+            raise self.broker.error(f"could not read the stream {self.stream}", error) from error
+        self._partitions[partition] = one
+        await self._pull(one)
+        return made.delivered.stream_seq if after is None and made.delivered is not None else after
+
+    async def end(self, partition: int) -> None:
+        one = self._partitions.pop(partition, None)
+        if one is None:
+            return
+        kept = [fetched for fetched in self._buffer if fetched.partition != partition]
+        self._buffer = deque(kept)
+        self._bytes = sum(len(fetched.data) for fetched in kept)
+        await quietly(self._forget(one))
+
+    async def _forget(self, one: _Partition) -> None:
+        if one.subscription is not None:
+            await self.broker.client.hear_no_more(one.subscription)
+        await self.broker.js.delete_consumer(self.stream, one.consumer)
+
+    # --- what came --------------------------------------------------------------------------------------------------
+
+    def came(self, fetched: Fetched, size: int) -> None:
+        if fetched.partition in self._partitions:
+            self._buffer.append(fetched)
+            self._bytes += size
+            self._news.set()
+
+    def wake(self) -> None:
+        self._news.set()
+
+    def fail(self, error: BrokerError) -> None:
+        self._failure = self._failure or error
+        self._news.set()
+
+    async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
+        await self._ask_for_more()
+        if not self._buffer and wait_s > 0:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+        self._check()
+        if self._paused:
+            return []
+        taken = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+        self._bytes -= sum(len(one.data) for one in taken)
+        return taken
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        now, silent_s = time.monotonic(), self.broker.settings.silent_s
+        for one in self._partitions.values():
+            if one.asked and now - one.heard > silent_s:
+                raise BrokerError(f"{self.broker.url} has said nothing for {silent_s:g} s; the intake is made anew.")
+
+    async def _ask_for_more(self) -> None:
+        if self._paused or self._failure is not None or len(self._buffer) > PULL or self._bytes > PULL_BYTES:
+            return
+        for one in self._partitions.values():
+            if one.asked <= PULL // 4:
+                await self._pull(one)
+
+    async def _pull(self, one: _Partition) -> None:
+        one.asked = PULL
+        one.heard = time.monotonic()
+        wanted = {
+            "batch": PULL,
+            "max_bytes": PULL_BYTES,
+            "expires": int(EXPIRES_S * 1e9),
+            "idle_heartbeat": int(self.broker.settings.silent_s / BEATS * 1e9),
+        }
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{self.stream}.{one.consumer}"
+        try:
+            await self.broker.client.publish(subject, json.dumps(wanted).encode(), reply=one.inbox)
+        except (nats.errors.Error, OSError) as error:
+            self.fail(self.broker.error("did not take a request for more", error))
+
+    async def settle(self, fetched: Sequence[Fetched]) -> None:
+        """Nothing: the position in the journal says it."""
+
+    def pause(self) -> None:
+        self._paused = True
+
+    def resume(self) -> None:
+        self._paused = False
+        for one in self._partitions.values():
+            one.heard = time.monotonic()
+        self._news.set()
+
+    async def lag(self) -> int | None:
+        return len(self._buffer) + sum(one.pending for one in self._partitions.values())
+
+    async def close(self) -> None:
+        self._unwatch()
+        for partition in list(self._partitions):
+            await self.end(partition)
+
+
+def _where(after: int | None, start: Start) -> dict[str, Any]:
+    if after is not None:
+        return {"deliver_policy": DeliverPolicy.BY_START_SEQUENCE, "opt_start_seq": after + 1}
+    if isinstance(start, datetime):
+        moment = start.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        return {"deliver_policy": DeliverPolicy.BY_START_TIME, "opt_start_time": moment}
+    return {"deliver_policy": DeliverPolicy.ALL if start == "earliest" else DeliverPolicy.NEW}
+
+
+# --- as it comes over the wire ------------------------------------------------------------------------------------------
+
+
+def _place(reply: bytes) -> tuple[int, int, int, int]:
+    """Of a message: its number in the stream, and in the consumer; when the stream had it (ns), and how many follow.
+
+    `$JS.ACK.<stream>.<consumer>.<delivered>.<in the stream>.<in the consumer>.<time>.<pending>`, with the domain and the
+    account before the stream, and a token at the end, where a server says them."""
+    tokens = reply.split(b".")
+    at = 5 if len(tokens) == 9 else 7
+    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 2]), int(tokens[at + 3])
+
+
+def _named(headers: bytes | None) -> dict[str, str]:
+    """Its first line is the protocol's."""
+    if not headers:
+        return {}
+    lines = headers.decode("utf-8", "replace").split("\r\n")
+    pairs = [line.partition(":") for line in lines[1:] if line]
+    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
+
+
+def _status(headers: bytes | None) -> tuple[str, str]:
+    """`NATS/1.0 409 Consumer Deleted`"""
+    first = (headers or b"").partition(b"\r\n")[0].decode("utf-8", "replace")
+    _, _, said = first.partition(" ")
+    status, _, description = said.strip().partition(" ")
+    return status, description
