@@ -17,6 +17,7 @@ def test_the_list_is_sorted_and_names_nothing_twice():
 def test_these_names_are_promised():
     """Taking one of them out, or adding one, is a decision: it belongs in the changelog."""
     assert set(eventspine.__all__) == {
+        "Aggregate",
         "Batch",
         "BatchDelivery",
         "Dead",
@@ -37,6 +38,7 @@ def test_these_names_are_promised():
         "Spine",
         "SpineError",
         "__version__",
+        "applies",
         "correlate",
         "event",
         "upcast",

@@ -1,6 +1,8 @@
 """Event-driven services in Python: publish a fact once; every subscriber handles it, in order per key, exactly once in
 effect. The names users import, and nothing else."""
 
+import typing as _typing
+
 from ._version import RELEASE as __version__  # noqa: N811
 from .delivery import BatchDelivery, Delivery
 from .envelope import Envelope
@@ -13,7 +15,11 @@ from .publishing import Receipt
 from .service import Middleware, Service
 from .spine import Running, Spine
 
+if _typing.TYPE_CHECKING:
+    from .state.aggregate import Aggregate, applies
+
 __all__ = [
+    "Aggregate",
     "Batch",
     "BatchDelivery",
     "Dead",
@@ -34,7 +40,19 @@ __all__ = [
     "Spine",
     "SpineError",
     "__version__",
+    "applies",
     "correlate",
     "event",
     "upcast",
 ]
+
+_LATER = {"Aggregate": "state.aggregate", "applies": "state.aggregate"}  # names that not every service needs
+
+
+def __getattr__(name: str) -> _typing.Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = globals()[name] = getattr(import_module(f".{_LATER[name]}", __name__), name)
+    return found

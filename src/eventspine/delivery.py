@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from .envelope import Envelope
 from .errors import SpineError, UnitFailed, WouldDeadlock
 from .ids import derived_id, id_text
-from .journal.port import Append, Record, Statement, Timer, Transaction, Unit
+from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
 from .observe.correlation import Cause
 from .publishing import Receipt, due_us, receipts
+from .state.handling import Handling
 from .within import Awaiting, Carrier, carrier_of, write, write_async
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ else:
 TRANSACTION_LIMIT_S = 1.0
 
 
-class Delivery(Cause, Generic[R]):
+class Delivery(Cause, Handling, Generic[R]):
     """What a handler may take as its second argument. `R` is the type of the service's resources."""
 
     _unit: Unit | None = None  # defaults of the class: one is made for every attempt, and most change nothing
@@ -241,6 +242,12 @@ class RunDelivery(Delivery[R]):
     def transaction(self) -> AbstractAsyncContextManager[Writing]:  # type: ignore[override]  # refused before it is one
         raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't have a transaction.")
 
+    async def _loaded(self, *_: Any) -> Any:
+        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't load aggregates.")
+
+    def save(self, *_: Any) -> list[Receipt]:
+        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't save aggregates.")
+
     def _move_to(self, unit: Unit) -> None:
         own, self._unit = self._unit, None
         if own is not None and own is not unit:
@@ -327,6 +334,15 @@ class BatchDelivery(Cause, Generic[R]):
 
     async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return await self._first.query(sql, **parameters)
+
+
+def refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: Journal) -> None:
+    own = delivery._subscription.journal
+    if own.id != journal.id:
+        raise WouldDeadlock(
+            f"{delivery.handler} is handling an event of the journal {own.url}; what is stored in {journal.url} from inside "
+            "would not commit with it. Use delivery.publish(...) and delivery.save(...)."
+        )
 
 
 def as_events(result: object) -> Iterable[Any]:

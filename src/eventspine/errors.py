@@ -2,13 +2,18 @@
 
 SpineError
 ├── DeclarationError          a class, handler or service is declared wrongly (found when it is made)
-│   └── UnknownPublisher      no service was named that may publish this context's events
+│   ├── UnknownPublisher      no service was named that may publish this context's events
+│   └── NotApplied            an aggregate records an event that none of its methods @applies
 ├── EventRefused              this event can't be published as it is; nothing was stored
 │   ├── EventTooLarge
 │   ├── KeyRefused
 │   ├── AttributeRefused      what travels beside the data: a middleware's attributes
 │   └── CorrelationRefused    the id given to correlate()
 ├── Undecodable               these bytes are not an event of this class
+├── NoSuchAggregate           it has no events (yet, or by the time that was asked for)
+├── UnknownEvent              a stream holds an event of a type that its aggregate doesn't know
+├── NewerVersion              a stream holds an event of a newer version than this code knows
+├── CommandReused             this command id was given to another command before
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
 ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
@@ -53,6 +58,26 @@ class DeclarationError(SpineError):
 
 
 class UnknownPublisher(DeclarationError):
+    pass
+
+
+class NotApplied(DeclarationError):
+    pass
+
+
+class NoSuchAggregate(SpineError):
+    pass
+
+
+class UnknownEvent(SpineError):
+    pass
+
+
+class NewerVersion(SpineError):
+    pass
+
+
+class CommandReused(SpineError):
     pass
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .attributes import TRACEPARENT, with_attributes
 from .clock import Clock
@@ -141,6 +141,15 @@ class Publisher:
             self.fits(made)
         return made
 
+    @cached_property
+    def private(self) -> Publisher:
+        """Of events that stay in the journal, for this service alone."""
+        return _Private(self.service, (), self.clock, self.ids)
+
+    def owns(self, context: str) -> bool:
+        """Whether this service publishes events of the context."""
+        return context in self.contexts
+
     def mine(self, event: Any) -> EventType:
         """Its type, if this service may publish it."""
         event_type = describe(type(event))
@@ -149,6 +158,33 @@ class Publisher:
         if event_type.name not in self.published:
             self.published[event_type.name] = event_type.context
         return event_type
+
+
+class _Private(Publisher):
+    def mine(self, event: Any) -> EventType:
+        return describe(type(event))
+
+    def record(self, event: Any, **given: Any) -> Record:
+        return super().record(event, **given)._replace(channel=None)
+
+
+class Speaker(NamedTuple):
+    """Whom a stream belongs to, and how its events become records: in private, unless the service publishes them."""
+
+    publisher: Publisher
+    middleware: Sequence[Middleware] = ()
+
+    @property
+    def service(self) -> str:
+        return self.publisher.service
+
+    def record(
+        self, event: Any, *, id: bytes | None, time: datetime | None, cause: Cause | None, private: bool = False
+    ) -> Record:
+        publisher = self.publisher
+        if private or not publisher.owns(describe(type(event)).context):
+            publisher = publisher.private
+        return through(self.middleware, publisher, event, id=id, time=time, cause=cause)
 
 
 def _caused(cause: Cause) -> tuple[str, str | None, int, tuple[bytes, bytes] | None]:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .brokers import open_broker
 from .clock import Clock, SystemClock
-from .delivery import BatchDelivery, Delivery
-from .errors import EventRefused, JournalError, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher, WouldDeadlock
+from .delivery import BatchDelivery, Delivery, refuse_other_journal
+from .errors import EventRefused, JournalError, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher
 from .ids import IdSource, id_bytes
 from .journal import open_journal, without_password
 from .journal.port import Journal, Record, Unit, Verdict
@@ -23,6 +23,7 @@ from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, check_services, check_upcasters, tables_script
+from .state.on_spine import State
 from .within import beside, carrier_of, opening, write_async
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one o
 UNKNOWN_TRIES = 5
 
 
-class Spine:
+class Spine(State):
     """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`, `memory://`; or pass a
     journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish.
     `broker` names what carries events to and from services on other journals: `kafka://…`, `amqp://…`, `nats://…`,
@@ -271,11 +272,7 @@ class Spine:
         due: int | None,
     ) -> list[Receipt]:
         await self._at_first_use()
-        if delivery._subscription.journal.id != self.journal.id:
-            raise WouldDeadlock(
-                f"{delivery.handler} is handling an event of the journal {delivery._subscription.journal.url}; publishing "
-                f"to {self.journal.url} from inside would not commit with it. Use delivery.publish(...)."
-            )
+        refuse_other_journal(delivery, self.journal)
         return delivery._publish(events, delivery, time, due)
 
     async def _publish(

@@ -33,8 +33,13 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
+    from .state.aggregate import Aggregate, Identity
+    from .state.changing import Changed
+
+    A = TypeVar("A", bound=Aggregate)
     R = WithDefault("R", default=None)
 else:
+    A = TypeVar("A")
     R = TypeVar("R")
 
 
@@ -267,6 +272,59 @@ class Spine:
             self._loop.run(spine._look_soon())
         return receipts(records, None, due)
 
+    def load(
+        self,
+        aggregate: type[A],
+        id: Identity,
+        /,
+        *,
+        at_version: int | None = None,
+        at_position: int | None = None,
+        at: datetime | None = None,
+    ) -> A:
+        return self._loop.run(self._now.load(aggregate, id, at_version=at_version, at_position=at_position, at=at))
+
+    def load_or_new(self, aggregate: type[A], id: Identity, /) -> A:
+        return self._loop.run(self._now.load_or_new(aggregate, id))
+
+    def save(self, *aggregates: Aggregate, within: Any = None) -> list[Receipt]:
+        if within is None:
+            return self._loop.run(self._now.save(*aggregates))
+        return self._save_within(aggregates, within)
+
+    def _save_within(self, aggregates: Sequence[Aggregate], within: Any) -> list[Receipt]:
+        """In the caller's own thread, to which the connection belongs."""
+        from .state.saving import saved
+
+        spine = self._now
+        with opening(within):
+            self._loop.run(spine._at_first_use())
+        unit, records = spine._unit_of(aggregates, current.get())
+        if unit.appends:
+            write(carrier_of(within), spine.journal, unit)
+        for one in aggregates:
+            saved(one)
+        return receipts(records, None, None)
+
+    def change(
+        self,
+        aggregate: type[A],
+        id: Identity,
+        decide: Callable[[A], Any],
+        /,
+        *,
+        new: bool = False,
+        command_id: str | None = None,
+    ) -> Changed[A]:
+        """`decide` is called here, in the caller's thread."""
+        from .state.changing import Changing
+
+        changing = Changing(self._now, aggregate, id, new, command_id)
+        while (found := self._loop.run(changing.load())) is not None:
+            decide(found)
+            self._loop.run(changing.save(found))
+        return changing.changed
+
     def cancel(self, *published: Receipt) -> int:
         return self._loop.run(self._now.cancel(*published))
 
@@ -372,6 +430,24 @@ class Delivery(Generic[R]):
         self, *events: Any, time: datetime | None = None, at: datetime | None = None, after: timedelta | None = None
     ) -> list[Receipt]:
         return self._inner.publish(*events, time=time, at=at, after=after)
+
+    def load(
+        self,
+        aggregate: type[A],
+        id: Identity,
+        /,
+        *,
+        at_version: int | None = None,
+        at_position: int | None = None,
+        at: datetime | None = None,
+    ) -> A:
+        return self._wait(self._inner.load(aggregate, id, at_version=at_version, at_position=at_position, at=at))
+
+    def load_or_new(self, aggregate: type[A], id: Identity, /) -> A:
+        return self._wait(self._inner.load_or_new(aggregate, id))
+
+    def save(self, *aggregates: Aggregate) -> list[Receipt]:
+        return self._inner.save(*aggregates)
 
     def join(self, within: Any) -> None:
         carrier_of(within).check_blocking()

@@ -120,6 +120,8 @@ def returned(subscription: Subscription, item: Item, delivery: Delivery[Any], re
         raise _too_slow(subscription)
     if result is not None:
         _publish(delivery, result)
+    if delivery._aggregates:
+        delivery._refuse_unsaved()
 
 
 async def raised(subscription: Subscription, item: Item, delivery: Delivery[Any], error: BaseException) -> None:

@@ -31,6 +31,7 @@ from ..journal.port import (
     Verdict,
 )
 from ..journal.registry import unknown
+from ..publishing import Speaker
 from ..service import Handler
 from .batches import BatchWorkers, run_one
 from .calls import attempt, caller
@@ -183,6 +184,10 @@ class Subscription:
 
     def record_of(self, event: Any, id: bytes, time: datetime | None, cause: Cause) -> Record:
         return self.host.record_of(event, id=id, time=time, cause=cause)
+
+    @property
+    def speaker(self) -> Speaker:
+        return Speaker(self.host.publisher, self.host.middleware)
 
     def complete(self, item: Item, unit: Unit) -> None:
         """Add to the unit what says that this delivery is finished."""

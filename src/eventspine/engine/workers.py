@@ -148,7 +148,7 @@ class Workers:
                     decode, _, version = decoders[record[5]]
                     event = decode(record[14]) if record[6] == version else one.decode(record)
                     result = await (invoke(event, delivery) if wants else invoke(event))
-                    if result is not None or item.timed_out:
+                    if result is not None or item.timed_out or delivery._aggregates:
                         returned(one, item, delivery, result)
                 except BaseException as error:
                     await raised(one, item, delivery, error)

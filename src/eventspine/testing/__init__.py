@@ -5,7 +5,8 @@
         await spine.idle()
         assert spine.published(StockReserved) == [StockReserved(order_id="A-1", sku="teapot")]
 
-`sync_spine` is the same without `async`; `delivery` and `sync_delivery` call a handler as the plain function that it is.
+`sync_spine` is the same without `async`; `delivery` and `sync_delivery` call a handler as the plain function that it is;
+`given` tells what an aggregate decides.
 Names are loaded when they are used, since pytest loads this package for its fixtures in every run."""
 
 from __future__ import annotations
@@ -16,20 +17,24 @@ if TYPE_CHECKING:
     from .blocking import SyncVirtualSpine, sync_spine
     from .clock import VirtualClock
     from .deliveries import Executed, HandDelivery, SyncHandDelivery, delivery, sync_delivery
+    from .given import Given, Then, given
     from .making import spine
     from .quiet import NotIdle
     from .virtual import Kept, VirtualSpine
 
 __all__ = [
     "Executed",
+    "Given",
     "HandDelivery",
     "Kept",
     "NotIdle",
     "SyncHandDelivery",
     "SyncVirtualSpine",
+    "Then",
     "VirtualClock",
     "VirtualSpine",
     "delivery",
+    "given",
     "spine",
     "sync_delivery",
     "sync_spine",
@@ -39,6 +44,7 @@ _MODULES = {
     "blocking": ("SyncVirtualSpine", "sync_spine"),
     "clock": ("VirtualClock",),
     "deliveries": ("Executed", "HandDelivery", "SyncHandDelivery", "delivery", "sync_delivery"),
+    "given": ("Given", "Then", "given"),
     "making": ("spine",),
     "quiet": ("NotIdle",),
     "virtual": ("Kept", "VirtualSpine"),

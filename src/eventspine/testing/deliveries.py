@@ -195,6 +195,12 @@ def _record(
     return record._replace(position=1, key=record.key if key is None else key)
 
 
+_NO_STREAMS = (
+    "A delivery made by hand has no streams, so it neither loads aggregates nor saves them. Test this handler with "
+    "testing.spine(service), and what the aggregate decides with testing.given(...)."
+)
+
+
 class _Subscription:
     """What a delivery asks of the subscription that it belongs to."""
 
@@ -211,6 +217,10 @@ class _Subscription:
         self.ids = IdSource(clock)
         self.resources = resources
         self.journal = _Journal(rows, connection)
+
+    @property
+    def speaker(self) -> Any:
+        raise SettingsError(_NO_STREAMS)
 
     def record_of(self, event: Any, id: bytes, time: datetime | None, cause: Cause) -> Record:
         """As a publisher would, save that it may publish everything."""

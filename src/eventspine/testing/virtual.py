@@ -61,6 +61,9 @@ class Outside(Publisher):
     def check(self, event_type: EventType) -> None:
         pass
 
+    def owns(self, context: str) -> bool:
+        return True
+
 
 class Unsaid(Unheard):
     """That nobody subscribes to what a handler publishes is how it is in a test: not every service is there."""

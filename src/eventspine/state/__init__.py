@@ -1,0 +1,1 @@
+"""Event sourcing: aggregates, whose state is a fold of their stream."""

@@ -1,0 +1,148 @@
+"""Commands to one aggregate: load, decide, save; again after a conflict; once, whoever asks again.
+
+    load ──▶ decide ──▶ save ──▶ changed
+      ▲                  │
+      └──── conflict ────┘   as often as the class says, and then Conflict is raised
+
+A command with an id leaves a note of what it did in the unit that did it. Who sends it again finds the note, changes
+nothing, and is given the aggregate as it was when the command had been done, and the receipts of then. Two that are sent
+at once are two units that expect there to be no such note: one commits, and the other finds it."""
+
+from __future__ import annotations
+
+from asyncio import sleep
+from datetime import timedelta
+from random import uniform
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
+
+import msgspec
+
+from ..errors import CommandReused, Conflict, SettingsError, SpineError
+from ..journal.notes import KEY_BYTES_MAX
+from ..journal.port import Note
+from ..observe.correlation import current
+from ..publishing import Receipt
+from .aggregate import Aggregate, Identity, id_of
+from .shapes import shape_of
+from .streams import AsOf, load, load_or_new
+
+if TYPE_CHECKING:
+    from .on_spine import State
+
+A = TypeVar("A", bound=Aggregate)
+KIND = "command"
+ANSWERS_KEPT = timedelta(days=7)
+PAUSE_S = 0.001  # at most, before the second try after a conflict; doubled with each
+
+
+class Changed(NamedTuple, Generic[A]):
+    """What became of a command."""
+
+    aggregate: A  # as it was when the command had been done
+    receipts: list[Receipt]  # of the events that it recorded
+    repeated: bool  # it had been done before, under this id, and nothing has changed now
+
+
+class Done(msgspec.Struct, array_like=True, frozen=True):
+    """What a command did, as it is noted."""
+
+    stream: str
+    before: int
+    after: int
+
+
+class Changing(Generic[A]):
+    """One command on its way. `load` gives what is to be decided on, until there is nothing left to do."""
+
+    changed: Changed[A]
+
+    def __init__(self, spine: State, cls: type[A], id: Identity, new: bool, command_id: str | None) -> None:
+        self._spine = spine
+        self._cls = cls
+        self._id = id_of(id)
+        self._new = new
+        self._command_id = None if command_id is None else _checked(command_id)
+        self._shape = shape_of(cls)
+        self._service = spine._speaker().service
+        self._stream = self._shape.stream(self._id)
+        self._tries = 0
+        self._over = False
+        _refuse_in_handlers()
+
+    async def load(self) -> A | None:
+        """What to decide on; None: it is done."""
+        if self._over:
+            return None
+        await self._spine._at_first_use()
+        if (done := await self._done_before()) is not None:
+            self.changed = Changed(*await self._answer(done), repeated=True)
+            return None
+        reading = load_or_new if self._new else load
+        return cast("A", await reading(self._spine.journal, self._service, self._cls, self._id))
+
+    async def save(self, found: A) -> None:
+        """Store what was decided, or get ready to decide again."""
+        self._tries += 1
+        before = found.version - len(found._spine.pending)
+        try:
+            made = await self._spine._save([found], current.get(), self._notes(before, found.version))
+        except Conflict:
+            if self._tries >= self._shape.options.conflict_tries:
+                raise
+            await sleep(uniform(0, PAUSE_S * (2**self._tries - 1)) if self._tries > 1 else 0)
+            return
+        self.changed = Changed(found, made, repeated=False)
+        self._over = True
+
+    def _notes(self, before: int, after: int) -> list[Note]:
+        if self._command_id is None:
+            return []
+        value = msgspec.msgpack.encode(Done(self._stream, before, after))
+        until_us = self._spine.clock.now_us() + ANSWERS_KEPT // timedelta(microseconds=1)
+        return [Note(self._service, KIND, self._command_id, value, expected=0, until_us=until_us)]
+
+    async def _done_before(self) -> Done | None:
+        if self._command_id is None:
+            return None
+        noted = await self._spine.journal.notes(self._service, KIND, [self._command_id])
+        if not noted:
+            return None
+        done = msgspec.msgpack.decode(noted[0].value, type=Done)
+        if done.stream != self._stream:
+            raise CommandReused(
+                f"The command id {self._command_id!r} was given to a command to {done.stream} before, and now to one to "
+                f"{self._stream}. Make a new id for each command, and use it again only to send the same one again.",
+                command_id=self._command_id,
+                stream=done.stream,
+            )
+        return done
+
+    async def _answer(self, done: Done) -> tuple[A, list[Receipt]]:
+        journal = self._spine.journal
+        found = await load_or_new(journal, self._service, self._cls, self._id, AsOf(version=done.after))
+        recorded = done.after - done.before
+        records = (
+            await journal.stream(self._service, self._stream, after=done.before, limit=recorded) if recorded else []
+        )
+        return found, [Receipt(record.id, record.position, True, None) for record in records]
+
+
+def _checked(command_id: Any) -> str:
+    size = len(command_id.encode("utf-8", "surrogatepass")) if isinstance(command_id, str) else 0
+    if not 0 < size <= KEY_BYTES_MAX or not command_id.isprintable():
+        raise SettingsError(
+            f"command_id={command_id!r:.100}: pass 1 to {KEY_BYTES_MAX} bytes of printable text that the sender made for this "
+            "command, such as a UUID."
+        )
+    return cast("str", command_id)
+
+
+def _refuse_in_handlers() -> None:
+    from ..delivery import BatchDelivery, Delivery
+
+    cause = current.get()
+    if isinstance(cause, (Delivery, BatchDelivery)) and cause._open:
+        raise SpineError(
+            f"{cause.handler} calls spine.change(...), which would commit apart from what it handles. Use "
+            "await delivery.load(...) and delivery.save(...): they belong to the delivery, which happens once by itself."
+        )

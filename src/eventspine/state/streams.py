@@ -1,0 +1,178 @@
+"""Reading aggregates from their streams: as they are, or as they were.
+
+A load is one query for the snapshot, where the class has them, and one for each page of events; in between nothing is
+awaited. `at_version`, `at_position` and `at` stop on the way. By time it is the events before the first that happened
+later: so what is seen is a state that the aggregate really had, also where clocks disagreed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import takewhile
+from typing import NamedTuple, Protocol, TypeVar
+
+from ..errors import NewerVersion, NoSuchAggregate, SettingsError, Undecodable, UnknownEvent
+from ..journal.port import Noted, Record
+from . import snapshots
+from .aggregate import Aggregate, Identity
+from .shapes import Shape, shape_of
+
+A = TypeVar("A", bound=Aggregate)
+PAGE = 500
+_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
+
+
+class Streams(Protocol):
+    """What a journal has of streams, as far as reading them goes."""
+
+    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]: ...
+    async def notes(
+        self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
+    ) -> list[Noted]: ...
+
+
+class AsOf(NamedTuple):
+    """Where to stop; all None: at the end."""
+
+    version: int | None = None
+    position: int | None = None
+    time: datetime | None = None
+
+    @property
+    def is_now(self) -> bool:
+        return self == _NOW
+
+    def __str__(self) -> str:
+        if self.version is not None:
+            return f"version {self.version}"
+        return f"position {self.position}" if self.time is None else self.time.isoformat()
+
+    def check(self) -> None:
+        if sum(one is not None for one in self) > 1:
+            raise SettingsError("Give one of at_version=, at_position= and at=.")
+        for word, value in (("at_version", self.version), ("at_position", self.position)):
+            if value is not None and (type(value) is not int or value < 0):
+                raise SettingsError(f"{word}={value!r} is not a whole number from 0 on.")
+        time: object = self.time
+        if time is not None and (not isinstance(time, datetime) or time.tzinfo is None):
+            raise SettingsError(f"at={time!r}: pass an aware datetime, such as datetime(1997, 6, 1, tzinfo=UTC).")
+
+    def cut(self, records: Sequence[Record], after: int) -> Sequence[Record]:
+        """Those up to here, of records whose first has the version after `after`."""
+        if self.version is not None:
+            return records[: max(0, self.version - after)]
+        if self.position is not None:
+            most = self.position
+            return list(takewhile(lambda record: record.position <= most, records))
+        if self.time is not None:
+            until_us = (self.time - _EPOCH) // _US
+            return list(takewhile(lambda record: record.time_us <= until_us, records))
+        return records
+
+
+_NOW = AsOf()
+
+
+async def load(journal: Streams, service: str, cls: type[A], id: Identity, as_of: AsOf = _NOW) -> A:
+    """The aggregate, which must have events by then."""
+    found = await load_or_new(journal, service, cls, id, as_of)
+    if not found.version:
+        by_then = "" if as_of.is_now else f" as of {as_of}"
+        raise NoSuchAggregate(
+            f"There is no {cls.__name__} {found.id!r} in {service}{by_then}: the stream {shape_of(cls).stream(found.id)!r} has no "
+            f"events. To make one, write {cls.__name__}({found.id!r}), or load_or_new() if it may be there.",
+            aggregate=cls.__qualname__,
+            id=found.id,
+        )
+    return found
+
+
+async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity, as_of: AsOf = _NOW) -> A:
+    """The aggregate; at version 0, as it is made, where it has no events."""
+    as_of.check()
+    shape, found = shape_of(cls), cls(id)
+    stream = shape.stream(found.id)
+    records = await _from_snapshot(journal, service, shape, found, stream, as_of)
+    while records:
+        wanted = as_of.cut(records, found.version)
+        replay(shape, found, stream, wanted)
+        if len(records) < PAGE or len(wanted) < len(records):
+            break
+        records = await journal.stream(service, stream, after=found.version, limit=PAGE)
+    if not as_of.is_now:
+        found._spine.as_of = str(as_of)
+    return found
+
+
+async def _from_snapshot(
+    journal: Streams, service: str, shape: Shape, found: Aggregate, stream: str, as_of: AsOf
+) -> Sequence[Record]:
+    """The first page of what is left to be applied: all, or what came after a snapshot that can be used.
+
+    The event that a snapshot ends with is read again, which proves that it is one of this stream."""
+    if shape.options.snapshot_every and as_of.position is None and as_of.time is None:
+        taken = await snapshots.find(journal, service, shape, stream, as_of.version)
+        if taken is not None:
+            records = await journal.stream(service, stream, after=taken.version - 1, limit=PAGE)
+            if records and snapshots.restore(shape, found, stream, taken, records[0].id):
+                rest = records[1:]
+                return rest if len(records) < PAGE else await journal.stream(
+                    service, stream, after=taken.version, limit=PAGE
+                )  # fmt: skip
+    return await journal.stream(service, stream, limit=PAGE)
+
+
+def replay(shape: Shape, found: Aggregate, stream: str, records: Sequence[Record]) -> None:
+    """Apply them in order. What fails, fails the load: a state with an event left out would be none."""
+    readers, standing = shape.readers, found._spine
+    standing.applying = True
+    version = standing.version
+    try:
+        for record in records:
+            version += 1
+            reader = readers.get(record.type)
+            if reader is None:
+                _unknown(shape, stream, record, version)
+                continue
+            decode, own, newest, kind, apply = reader
+            if record.version == own:
+                event = decode(record.data)
+            else:
+                if newest is not None and record.version > newest:
+                    raise _newer(stream, record, version, newest)
+                event = kind.read(record.data, record.version)
+            apply(found, event)
+    except (UnknownEvent, NewerVersion):
+        raise
+    except Undecodable as error:
+        raise Undecodable(f"{stream}, version {version}: {error}", **error.details, stream=stream) from error
+    except Exception as error:
+        error.add_note(f"eventspine: raised by the @applies of {record.type}, version {version} of {stream}")
+        raise
+    finally:
+        standing.applying = False
+    standing.version = version
+
+
+def _unknown(shape: Shape, stream: str, record: Record, version: int) -> None:
+    shape.figures[f"ignored {record.type}"] += 1
+    if shape.options.unknown == "fail":
+        raise UnknownEvent(
+            f"{stream} has {record.type} as its version {version}, and {shape.cls.__name__} has no @applies for it. Write one, "
+            f'or say renamed_from= at the class that this event has now; class {shape.cls.__name__}(Aggregate, unknown="ignore") '
+            "passes all that it doesn't know.",
+            stream=stream,
+            type=record.type,
+            version=version,
+        )
+
+
+def _newer(stream: str, record: Record, version: int, newest: int) -> NewerVersion:
+    return NewerVersion(
+        f"{stream}, version {version}: {record.type} was written as version {record.version}, and this code knows {newest}. "
+        "Deploy readers of a new version before its writers.",
+        stream=stream,
+        type=record.type,
+        newest=newest,
+    )
