@@ -5,7 +5,7 @@ after their end, so the parts of the suite that kill a server are not declared h
 emulator has no disk. The network to them is cut all the same.
 
 Nor is volume shown: an emulator is one Python process, so backlogs of thousands are left out. On moto, which looks through all
-of a queue for each call, the suite would take an hour; test_eventbridge.py is for both."""
+of a queue for each call, the suite would take an hour; the tests of tests/brokers/eventbridge are for both."""
 
 from __future__ import annotations
 
@@ -44,7 +44,9 @@ class TestMiniStack(BrokerConformance):
     capabilities = CAN
     groups = tuple(group for group in BrokerConformance.groups if group not in (Bounds, Topology))
     TestBounds = None  # of the class above
-    TestTopology = None  # who publishes needs nothing but a bus; test_eventbridge.py has what is made, and made once
+    TestTopology = (
+        None  # who publishes needs nothing but a bus; eventbridge/test_topology.py has what is made, and made once
+    )
     features = from_url("eventbridge://us-east-1").features
 
     async def make(self, ministack_network: Proxy, tmp_path: Path) -> CarriedSite:
