@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -23,6 +22,7 @@ from ._eventbridge_past import Past
 from ._eventbridge_sender import BYTES, LONG_NUMBER
 from .binding import JSON
 from .port import Fetched, Start
+from .shelf import Shelf
 
 BUFFER = 500
 BUFFER_BYTES = 8_000_000
@@ -101,13 +101,9 @@ class EventBridgeIntake:
         self._leftovers = leftovers  # polls that end by themselves
         self._partitions: dict[int, _Partition] = {}
         self._hands: dict[str, Hand] = {}  # by receipt handle
-        self._buffer: deque[Fetched] = deque()
-        self._bytes = 0
-        self._news = asyncio.Event()
+        self._shelf = Shelf(self._look_at_room)
         self._room = asyncio.Event()
         self._room.set()
-        self._paused = False
-        self._failure: BrokerError | None = None
         self._keeping = asyncio.create_task(self._keep(), name=f"eventbridge-keeps-{consumer}")
 
     def assigned(self) -> frozenset[int]:
@@ -131,7 +127,7 @@ class EventBridgeIntake:
         if one is None:
             return
         one.give_up()
-        self._set_buffer([fetched for fetched in self._buffer if fetched.partition != partition])
+        self._shelf.keep(lambda fetched: fetched.partition != partition)
         await self._give_back([hand for hand in self._hands.values() if hand.partition == partition])
 
     # --- polling ----------------------------------------------------------------------------------------------------
@@ -180,31 +176,21 @@ class EventBridgeIntake:
         return answer.get("Messages", [])  # type: ignore[no-any-return]
 
     def _came(self, partition: int, url: str, messages: Sequence[Mapping[str, Any]]) -> None:
-        until = time.monotonic() + self._aws.settings.visibility_s
+        until, fetched = time.monotonic() + self._aws.settings.visibility_s, []
         for message in messages:
             token = Token(url, message["ReceiptHandle"])
             self._hands[token.handle] = Hand(partition, token, until)
-            fetched = fetched_of(partition, message, token, self._prefix)
-            self._buffer.append(fetched)
-            self._bytes += len(fetched.data)
-        self._look_at_room()
-        if messages:
-            self._news.set()
-
-    def _set_buffer(self, kept: Sequence[Fetched]) -> None:
-        self._buffer = deque(kept)
-        self._bytes = sum(len(fetched.data) for fetched in kept)
-        self._look_at_room()
+            fetched.append(fetched_of(partition, message, token, self._prefix))
+        self._shelf.put(fetched)
 
     def _look_at_room(self) -> None:
-        if self._paused or len(self._buffer) >= BUFFER or self._bytes >= BUFFER_BYTES:
+        if self._shelf.paused or len(self._shelf) >= BUFFER or self._shelf.bytes >= BUFFER_BYTES:
             self._room.clear()
         else:
             self._room.set()
 
     def fail(self, error: BrokerError) -> None:
-        self._failure = self._failure or error
-        self._news.set()
+        self._shelf.fail(error)
 
     async def _catch_up(self, one: _Partition, past: Past, start: Start, live_url: str) -> None:
         """Its past first; then the same polls go on with the live queue."""
@@ -227,34 +213,17 @@ class EventBridgeIntake:
     # --- the engine's side ------------------------------------------------------------------------------------------
 
     async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
-        if (not self._buffer or self._paused) and self._failure is None and wait_s > 0:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-        if self._failure is not None:
-            raise self._failure
-        if self._paused:
-            return []
-        taken = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
-        self._bytes -= sum(len(one.data) for one in taken)
-        self._look_at_room()
-        return taken
+        return await self._shelf.fetch(most, wait_s)
 
     def pause(self) -> None:
-        self._paused = True
-        self._look_at_room()
+        self._shelf.pause()
 
     def resume(self) -> None:
-        self._paused = False
-        self._look_at_room()
-        self._news.set()
+        self._shelf.resume()
 
     async def lag(self) -> int | None:
         """As far as SQS knows: its own count is approximate."""
-        found = len(self._buffer)
+        found = len(self._shelf)
         for one in list(self._partitions.values()):
             asked = self._aws.sqs.get_queue_attributes(
                 QueueUrl=one.queue_url, AttributeNames=["ApproximateNumberOfMessages"]
@@ -329,9 +298,7 @@ class EventBridgeIntake:
         gone = {token.handle for token in lost}
         for handle in gone:
             self._hands.pop(handle, None)
-        self._set_buffer(
-            [one for one in self._buffer if not (isinstance(one.token, Token) and one.token.handle in gone)]
-        )
+        self._shelf.keep(lambda one: not (isinstance(one.token, Token) and one.token.handle in gone))
 
     async def _set_visibility(self, tokens: Sequence[Token], seconds: int) -> list[Token]:
         """Those that are not ours any more."""

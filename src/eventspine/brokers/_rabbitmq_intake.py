@@ -8,7 +8,6 @@ given what comes after the messages that this channel still has."""
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
@@ -17,10 +16,10 @@ from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
 from aiormq.exceptions import AMQPChannelError
 
-from ..errors import BrokerError
 from ._rabbitmq_keys import KEYS
 from ._rabbitmq_link import Link, Settings, quietly
 from .port import Fetched, Start
+from .shelf import Shelf
 
 PREFIX = "cloudEvents:"  # the AMQP binding's; it allows "_" too, and the SDK's binding for RabbitMQ has "ce-"
 TIME = f"{PREFIX}time"
@@ -64,10 +63,7 @@ class RabbitIntake:
         self._link = link
         self._queues = queues
         self._partitions: dict[int, _Partition] = {}
-        self._buffer: deque[Fetched] = deque()
-        self._news = asyncio.Event()
-        self._paused = False
-        self._failure: BrokerError | None = None
+        self._shelf = Shelf()
         self._unwatch = link.watch(lambda: self.fail("has closed the connection, or says nothing"))
 
     def assigned(self) -> frozenset[int]:
@@ -94,33 +90,20 @@ class RabbitIntake:
     async def end(self, partition: int) -> None:
         one = self._partitions.pop(partition, None)
         if one is not None:
-            self._buffer = deque(fetched for fetched in self._buffer if fetched.partition != partition)
+            self._shelf.keep(lambda fetched: fetched.partition != partition)
             await quietly(self._link.asked(one.channel.close()))
 
     # --- what came --------------------------------------------------------------------------------------------------
 
     def came(self, fetched: Fetched) -> None:
         if self._partitions.get(fetched.partition) is cast(_Token, fetched.token).partition:
-            self._buffer.append(fetched)
-            self._news.set()
+            self._shelf.put([fetched])
 
     def fail(self, what: str, error: BaseException | None = None) -> None:
-        self._failure = self._failure or self._settings.error(what, error)
-        self._news.set()
+        self._shelf.fail(self._settings.error(what, error))
 
     async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
-        if (not self._buffer or self._paused) and wait_s > 0 and self._failure is None:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-        if self._failure is not None:
-            raise self._failure
-        if self._paused:
-            return []
-        return [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
+        return await self._shelf.fetch(most, wait_s)
 
     async def settle(self, fetched: Sequence[Fetched]) -> None:
         tags: dict[_Partition, list[int]] = {}
@@ -144,14 +127,13 @@ class RabbitIntake:
 
     def pause(self) -> None:
         """The server sends as many as it may have out at once, and then no more."""
-        self._paused = True
+        self._shelf.pause()
 
     def resume(self) -> None:
-        self._paused = False
-        self._news.set()
+        self._shelf.resume()
 
     async def lag(self) -> int | None:
-        return len(self._buffer) + sum([await self._ready(self._queues[number]) for number in self._partitions])
+        return len(self._shelf) + sum([await self._ready(self._queues[number]) for number in self._partitions])
 
     async def _ready(self, queue: str) -> int:
         try:

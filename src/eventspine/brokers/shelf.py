@@ -1,0 +1,73 @@
+"""What came from a broker that pushes, or is polled in the background, until the intake fetches it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+
+from ..errors import BrokerError
+from .port import Fetched
+
+
+class Shelf:
+    """`moved` is called when there is less or more on it, or it is paused or goes on: whoever fills it may look for room.
+
+    Paused it gives out nothing, and a failure ends it: what is on it then comes again, to the intake that is made anew."""
+
+    def __init__(self, moved: Callable[[], None] = lambda: None) -> None:
+        self.bytes = 0  # of data
+        self.paused = False
+        self._moved = moved
+        self._fetched: deque[Fetched] = deque()
+        self._failure: BrokerError | None = None
+        self._news = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._fetched)
+
+    def put(self, fetched: Iterable[Fetched]) -> None:
+        before = len(self._fetched)
+        for one in fetched:
+            self._fetched.append(one)
+            self.bytes += len(one.data)
+        if len(self._fetched) > before:
+            self._news.set()
+        self._moved()
+
+    def keep(self, wanted: Callable[[Fetched], bool]) -> None:
+        """The others are dropped."""
+        self._fetched = deque(one for one in self._fetched if wanted(one))
+        self.bytes = sum(len(one.data) for one in self._fetched)
+        self._moved()
+
+    def fail(self, error: BrokerError) -> None:
+        self._failure = self._failure or error
+        self._news.set()
+
+    def pause(self) -> None:
+        self.paused = True
+        self._moved()
+
+    def resume(self) -> None:
+        self.paused = False
+        self._moved()
+        self._news.set()
+
+    async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
+        """As `BrokerIntake.fetch`."""
+        if (not self._fetched or self.paused) and self._failure is None and wait_s > 0:
+            self._news.clear()
+            try:
+                async with asyncio.timeout(wait_s):
+                    await self._news.wait()
+            except TimeoutError:
+                pass
+        if self._failure is not None:
+            raise self._failure
+        if self.paused:
+            return []
+        taken = [self._fetched.popleft() for _ in range(min(most, len(self._fetched)))]
+        self.bytes -= sum(len(one.data) for one in taken)
+        self._moved()
+        return taken
