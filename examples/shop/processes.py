@@ -19,7 +19,7 @@ from . import places
 
 CODE = Path(__file__).resolve().parents[2]  # what `examples.shop` is imported from
 STOP_TIMEOUT_S = 60
-SENDING_S_MAX = 300  # that a program which is done waits for a broker to take what it has published
+SENDING_S_MAX = 7200  # that a program which is done waits for a slow broker; of one that takes nothing the demo sees it
 
 
 class ServiceFailed(Exception):

@@ -140,6 +140,26 @@ async def test_publishing_goes_on_while_the_broker_is_away_and_all_arrives_later
         assert heard.of("ann") == list(range(50))
 
 
+async def test_what_is_not_sent_when_a_program_ends_is_told(broker: Server, caplog: pytest.LogCaptureFixture):
+    heard, journal = Heard(), MemoryJournal()
+    async with Spine(journal, service=storefront, broker=to(broker)) as store:
+        store.drain_s = 0.1
+        await store.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        broker.stop()
+        await store.publish(*(Placed(customer="ann", number=number) for number in range(1, 4)))
+    assert "did not take all of orders within 0.1 s: up to 3 events stay in the journal" in caplog.text
+    broker.restart()
+    caplog.clear()
+    async with (
+        Spine(journal, service=storefront, broker=to(broker)),
+        Spine("memory://", broker=to(broker)) as stock,
+        stock.running(inventory(heard)),
+    ):
+        await until(lambda: heard.of("ann") == [0, 1, 2, 3])
+    assert "stay in the journal" not in caplog.text
+
+
 async def test_more_than_the_bound_is_refused_until_the_broker_is_back(broker: Server):
     async with Spine("memory://", service=storefront, broker=to(broker), outbox_max=10) as store:
         broker.stop()

@@ -96,10 +96,25 @@ class Relay:
         if self._task is None:
             return
         self._changed.set()
-        await asyncio.wait([self._task], timeout=0 if self.unwanted else drain_s)
+        _, unfinished = await asyncio.wait([self._task], timeout=0 if self.unwanted else drain_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
+        if unfinished and self.leads and not self.unwanted:
+            await self._tell_what_is_left(drain_s)
         await self._leave()
+
+    async def _tell_what_is_left(self, drain_s: float) -> None:
+        """A program that ends may be the only one that sends this channel."""
+        try:
+            await self.look()
+        except JournalError as error:
+            self._note(error)
+        if self.behind:
+            log.warning(
+                "%s did not take all of %s within %g s: up to %d events stay in the journal, and whoever publishes this "
+                "channel next sends them (spine run, or a longer drain_s)",
+                self.broker.url, self.channel, drain_s, self.behind,
+            )  # fmt: skip
 
     async def _run(self) -> None:
         pause_s = 0.05
