@@ -21,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Start = Literal["earliest", "now"] | datetime
 
@@ -171,3 +171,12 @@ class Broker(Protocol):
         ...
 
     async def findings(self, needs: Needs) -> Sequence[Finding]: ...
+
+
+@runtime_checkable
+class Replaying(Protocol):
+    """A broker that also keeps what was sent, apart from its queues, and can send it to one consumer again."""
+
+    async def replay(self, channel: str, consumer: str, since: datetime, until: datetime) -> str:
+        """Begin to; how the broker names it. Raises BrokerError when nothing of the channel is kept."""
+        ...

@@ -28,7 +28,7 @@ def parse_time(text: str) -> datetime | None:
     return parsed
 
 
-# The three below are click types: they take what was typed, and refuse it with what to type instead.
+# Those below are click types: they take what was typed, and refuse it with what to type instead.
 
 
 def duration(text: str) -> timedelta:
@@ -43,6 +43,16 @@ def moment(text: str) -> datetime:
     if parsed is None:
         raise click.BadParameter(f"{text!r} is no time. Write it as 2026-03-01T12:00:00Z.")
     return parsed
+
+
+def past(text: str) -> datetime:
+    """A time, or how long ago."""
+    if (ago := parse_duration(text)) is None:
+        return moment(text)
+    try:
+        return datetime.now(UTC) - ago
+    except OverflowError:
+        raise click.BadParameter(f"{text!r} ago is before the calendar begins.") from None
 
 
 def place(text: str) -> str | int | datetime:

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 
 from ..brokers import open_broker
-from ..brokers.port import Broker, Difference, Finding, Needs
+from ..brokers.port import Broker, Difference, Finding, Needs, Replaying
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation, setting_option
-from .exits import FAILED, Misused
+from .exits import FAILED, Failed, Misused
 from .journals import asynchronous
 from .modules import services_of, services_to_run
 from .output import json_document, note, plural, say, say_table
+from .times import past
 
 DIFFERENCES = ("what", "wanted", "found", "apply")
 MODULES = click.argument("modules", nargs=-1, metavar="[MODULE[:NAME]]...", shell_complete=completion.modules)
@@ -59,7 +61,7 @@ def _say_differences(differences: Sequence[Difference]) -> None:
 
 @click.group(cls=Group)
 def command() -> None:
-    """What services need on the broker: plan, apply, verify."""
+    """What services need on the broker: plan, apply, verify; and replay, of a broker with an archive."""
 
 
 @command.command()
@@ -128,6 +130,57 @@ async def verify(invocation: Invocation, modules: tuple[str, ...], as_json: bool
             _say_differences(differences)
         note(f"{plural(len(differences), 'difference')}.")
     return FAILED if differences or any(one.level == "danger" for one in findings) else 0
+
+
+@command.command()
+@MODULES
+@setting_option("broker", "URL")
+@click.option("--since", type=past, required=True, metavar="TIME", help="A time, or how long ago (2h): from then on.")
+@click.option("--until", type=past, metavar="TIME", help="Until then. [default: now]")
+@click.option("--channel", metavar="NAME", help="Of this channel alone. [default: all that they subscribe to]")
+@json_option
+@pass_invocation
+@asynchronous
+async def replay(
+    invocation: Invocation,
+    modules: tuple[str, ...],
+    since: datetime,
+    until: datetime | None,
+    channel: str | None,
+    as_json: bool,
+) -> None:
+    """Have the broker's archive send once more what services subscribe to, as far as the broker had it in this time. What
+    their journal has is known there and passed over: this mends a gap, where `spine subscriptions rewind` has a handler
+    handle again what the journal has."""
+    async with connected(invocation) as broker:
+        if not isinstance(broker, Replaying):
+            raise Failed(
+                f"{broker.features.name} has no archive that it could send from. What a journal has is handled again by "
+                "`spine subscriptions rewind`."
+            )
+        begun = [
+            {"channel": of, "consumer": consumer, "replay": await broker.replay(of, consumer, since, until or _now())}
+            for of, consumer in _consumed(needs(invocation, modules), channel)
+        ]
+    if as_json:
+        say(json_document(begun))
+    else:
+        for one in begun:
+            say(f"{one['channel']} is sent to {one['consumer']} again: replay {one['replay']}")
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+def _consumed(wanted: Needs, channel: str | None) -> Sequence[tuple[str, str]]:
+    consumes = [one for one in wanted.consumes if channel in (None, one[0])]
+    if not consumes:
+        what = "anything that they don't publish themselves" if channel is None else repr(channel)
+        raise Misused(
+            f"None of these services subscribes to {what}. Name those that do: spine topology replay MODULE:NAME"
+        )
+    return consumes
 
 
 def say_findings(findings: Sequence[Finding]) -> None:
