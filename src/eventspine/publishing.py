@@ -117,10 +117,14 @@ class Publisher:
 
     def _fitting(self, made: Iterable[Record]) -> list[Record]:
         records = list(made)
-        if self.fits is not None:
-            for record in records:
-                self.fits(record)
+        for record in records:
+            self.fit(record)
         return records
+
+    def fit(self, record: Record) -> None:
+        """Raises what publishing it would have to, because of its size."""
+        if self.fits is not None:
+            self.fits(record)
 
     def record(
         self,
@@ -137,8 +141,7 @@ class Publisher:
         correlation, causation, hops, trace = (None, None, 0, None) if cause is None else _caused(cause)
         meta = _onwards(trace, given)
         made = make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
-        if self.fits is not None:
-            self.fits(made)
+        self.fit(made)
         return made
 
     @cached_property
@@ -230,7 +233,10 @@ def through(
     for one in reversed(middleware):
         proceed = partial(one.publish, event, attributes, proceed)
     record: Record = proceed()
-    return with_attributes(record, attributes) if attributes else record
+    if attributes:
+        record = with_attributes(record, attributes)
+        publisher.fit(record)
+    return record
 
 
 def _time_us(time: datetime, name: str) -> int:

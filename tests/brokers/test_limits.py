@@ -55,6 +55,21 @@ async def test_headers_count():
             await spine.publish(Placed(customer="ann", note="x" * (SMALL - 100)))
 
 
+class Tagging:
+    async def handle(self, event, delivery, proceed):
+        return await proceed()
+
+    def publish(self, event, attributes, proceed):
+        attributes["tag"] = "x" * SMALL
+        return proceed()
+
+
+async def test_so_do_the_attributes_that_middleware_adds():
+    async with Spine("memory://", service=storefront, broker=small_broker(), middleware=[Tagging()]) as spine:
+        with pytest.raises(EventTooLarge):
+            await spine.publish(Placed(customer="ann"))
+
+
 async def test_without_a_broker_nothing_is_asked():
     async with Spine("memory://", service=storefront) as spine:
         await spine.publish(LARGE)
