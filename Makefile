@@ -7,6 +7,7 @@ MAKEFLAGS += --no-print-directory
 PY := .venv/bin/python
 TESTS ?= tests --ignore=tests/docs
 PYTEST_ARGS ?=
+WORKERS ?= 4
 export PYTHON
 
 help: ## List the targets
@@ -21,8 +22,8 @@ set-up-test:
 set-up-bench:
 	@scripts/setup bench
 
-test: set-up-test ## Run the tests (TESTS=tests/journal PYTEST_ARGS=-x narrow them)
-	@$(PY) -m pytest $(TESTS) $(PYTEST_ARGS)
+test: set-up-test ## Run the tests, four at a time (WORKERS=0: one by one; TESTS=tests/journal PYTEST_ARGS=-x narrow them)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(PYTEST_ARGS)
 
 servers: set-up-test ## Install the real brokers that tests start and stop; without them those tests are skipped (SERVERS=nats)
 	@$(PY) -m eventspine.cli servers install $(SERVERS)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -32,3 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers", "promise(fault, *setups, lost=''): what it shows, for the table in docs/why/promises.md"
     )
     config.addinivalue_line("markers", "setup(*setups, processes=''): which of the table's columns a test speaks for")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What was printed crosses to the process that reports as text, which half a character is not."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode("utf-8")) for name, text in report.sections
+    ]
+    return report
