@@ -3,20 +3,23 @@
 The journal's identity stands in the metadata of an offset that is committed in a group of its own, which nobody ever
 joins. Kafka has no compare-and-set for it, so of two that claim at the same moment both write, and both look again
 after a while: the last to have written has it. Kafka forgets an offset of such a group after a week or so
-(offsets.retention.minutes), so that each claim is renewed while its journal runs."""
+(offsets.retention.minutes), so that each claim is renewed while its journal runs.
+
+A consumer of that group asks and writes, not an AdminClient: what that asks of a group's coordinator ends the process when
+the broker dies meanwhile (librdkafka's issue 4605, also in 2.16)."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Literal, TypeVar
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from ..errors import BrokerError
-from ._kafka_client import Cluster, code_of
+from ._kafka_client import FORBIDDEN, Cluster, Complaints, config_of, in_thread, made
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
@@ -33,13 +36,7 @@ class Claims:
     async def claim(self, role: Literal["publisher", "consumer"], name: str, identity: str, *, force: bool) -> str:
         topic = await self._topic(role, name)
         group = self._cluster.settings.group(f"{name}@{role}")
-        owner = await self._read(group, topic)
-        if owner != identity:
-            if owner and not force:
-                return owner
-            await self._write(group, topic, identity)
-            await asyncio.sleep(LOOK_AGAIN_S)
-            owner = await self._read(group, topic)
+        owner = await asked_as(self._cluster, group, lambda member: member.claim(topic, identity, force=force))
         if owner == identity:
             self._keep(group, topic, identity)
         return owner
@@ -53,36 +50,6 @@ class Claims:
                 return self._cluster.settings.topic(channel)
         return (await self._cluster.topic(channels[-1] if channels else name)).name  # which says what is missing
 
-    async def _read(self, group: str, topic: str) -> str:
-        asked = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0)])]
-        admin, limit = self._cluster.admin, self._cluster.limit
-        answer = await self._answered(group, lambda: admin.list_consumer_group_offsets(asked, **limit)[group])
-        return (answer.topic_partitions or [TopicPartition(topic, 0)])[0].metadata or ""
-
-    async def _write(self, group: str, topic: str, identity: str) -> None:
-        told = [ConsumerGroupTopicPartitions(group, [TopicPartition(topic, 0, 0, identity)])]
-        admin, limit = self._cluster.admin, self._cluster.limit
-        answer = await self._answered(group, lambda: admin.alter_consumer_group_offsets(told, **limit)[group])
-        for place in answer.topic_partitions or []:
-            if place.error is not None and place.error.code() != KafkaError.NO_ERROR:
-                raise self._error(group, KafkaException(place.error))
-
-    async def _answered(self, group: str, ask: Callable[[], Future[T]]) -> T:
-        try:
-            return await self._cluster.asked(ask)
-        except KafkaException as error:
-            raise self._error(group, error) from None
-
-    def _error(self, group: str, error: KafkaException) -> BrokerError:
-        hint = ""
-        if code_of(error) in (KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.TOPIC_AUTHORIZATION_FAILED):
-            hint = (
-                ". Grant READ on this group and topic, or say claims=no in the URL and see to it yourself that no second "
-                "journal does the same"
-            )
-        failed = self._cluster.error(f"whose {group!r} is can't be told", error.args[0])
-        return BrokerError(f"{failed}{hint}", **failed.details)
-
     # --- kept -------------------------------------------------------------------------------------------------------
 
     def _keep(self, group: str, topic: str, identity: str) -> None:
@@ -95,9 +62,7 @@ class Claims:
             await asyncio.sleep(RENEW_S)
             for (group, topic), identity in list(self._ours.items()):
                 try:
-                    if await self._read(group, topic) in ("", identity):
-                        await self._write(group, topic, identity)
-                    else:
+                    if not await asked_as(self._cluster, group, lambda member: member.renew(topic, identity)):  # noqa: B023
                         del self._ours[group, topic]  # taken over; the engine finds out when it next asks
                 except BrokerError as error:
                     log.warning("a claim was not renewed: %s", error)
@@ -107,3 +72,69 @@ class Claims:
             self._renewing.cancel()
             await asyncio.gather(self._renewing, return_exceptions=True)
             self._renewing = None
+
+
+class Member:
+    """Of a group that it never joins: it reads and writes what is committed there. In a thread, since it waits."""
+
+    def __init__(self, consumer: Consumer, timeout_s: float) -> None:
+        self._consumer = consumer
+        self._timeout_s = timeout_s
+
+    def claim(self, topic: str, identity: str, *, force: bool) -> str:
+        owner = self.read(topic)
+        if owner == identity or (owner and not force):
+            return owner
+        self._write(topic, identity)
+        time.sleep(LOOK_AGAIN_S)
+        return self.read(topic)
+
+    def renew(self, topic: str, identity: str) -> bool:
+        """Whether it is ours still."""
+        ours = self.read(topic) in ("", identity)
+        if ours:
+            self._write(topic, identity)
+        return ours
+
+    def read(self, topic: str) -> str:
+        (place,) = self._consumer.committed([TopicPartition(topic, 0)], timeout=self._timeout_s)
+        _check(place)
+        return place.metadata or ""
+
+    def _write(self, topic: str, identity: str) -> None:
+        for place in self._consumer.commit(offsets=[TopicPartition(topic, 0, 0, identity)], asynchronous=False) or []:
+            _check(place)
+
+
+def _check(place: TopicPartition) -> None:
+    if place.error is not None:
+        raise KafkaException(place.error)
+
+
+async def asked_as(cluster: Cluster, group: str, ask: Callable[[Member], T]) -> T:
+    settings, complaints = cluster.settings, Complaints(cluster.settings)
+    session_ms = round(settings.timeout_s * 1000)  # how long a commit waits for the group's coordinator
+    own = {"group_id": group, "enable_auto_commit": False, "session_timeout_ms": session_ms}
+
+    def work() -> T:
+        consumer = made(Consumer, settings, config_of(settings, complaints, **own))
+        try:
+            return ask(Member(consumer, settings.timeout_s))
+        except KafkaException as error:
+            consumer.poll(0)  # complaints are heard in it
+            raise _error(cluster, group, error.args[0], complaints) from None
+        finally:
+            consumer.close()
+
+    return await in_thread(work, "eventspine-kafka-claim")
+
+
+def _error(cluster: Cluster, group: str, said: KafkaError, complaints: Complaints) -> BrokerError:
+    failed = cluster.error(f"whose {group!r} is can't be told", said, complaints)
+    if said.code() not in FORBIDDEN:
+        return failed
+    return BrokerError(
+        f"{failed}. Grant READ on this group and topic, or say claims=no in the URL and see to it yourself that no second "
+        "journal does the same",
+        **failed.details,
+    )

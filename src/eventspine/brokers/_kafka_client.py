@@ -1,22 +1,26 @@
 """What every client of librdkafka is told here, what it says, and the questions that are put to a cluster.
 
 librdkafka connects again by itself, for ever and in silence. Whatever is asked of it here has a time limit, and what it
-complained about last stands in the error."""
+complained about last stands in the error.
+
+An AdminClient is asked about the cluster and its topics, and nothing else. What it asks of a group's coordinator ends the
+process when the broker dies meanwhile (librdkafka's issue 4605), and its positions of a topic stay wrong long after the
+broker is back: consumers are asked for both."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
-from confluent_kafka import KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import (
     AdminClient,
     ConfigResource,
     DescribeClusterResult,
-    OffsetSpec,
     ResourceType,
     TopicDescription,
 )
@@ -29,9 +33,6 @@ T = TypeVar("T")
 Config = Mapping[str, str]
 CONTENT_TYPE = "content-type"  # the header
 
-EARLIEST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
-LATEST: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-
 REFUSED = frozenset(  # nothing changes by itself, so that nobody needs to wait
     {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL,
      KafkaError.UNSUPPORTED_SASL_MECHANISM, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
@@ -40,15 +41,13 @@ GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
      KafkaError.UNKNOWN_TOPIC_ID, KafkaError.INCONSISTENT_TOPIC_ID}
 )  # fmt: skip
-UNSETTLED = frozenset(
-    {KafkaError.COORDINATOR_LOAD_IN_PROGRESS, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR,
-     KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION}
-)  # fmt: skip
-ASK_AGAIN_S = 0.1
 FORBIDDEN = frozenset(  # the last: an idempotent producer may write to no topic at all
     {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
      KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 )  # fmt: skip
+
+
+AWAY = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
 
 
 class Topic(NamedTuple):
@@ -66,15 +65,18 @@ class Complaints:
         self.last = ""
         self.refused = ""
         self.cut = False  # since somebody last looked: a connection broke, or none is left
+        self.down = False  # since somebody last looked: none is left
         self.fatal = ""
         self.fatal_code = KafkaError.NO_ERROR
 
     def heard(self, error: KafkaError) -> None:
         """librdkafka's error_cb, in the thread that polls."""
         text = self._settings.masked(error.str())
-        if error.code() != KafkaError._ALL_BROKERS_DOWN or not self.last:
+        none_left = error.code() == KafkaError._ALL_BROKERS_DOWN
+        if not none_left or not self.last:
             self.last = text
         self.cut = True
+        self.down |= none_left
         if error.code() in REFUSED:
             self.refused = text
         if error.fatal():
@@ -116,6 +118,22 @@ def made(kind: type[T], settings: Settings, config: Mapping[str, Any]) -> T:
 
 def code_of(error: KafkaException) -> int:
     return int(error.args[0].code())
+
+
+async def in_thread(work: Callable[[], T], name: str) -> T:
+    """In one of its own: what waits for a broker that is away would keep a pool's others waiting. Never left half done: who
+    is cancelled leaves, and the thread ends by itself."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()
+    threading.Thread(target=settle, args=(future, work), name=name, daemon=True).start()
+    return await asyncio.wrap_future(future)
+
+
+def settle(future: Future[T], work: Callable[[], T]) -> None:
+    try:
+        future.set_result(work())
+    except Exception as error:  # noqa: BLE001  of whoever asked
+        future.set_exception(error)
 
 
 class _Asking(NamedTuple):
@@ -193,22 +211,10 @@ class Cluster:
         self.admin.poll(0)
         return await waiting
 
-    async def asked(self, ask: Callable[[], Future[T]]) -> T:
-        """Again and again while who would know is being elected or loaded, as for a while after a broker has started."""
-        loop = asyncio.get_running_loop()
-        give_up = loop.time() + self.settings.timeout_s
-        while True:
-            try:
-                return await self.result(ask())
-            except KafkaException as error:
-                if code_of(error) not in UNSETTLED or loop.time() > give_up:
-                    raise
-            await asyncio.sleep(ASK_AGAIN_S)
-
-    def error(self, what: str, error: KafkaError) -> BrokerError:
-        why = self.settings.masked(error.str())
-        if error.code() == KafkaError._TIMED_OUT and self.complaints.last:
-            why = f"nothing for {self.settings.timeout_s:g} s ({self.complaints.last})"
+    def error(self, what: str, error: KafkaError, complaints: Complaints | None = None) -> BrokerError:
+        why, last = self.settings.masked(error.str()), (complaints or self.complaints).last
+        if error.code() in AWAY and last:
+            why = f"nothing for {self.settings.timeout_s:g} s ({last})"
         return BrokerError(f"{self.settings.shown}: {what}: {why}", code=error.name())
 
     # --- topics -----------------------------------------------------------------------------------------------------
@@ -249,17 +255,3 @@ class Cluster:
         except KafkaException:
             return {}
         return {name: str(entry.value) for name, entry in found.items()}
-
-    # --- positions --------------------------------------------------------------------------------------------------
-
-    async def offsets(self, topic: str, partitions: Sequence[int], where: OffsetSpec) -> dict[int, int]:
-        """-1 where there is none: no message is as late as that time."""
-        found = await asyncio.gather(*(self._offset(TopicPartition(topic, number), where) for number in partitions))
-        return dict(zip(partitions, found, strict=True))
-
-    async def _offset(self, place: TopicPartition, where: OffsetSpec) -> int:
-        try:
-            found = await self.asked(lambda: self.admin.list_offsets({place: where}, **self.limit)[place])
-        except KafkaException as error:
-            raise self.error(f"positions of {place.topic!r}", error.args[0]) from None
-        return int(found.offset)

@@ -16,12 +16,9 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
-
-from confluent_kafka.admin import OffsetSpec
 
 from ..errors import BrokerError
-from ._kafka_client import EARLIEST, LATEST, Cluster, Topic
+from ._kafka_client import Cluster, Topic
 from ._kafka_reader import Reader
 from .port import Fetched, Start
 
@@ -73,38 +70,11 @@ class KafkaIntake:
         return self._reader.assigned
 
     async def begin(self, partition: int, *, after: int | None, start: Start, epoch: int) -> int:
-        if after is None:
-            after = await self._first(partition, start)
-        await self._ask(lambda: self._reader.begin(partition, after))
-        return after
-
-    async def _first(self, partition: int, start: Start) -> int:
-        if partition >= self._topic.partitions:
-            return 0  # it was added while we read the others: nothing of it is from before
-        if isinstance(start, datetime):
-            found = await self._where(partition, OffsetSpec.for_timestamp(round(start.timestamp() * 1000)))
-            if found >= 0:
-                return found
-            start = "now"  # nothing is as late as that
-        return await self._where(partition, EARLIEST if start == "earliest" else LATEST)
-
-    async def _where(self, partition: int, spec: OffsetSpec) -> int:
-        return (await self._cluster.offsets(self._topic.name, [partition], spec))[partition]
+        return await self._reader.order(lambda: self._reader.begin(partition, after, start))
 
     async def end(self, partition: int) -> None:
         self._shelf.forget([partition])
-        self._reader.order(lambda: self._reader.end(partition), lambda _: None)
-
-    async def _ask(self, order: Callable[[], None]) -> None:
-        """Have the thread do it."""
-        answer: asyncio.Future[BrokerError | None] = self._loop.create_future()
-
-        def answered(error: BrokerError | None) -> None:
-            self._telling(lambda: None if answer.done() else answer.set_result(error))()
-
-        self._reader.order(order, answered)
-        if (error := await answer) is not None:
-            raise error
+        self._reader.tell(lambda: self._reader.end(partition))
 
     # --- messages ---------------------------------------------------------------------------------------------------
 
@@ -143,7 +113,7 @@ class KafkaIntake:
 
     async def lag(self) -> int | None:
         reading = self._shelf.places()
-        ends = await self._cluster.offsets(self._topic.name, list(reading), LATEST)
+        ends = await self._reader.order(lambda: self._reader.ends(list(reading)))
         return sum(max(0, ends[partition] - offset) for partition, offset in reading.items())
 
     async def close(self) -> None:

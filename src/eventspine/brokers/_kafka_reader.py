@@ -10,33 +10,61 @@ it was, and ends the reading, as everything does that is not going to get better
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from datetime import datetime
 from queue import Empty, SimpleQueue
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from time import monotonic, sleep
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from confluent_kafka.cimpl import TIMESTAMP_NOT_AVAILABLE
 
 from ..errors import BrokerError
-from ._kafka_client import CONTENT_TYPE, FORBIDDEN, GONE, REFUSED, Cluster, Complaints, Topic, config_of, made
+from ._kafka_client import (
+    AWAY,
+    CONTENT_TYPE,
+    FORBIDDEN,
+    GONE,
+    REFUSED,
+    Cluster,
+    Complaints,
+    Topic,
+    config_of,
+    made,
+    settle,
+)
 from ._kafka_url import Settings
-from .port import Fetched
+from .port import Fetched, Start
 
 if TYPE_CHECKING:
     from ._kafka_intake import Shelf
 
 log = logging.getLogger("eventspine.broker.kafka")
+T = TypeVar("T")
 AT_ONCE = 1000
 POLL_S = 0.05
 HURRY_S = 0.2  # after a command: more of them are on their way, as a rule
 PATIENCE_S = 1.0  # full for so long: stop reading; what librdkafka had fetched ahead is then fetched again
 COMMIT_S = 0.5
+LOOK_S = 2.0
+ASK_AGAIN_S = 0.1
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
-AWAY = frozenset({KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN, KafkaError._TIMED_OUT})
-Answered = Callable[[BrokerError | None], None]
+NOT_KNOWN_YET = frozenset(  # a partition has another leader than it had, or that leader's count has moved on
+    {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.FENCED_LEADER_EPOCH,
+     KafkaError.UNKNOWN_LEADER_EPOCH}
+)  # fmt: skip
 
 
 def consumer_config(settings: Settings, group: str, complaints: Complaints) -> dict[str, Any]:
@@ -92,7 +120,7 @@ class Reader(threading.Thread):
         self._consumer: Consumer = made(
             Consumer, cluster.settings, consumer_config(cluster.settings, group, self._complaints)
         )
-        self._orders: SimpleQueue[tuple[Callable[[], None], Answered]] = SimpleQueue()
+        self._orders: SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = SimpleQueue()
         self._gate = threading.Lock()  # between a last order and the end of the thread
         self._full_since: float | None = None
         self._reading: set[int] = set()
@@ -105,14 +133,22 @@ class Reader(threading.Thread):
 
     # --- from the event loop ----------------------------------------------------------------------------------------
 
-    def order(self, order: Callable[[], None], answered: Answered) -> None:
+    async def order(self, order: Callable[[], T]) -> T:
         """Have it done in this thread, soon."""
+        return await asyncio.wrap_future(self.tell(order))
+
+    def tell(self, order: Callable[[], T]) -> Future[T]:
+        answer: Future[T] = Future()
         with self._gate:
             if not self._gone:
-                self._orders.put((order, answered))
+                self._orders.put((order, answer))
                 self.room.set()  # in case it waits for that
-                return
-        answered(self._failure or BrokerError(f"The intake of {self._topic.name!r} is closed."))
+                return answer
+        answer.set_exception(self._over())
+        return answer
+
+    def _over(self) -> BrokerError:
+        return self._failure or BrokerError(f"The intake of {self._topic.name!r} is closed.")
 
     def fail(self, error: BrokerError) -> None:
         """Reading ends, and `check` says why."""
@@ -155,26 +191,61 @@ class Reader(threading.Thread):
     def _obey(self) -> None:
         while True:
             try:
-                order, answered = self._orders.get_nowait()
+                order, answer = self._orders.get_nowait()
             except Empty:
                 return
-            try:
-                if not self._gone:
-                    order()
-            except Exception as error:  # noqa: BLE001  the answer to whoever asked
-                answered(self._as_ours(error))
-            else:
-                answered(self._failure)
+            if answer.set_running_or_notify_cancel():
+                settle(answer, lambda: self._done(order))  # noqa: B023  at once
             self._hurry_until = monotonic() + HURRY_S
+
+    def _done(self, order: Callable[[], T]) -> T:
+        if self._gone:
+            raise self._over()
+        try:
+            done = order()
+        except Exception as error:
+            raise self._as_ours(error) from error
+        self.check()
+        return done
 
     def _place(self, partition: int, offset: int = 0) -> TopicPartition:
         return TopicPartition(self._topic.name, partition, offset)
 
-    def begin(self, partition: int, offset: int) -> None:
+    def begin(self, partition: int, after: int | None, start: Start) -> int:
+        """The offset from which it reads."""
+        offset = self._first(partition, start) if after is None else after
         if partition in self.assigned:  # else it was taken from us meanwhile, and `changed` has said so
             self._shelf.begin(partition, offset)
             if not self._holding:
                 self._read([partition])
+        return offset
+
+    def _first(self, partition: int, start: Start) -> int:
+        if partition >= self._topic.partitions:
+            return 0  # it was added while we read the others: nothing of it is from before
+        if isinstance(start, datetime):
+            found = self._offsets([partition], round(start.timestamp() * 1000))[partition]
+            if found >= 0:
+                return found
+            start = "now"  # nothing is as late as that
+        return self._offsets([partition], OFFSET_BEGINNING if start == "earliest" else OFFSET_END)[partition]
+
+    def ends(self, partitions: Sequence[int]) -> dict[int, int]:
+        return self._offsets(partitions, OFFSET_END) if partitions else {}
+
+    def _offsets(self, partitions: Sequence[int], time_ms: int) -> dict[int, int]:
+        """Of the first messages that are as late; -1 where none is. Waits, though not for ever."""
+        give_up = monotonic() + self._cluster.settings.timeout_s
+        while True:
+            asked = [self._place(partition, time_ms) for partition in partitions]
+            found = self._consumer.offsets_for_times(asked, timeout=self._cluster.settings.timeout_s)
+            errors = [place.error for place in found if place.error is not None]
+            if not errors:
+                return {place.partition: int(place.offset) for place in found}
+            if errors[0].code() not in NOT_KNOWN_YET or monotonic() > give_up:
+                raise KafkaException(errors[0])
+            self._consumer.list_topics(self._topic.name, timeout=self._cluster.settings.timeout_s)
+            sleep(ASK_AGAIN_S)
 
     def end(self, partition: int) -> None:
         self._read_no_more([partition])
@@ -295,15 +366,16 @@ class Reader(threading.Thread):
             f"{low - wanted:,}", partition, self._topic.name, wanted, low - 1, low,
         )  # fmt: skip
         self._read_no_more([partition])
-        self.begin(partition, low)
+        self.begin(partition, low, "earliest")
 
     def _look(self) -> None:
-        """A connection broke: whether any broker still answers. Blocks, and is bounded."""
-        self._complaints.cut = False
+        """A connection broke: whether any broker still answers. Waits, not long where none is left to ask."""
+        limit_s = LOOK_S if self._complaints.down else self._cluster.settings.timeout_s
+        self._complaints.cut = self._complaints.down = False
         if self._complaints.refused:
             return self.fail(BrokerError(f"{self._cluster.settings.shown} lets us not in: {self._complaints.refused}"))
         try:
-            self._consumer.list_topics(self._topic.name, timeout=self._cluster.settings.timeout_s)
+            self._consumer.list_topics(self._topic.name, timeout=min(limit_s, self._cluster.settings.timeout_s))
         except KafkaException as error:
             self.fail(self._cluster.error(f"the connection is gone ({self._complaints.last})", error.args[0]))
         return None

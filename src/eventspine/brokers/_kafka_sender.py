@@ -1,7 +1,9 @@
 """Sending: an idempotent producer with acks=all, and one answer for each message.
 
 librdkafka tries again by itself, in order and without repeating, until `timeout_s` is over. What it then could not say is
-unknown: the message may be there. A producer that librdkafka declares broken is replaced by the next send.
+unknown: the message may be there. So it is, sooner, when no broker is left to answer: what is on its way may still get there
+before whoever asked sends it again, and nothing more is put behind it until a broker answers. A producer that librdkafka
+declares broken is replaced by the next send.
 
 Answers come in a thread of their own, and reach the event loop once per batch."""
 
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple, Protocol
 from confluent_kafka import KafkaError, KafkaException, Producer
 
 from ..errors import BrokerError, MessageRefused
-from ._kafka_client import FORBIDDEN, GONE, Cluster, Complaints, config_of, made
+from ._kafka_client import FORBIDDEN, GONE, Cluster, Complaints, config_of, in_thread, made
 from ._kafka_url import Settings
 from .port import Sent
 
@@ -26,6 +28,7 @@ BATCH_BYTES = 256 * 1024  # well below what any topic takes: a batch that is too
 LINGER_MS = 5.0  # what many messages wait for one another; a few wait for nothing
 FEW = 64
 POLL_S = 0.2
+LOOK_S = 1.0  # that a broker has for an answer after all of them were away
 REFUSED = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_TIMESTAMP})
 
 
@@ -81,12 +84,18 @@ class Sender:
         if producer is None or producer.complaints.fatal:
             producer = self._producer = _Producing(self._cluster)
         batch = _Batch(len(messages))
+        if producer.complaints.down and not await producer.is_back():
+            return list(batch.answers)
         for number, message in enumerate(messages):
             producer.produce(message, partial(batch.answered, number))
-        producer.go()
         # librdkafka answers within its own limit; should it not, nobody waits for ever.
-        await asyncio.wait([batch.all_there], timeout=2 * self._cluster.settings.timeout_s + 5)
+        await producer.answered(batch, 2 * self._cluster.settings.timeout_s + 5)
         return list(batch.answers)
+
+    @property
+    def away(self) -> bool:
+        """No broker was left to ask, as last heard."""
+        return self._producer is not None and self._producer.complaints.down
 
     @staticmethod
     def _in_company(error: Said | None, message: Outgoing) -> bool:
@@ -108,7 +117,8 @@ class Sender:
             why = f"{why}. `spine topology plan` shows what is missing"
         elif code == KafkaError._MSG_TIMED_OUT:
             last = complaints.last if complaints is not None else ""
-            why = f"no answer within {settings.timeout_s:g} s" + (f" ({last})" if last else "")
+            limit = "" if self.away else f" within {settings.timeout_s:g} s"
+            why = f"no answer{limit}" + (f" ({last})" if last else "")
         return BrokerError(f"{settings.shown}: sending to the topic {topic!r}: {why}.", code=error.name())
 
     async def _too_large(self, message: Outgoing) -> MessageRefused:
@@ -144,10 +154,18 @@ class _Batch:
         self.answers[number] = error
         self._left -= 1
         if not self._left:
-            try:
-                self._loop.call_soon_threadsafe(self._done)
-            except RuntimeError:
-                pass  # the loop is closed: nobody waits
+            self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._done)
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits
+
+    def give_up(self) -> None:
+        """Whose answer has not come is unknown."""
+        self._left = -1  # nobody counts any more
+        self._tell()
 
     def _done(self) -> None:
         if not self.all_there.done():
@@ -173,6 +191,7 @@ class _Producing:
     def __init__(self, cluster: Cluster) -> None:
         settings = cluster.settings
         self.complaints = Complaints(settings)
+        self._batches: set[_Batch] = set()  # that are waited for
         self._producer: Producer = made(Producer, settings, producer_config(settings, self.complaints))
         self._closing = False
         self._work = threading.Event()
@@ -195,9 +214,21 @@ class _Producing:
         except BufferError:
             answered(Unsaid(KafkaError._QUEUE_FULL, "the queue to it is full"))
 
-    def go(self) -> None:
-        """All of a batch is in the queue."""
+    async def answered(self, batch: _Batch, limit_s: float) -> None:
+        """All of it is in the queue, and somebody waits."""
+        self._batches.add(batch)
         self._work.set()
+        await asyncio.wait([batch.all_there], timeout=limit_s)
+        self._batches.discard(batch)
+
+    async def is_back(self) -> bool:
+        """Whether a broker answers again."""
+        try:
+            await in_thread(partial(self._producer.list_topics, timeout=LOOK_S), "eventspine-kafka-look")
+        except KafkaException:
+            return False
+        self.complaints.down = False
+        return True
 
     def _run(self) -> None:
         while not self._closing:
@@ -205,6 +236,8 @@ class _Producing:
                 self._serve()
             except KafkaException as error:  # it is broken for good
                 self.complaints.heard(error.args[0])
+            if self.complaints.down:
+                self._let_go()
             if self.complaints.fatal:
                 self._give_up()
                 return  # replaced by the next send
@@ -220,6 +253,10 @@ class _Producing:
             self._work.clear()
             self._producer.poll(0)
 
+    def _let_go(self) -> None:
+        for batch in list(self._batches):
+            batch.give_up()
+
     def _give_up(self) -> None:
         """Everybody has an answer, though it is not known what became of their message."""
         self._producer.purge()
@@ -230,10 +267,12 @@ class _Producing:
                 log.debug("giving up a producer: %s", error)
 
     async def close(self, limit_s: float) -> None:
-        """What is on its way gets there, as far as the time reaches."""
+        """What is on its way gets there, as far as the time reaches, and unless nobody is there to take it."""
         loop = asyncio.get_running_loop()
         give_up = loop.time() + limit_s
-        while len(self._producer) and self._thread.is_alive() and loop.time() < give_up:  # noqa: ASYNC110  of a thread
+        while len(self._producer) and self._thread.is_alive() and loop.time() < give_up:
+            if self.complaints.down:
+                break
             await asyncio.sleep(0.01)
         self._closing = True
         self._work.set()

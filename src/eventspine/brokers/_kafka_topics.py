@@ -15,6 +15,7 @@ from confluent_kafka.admin import AclOperation, NewTopic, TopicDescription
 
 from ..errors import BrokerError
 from ..settings_values import in_words
+from ._kafka_claims import asked_as
 from ._kafka_client import Cluster, Config, code_of
 from ._kafka_url import Settings
 from .port import Difference, Finding, Needs
@@ -102,15 +103,16 @@ async def _make(cluster: Cluster, channel: str, new: tuple[int, dict[str, str]])
 
 async def _until_led(cluster: Cluster, channels: Sequence[str]) -> None:
     """Whoever was told that a topic is there, may use it."""
-    async with asyncio.timeout(cluster.settings.timeout_s):
-        while True:
-            topics = await cluster.described(channels)
-            if all(
-                topic is not None and all(one.leader is not None for one in topic.partitions)
-                for topic in topics.values()
-            ):
-                return
-            await asyncio.sleep(0.05)
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + cluster.settings.timeout_s
+    while not all(map(_is_led, (await cluster.described(channels)).values())):
+        if loop.time() > give_up:
+            raise BrokerError(f"{cluster.settings.shown}: what was made of {', '.join(channels)} has no leader yet.")
+        await asyncio.sleep(0.05)
+
+
+def _is_led(topic: TopicDescription | None) -> bool:
+    return topic is not None and all(one.leader is not None for one in topic.partitions)
 
 
 def _replicas(topic: TopicDescription) -> int:
@@ -138,7 +140,7 @@ async def findings(cluster: Cluster, needs: Needs) -> list[Finding]:
             *_of_partitions(cluster.settings, channel, topic, owned=channel in publishes),
         ]
         found += [Finding(level, what, says) for level, says in told] or [Finding("ok", what, _all_well(topic, config))]
-    found += [finding for consumer in consumers.values() for finding in await _of_group(cluster, consumer)]
+    found += [finding for place in consumers.items() for finding in await _of_group(cluster, *place)]
     return found
 
 
@@ -260,18 +262,12 @@ def check_partitions(settings: Settings, channel: str, partitions: int) -> None:
         )
 
 
-async def _of_group(cluster: Cluster, consumer: str) -> Iterable[Finding]:
-    group = cluster.settings.group(consumer)
-    asked = cluster.admin.describe_consumer_groups([group], include_authorized_operations=True, **cluster.limit)[group]
+async def _of_group(cluster: Cluster, channel: str, consumer: str) -> Iterable[Finding]:
+    group, topic = cluster.settings.group(consumer), cluster.settings.topic(channel)
     try:
-        described = await cluster.result(asked)
-    except KafkaException as error:
-        if code_of(error) == KafkaError.GROUP_ID_NOT_FOUND:
-            return []
-        return [Finding("danger", f"group {group}", f"{error.args[0].str()}: grant READ on this group.")]
-    may = described.authorized_operations
-    if may is not None and AclOperation.READ not in may:
-        return [Finding("danger", f"group {group}", "This user may not READ it: grant that.")]
+        await asked_as(cluster, group, lambda member: member.read(topic))
+    except BrokerError as error:
+        return [Finding("danger", f"group {group}", f"{error}: grant READ on this group.")]
     return []
 
 

@@ -92,7 +92,7 @@ class KafkaBroker:
                 numbers.append(number)
         for number, sent in zip(numbers, await opened.sender.send(outgoing), strict=True):
             answers[number] = sent
-            if sent is not None:
+            if sent is not None and not opened.sender.away:
                 opened.ways.pop(messages[number].channel, None)  # looked at anew: it may have been made anew
         return answers
 
