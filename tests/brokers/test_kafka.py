@@ -32,7 +32,7 @@ from eventspine.keys import slot_of_key
 from eventspine.testing.servers import Server
 from tests.servers import unproven
 
-pytestmark = unproven("the Kafka client was seen to end the whole process while its server was killed")
+pytestmark = unproven("not seen to pass three times in a row yet")
 
 WAIT_S = 60.0
 CHANNEL = "orders"

@@ -24,6 +24,12 @@ from ._kafka_client import FORBIDDEN, Cluster, Complaints, config_of, in_thread,
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
 LOOK_AGAIN_S = 0.3
+LISTEN_S = 1.0
+ASK_AGAIN_S = 0.1
+UNSETTLED = frozenset(
+    {KafkaError._TIMED_OUT, KafkaError._WAIT_COORD, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
+)  # fmt: skip
 RENEW_S = 3600.0
 
 
@@ -32,11 +38,13 @@ class Claims:
         self._cluster = cluster
         self._ours: dict[tuple[str, str], str] = {}  # group and topic, with our identity
         self._renewing: asyncio.Task[None] | None = None
+        self._one_by_one = asyncio.Lock()
 
     async def claim(self, role: Literal["publisher", "consumer"], name: str, identity: str, *, force: bool) -> str:
         topic = await self._topic(role, name)
         group = self._cluster.settings.group(f"{name}@{role}")
-        owner = await asked_as(self._cluster, group, lambda member: member.claim(topic, identity, force=force))
+        async with self._one_by_one:
+            owner = await asked_as(self._cluster, group, lambda member: member.claim(topic, identity, force=force))
         if owner == identity:
             self._keep(group, topic, identity)
         return owner
@@ -97,18 +105,39 @@ class Member:
         return ours
 
     def read(self, topic: str) -> str:
-        (place,) = self._consumer.committed([TopicPartition(topic, 0)], timeout=self._timeout_s)
-        _check(place)
+        (place,) = self._answered(lambda: self._consumer.committed([TopicPartition(topic, 0)], timeout=LISTEN_S))
         return place.metadata or ""
 
     def _write(self, topic: str, identity: str) -> None:
-        for place in self._consumer.commit(offsets=[TopicPartition(topic, 0, 0, identity)], asynchronous=False) or []:
-            _check(place)
+        told = [TopicPartition(topic, 0, 0, identity)]
+        self._answered(lambda: self._consumer.commit(offsets=told, asynchronous=False) or [])
+
+    def _answered(self, ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
+        """Again and again while who would know is away, elected or loading, as for a while after a broker has started."""
+        give_up = time.monotonic() + self._timeout_s
+        while True:
+            try:
+                places = ask()
+                _check(places)
+            except KafkaException as error:
+                self._hear()
+                if error.args[0].code() not in UNSETTLED or time.monotonic() > give_up:
+                    raise
+                time.sleep(ASK_AGAIN_S)
+            else:
+                return places
+
+    def _hear(self) -> None:
+        """Why there is no answer is said beside it: complaints, and that the group is not ours to ask."""
+        said = self._consumer.poll(0)
+        if said is not None and (error := said.error()) is not None and error.code() in FORBIDDEN:
+            raise KafkaException(error)
 
 
-def _check(place: TopicPartition) -> None:
-    if place.error is not None:
-        raise KafkaException(place.error)
+def _check(places: list[TopicPartition]) -> None:
+    for place in places:
+        if place.error is not None:
+            raise KafkaException(place.error)
 
 
 async def asked_as(cluster: Cluster, group: str, ask: Callable[[Member], T]) -> T:
@@ -121,7 +150,6 @@ async def asked_as(cluster: Cluster, group: str, ask: Callable[[Member], T]) -> 
         try:
             return ask(Member(consumer, settings.timeout_s))
         except KafkaException as error:
-            consumer.poll(0)  # complaints are heard in it
             raise _error(cluster, group, error.args[0], complaints) from None
         finally:
             consumer.close()

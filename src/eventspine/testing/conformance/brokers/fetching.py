@@ -134,7 +134,7 @@ class Beginning:
             given = messages(broker, 30, slots=9)
             await sent(broker, *given)
             async with reading(broker) as reader:
-                got = await reader.read(12, most=4)
+                got = await reader.read(12, most=1)  # so that it ends there
             assert all(one.position > 0 for one in got)
             async with reading(broker, after=last(got)) as reader:
                 rest = await reader.ids(18)

@@ -1,0 +1,34 @@
+"""Kafka: the public suite on a real server, whose clients come to it through a network that can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eventspine.brokers import kafka
+from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
+from eventspine.testing.servers import Server
+from eventspine.testing.servers.proxy import Proxy
+from tests.servers import unproven
+
+pytestmark = [
+    unproven("not seen to pass three times in a row yet"),
+    pytest.mark.timeout(400),
+]  # Kafka takes its time to start, and in some tests does so three times
+OPTIONS = "/?partitions=4&session_s=6&timeout_s=4"
+
+
+@pytest.fixture
+def network(kafka_server: Server) -> Iterator[Proxy]:
+    with kafka_server.proxy() as proxy:
+        yield proxy
+
+
+class TestKafka(BrokerConformance):
+    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
+    features = kafka.from_url("kafka://localhost").features
+
+    async def make(self, kafka_server: Server, network: Proxy, tmp_path: Path) -> CarriedSite:
+        return CarriedSite(apart(network.url + OPTIONS), tmp_path, server=kafka_server, network=network)
