@@ -10,7 +10,7 @@ import pytest
 
 from eventspine import Event, Service, Spine
 from eventspine.brokers.memory import Server, server
-from eventspine.engine.relay import Relay
+from eventspine.engine.numbering import Numbering
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import WHOLE_FEED, Done, Fence, Process, Seen, Unit
 
@@ -73,11 +73,8 @@ async def test_it_looks_whether_it_still_leads_and_reads_again() -> None:
 async def test_without_the_look_at_its_lease_an_event_goes_out_under_anothers_number(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    commit = Relay._commit
+    async def not_looking(self: Any) -> None:
+        self.epoch = self._taken_up
 
-    async def unless_it_takes_up(self: Any, unit: Unit, upto: int, numbers: dict[int, int]) -> None:
-        if self._epoch == self._member.held[0].epoch:
-            await commit(self, unit, upto, numbers)
-
-    monkeypatch.setattr(Relay, "_commit", unless_it_takes_up)
+    monkeypatch.setattr(Numbering, "prove", not_looking)
     assert ("first", 2) in await sent_after(server(uuid4().hex))

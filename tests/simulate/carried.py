@@ -10,6 +10,7 @@ from eventspine.brokers.port import Start
 from eventspine.engine.arrivals import Arrivals
 from eventspine.engine.carrying import Carrying
 from eventspine.engine.intake import Intake
+from eventspine.engine.numbering import Numbering
 from eventspine.engine.relay import Relay
 from eventspine.journal import _memory_tables
 from eventspine.journal.port import Unit
@@ -51,23 +52,23 @@ def neither_numbers_nor_ids_known(patch: pytest.MonkeyPatch) -> None:
 
 
 def numbers_not_stored(patch: pytest.MonkeyPatch) -> None:
-    commit = Relay._commit
-    patch.setattr(Relay, "_commit", lambda self, unit, upto, _: commit(self, unit, upto, {}))
+    commit = Numbering._commit
+    patch.setattr(Numbering, "_commit", lambda self, unit, upto, _: commit(self, unit, upto, {}))
 
 
 def cursor_before_the_broker_has_it(patch: pytest.MonkeyPatch) -> None:
-    deliver, commit = Relay._deliver, Relay._commit
+    deliver, send = Relay._deliver, Relay._send_page
 
     async def later(self: Any, batch: Any) -> None:
         self._batch = batch
 
-    async def first(self: Any, unit: Unit, upto: int, numbers: dict[int, int]) -> None:
-        await commit(self, unit, upto, numbers)
-        batch, self._batch = getattr(self, "_batch", []), []
-        await deliver(self, batch)
+    async def first(self: Any, records: Any, scanned: int) -> None:
+        await send(self, records, scanned)
+        await self._numbering.store()
+        await deliver(self, self._batch)
 
     patch.setattr(Relay, "_deliver", later)
-    patch.setattr(Relay, "_commit", first)
+    patch.setattr(Relay, "_send_page", first)
 
 
 def no_answer_taken_for_yes(patch: pytest.MonkeyPatch) -> None:
@@ -80,13 +81,13 @@ def no_answer_taken_for_yes(patch: pytest.MonkeyPatch) -> None:
 
 
 def relays_not_fenced(patch: pytest.MonkeyPatch) -> None:
-    write = Relay._write
+    write = Numbering.write
 
     async def unfenced(self: Any, unit: Unit) -> list[int]:
-        unit.fences.clear()
+        self._fences = []
         return await write(self, unit)
 
-    patch.setattr(Relay, "_write", unfenced)
+    patch.setattr(Numbering, "write", unfenced)
 
 
 def early_taken_at_once(patch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,16 @@ from __future__ import annotations
 from ..errors import EventTooLarge
 from ..journal.port import Record
 from .binding import message_of, size_of
-from .port import Broker
+from .port import Broker, Features
 
 _ROOM = 24_576  # more than what surrounds the data can have: measuring each event would cost more than making it
 _ORIGIN = "0" * 80
 _NUMBER = 10**19
+
+
+def is_small(record: Record, features: Features) -> bool:
+    """Whatever surrounds its data: it fits."""
+    return len(record.data) + _ROOM <= features.message_bytes_max
 
 
 class Limit:
@@ -23,9 +28,9 @@ class Limit:
     def check(self, record: Record) -> None:
         """Raises EventTooLarge."""
         features = self._broker.features
-        limit = features.message_bytes_max
-        if len(record.data) + _ROOM <= limit:
+        if is_small(record, features):
             return
+        limit = features.message_bytes_max
         size = size_of(message_of(record, _ORIGIN, _NUMBER, features.prefix))
         if size > limit:
             raise EventTooLarge(

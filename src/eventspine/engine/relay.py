@@ -5,13 +5,15 @@ from where the cursor stands and the last numbers stored with it, and from nothi
 unit, after the broker has the events. Whoever sends again after a crash, or in another's place, therefore sends the
 same events under the same numbers, and readers drop them as known.
 
-    read a page ── number ── send, until the broker has all ── commit: cursor, last numbers
+    read a page ── number ── send, until the broker has all ── the next page
+                                 │                   └── commit, meanwhile: cursor, last numbers (see numbering.py)
                                  │ refused for good
                                  └── commit: dead delivery ── send a tombstone in its place; its key waits
 
 What is refused is stored before its tombstone is sent, so that nobody ever sends both under one number. Events of that
 key wait in rows behind it, with tombstones of their own; replayed or dropped, the key goes on under new numbers. Such a
-number is stored with its row before it is sent; and whoever takes over first sends the page that may be on its way.
+number is stored with its row before it is sent, after all that was sent before it; and whoever takes over first sends as
+many events as may be on their way.
 
 An answer that is missing is no answer: it is sent again, under the same number, for as long as it takes."""
 
@@ -20,22 +22,22 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from ..brokers.binding import message_of, size_of, tombstone_of
+from ..brokers.limits import is_small
 from ..brokers.port import Broker, Message
 from ..clock import Clock
-from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted, SpineError
-from ..ids import IdSource, id_text
-from ..journal.port import WHOLE_FEED, Change, Delivery, Done, Journal, Put, Record, Seen, Unit
+from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted
+from ..ids import IdSource
+from ..journal.port import Delivery, Journal, Put, Record
+from .aside import Aside, changing
 from .membership import Membership
+from .numbering import AHEAD_MAX, PAGE, Numbering
 
 log = logging.getLogger("eventspine.broker")
-PAGE = 1000
 PAUSE_MOST_S = 5.0
 ASK_AGAIN_S = 0.5
 PASSED_EVERY_S = 1.0  # how often a cursor is stored that only passes other channels' events
-BEHIND = "behind"
 NUMBERED = "numbered "  # then its number: a row that is on its way
 
 
@@ -60,18 +62,12 @@ class Relay:
         )
         self.sent = 0
         self.behind = 0  # events of this channel that the broker does not have, as last looked at
-        self.position = 0
         self._take_over = take_over
         name = f"relay:{channel}"
         self._member = Membership(journal, clock, ids, name, name, (channel,), lease_s)
-        self._numbers: dict[int, int] = {}  # the last, by slot
-        self._waiting: dict[str, list[int]] = {}  # rows of a key, in order; the first is why it waits
-        self._aside: set[int] = set()  # positions that have a row
-        self._due: list[int] = []  # rows that were replayed, or have nothing before them any more
-        self._stored = 0  # the position that the journal has
-        self._epoch = 0
-        self._first = True  # page since this process leads
-        self._stored_at = 0.0
+        self._numbering = Numbering(channel, journal, clock, self._member, self.wake, self._note)
+        self._aside = Aside(channel, journal, self._member, self._numbering)
+        self._before_rows = 0  # events to be sent before any row, since the last leader may have sent them
         self._changed = asyncio.Event()
         self._stopping = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -140,6 +136,7 @@ class Relay:
     async def _leave(self) -> None:
         """So that another process may go on; if the journal can't be told now, the lease runs out."""
         try:
+            await self._numbering.end()
             await self._member.leave()
         except JournalError as error:
             self._note(error)
@@ -148,18 +145,20 @@ class Relay:
         """Until told to stop, and all is sent."""
         while True:
             self._changed.clear()
-            if await self._beat():
-                self._epoch = 0  # changed from outside
+            self._numbering.check()
+            if await self._beat() and self._numbering.epoch:  # changed from outside
+                await self._numbering.store()
+                self._numbering.epoch = 0
             if not self.leads or self._member.row.state != "active":
                 if self._stopping.is_set():
                     return
                 await self._wait(self._member.due_in_s)
                 continue
-            if self._epoch != self._member.held[0].epoch:
+            if self._numbering.epoch != self._member.held[0].epoch:
                 await self._take_up()
             if not await self._step():
                 if self._stopping.is_set():
-                    await self._store_passed(force=True)
+                    await self._numbering.store()
                     return
                 await self._wait(min(self._member.due_in_s, PASSED_EVERY_S))
 
@@ -177,25 +176,22 @@ class Relay:
         finally:
             waking.cancel()
 
-    # --- what is stored -------------------------------------------------------------------------------------------
+    # --- taking up -----------------------------------------------------------------------------------------------
 
     @property
     def origin(self) -> str:
-        return f"{self.journal.id}.{self.journal.incarnation}"
+        return self._numbering.origin
+
+    @property
+    def position(self) -> int:
+        return self._numbering.position
 
     async def _take_up(self) -> None:
-        """Where the last one has stopped. What was read in several parts is of one moment only if nobody else has led
-        meanwhile: else numbers of one and a position of another would send events under others' numbers."""
         await self.claim()
-        number = self._member.row.number
-        cursors = [one for one in await self.journal.cursors([number]) if one.partition == WHOLE_FEED and not one.feed]
-        self.position = self._stored = cursors[0].position if cursors else 0
-        marks = await self.journal.marks(number, self.origin, self.channel)
-        self._numbers = {slot: upto for slot, (upto, _) in marks.items()}
-        await self._look_at_rows()
-        await self._commit(Unit(), self.position, {})  # fenced, if so
-        self._epoch = self._member.held[0].epoch
-        self._first = True
+        await self._numbering.take_up()
+        await self._aside.look()
+        await self._numbering.prove()
+        self._before_rows = AHEAD_MAX
 
     async def claim(self) -> None:
         """One journal publishes a channel: two would number it twice, and order it in two ways (R14)."""
@@ -209,84 +205,60 @@ class Relay:
                 owner=owner,
             )
 
-    async def _look_at_rows(self) -> None:
-        rows: list[Delivery] = []
-        while True:
-            page = await self.journal.deliveries(
-                subscriptions=[self._member.row.number],
-                states=["parked", "dead"],
-                after=rows[-1].number if rows else 0,
-                records=False,
-            )
-            rows += page
-            if len(page) < 1000:
-                break
-        self._waiting, self._aside = {}, {row.position for row in rows}
-        for row in rows:
-            self._waiting.setdefault(self._lane(row.key, row.position), []).append(row.number)
-        first = {numbers[0] for numbers in self._waiting.values()}
-        self._due = [row.number for row in rows if row.number in first and row.state == "parked"]
-
-    @staticmethod
-    def _lane(key: str | None, position: int) -> str:
-        return f"k{key}" if key is not None else f"p{position}"
-
     # --- a step ---------------------------------------------------------------------------------------------------
 
     async def _step(self) -> bool:
         """Send what there is next; whether there was something."""
-        if self._due and not self._first:
-            await self._send_row(self._due[0])
+        if self._aside.due and self._before_rows <= 0:
+            await self._send_row(self._aside.due[0])
             return True
+        await self._numbering.room()
         page = await self.journal.feed(self.position, limit=PAGE, channels=[self.channel])
-        self._first = False
         new = [record for record in page.records if record.position > self.position]  # numbered once, whatever is read
         if new:
             await self._send_page(new, page.scanned)
+            self._before_rows -= len(new)
             self.trouble = None
             return True
-        self.position = max(self.position, page.scanned)
-        await self._store_passed()
-        return page.more or bool(self._due)
-
-    async def _store_passed(self, *, force: bool = False) -> None:
-        now = self.clock.monotonic()
-        if self.position > self._stored and (force or now - self._stored_at >= PASSED_EVERY_S):
-            await self._commit(Unit(), self.position, {})
+        self._numbering.passed(page.scanned, PASSED_EVERY_S)
+        if not page.more:
+            self._before_rows = 0
+        return page.more or bool(self._aside.due)
 
     async def _send_page(self, records: Sequence[Record], scanned: int) -> None:
-        numbers = dict(self._numbers)
+        numbers: dict[int, int] = {}
         batch: list[tuple[Record, Message]] = []
         puts: list[Put] = []
+        origin, prefix, aside = self.origin, self.broker.features.prefix, self._aside.positions
         for record in records:
-            number = numbers[record.slot] = numbers.get(record.slot, 0) + 1
-            message = message_of(record, self.origin, number, self.broker.features.prefix)
+            number = numbers[record.slot] = self._numbering.after(record.slot, numbers)
+            message = message_of(record, origin, number, prefix)
             if put := self._unfit(record, message):
                 puts.append(put)
-            if put or record.position in self._aside:
+            if put or record.position in aside:
                 message = self._tombstone(record, number)
             batch.append((record, message))
         if puts:
-            await self._put_aside(puts)
+            await self._aside.store(puts)
         await self._deliver(batch)
-        changed = {slot: number for slot, number in numbers.items() if self._numbers.get(slot) != number}
-        await self._commit(Unit(), scanned, changed)
-        self.position = scanned
-        self._numbers = numbers
+        self._numbering.sent(scanned, numbers, len(batch))
         self.sent += len(batch)
 
     def _unfit(self, record: Record, message: Message) -> Put | None:
         """Why it can't go now, unless that is stored already."""
-        if record.position in self._aside:
+        if record.position in self._aside.positions:
             return None
-        lane = self._lane(record.key, record.position)
-        if lane in self._waiting:
-            return self._put(record, "parked", BEHIND, "")
-        size, limit = size_of(message), self.broker.features.message_bytes_max
-        if size <= limit:
-            return None
-        self._waiting[lane] = []  # those after it in this page wait too
-        return self._put(record, "dead", "TooLarge", _too_large(self.broker, size, limit))
+        if self._aside.waits(record):
+            return self._aside.behind(record)
+        too_large = self._too_large(record, message)
+        return self._aside.dead(record, "TooLarge", too_large) if too_large else None
+
+    def _too_large(self, record: Record, message: Message) -> str:
+        features = self.broker.features
+        if is_small(record, features):
+            return ""
+        size, limit = size_of(message), features.message_bytes_max
+        return _too_large(self.broker, size, limit) if size > limit else ""
 
     async def _deliver(self, batch: Sequence[tuple[Record, Message]]) -> None:
         """Until the broker has every one of them, or a tombstone in its place."""
@@ -305,7 +277,7 @@ class Relay:
                         self._note(answer)
                     again.append((record, message))
             if refused:
-                await self._put_aside(refused)
+                await self._aside.store(refused)
             elif again:
                 await self._hold_on(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_MOST_S)
@@ -322,7 +294,7 @@ class Relay:
             raise errors[0]
 
     def _refused(self, record: Record, why: MessageRefused) -> list[Put]:
-        return [] if record.position in self._aside else [self._put(record, "dead", "Refused", str(why))]
+        return [] if record.position in self._aside.positions else [self._aside.dead(record, "Refused", str(why))]
 
     async def _answers(self, messages: Sequence[Message]) -> Sequence[Exception | None]:
         try:
@@ -335,31 +307,13 @@ class Relay:
         await self.clock.sleep(pause_s)
         if self._member.due_in_s == 0:
             await self._member.beat([0], shared=False)
-            if not self.leads or self._member.held[0].epoch != self._epoch:
+            if not self.leads or self._member.held[0].epoch != self._numbering.epoch:
                 raise Fenced(f"Another process relays {self.channel} now.")
 
     def _tombstone(self, record: Record, number: int) -> Message:
         return tombstone_of(record, self.origin, number, self.broker.features.prefix)
 
     # --- what can't be sent ---------------------------------------------------------------------------------------
-
-    def _put(self, record: Record, state: str, reason: str, error: str) -> Put:
-        return Put(
-            self._member.row.number, WHOLE_FEED, record, state, 0 if reason == BEHIND else 1, None, reason, error  # type: ignore[arg-type]
-        )  # fmt: skip
-
-    async def _put_aside(self, puts: Sequence[Put]) -> None:
-        """Stored before their tombstones are sent, so that what is decided is decided."""
-        for put in puts:
-            if put.state == "dead":
-                log.error(
-                    "%s of %s can't be sent and is a dead delivery of %s: %s",
-                    id_text(put.record.id), self.channel, self._member.row.name, put.error,
-                )  # fmt: skip
-        verdict = await self._write(Unit(fences=[self._member.fence(0)], puts=list(puts)))
-        for put, number in zip(puts, verdict, strict=True):
-            self._aside.add(put.record.position)
-            self._waiting.setdefault(self._lane(put.record.key, put.record.position), []).append(number)
 
     async def _send_row(self, number: int) -> None:
         """A replayed event goes under a new number, and lets the next of its key go."""
@@ -368,59 +322,26 @@ class Relay:
             record = rows[0].record
             given = await self._number_for(rows[0])
             message = message_of(record, self.origin, given, self.broker.features.prefix)
-            size, limit = size_of(message), self.broker.features.message_bytes_max
-            too_large = _too_large(self.broker, size, limit) if size > limit else ""
-            state, error = ("dead", too_large) if too_large else await self._send_one(record, message)
+            too_large = self._too_large(record, message)
+            state, error = ("dead", too_large) if too_large else await self._send_one(message)
             if state == "dead":
-                await self._write(self._change(number, state="dead", reason="Refused", error=error))
+                await self._aside.change(number, state="dead", reason="Refused", error=error)
                 message = self._tombstone(record, given)
             await self._deliver([(record, message)])
             if state != "dead":
-                await self._write(self._change(number, state="settled", reason="sent"))
+                await self._aside.change(number, state="settled", reason="sent")
                 self.sent += 1
-        await self._look_at_rows()
+        await self._aside.look()
 
     async def _number_for(self, row: Delivery) -> int:
         """Stored with its row before it is used."""
-        assert row.record is not None
         if row.reason.startswith(NUMBERED):
             return int(row.reason.removeprefix(NUMBERED))
-        given = self._numbers.get(row.slot, 0) + 1
-        unit = self._change(row.number, reason=f"{NUMBERED}{given}")
-        await self._commit(unit, self.position, {row.slot: given})
-        self._numbers[row.slot] = given
-        return given
+        return await self._numbering.use(row.slot, lambda given: changing(row.number, reason=f"{NUMBERED}{given}"))
 
-    async def _send_one(self, record: Record, message: Message) -> tuple[str, str]:
+    async def _send_one(self, message: Message) -> tuple[str, str]:
         (answer,) = await self._answers([message])
         return ("dead", str(answer)) if isinstance(answer, MessageRefused) else ("parked", "")
-
-    def _change(self, number: int, **changed: Any) -> Unit:
-        fences = [self._member.fence(0)] if "state" in changed else []
-        return Unit(fences=fences, changes=[Change(number, while_state=("parked",), **changed)])
-
-    # --- committing -----------------------------------------------------------------------------------------------
-
-    async def _commit(self, unit: Unit, upto: int, numbers: dict[int, int]) -> None:
-        row = self._member.row
-        unit.fences.append(self._member.fence(0))
-        ranges = [(self._stored, upto)] if upto > self._stored else []
-        unit.done.append(Done(row.number, WHOLE_FEED, ranges, row.generation))
-        unit.marks += [Seen(row.number, self.origin, self.channel, slot, [(0, n)]) for slot, n in numbers.items()]
-        await self._write(unit)
-        self._stored, self._stored_at = upto, self.clock.monotonic()
-
-    async def _write(self, unit: Unit) -> list[int]:
-        pause_s = 0.05
-        while True:
-            (verdict,) = await self.journal.commit([unit])
-            if verdict.ok:
-                return verdict.numbers
-            if verdict.kind != "unknown" and not isinstance(verdict.error, JournalError):
-                raise verdict.error or SpineError(f"The journal answered {verdict.kind}.")
-            self._note(verdict.error or SpineError("the outcome of a commit is unknown"))
-            await self.clock.sleep(pause_s)
-            pause_s = min(2 * pause_s, PAUSE_MOST_S)
 
     def _note(self, error: Exception) -> None:
         if self.trouble != str(error):  # said once, however often it is tried
