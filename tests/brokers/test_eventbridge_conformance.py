@@ -40,6 +40,7 @@ def site(network: Proxy, folder: Path, count: int) -> CarriedSite:
     return CarriedSite(address + network.url, folder, network=network)
 
 
+@pytest.mark.setup("eventbridge")
 class TestMiniStack(BrokerConformance):
     capabilities = CAN
     groups = tuple(group for group in BrokerConformance.groups if group not in (Bounds, Topology))

@@ -632,6 +632,7 @@ async def test_replay_by_time_in_the_middle_of_what_is_there(pulsar_server: Serv
 # --- the port's suite -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.setup("pulsar")
 class TestPulsar(BrokerConformance):
     capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
     features = open_broker("pulsar://localhost").features

@@ -190,6 +190,11 @@ def test_another_set_up_has_another_column():
     assert verdicts("sqlite", processes=True)[fault] == "survived"
     assert verdicts("sqlite", processes=False)[fault] == "does not arise"
     assert verdicts("memory", processes=False)["a process is killed at any moment"] == "not survived"
+    assert verdicts("sqlite", "pulsar+ssl", processes=False) == verdicts("sqlite", "pulsar", processes=False)
+    assert (
+        verdicts("sqlite", "amqps", processes=False)["the server of a broker or journal is killed, and started again"]
+        == "survived"
+    )
     untried = verdicts("sqlite", "pigeons", processes=False)
     assert untried["whatever happens to the broker (pigeons)"] == "not tested"
 

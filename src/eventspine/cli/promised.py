@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+WITH_TLS = {"amqps": "amqp", "pulsar+ssl": "pulsar"}  # the same brokers
 NOT_TESTED, DOES_NOT_ARISE = "not tested", "does not arise"
 
 
@@ -24,6 +25,7 @@ class Cell(NamedTuple):
 def of_setup(journal: str, broker: str | None, *, processes: bool) -> list[Cell]:
     """The column of this journal, and that of the broker where there is one."""
     table = _table()
+    broker = WITH_TLS.get(broker, broker) if broker else None
     chosen = [
         setup
         for setup in table["setups"]
