@@ -37,6 +37,7 @@ def test_these_names_are_promised():
         "Service",
         "Spine",
         "SpineError",
+        "View",
         "__version__",
         "applies",
         "correlate",

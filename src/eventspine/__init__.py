@@ -17,6 +17,7 @@ from .spine import Running, Spine
 
 if _typing.TYPE_CHECKING:
     from .state.aggregate import Aggregate, applies
+    from .state.views import View
 
 __all__ = [
     "Aggregate",
@@ -39,6 +40,7 @@ __all__ = [
     "Service",
     "Spine",
     "SpineError",
+    "View",
     "__version__",
     "applies",
     "correlate",
@@ -46,7 +48,11 @@ __all__ = [
     "upcast",
 ]
 
-_LATER = {"Aggregate": "state.aggregate", "applies": "state.aggregate"}  # names that not every service needs
+_LATER = {  # names that not every service needs
+    "Aggregate": "state.aggregate",
+    "View": "state.views",
+    "applies": "state.aggregate",
+}
 
 
 def __getattr__(name: str) -> _typing.Any:

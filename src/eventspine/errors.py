@@ -14,6 +14,8 @@ SpineError
 ├── UnknownEvent              a stream holds an event of a type that its aggregate doesn't know
 ├── NewerVersion              a stream holds an event of a newer version than this code knows
 ├── CommandReused             this command id was given to another command before
+├── ViewRefused               a use of a view that it can't have: a value, a key, a column, a tenant
+├── ViewBehind                a view has not come to an event within the time
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
 ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
@@ -78,6 +80,14 @@ class NewerVersion(SpineError):
 
 
 class CommandReused(SpineError):
+    pass
+
+
+class ViewRefused(SpineError):
+    pass
+
+
+class ViewBehind(SpineError):
     pass
 
 

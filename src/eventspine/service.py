@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .foreign import Decoder, Foreign
     from .periodic import TickType
     from .schedules import Missed, Schedule
+    from .state.projections import Projection, ProjectionOptions
+    from .state.views import View
     from .sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
 
 if TYPE_CHECKING:
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 else:
     R = TypeVar("R")
 E = TypeVar("E")
+V = TypeVar("V")
 E1 = TypeVar("E1")
 E2 = TypeVar("E2")
 E3 = TypeVar("E3")
@@ -115,6 +118,12 @@ class PeriodicDecorator(Protocol[R]):
     def __call__(self, handler: Callable[[SyncDelivery[R]], T], /) -> Callable[[SyncDelivery[R]], T]: ...
 
 
+class ProjectionDecorator(Protocol[V, E]):
+    """Takes a projection and gives it back unchanged."""
+
+    def __call__(self, projection: Callable[[View[V], E], None], /) -> Callable[[View[V], E], None]: ...
+
+
 @dataclass(frozen=True)
 class Handler:
     """A declared handler. The subscription's stored name is `<service>.<name>`."""
@@ -134,6 +143,7 @@ class Handler:
     batch: Batch | None = None
     schedule: Schedule | None = None  # of a periodic handler
     missed: Missed = "once"
+    projection: Projection | None = None  # of one that keeps a view
 
     @cached_property
     def is_async(self) -> bool:
@@ -299,6 +309,31 @@ class Service(Generic[R]):
             return function
 
         return cast("PeriodicDecorator[R]", declare)
+
+    @overload
+    def projection(
+        self, view: type[V], t1: type[E1], /, **options: Unpack[ProjectionOptions]
+    ) -> ProjectionDecorator[V, E1]: ...
+    @overload
+    def projection(
+        self, view: type[V], t1: type[E1], t2: type[E2], /, **options: Unpack[ProjectionOptions]
+    ) -> ProjectionDecorator[V, E1 | E2]: ...
+    @overload
+    def projection(
+        self, view: type[V], /, *types: type[Any], **options: Unpack[ProjectionOptions]
+    ) -> ProjectionDecorator[V, Any]: ...
+
+    def projection(self, view: type[Any], /, *types: type[Any], **options: Unpack[ProjectionOptions]) -> Any:
+        """Declare what keeps a view: a plain function that changes rows of it, event by event, from the first there was."""
+        from .state.projections import declare  # here, since a service without views does without them
+
+        check_types(self.name, types)
+
+        def declaring(function: Callable[..., Any]) -> Callable[..., Any]:
+            self._add(declare(self, view, types, function, options))
+            return function
+
+        return declaring
 
     def decoder(
         self, channel: str, /, *, id: Callable[[Foreign], str] | None = None

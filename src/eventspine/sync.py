@@ -30,10 +30,12 @@ from .within import carrier_of, opening, write
 __all__ = ["BatchDelivery", "Delivery", "Spine"]
 
 T = TypeVar("T")
+V = TypeVar("V")
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
     from .state.aggregate import Aggregate, Identity
+    from .state.blocking import SyncViewReader
     from .state.changing import Changed
 
     A = TypeVar("A", bound=Aggregate)
@@ -324,6 +326,11 @@ class Spine:
             decide(found)
             self._loop.run(changing.save(found))
         return changing.changed
+
+    def view(self, view: type[V], *, tenant: Any = None) -> SyncViewReader[V]:
+        from .state.blocking import SyncViewReader
+
+        return SyncViewReader(self._now.view(view, tenant=tenant), self._loop.run)
 
     def cancel(self, *published: Receipt) -> int:
         return self._loop.run(self._now.cancel(*published))

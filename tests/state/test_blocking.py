@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
 
 import pytest
 
@@ -14,6 +15,7 @@ from eventspine.journal.port import Journal
 from eventspine.sync import Spine
 
 from .bank import Account, bank
+from .material import OrderPlaced, OrdersByCustomer, counting, publisher
 
 
 def test_load_save_and_change(journal: Callable[[], Journal]) -> None:
@@ -52,3 +54,14 @@ def test_within_a_transaction_of_the_caller(file: Callable[[], Journal]) -> None
                 assert not receipt.durable
                 end()
         assert 1 == spine.load(Account, "ann").version
+
+
+def test_a_view_is_waited_for_and_read(journal: Callable[[], Journal]) -> None:
+    with Spine(journal(), service=publisher()) as spine, spine.running(counting()):
+        view = spine.view(OrdersByCustomer)
+        view.wait(spine.publish(OrderPlaced()), timeout_s=20)
+        row = view.get("ann")
+        assert row == OrdersByCustomer(customer_id="ann", orders=1, spent=Decimal(1))
+        assert [row] == view.all(orders=1, order_by="-spent", limit=1)
+        if spine.journal.sql:
+            assert [{"orders": 1}] == view.query("select orders from orders_by_customer")

@@ -99,6 +99,9 @@ class Host:
         if self.service.tables is not None:
             version, script = tables_script(self.service.tables)
             await self.journal.run_tables(self.service.name, version, script)
+        for handler in self.service.handlers.values():
+            if handler.projection is not None:
+                await handler.projection.prepare(self.journal, self.service.name)
         # Registering tells those that are live to step back; so it comes when there is nothing left to wait for.
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
@@ -369,6 +372,9 @@ class Host:
         for one in self.active:
             one.passed()
         self._head = await self.journal.head()
+        for one in self.active:
+            if one.handler.projection is not None:
+                await one.handler.projection.look(one)
         if (failed := self.readers.failed()) is not None:
             log.error("%s: a reader ended and is started again", self.service.name, exc_info=failed)
             await self._restart()

@@ -1,4 +1,4 @@
-"""What a spine does with aggregates, for the service that it speaks for."""
+"""What a spine does with aggregates, for the service that it speaks for, and how it reads views."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from ..journal.port import Journal, Note, Record, Verdict
     from .aggregate import Aggregate, Identity
     from .changing import Changed
+    from .reading import ViewReader
 
     A = TypeVar("A", bound=Aggregate)
 else:
     A = TypeVar("A")
+V = TypeVar("V")
 
 
 class State:
-    """The part of a spine that is about aggregates."""
+    """The part of a spine that is about aggregates and views."""
 
     if TYPE_CHECKING:
         clock: Clock
@@ -104,6 +106,12 @@ class State:
                 await decided
             await changing.save(found)
         return changing.changed
+
+    def view(self, view: type[V], *, tenant: Any = None) -> ViewReader[V]:
+        """What a projection has made of the events so far; of one tenant's rows, where the view has tenants."""
+        from .reading import ViewReader
+
+        return ViewReader(self, view, tenant)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 

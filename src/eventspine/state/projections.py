@@ -1,0 +1,294 @@
+"""Projections: views kept by handlers that change rows and do nothing else.
+
+A projection is a batch handler of a subscription. It takes runs of some hundred events, changes rows in memory (rows.py),
+and what has changed is written in the unit that moves its cursor. So a killed process leaves rows and cursor of one moment;
+a second owner is fenced in the commit, rows included; and a version that is built anew goes through the feed at the speed
+of such runs. It is given no resources and nothing to publish with: running it again, over all that ever happened, has no
+effect outside of its rows.
+
+By default it is one lane over its feed, and stands at an event that it can't handle (on_dead="waits") until that is mended:
+an event left out would be a wrong view. With order="key" events of different keys are handled side by side, and a failing
+one holds up its key alone; then a row belongs to the key of its events."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import time
+from asyncio import sleep
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import wraps
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from weakref import WeakKeyDictionary
+
+from ..declared import check_handler, check_handler_name, positional
+from ..delivery import BatchDelivery
+from ..errors import DeclarationError, RegistrationRefused, SettingsError
+from ..events import EventType, describe
+from ..journal.port import Journal
+from ..policies import Batch, Policies, Retry
+from ..service import Handler, Service
+from . import versions
+from .progress import held_up_by, progress_of
+from .rows import Missing, Rows
+from .store import Store, store_of
+from .views import ViewType, describe_view
+
+if TYPE_CHECKING:
+    from ..engine.subscription import Subscription
+
+log = logging.getLogger("eventspine.state")
+
+RUN = 500  # events at most
+FAILED_MAX = 3  # events of one run that fail before they are tried one by one
+TURN_S = 0.02  # for which a run may keep the event loop to itself
+LOOK_EVENTS = 32  # between two looks at the clock
+
+
+class ProjectionOptions(TypedDict, total=False):
+    """What `projection` takes besides the view and its event types."""
+
+    name: str  # of the subscription; by default the function's. From version 2 of the view on, `@2` is added
+    order: Literal["feed", "key"]
+    on_dead: Literal["waits", "goes_on"]
+    retry: Retry
+    errors: Policies
+    timeout_s: float  # of a run
+    concurrency: int  # with order="key": runs at work at once
+    switch: Literal["caught_up", "by_hand"]  # to a version that was built beside another
+    history: Literal["whole", "what_is_left"]  # what is to be done when events were deleted already
+
+
+class Kept:
+    """What a projection knows of its view on one journal."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.settled = False  # this version is the one that is read, or is not to become so by itself
+        self.head: int | None = None  # of the feed, when this version was last looked at
+
+
+class Projection:
+    """What keeps one version of a view."""
+
+    def __init__(
+        self,
+        view: ViewType,
+        function: Callable[[Any, Any], Any],
+        types: Sequence[EventType],
+        *,
+        name: str,
+        order: str,
+        switch: str,
+        history: str,
+    ) -> None:
+        self.view = view
+        self.function = function
+        self.types = tuple(types)
+        self.name = name  # of the handler
+        self.order = order
+        self.switch = switch
+        self.history = history
+        self._tenant_of = {kind.cls: attrgetter(kind.tenant) for kind in types if kind.tenant is not None}
+        self._kept: WeakKeyDictionary[Journal, Kept] = WeakKeyDictionary()
+
+    # --- starting -----------------------------------------------------------------------------------------------------
+
+    async def prepare(self, journal: Journal, service: str) -> None:
+        """Before the service registers: the table is there, and the version is known."""
+        subscription = f"{service}.{self.name}"
+        stored = await versions.known(journal, self.view.name)
+        if versions.declared(self.view, service, subscription, stored) is not None:
+            await self._check_history(journal, service)
+        await self._on(journal).store.prepare(journal, service)
+        await versions.change(
+            journal, self.view.name, lambda now: versions.declared(self.view, service, subscription, now)
+        )
+
+    async def _check_history(self, journal: Journal, service: str) -> None:
+        """A new version is made of all that ever happened, so that has to be there."""
+        channels = {kind.context for kind in self.types}
+        gone = [row for row in await journal.deleted() if row.channel in channels]
+        if gone and self.history == "whole":
+            raise RegistrationRefused(
+                f"{self.view.where} would be built without what retention has deleted: events of {gone[0].channel} up to position "
+                f'{gone[0].position:,}. Say history="what_is_left" to build it without them, or keep the version that has them.',
+                service=service,
+                view=self.view.name,
+            )
+
+    def _on(self, journal: Journal) -> Kept:
+        found = self._kept.get(journal)
+        if found is None:
+            found = self._kept[journal] = Kept(store_of(self.view, journal))
+        return found
+
+    # --- runs ---------------------------------------------------------------------------------------------------------
+
+    async def handle(self, events: list[Any], delivery: BatchDelivery[Any]) -> None:
+        """One run. An event that fails is left out of it, with what follows it in its lane."""
+        journal = delivery._subscription.journal
+        store = self._on(journal).store
+        rows, failed = store.rows(), dict[int, Exception]()
+        lanes = [delivery.of(event).key for event in events] if self.order == "key" else None
+        while True:
+            broken = await self._through(rows, events, lanes, failed)
+            if rows.wanted:
+                rows.found(await store.read(journal, list(rows.wanted)))
+            elif broken is None:
+                break
+            else:
+                failed[broken[0]] = broken[1]
+                if len(events) == 1 or len(failed) > FAILED_MAX:
+                    raise broken[1]
+        for index, error in failed.items():
+            delivery.retry(events[index], error)
+        store.write(delivery._unit, rows)
+
+    async def _through(
+        self, rows: Rows, events: Sequence[Any], lanes: Sequence[str | None] | None, failed: dict[int, Exception]
+    ) -> tuple[int, Exception] | None:
+        """Call the projection with each event, beginning with the rows as they were committed; where it failed."""
+        rows.begin()
+        function, tenants = self.function, self._tenant_of if self.view.tenant else None
+        stopped: set[str | None] = set()
+        until = time.perf_counter() + TURN_S
+        for index, event in enumerate(events):
+            lane = lanes[index] if lanes else None
+            if index in failed or lane in stopped:
+                stopped.add(lane)
+                continue
+            rows.turn_to(tenants[type(event)](event) if tenants else None, lane)
+            try:
+                function(rows, event)
+            except Missing:
+                pass
+            except Exception as error:  # noqa: BLE001 -- whatever it raises has an outcome
+                if not rows.wanted:  # else it may come of rows that were not there yet
+                    return index, error
+            if not index % LOOK_EVENTS and time.perf_counter() > until:
+                await sleep(0)
+                until = time.perf_counter() + TURN_S
+        return None
+
+    # --- switching ----------------------------------------------------------------------------------------------------
+
+    async def look(self, subscription: Subscription) -> None:
+        """Once a second or so: have this version read as soon as it has caught up with the feed, and with the version that
+        is read now."""
+        journal = subscription.journal
+        kept = self._on(journal)
+        if kept.settled or self.switch != "caught_up":
+            return
+        stored = await versions.known(journal, self.view.name)
+        if stored is None or _switched(stored, self.view.version) is None:
+            kept.settled = stored is not None
+            return
+        if await self._has_caught_up(journal, kept, stored):
+            await versions.change(journal, self.view.name, lambda now: now and _switched(now, self.view.version))
+            log.info("%s is read as version %d from now on", self.view.name, self.view.version)
+
+    async def _has_caught_up(self, journal: Journal, kept: Kept, stored: versions.Known) -> bool:
+        """With the head as it was at the last look, so that it is not chased for ever while events come."""
+        head, kept.head = kept.head, await journal.head()
+        if head is None:
+            return False
+        own = await progress_of(journal, stored.service, stored.versions[self.view.version].subscription)
+        if own is None or await held_up_by(journal, own.subscription) is not None:
+            return False
+        before = await progress_of(journal, stored.service, stored.versions[stored.active].subscription)
+        return own.position >= max(head, 0 if before is None else before.position)
+
+
+def _switched(stored: versions.Known, to: int) -> versions.Known | None:
+    with suppress(SettingsError):
+        return versions.switched(stored, to, by_itself=True)
+    return None
+
+
+# --- declaring --------------------------------------------------------------------------------------------------------
+
+
+def declare(
+    service: Service[Any],
+    view: Any,
+    types: Sequence[Any],
+    function: Callable[[Any, Any], Any],
+    options: ProjectionOptions,
+) -> Handler:
+    """The handler that keeps this view."""
+    kind, where = describe_view(view), f"{service.name}.{getattr(function, '__name__', function)}"
+    check_options(where, options)
+    name = check_handler_name(service.name, options.get("name"), function, "projection")
+    if kind.version > 1:
+        name = f"{name}@{kind.version}"
+    described = tuple(describe(cls) for cls in types)
+    check_projection(where, kind, described, function)
+    order = options.get("order", "feed")
+    projection = Projection(
+        kind,
+        function,
+        described,
+        name=name,
+        order=order,
+        switch=options.get("switch", "caught_up"),
+        history=options.get("history", "whole"),
+    )
+    kind.projection = projection
+    handler = Handler(
+        name=name,
+        function=_runs_of(projection),
+        types=described,
+        start="earliest",
+        retry=options.get("retry", Retry()),
+        errors=options.get("errors", {}),
+        on_dead=options.get("on_dead", "waits"),
+        order=order,
+        concurrency=options.get("concurrency", 4),
+        timeout_s=options.get("timeout_s", 60.0),
+        batch=Batch(RUN),
+        projection=projection,
+    )
+    check_handler(handler, service.name)
+    return handler
+
+
+def _runs_of(projection: Projection) -> Callable[..., Any]:
+    """A function of its own for each, which is known by the one that was declared."""
+
+    @wraps(projection.function)
+    async def run(events: list[Any], delivery: BatchDelivery[Any]) -> None:
+        await projection.handle(events, delivery)
+
+    return run
+
+
+def check_options(where: str, options: Any) -> None:
+    if unknown := set(options) - set(ProjectionOptions.__annotations__):
+        known = ", ".join(ProjectionOptions.__annotations__)
+        raise DeclarationError(f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {known}.")
+    for name, words in (("order", ("feed", "key")), ("switch", ("caught_up", "by_hand")), ("history", _HISTORY)):
+        if options.get(name, words[0]) not in words:
+            raise DeclarationError(f"{where}: {name}={options[name]!r} is neither {words[0]!r} nor {words[1]!r}.")
+
+
+_HISTORY = ("whole", "what_is_left")
+
+
+def check_projection(where: str, view: ViewType, types: Sequence[EventType], function: Callable[..., Any]) -> None:
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise DeclarationError(
+            f"{where} keeps a view, so it is a plain `def`: it changes rows, and waits for nothing. What has effects elsewhere "
+            "is a handler of its own."
+        )
+    if len(positional(function)) != 2:
+        raise DeclarationError(f"{where} takes the view and the event: def {function.__name__}(view, event).")
+    if len({kind.name for kind in types}) < len(types):
+        raise DeclarationError(f"{where}: two of its classes stand for one event type; it reads each type one way.")
+    if view.tenant is not None and (without := [kind.cls.__name__ for kind in types if kind.tenant is None]):
+        raise DeclarationError(
+            f"{where}: the rows of {view.where} belong to tenants, and {', '.join(without)} says no tenant. Declare it with "
+            'class ...(Event, tenant="..."), or keep it in another view.'
+        )

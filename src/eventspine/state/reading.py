@@ -1,0 +1,221 @@
+"""Reading a view: the version that is active, whatever versions there are.
+
+Which one that is is looked up with every read, so a switch is seen at once. A reader of a newer release reads the older
+version until the switch: columns that this has not yet are their defaults. Where a version is switched away from and
+dropped between the two steps of one read, the read is made again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+
+import msgspec
+
+from ..errors import UnitFailed, ViewRefused
+from ..journal.port import Journal
+from . import versions
+from .columns import Column
+from .store import every_note, matching, note_key, notes_kind
+from .tables import table_of
+from .views import ViewType, describe_view
+
+if TYPE_CHECKING:
+    from ..publishing import Receipt
+    from .on_spine import State
+
+V = TypeVar("V")
+T = TypeVar("T")
+TENANT = "spine_tenant"
+_WITH = re.compile(r"\s*with\s+(recursive\s+)?", re.IGNORECASE)
+
+
+class ViewReader(Generic[V]):
+    """What `spine.view(OrdersByCustomer)` gives."""
+
+    def __init__(self, spine: State, view: type[V], tenant: Any = None) -> None:
+        self._spine = spine
+        self._view = describe_view(view)
+        self._tenant = _tenant_of(self._view, tenant)
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    async def get(self, *key: Any) -> V | None:
+        """The row of this key, or None."""
+        at = self._view.key_of(key, self._tenant)
+        rows = await self._read(lambda source: source.by_key(at))
+        return rows[0] if rows else None
+
+    async def all(self, *, order_by: str | Sequence[str] = (), limit: int | None = None, **where: Any) -> list[V]:
+        """The rows with these values: `all(country="NL", order_by="-spent", limit=10)`. Without `order_by`, in order of key."""
+        if self._tenant is not None:
+            where[self._view.tenant or ""] = self._tenant
+        self._view.check_names(where)
+        order = ordering(self._view, order_by)
+        return await self._read(lambda source: source.wanted(where, order, limit))
+
+    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Rows of a SELECT, in which the view stands under its own name: `select sum(spent) from orders_by_customer`. Values
+        are as the database keeps them. Of a view with tenants, it holds the rows of this one alone."""
+        journal = await self._journal()
+        if not journal.sql:
+            raise ViewRefused(f"{self._view.where} is in memory here, and has no SQL. Use get() and all().")
+        return await self._twice(lambda: self._query(journal, sql, parameters))
+
+    async def _query(self, journal: Journal, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        source = await self._source(journal)
+        own, given = source.named(), dict(parameters)
+        if self._tenant is not None:
+            own += f' where "{self._view.tenant}" = :{TENANT}'
+            given[TENANT] = self._tenant
+        begun = _WITH.match(sql)
+        recursive = "recursive " if begun and begun[1] else ""
+        rest = f", {sql[begun.end() :]}" if begun else f" {sql}"
+        return await journal.query(f'with {recursive}"{self._view.name}" as ({own}){rest}', given)
+
+    # --- when -----------------------------------------------------------------------------------------------------------
+
+    async def wait(self, *events: Receipt | str, timeout_s: float = 2.0) -> None:
+        """Wait until this view has what these events (receipts, or their ids) made of it; raises ViewBehind when it takes
+        longer."""
+        from .waiting import wait
+
+        await wait(await self._journal(), self._view, events, timeout_s)
+
+    # --- inside ---------------------------------------------------------------------------------------------------------
+
+    async def _journal(self) -> Journal:
+        await self._spine._at_first_use()
+        return self._spine.journal
+
+    async def _read(self, read: Callable[[_Source], Awaitable[list[V]]]) -> list[V]:
+        journal = await self._journal()
+
+        async def once() -> list[V]:
+            return await read(await self._source(journal))
+
+        return await self._twice(once)
+
+    async def _twice(self, read: Callable[[], Awaitable[T]]) -> T:
+        before = await versions.known(self._spine.journal, self._view.name)
+        try:
+            return await read()
+        except UnitFailed:
+            now = await versions.known(self._spine.journal, self._view.name)
+            if before is None or now is None or before.active == now.active:
+                raise
+            return await read()
+
+    async def _source(self, journal: Journal) -> _Source:
+        stored = await versions.known(journal, self._view.name)
+        if stored is None:
+            raise ViewRefused(
+                f"Nobody has kept the view {self._view.name} on this journal yet. Run the service whose projection does: "
+                "spine run MODULE, or spine.running(service).",
+                view=self._view.name,
+            )
+        version = stored.versions[stored.active]
+        if tuple(version.key) != self._view.key or version.tenant != self._view.tenant:
+            raise ViewRefused(
+                f"Version {stored.active} of {self._view.name}, which is read until version {self._view.version} has caught up, "
+                f"is found by {', '.join(version.key)}, and not by {', '.join(self._view.key)}. Read it by the class that it "
+                "was declared with, or wait for the switch: spine views list.",
+                view=self._view.name,
+            )
+        columns = [c for c in self._view.columns if version.columns.get(c.name) == c.signature]
+        return _Source(journal, self._view, stored.active, columns)
+
+
+class Order(NamedTuple):
+    column: Column
+    descending: bool
+
+
+class _Source(NamedTuple):
+    """The rows of one version, wherever they are."""
+
+    journal: Journal
+    view: ViewType
+    version: int
+    columns: list[Column]
+
+    def named(self) -> str:
+        names = ", ".join(f'"{column.name}"' for column in self.columns)
+        return f'select {names} from "{table_of(self.view.name, self.version)}"'
+
+    async def by_key(self, key: Sequence[Any]) -> list[Any]:
+        if not self.journal.sql:
+            notes = await self.journal.notes("", notes_kind(self.view.name, self.version), [note_key(tuple(key))])
+            return self._rows([msgspec.msgpack.decode(note.value) for note in notes])
+        return await self._select(dict(zip(self.view.key, key, strict=True)), [], None)
+
+    async def wanted(self, where: Mapping[str, Any], order: Sequence[Order], limit: int | None) -> list[Any]:
+        stored = {
+            column.name: column.stored(where[column.name], self.view.where)
+            for column in self.view.columns
+            if column.name in where
+        }
+        missing = [name for name in stored if name not in {column.name for column in self.columns}]
+        if missing:
+            raise ViewRefused(
+                f"Version {self.version} of {self.view.name} has no {missing[0]} yet; it will have when version "
+                f"{self.view.version} has caught up: spine views list.",
+                view=self.view.name,
+            )
+        if self.journal.sql:
+            return await self._select(stored, order, limit)
+        rows = matching(await every_note(self.journal, notes_kind(self.view.name, self.version)), stored)
+        return ordered(self._rows(rows), order)[:limit]
+
+    async def _select(self, where: Mapping[str, Any], order: Sequence[Order], limit: int | None) -> list[Any]:
+        tests = [f'"{n}" is null' if value is None else f'"{n}" = :{n}' for n, value in where.items()]
+        by = [*(_ordering(one) for one in order), *(f'"{name}"' for name in self.view.key)]
+        sql = self.named() + (" where " + " and ".join(tests) if tests else "") + f" order by {', '.join(by)}"
+        values = {name: value for name, value in where.items() if value is not None}
+        if limit is not None:
+            sql, values = f"{sql} limit :spine_limit", {**values, "spine_limit": limit}
+        return self._rows(await self.journal.query(sql, values))
+
+    def _rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+        cls, columns = self.view.cls, self.columns
+        return [cls(**{c.name: c.loaded(row[c.name]) for c in columns}) for row in rows]
+
+
+def ordered(rows: list[V], order: Sequence[Order]) -> list[V]:
+    for column, descending in reversed(order):
+        name = column.name
+        rows = sorted(rows, key=lambda row: (getattr(row, name) is not None, getattr(row, name)), reverse=descending)
+    return rows
+
+
+def _ordering(one: Order) -> str:
+    name = f'"{one.column.name}"'
+    if one.column.kind == "decimal":  # kept as text, which would put 9 behind 10
+        name = f"cast({name} as real)"
+    return f"{name} desc" if one.descending else name
+
+
+def ordering(view: ViewType, order_by: str | Sequence[str]) -> list[Order]:
+    columns = {column.name: column for column in view.columns}
+    order = []
+    for said in [order_by] if isinstance(order_by, str) else order_by:
+        name = said.removeprefix("-")
+        if name not in columns:
+            raise ViewRefused(f"{view.where} has no column {name!r} to order by; it has {', '.join(columns)}.")
+        order.append(Order(columns[name], said.startswith("-")))
+    return order
+
+
+def _tenant_of(view: ViewType, tenant: Any) -> Any:
+    if view.tenant is None:
+        if tenant is not None:
+            raise ViewRefused(f"{view.where} has no tenants; leave tenant= out.", view=view.name)
+        return None
+    if tenant is None:
+        raise ViewRefused(
+            f"The rows of {view.where} belong to tenants, and a reader sees those of one: "
+            f"spine.view({view.where}, tenant=...).",
+            view=view.name,
+        )
+    column = next(column for column in view.columns if column.name == view.tenant)
+    return column.stored(tenant, view.where)

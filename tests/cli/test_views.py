@@ -1,0 +1,88 @@
+"""`spine views`: which versions there are, which is read, and how far each has come."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+MODULE = """
+from eventspine import Event, Service, View
+
+class Placed(Event, context="shop", key="who"):
+    who: str
+
+class Counted(View, key="who"):
+    who: str
+    n: int = 0
+
+shop = Service("shop")
+
+@shop.projection(Counted, Placed)
+def count(view: View[Counted], event: Placed) -> None:
+    view.row(event.who).n += 1
+"""
+SECOND = """
+class Counted2(View, key="who", name="counted", version=2):
+    who: str
+    n: int = 0
+    twice: int = 0
+
+@shop.projection(Counted2, Placed, name="count")
+def count_2(view: View[Counted2], event: Placed) -> None:
+    row = view.row(event.who)
+    row.n += 1
+    row.twice += 2
+"""
+
+
+def states(spine) -> dict[int, str]:
+    return {row["version"]: row["state"] for row in json.loads(spine("views", "list", "--json").stdout)}
+
+
+def until(spine, wanted: dict[int, str]) -> None:
+    give_up = time.monotonic() + 60
+    while states(spine) != wanted:
+        assert time.monotonic() < give_up, states(spine)
+
+
+@pytest.fixture
+def two(spine):
+    """Version 1 has been read, and version 2 has been switched to by a release that keeps both."""
+    for source, wanted in ((MODULE, {1: "read"}), (MODULE + SECOND, {1: "kept", 2: "read"})):
+        (spine.folder / "counting.py").write_text(source)
+        process = spine.start("run", "counting")
+        spine.until(process, "running shop")
+        assert 0 == spine("publish", "shop.Placed", '{"who": "ann"}', "--module", "counting").returncode
+        until(spine, wanted)
+        process.terminate()
+        process.wait(60)
+    return spine
+
+
+def test_they_are_listed_switched_rolled_back_and_dropped(two):
+    listed = two("views", "list").stdout.splitlines()
+    assert ["VIEW", "VERSION", "STATE", "POSITION", "BEHIND", "KEPT", "BY", "HELD", "UP", "BY"] == listed[0].split()
+    assert ["counted", "2", "read", "2", "0", "shop.count@2"] == listed[2].split()
+    (first, _) = json.loads(two("views", "list", "--json").stdout)
+    assert {"who": "text", "n": "integer"} == first["columns"]
+
+    assert "counted is read as version 1 again." in two("views", "roll-back", "counted").stdout
+    assert {1: "read", 2: "kept"} == states(two)
+    assert 2 == two("views", "roll-back", "counted").returncode  # there is nothing before it
+    assert "is read as version 2." in two("views", "switch", "counted", "2").stdout
+    assert "as before" in two("views", "switch", "counted", "2").stdout
+
+    assert "Switch to another one first" in two("views", "drop", "counted", "2", "--yes").stderr
+    assert "add --yes" in two("views", "drop", "counted", "1").stderr
+    assert {1, 2} == states(two).keys()
+    assert 0 == two("views", "drop", "counted", "1", "--yes").returncode
+    assert {2: "read"} == states(two)
+    assert 0 == two("views", "drop", "counted", "1", "--yes").returncode  # also where it had been broken off
+
+
+def test_a_view_or_version_that_is_not_there_is_said_not_to_be_there(two):
+    assert 4 == two("views", "switch", "orders", "1").returncode
+    wrong = two("views", "switch", "counted", "3")
+    assert (2, True) == (wrong.returncode, "There is no version 3; there are 1, 2." in wrong.stderr)

@@ -1,0 +1,284 @@
+"""A view is built anew beside the old one, switched to at once, and can be gone back on; readers never see a gap."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from eventspine import Service, Spine, View
+from eventspine.errors import RegistrationRefused, SettingsError, ViewRefused
+from eventspine.journal.port import Journal, SetState
+from eventspine.state import versions
+from eventspine.state.dropping import drop
+
+from .material import ONCE, OrderPlaced, OrdersByCustomer, counting, publisher, until
+
+NAME = "orders_by_customer"
+
+
+class OrdersByCustomer2(View, key="customer_id", name=NAME, version=2):
+    customer_id: str
+    orders: int = 0
+    spent: Decimal = Decimal(0)
+    largest: Decimal = Decimal(0)
+
+
+def both(broken: Callable[[], bool] = lambda: False, **options: Any) -> Service[Any]:
+    """A release that keeps version 1 and builds version 2."""
+    reports = counting()
+
+    @reports.projection(OrdersByCustomer2, OrderPlaced, name="count", retry=ONCE, **options)
+    def count(view: View[OrdersByCustomer2], event: OrderPlaced) -> None:
+        if broken():
+            raise ValueError("not yet")
+        row = view.row(event.customer_id)
+        row.orders += 1
+        row.spent += event.amount
+        row.largest = max(row.largest, event.amount)
+
+    return reports
+
+
+async def active(spine: Spine) -> int:
+    known = await versions.known(spine.journal, NAME)
+    assert known is not None
+    return known.active
+
+
+async def is_active(spine: Spine, version: int) -> bool:
+    return await active(spine) == version
+
+
+async def filled(spine: Spine, events: int = 1200) -> None:
+    """By a release that has version 1 alone."""
+    async with spine.running(counting()):
+        receipts = await spine.publish(*[OrderPlaced(amount=Decimal(n % 7)) for n in range(events)])
+        await spine.view(OrdersByCustomer).wait(receipts[-1], timeout_s=20)
+
+
+async def test_trap_27_and_29_a_new_version_is_built_while_orders_keep_coming_and_readers_never_see_a_gap(
+    journal: Callable[[], Journal],
+) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine)
+        seen: list[int] = []
+        over = False
+
+        async def read() -> None:
+            while not over:
+                row = await spine.view(OrdersByCustomer2).get("ann")
+                seen.append(0 if row is None else row.orders)
+                await asyncio.sleep(0.002)
+
+        async def order() -> int:
+            published = 1200
+            while not over:
+                receipt = await spine.publish(OrderPlaced(amount=Decimal(9)))
+                published += 1
+                await spine.view(OrdersByCustomer).wait(receipt, timeout_s=20)
+            return published
+
+        async with spine.running(both()):
+            reading, ordering = asyncio.create_task(read()), asyncio.create_task(order())
+            await until(lambda: is_active(spine, 2))
+            reads = len(seen)
+            await until(lambda: len(seen) > reads + 5)
+            over = True
+            published, _ = await ordering, await reading
+            await until(lambda: _orders(spine, published))
+        assert seen == sorted(seen)  # neither empty, nor behind what was read before
+        assert seen[0] >= 1200
+        row = await spine.view(OrdersByCustomer2).get("ann")
+        assert row is not None
+        assert row.largest == 9
+
+
+async def _orders(spine: Spine, orders: int) -> bool:
+    row = await spine.view(OrdersByCustomer2).get("ann")
+    return row is not None and row.orders == orders
+
+
+async def test_until_the_switch_columns_that_the_old_version_has_not_are_their_defaults(
+    journal: Callable[[], Journal],
+) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        row = await spine.view(OrdersByCustomer2).get("ann")
+        assert row is not None
+        assert (10, 0) == (row.orders, row.largest)
+        with pytest.raises(ViewRefused, match=r"has no largest yet; it will have when version 2 has caught up"):
+            await spine.view(OrdersByCustomer2).all(largest=Decimal(9))
+
+
+async def test_trap_27_a_version_that_can_not_handle_an_event_is_not_switched_to(
+    journal: Callable[[], Journal],
+) -> None:
+    broken = True
+    async with Spine(journal(), service=publisher(), lease_s=1.0) as spine:
+        await filled(spine, 10)
+        async with spine.running(both(lambda: broken)):
+            (dead,) = await until(lambda: spine.journal.deliveries(states=["dead"]))
+            looks = 0
+            head = spine.journal.head
+
+            async def looked() -> int:
+                nonlocal looks
+                looks += 1
+                return await head()
+
+            spine.journal.head = looked  # type: ignore[method-assign]
+            await until(lambda: looks > 6)  # it has been looked at again and again
+            assert await active(spine) == 1
+            broken = False
+            from eventspine.journal.port import Replay
+
+            await spine.journal.control([Replay([dead.number])])
+            await until(lambda: is_active(spine, 2))
+
+
+async def test_trap_27_building_goes_on_where_it_was_left(journal: Callable[[], Journal]) -> None:
+    calls = 0
+
+    def stop() -> bool:
+        nonlocal calls
+        calls += 1
+        return calls > 700  # in the second run of 500
+
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine)
+        with suppress(asyncio.TimeoutError):
+            async with spine.running(both(stop)):
+                await until(lambda: spine.journal.deliveries(states=["dead"]))
+        calls = -(10**9)
+        async with spine.running(both(stop)):
+            (dead,) = await spine.journal.deliveries(states=["dead"])
+            from eventspine.journal.port import Replay
+
+            await spine.journal.control([Replay([dead.number])])
+            await until(lambda: is_active(spine, 2))
+            assert await _orders(spine, 1200)
+
+
+async def test_by_hand_it_is_switched_when_it_is_said(journal: Callable[[], Journal]) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        async with spine.running(both(switch="by_hand")):
+            await until(lambda: _behind_nothing(spine, 2))
+            assert await active(spine) == 1
+            await versions.change(spine.journal, NAME, lambda now: now and versions.switched(now, 2))
+            assert await _orders(spine, 10)
+
+
+async def _behind_nothing(spine: Spine, version: int) -> bool:
+    from eventspine.state.progress import progress_of
+
+    known = await versions.known(spine.journal, NAME)
+    assert known is not None
+    progress = await progress_of(spine.journal, "reports", known.versions[version].subscription)
+    return progress is not None and progress.position >= await spine.journal.head()
+
+
+async def test_a_switch_can_be_gone_back_on_and_stays_gone_back_on(journal: Callable[[], Journal]) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        async with spine.running(both()):
+            await until(lambda: is_active(spine, 2))
+            await versions.change(spine.journal, NAME, lambda now: now and versions.rolled_back(now))
+            receipt = await spine.publish(OrderPlaced())
+            await spine.view(OrdersByCustomer).wait(receipt, timeout_s=20)  # version 1 has been kept meanwhile
+            row = await spine.view(OrdersByCustomer).get("ann")
+            assert row is not None
+            assert row.orders == 11
+        async with spine.running(both()):  # a restart does not switch again by itself
+            receipt = await spine.publish(OrderPlaced())
+            await spine.view(OrdersByCustomer).wait(receipt, timeout_s=20)
+            await until(lambda: _behind_nothing(spine, 2))
+            assert await active(spine) == 1
+
+
+async def test_a_version_that_is_dropped_is_gone_and_is_not_declared_again(journal: Callable[[], Journal]) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        async with spine.running(both()):
+            await until(lambda: is_active(spine, 2))
+        with pytest.raises(SettingsError, match="Switch to another one first"):
+            await drop(spine.journal, NAME, 2)
+        for _ in range(2):  # the second finishes what the first might have left
+            await drop(spine.journal, NAME, 1)
+        assert "retired" in {row.state for row in await spine.journal.subscriptions("reports")}
+        if spine.journal.sql:
+            found = await spine.journal.query("select name from sqlite_master where name like 'orders_by%'", {})
+            assert [{"name": f"{NAME}_v2"}] == found
+        assert await _orders(spine, 10)
+        with pytest.raises(RegistrationRefused, match="Version 1 of the view orders_by_customer was dropped"):
+            async with spine.running(both()):
+                pass
+
+
+async def test_trap_28_a_version_is_not_built_without_what_retention_has_deleted(file: Callable[[], Journal]) -> None:
+    async with Spine(file(), service=publisher()) as spine:
+        await filled(spine, 10)
+        await spine.journal.keep("storefront", {"orders": 1}, 1)
+        await spine.journal.sweep("orders", after=0, upto=5, limit=100)
+        with pytest.raises(RegistrationRefused, match=r"events of orders up to position 5.*what_is_left"):
+            async with spine.running(both()):
+                pass
+        async with spine.running(both(history="what_is_left")):
+            await until(lambda: is_active(spine, 2))
+            assert await _orders(spine, 5)
+
+
+async def test_a_release_that_leaves_the_old_version_out_is_told_that_it_may_be_a_rename(
+    journal: Callable[[], Journal],
+) -> None:
+    """Else the version that is read would stand still while the new one is built."""
+    alone = both()
+    del alone.handlers["count"]
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        with pytest.raises(RegistrationRefused, match="no longer declares 'reports.count'"):
+            async with spine.running(alone):
+                pass
+
+
+async def test_a_paused_version_is_not_switched_to(journal: Callable[[], Journal]) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        async with spine.running(both(switch="by_hand")):
+            await until(lambda: _behind_nothing(spine, 2))
+        (second,) = [row for row in await spine.journal.subscriptions("reports") if row.name.endswith("@2")]
+        await spine.journal.control([SetState(second.number, "paused")])
+        async with spine.running(both()):
+            receipt = await spine.publish(OrderPlaced())
+            await spine.view(OrdersByCustomer).wait(receipt, timeout_s=20)
+            assert await active(spine) == 1
+
+
+def known(**changes: Any) -> versions.Known:
+    def version(name: str) -> versions.Version:
+        return versions.Version(subscription=name, columns={}, key=["a"])
+
+    given: dict[str, Any] = {"service": "s", "active": 1, "versions": {1: version("s.a"), 2: version("s.a@2")}}
+    return versions.Known(**{**given, **changes})
+
+
+def test_what_may_become_of_a_view() -> None:
+    assert versions.switched(known(), 1) is None
+    second = versions.switched(known(), 2)
+    assert second is not None
+    assert (2, 1) == (second.active, second.previous)
+    back = versions.rolled_back(second)
+    assert (1, None, [2]) == (back.active, back.previous, back.rolled_back)
+    assert versions.switched(back, 2, by_itself=True) is None
+    again = versions.switched(back, 2)
+    assert again is not None
+    assert (2, []) == (again.active, again.rolled_back)
+    assert versions.switched(known(active=2), 1, by_itself=True) is None
+    for refused in (lambda: versions.switched(known(), 3), lambda: versions.rolled_back(known())):
+        with pytest.raises(SettingsError):
+            refused()
