@@ -47,7 +47,9 @@ def fields(shown: Any) -> set[str]:
 def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     section = PAGE.read_text(encoding="utf-8").partition("\n## JSON\n")[2]
     blocks = re.findall(r"```json\n(.*?)```", section.replace("{…}", "{}"), re.DOTALL)
-    event, publish, subscriptions, dead, listed, traced, doctor, top, shown_settings = blocks
+    event, publish, subscriptions, dead, listed, _views, traced, doctor, top, shown_settings = (
+        blocks  # of views: test_views.py
+    )
     schedule, streams = map(json.loads, listed.splitlines())
 
     def printed(*command: str) -> set[str]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 
 import pytest
 
+REFERENCE = Path(__file__).parent.parent.parent / "docs" / "reference" / "cli.md"
 MODULE = """
 from eventspine import Event, Service, View
 
@@ -67,6 +70,8 @@ def test_they_are_listed_switched_rolled_back_and_dropped(two):
     assert ["counted", "2", "read", "2", "0", "shop.count@2"] == listed[2].split()
     (first, _) = json.loads(two("views", "list", "--json").stdout)
     assert {"who": "text", "n": "integer"} == first["columns"]
+    (shown,) = re.findall(r"`views list`:\n\n```json\n(.*?)```", REFERENCE.read_text(encoding="utf-8"), re.DOTALL)
+    assert first.keys() == json.loads(shown)[0].keys()
 
     assert "counted is read as version 1 again." in two("views", "roll-back", "counted").stdout
     assert {1: "read", 2: "kept"} == states(two)
