@@ -520,6 +520,21 @@ async def _all_sent(broker: KafkaBroker, which: range) -> bool:
     return not any(await broker.send([message(n, slot=0) for n in which]))
 
 
+async def test_that_no_broker_is_left_is_said_long_before_the_time_is_over(place: Place):
+    """So that health shows it at once; and nothing is put behind what nobody takes."""
+    broker = await place.broker("&timeout_s=300")
+    assert [None] == list(await broker.send([message(1)]))
+    place.server.kill()
+    try:
+        async with asyncio.timeout(WAIT_S):
+            answers = [*await broker.send([message(2)]), *await broker.send([message(3)])]
+        assert [BrokerError] * 2 == [type(one) for one in answers]
+        assert "no answer (" in str(answers[1])
+    finally:
+        await asyncio.to_thread(place.server.start)
+    await until(lambda: _all_sent(broker, range(2, 4)))
+
+
 async def test_who_can_not_be_reached_is_named_in_time():
     broker = open_broker("kafka://127.0.0.1:1/?timeout_s=1")
     with pytest.raises(BrokerError, match="it does not answer: nothing for 1 s .*127.0.0.1:1"):

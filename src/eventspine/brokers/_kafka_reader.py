@@ -41,6 +41,7 @@ from ._kafka_client import (
     Cluster,
     Complaints,
     Topic,
+    code_of,
     config_of,
     made,
     settle,
@@ -235,16 +236,16 @@ class Reader(threading.Thread):
 
     def _offsets(self, partitions: Sequence[int], time_ms: int) -> dict[int, int]:
         """Of the first messages that are as late; -1 where none is. Waits, though not for ever."""
-        give_up = monotonic() + self._cluster.settings.timeout_s
+        limit_s = self._cluster.settings.timeout_s
+        give_up = monotonic() + limit_s
         while True:
             asked = [self._place(partition, time_ms) for partition in partitions]
-            found = self._consumer.offsets_for_times(asked, timeout=self._cluster.settings.timeout_s)
-            errors = [place.error for place in found if place.error is not None]
-            if not errors:
-                return {place.partition: int(place.offset) for place in found}
-            if errors[0].code() not in NOT_KNOWN_YET or monotonic() > give_up:
-                raise KafkaException(errors[0])
-            self._consumer.list_topics(self._topic.name, timeout=self._cluster.settings.timeout_s)
+            try:
+                return _found(self._consumer.offsets_for_times(asked, timeout=limit_s))
+            except KafkaException as error:
+                if code_of(error) not in NOT_KNOWN_YET or monotonic() > give_up:
+                    raise
+            self._consumer.list_topics(self._topic.name, timeout=limit_s)  # who leads it now
             sleep(ASK_AGAIN_S)
 
     def end(self, partition: int) -> None:
@@ -391,6 +392,13 @@ class Reader(threading.Thread):
         with self._gate:
             self._gone = True
         self._obey()
+
+
+def _found(places: Sequence[TopicPartition]) -> dict[int, int]:
+    for place in places:
+        if place.error is not None:
+            raise KafkaException(place.error)
+    return {place.partition: int(place.offset) for place in places}
 
 
 def _fetched(message: Message) -> Fetched:
