@@ -95,6 +95,28 @@ def test_the_events_of_a_stream(say, story):
     assert 4 == say("streams", "show", "stock", "shelf-2").exit_code
 
 
+def test_the_events_of_a_stream_as_it_was(say, story):
+    """Up to the first that happened later: the third happened on the second day, and is not a state without the second."""
+    day_us = 86_400_000_000
+    versions = [
+        Record(0, n.to_bytes(16, "big"), None, 1, "a1", "stock.Moved", 1, day * day_us, 0, "stock", None, None, 0, None, b"{}")
+        for n, day in ((1, 0), (2, 5), (3, 1))
+    ]  # fmt: skip
+    story.journal(lambda journal: journal.commit([Unit(appends=[Append(versions, "stock", "shelf-1")])]))
+
+    def shown(*options: str) -> list[int]:
+        return [
+            item["version"]
+            for item in json.loads(say("streams", "show", "stock", "shelf-1", *options, "--json").stdout)
+        ]
+
+    assert [1] == shown("--at", "1970-01-03T00:00Z")
+    assert [1, 2, 3] == shown("--at", "1970-01-06T00:00Z")
+    assert [2, 3] == shown("--at", "1970-01-06T00:00Z", "--after", "1")
+    assert [] == shown("--at", "1969-12-31T00:00Z")
+    assert 2 == say("streams", "show", "stock", "shelf-1", "--at", "1970-01-03T00:00").exit_code  # no zone
+
+
 def test_the_doctor_says_what_needs_somebody(say, story):
     examined = say("doctor", "--json")
     seen = json.loads(examined.stdout)

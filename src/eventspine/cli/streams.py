@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 
 import click
 
@@ -12,7 +13,7 @@ from .exits import NothingFound
 from .journals import PAGE, asynchronous, existing_journal
 from .output import say_listing, shorten
 from .records import cloud_event, data_text
-from .times import clock_time
+from .times import clock_time, moment, to_us
 
 COLUMNS = ("version", "recorded", "type", "position", "data")
 
@@ -29,20 +30,37 @@ async def versions(journal: Journal, service: str, stream: str, after: int) -> A
             yield after, record
 
 
+async def by_then(events: AsyncIterator[tuple[int, Record]], at: datetime | None) -> AsyncIterator[tuple[int, Record]]:
+    """Up to the first that happened later: what an aggregate loaded with `at=` is made of."""
+    async for version, record in events:
+        if at is not None and record.time_us > to_us(at):
+            return
+        yield version, record
+
+
+async def _later_than(after: int, events: AsyncIterator[tuple[int, Record]]) -> AsyncIterator[tuple[int, Record]]:
+    async for version, record in events:
+        if version > after:
+            yield version, record
+
+
 @command.command()
 @click.argument("service")
 @click.argument("stream")
 @click.option("--after", type=click.IntRange(0), default=0, metavar="VERSION", help="Only those after this version.")
+@click.option("--at", type=moment, metavar="TIME", help="As it was then: without what happened later.")
 @json_option
 @pass_invocation
 @asynchronous
-async def show(invocation: Invocation, service: str, stream: str, after: int, as_json: bool) -> None:
+async def show(
+    invocation: Invocation, service: str, stream: str, after: int, at: datetime | None, as_json: bool
+) -> None:
     """Show the events of STREAM, which belongs to SERVICE."""
     async with existing_journal(invocation) as journal:
         if not await journal.stream_version(service, stream):
             raise NothingFound(f"{service} has no stream {stream!r}.")
         await say_listing(
-            versions(journal, service, stream, after),
+            _later_than(after, by_then(versions(journal, service, stream, 0 if at else after), at)),
             as_json=as_json,
             view=lambda item: {"version": item[0], "event": cloud_event(item[1])},
             columns=COLUMNS,
@@ -53,5 +71,5 @@ async def show(invocation: Invocation, service: str, stream: str, after: int, as
                 item[1].position,
                 shorten(data_text(item[1].data), 100),
             ],
-            none=f"Nothing after version {after}.",
+            none=f"Nothing after version {after}{f' by {at.isoformat()}' if at else ''}.",
         )

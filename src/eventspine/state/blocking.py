@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from .reading import ViewReader
 
 if TYPE_CHECKING:
     from ..publishing import Receipt
+    from .as_of import ViewThen
 
 V = TypeVar("V")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -35,3 +37,7 @@ class SyncViewReader(Generic[V]):
 
     def wait(self, *events: Receipt | str, timeout_s: float = 2.0) -> None:
         self._run(self._reader.wait(*events, timeout_s=timeout_s))
+
+    def as_of(self, when: datetime | int, *, by: Literal["happened", "recorded"] = "happened") -> ViewThen[V]:
+        found: ViewThen[V] = self._run(self._reader.as_of(when, by=by))
+        return found

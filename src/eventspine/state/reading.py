@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -22,6 +23,7 @@ from .views import ViewType, describe_view
 
 if TYPE_CHECKING:
     from ..publishing import Receipt
+    from .as_of import ViewThen
     from .on_spine import State
 
 V = TypeVar("V")
@@ -81,6 +83,13 @@ class ViewReader(Generic[V]):
         from .waiting import wait
 
         await wait(await self._journal(), self._view, events, timeout_s)
+
+    async def as_of(self, when: datetime | int, *, by: Literal["happened", "recorded"] = "happened") -> ViewThen[V]:
+        """The view as it was: made anew, in memory, of what had happened by this time, or of the feed up to a position.
+        `by="recorded"`: of what had been recorded here by this time."""
+        from .as_of import as_of
+
+        return await as_of(await self._journal(), self._view, when, by, self._tenant)
 
     # --- inside ---------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,127 @@
+"""A view as it was: folded from the feed into memory, by the projection that keeps it now.
+
+Nothing is written, and nothing but rows comes of it. What retention has deleted is lacking, so who asks for the past of a
+feed that has lost events is refused."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from ..errors import SettingsError, ViewRefused
+from ..journal.port import Journal, Record
+from .rows import Key, Rows
+from .views import ViewType
+
+if TYPE_CHECKING:
+    from .projections import Projection
+
+V = TypeVar("V")
+PAGE = 1000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class ViewThen(Generic[V]):
+    """The rows of a view as they were; read without waiting."""
+
+    def __init__(self, view: ViewType, rows: Mapping[Key, V], position: int, tenant: Any) -> None:
+        self._view = view
+        self._rows = rows
+        self._tenant = tenant
+        self.position = position  # of the last event that is in it
+
+    def get(self, *key: Any) -> V | None:
+        return self._rows.get(self._view.key_of(key, self._tenant))
+
+    def all(self, *, order_by: str | Sequence[str] = (), limit: int | None = None, **where: Any) -> list[V]:
+        from .reading import ordered, ordering
+
+        if self._tenant is not None:
+            where[self._view.tenant or ""] = self._tenant
+        order = ordering(self._view, order_by)
+        self._view.check_names(where)
+        rows = [
+            self._rows[key]
+            for key in sorted(self._rows)
+            if all(getattr(self._rows[key], name) == value for name, value in where.items())
+        ]
+        return ordered(rows, order)[:limit]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+
+async def as_of(journal: Journal, view: ViewType, when: datetime | int, by: str, tenant: Any) -> ViewThen[Any]:
+    projection = _projection_of(view)
+    upto, happened_us = await _bounds(journal, when, by)
+    await _check_whole(journal, projection)
+    rows, position = await fold(journal, projection, upto=upto, happened_us=happened_us)
+    of_tenant = {key: row for key, row in rows.items() if tenant is None or key[0] == tenant}
+    return ViewThen(view, of_tenant, position, tenant)
+
+
+async def fold(
+    journal: Journal, projection: Projection, *, upto: int, happened_us: int | None = None
+) -> tuple[dict[Key, Any], int]:
+    """All rows that come of the feed up to this position (of what had happened by this time), and where that ends."""
+    view = projection.view
+    rows, position = Rows(view, "", sql=False, everything=True), 0
+    kinds = {name: kind for kind in projection.types for name in kind.names}
+    async for record in _records(journal, projection, upto):
+        if happened_us is not None and record.time_us > happened_us:
+            continue
+        kind = kinds[record.type]
+        event = kind.read(record.data, record.version)
+        rows.turn_to(getattr(event, kind.tenant) if kind.tenant and view.tenant else None, None)
+        projection.function(rows, event)
+        position = record.position
+    return {key: row for key, row in rows.live.items() if row is not None}, position
+
+
+async def _records(journal: Journal, projection: Projection, upto: int) -> AsyncIterator[Record]:
+    channels = sorted({kind.context for kind in projection.types})
+    types = sorted({name for kind in projection.types for name in kind.names})
+    after = 0
+    while after < upto:
+        page = await journal.feed(after, limit=PAGE, upto=upto, channels=channels, types=types)
+        for record in page.records:
+            yield record
+        if page.scanned <= after:
+            return
+        after = page.scanned
+
+
+def _projection_of(view: ViewType) -> Projection:
+    if view.projection is None:
+        raise ViewRefused(
+            f"What {view.where} was is folded by its projection, which is not known here. Import the module that declares it: "
+            f"@service.projection({view.where}, ...).",
+            view=view.name,
+        )
+    return view.projection
+
+
+async def _bounds(journal: Journal, when: datetime | int, by: str) -> tuple[int, int | None]:
+    """Up to which position, and, of what happened, up to which time."""
+    if by not in ("happened", "recorded"):
+        raise SettingsError(f'by={by!r} is neither "happened" nor "recorded".')
+    if isinstance(when, int) and not isinstance(when, bool) and when >= 0:
+        return min(when, await journal.head()), None
+    if not isinstance(when, datetime) or when.tzinfo is None:
+        raise SettingsError(f"as_of({when!r}) is neither a position nor an aware datetime.")
+    us = (when - _EPOCH) // timedelta(microseconds=1)
+    if by == "recorded":
+        return await journal.position_at(us + 1), None
+    return await journal.head(), us
+
+
+async def _check_whole(journal: Journal, projection: Projection) -> None:
+    channels = {kind.context for kind in projection.types}
+    gone = [row for row in await journal.deleted() if row.channel in channels]
+    if gone and projection.history == "whole":
+        raise ViewRefused(
+            f"The past of {projection.view.name} can't be told: events of {gone[0].channel} up to position {gone[0].position:,} were "
+            'deleted by retention. A projection with history="what_is_left" is folded of those that are left.',
+            view=projection.view.name,
+        )
