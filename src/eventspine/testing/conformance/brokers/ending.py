@@ -42,9 +42,11 @@ class Pausing:
         async with speaking(site) as spine, listening(site, listener(paused), listener(live, "live")) as there:
             await say(spine, range(5))
             await until(lambda: len(paused.handled) == len(live.handled) == 5)
+            # What has no verdict yet is fenced by a pause, and handled again.
+            await until(lambda: _of(there.health(), "listener.hear", "at_work") == {0})
             mine = await subscription(there, "listener.hear")
             await there.journal.control([SetState(mine.number, "paused")])
-            await until(lambda: _states(there.health(), "listener.hear") == {"paused"})
+            await until(lambda: _of(there.health(), "listener.hear", "state") == {"paused"})
             await say(spine, range(5, 10))
             await until(lambda: len(live.handled) == 10)
             assert list(range(5)) == paused.of("ann")
@@ -245,8 +247,8 @@ async def process(site: BrokerSite, *role: str) -> AsyncIterator[asyncio.subproc
             await spawned.wait()
 
 
-def _states(health: dict[str, Any], name: str) -> set[str]:
-    return {one["state"] for service in health["services"] for one in service["subscriptions"] if one["name"] == name}
+def _of(health: dict[str, Any], name: str, what: str) -> set[Any]:
+    return {one[what] for service in health["services"] for one in service["subscriptions"] if one["name"] == name}
 
 
 def _runs(file: Path) -> tuple[Counter[int], dict[int, set[str]]]:
