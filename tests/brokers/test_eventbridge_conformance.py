@@ -20,9 +20,6 @@ from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance
 from eventspine.testing.conformance.brokers.order import Bounds
 from eventspine.testing.conformance.brokers.server import Topology
 from eventspine.testing.servers import Proxy, Server
-from tests.servers import unproven
-
-pytestmark = unproven("the suite has passed on MiniStack in parts, never in one run")
 
 CAN = BrokerCapabilities(processes=True, cuts=True, topology=True, claims=True)
 # Time-outs are long enough for a machine that is busy: an answer that is late is sent for again, and comes twice.
