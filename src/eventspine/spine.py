@@ -332,8 +332,14 @@ class Spine(State):
         from asyncio import create_task
 
         look = create_task(self._unheard.look(), name="spine-unheard")
+        self._unheard.asked = True  # once, by however many publish until it gets its turn
         self._looks.add(look)
-        look.add_done_callback(self._looks.discard)
+        look.add_done_callback(self._looked)
+
+    def _looked(self, look: asyncio.Task[None]) -> None:
+        self._looks.discard(look)
+        if look.cancelled():  # perhaps before it began
+            self._unheard.asked = False
 
     async def _committed(self, unit: Unit) -> Verdict:
         """An unknown outcome is asked again, with the same ids, before the caller hears of it. Where the journal then fails

@@ -65,8 +65,7 @@ async def until_given_up(store: Store, kitchen: Kitchen, deaths: int) -> list[An
 async def marks(spine: Spine) -> dict[int, tuple[int, int]]:
     found: dict[int, tuple[int, int]] = {}
     for row in await spine.journal.subscriptions("mail"):
-        for partition in range(16):
-            found |= await spine.journal.starts(row.number, partition)
+        found |= {position: mark for (_, position), mark in (await spine.journal.starts(row.number)).items()}
     return found
 
 

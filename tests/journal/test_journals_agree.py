@@ -254,7 +254,7 @@ async def everything(journal: Journal) -> dict[str, Any]:
         "cursors": sorted((*row[:3], tuple(row.beyond), row.feed) for row in await journal.cursors(numbers)),
         "deliveries": [row._replace(number=0) for row in await journal.deliveries()],
         "marks": [await journal.marks(number, origin, "orders") for number in (1, 2, 3) for origin in ORIGINS],
-        "starts": [await journal.starts(number, partition) for number in (1, 2, 3) for partition in (0, 1)],
+        "starts": [await journal.starts(number) for number in (1, 2, 3)],
         "notes": await journal.notes("orders", "k"),
         "timers": await journal.timers(),
         "next_due": await journal.next_due(),

@@ -167,7 +167,7 @@ async def test_without_fences_the_suite_fails(journal: Journal, monkeypatch: pyt
 
 
 async def test_without_knowing_repetitions_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(_memory_units, "_is_repetition", lambda tables, unit: False)
+    monkeypatch.setattr(_memory_units, "_is_repetition", lambda *_: False)
     with pytest.raises(AssertionError):
         await Cursors().test_two_of_one_group_that_finish_the_same_happen_once(journal)
 

@@ -125,3 +125,16 @@ async def test_publishing_within_a_callers_transaction_is_looked_at_too(
     closed = spine.close()
     if closed is not None:
         await closed
+
+
+async def test_many_publish_and_one_looks(caplog: pytest.LogCaptureFixture) -> None:
+    """A look that was asked for, and has not begun, sees what all of them have published; one that is cancelled is made up for."""
+    async with Spine("memory://", service=SHOP) as spine:
+        for _ in range(5):
+            await spine.publish(Placed())
+        (look,) = spine._looks
+        look.cancel()
+        await asyncio.gather(look, return_exceptions=True)
+        assert noticed(caplog) == []
+        await spine.publish(Placed())
+        await until_noticed(caplog, "orders.Placed")

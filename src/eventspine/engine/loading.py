@@ -5,7 +5,7 @@ what is stored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..journal.port import OWN_FEED, WHOLE_FEED, Cursor, Delivery, Lease
@@ -34,22 +34,22 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
         if cursor.feed == OWN_FEED
     }
     for one in subscriptions:
+        marks = await journal.starts(one.number)
         parts: dict[int, Part] = {}
         for lease in leases:
             number = partition_of(lease)
             cursor = cursors.get((one.number, number))
             if (number == WHOLE_FEED) == one.whole and cursor is not None:
-                parts[number] = await _part(one, lease, cursor)
+                parts[number] = _part(one, lease, cursor, marks)
         rows = await _rows(one, list(parts))
         one.parts.update(parts)
         attach(one, rows)
 
 
-async def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
+def _part(one: Subscription, lease: Lease, cursor: Cursor, starts: Mapping[tuple[int, int], tuple[int, int]]) -> Part:
     part = Part(cursor.partition, lease.name, lease.epoch, cursor.position, list(cursor.beyond), one.generation)
-    marks = await one.journal.starts(one.number, cursor.partition)
-    for position, mark in marks.items():
-        one.marks[cursor.partition, position] = mark
+    marks = {place: mark for place, mark in starts.items() if place[0] == cursor.partition}
+    one.marks.update(marks)
     part.careful = lease.unclean or bool(marks)
     if part.careful:
         one.suspects = SUSPECTS

@@ -66,7 +66,7 @@ def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequen
         tables.leases[name] = tables.leases[name]._replace(owner="", until_us=0, unclean=False)
     for name, held in tables.leases.items():
         if held.owner == process.id:
-            tables.leases[name] = held._replace(until_us=process.until_us)
+            tables.leases[name] = Lease(name, held.epoch, held.owner, process.until_us, held.unclean)
     for name in take:
         _take(tables, process, name, now_us)
     _forget(tables, now_us)

@@ -28,9 +28,10 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
         if fenced:
             return Verdict("fenced", error=fenced)
         if _does_more(unit):
-            if _is_repetition(tables, unit):
+            ends = _ends(tables, unit)
+            if _is_repetition(ends):
                 return _repeat(tables, unit)
-            if fenced := _finished_in_part(tables, unit):
+            if fenced := _finished_in_part(ends):
                 return Verdict("fenced", error=fenced)
         fenced = _changed_meanwhile(tables, unit)
         if fenced:
@@ -86,15 +87,14 @@ def _does_more(unit: Unit) -> bool:
     return bool(unit.appends or unit.statements or unit.puts or unit.changes or unit.timers or unit.notes)
 
 
-def _is_repetition(tables: Tables, unit: Unit) -> bool:
+def _is_repetition(ends: Sequence[bool]) -> bool:
     """All that it finishes is finished already."""
-    ends = _ends(tables, unit)
     return bool(ends) and all(ends)
 
 
-def _finished_in_part(tables: Tables, unit: Unit) -> Fenced | None:
+def _finished_in_part(ends: Sequence[bool]) -> Fenced | None:
     """A run of which some is finished can be neither applied nor passed: its owner's knowledge is older than the cursor."""
-    if not any(_ends(tables, unit)):
+    if not any(ends):
         return None
     return Fenced("Some of what this unit finishes has been finished meanwhile. Load the subscription again.")
 
@@ -197,7 +197,7 @@ def _apply(tables: Tables, unit: Unit, now_us: int) -> Verdict:
         tables.set_timer(timer)
     for note in unit.notes:
         tables.write_note(note)
-    if any(note.until_us is not None for note in unit.notes):
+    if unit.notes and any(note.until_us is not None for note in unit.notes):
         tables.remove_ended_notes(now_us)
     return verdict
 

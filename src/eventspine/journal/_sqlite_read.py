@@ -247,12 +247,12 @@ def deliveries(
     ]
 
 
-def starts(cursor: sqlite3.Cursor, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
+def starts(cursor: sqlite3.Cursor, subscription: int) -> dict[tuple[int, int], tuple[int, int]]:
     rows = cursor.execute(
-        "/*spine*/ select position, times, alone from spine_starts where subscription = ? and feed = ? and partition = ?",
-        (subscription, OWN_FEED, partition),
+        "/*spine*/ select partition, position, times, alone from spine_starts where subscription = ? and feed = ?",
+        (subscription, OWN_FEED),
     ).fetchall()
-    return {position: (times, alone) for position, times, alone in rows}
+    return {(partition, position): (times, alone) for partition, position, times, alone in rows}
 
 
 def marks(

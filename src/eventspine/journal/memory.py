@@ -84,8 +84,12 @@ class MemoryJournal:
         tables = self._live()
         now_us = self.clock.now_us()
         given = self._before_commit(units)
-        verdicts = [given.get(index) or commit_unit(tables, unit, now_us) for index, unit in enumerate(units)]
-        if any(verdict.kind == "done" and rings(unit) for verdict, unit in zip(verdicts, units, strict=True)):
+        verdicts, news = [], False
+        for index, unit in enumerate(units):
+            verdict = given.get(index) or commit_unit(tables, unit, now_us)
+            verdicts.append(verdict)
+            news = news or (verdict.kind == "done" and rings(unit))
+        if news:
             self._ring()
         return self._after_commit(units, verdicts)
 
@@ -233,8 +237,13 @@ class MemoryJournal:
         )
         return list(islice(rows, limit))
 
-    async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
-        return dict(self._live().starts.get((subscription, OWN_FEED, partition), {}))
+    async def starts(self, subscription: int) -> dict[tuple[int, int], tuple[int, int]]:
+        return {
+            (partition, position): mark
+            for (owner, feed, partition), marks in self._live().starts.items()
+            if (owner, feed) == (subscription, OWN_FEED)
+            for position, mark in marks.items()
+        }
 
     async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
         slots = self._live().marks.get((subscription, origin, channel), {})

@@ -568,8 +568,8 @@ class Journal(Protocol):
         """In order of number."""
         ...
 
-    async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
-        """Start marks by position: (times started, times started alone) without a finish."""
+    async def starts(self, subscription: int) -> dict[tuple[int, int], tuple[int, int]]:
+        """Start marks by partition and position: (times started, times started alone) without a finish."""
         ...
 
     async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:

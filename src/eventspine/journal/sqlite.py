@@ -238,8 +238,8 @@ class SQLiteJournal(Growth):
             )
         )
 
-    async def starts(self, subscription: int, partition: int) -> dict[int, tuple[int, int]]:
-        return await self._read(lambda cursor: read.starts(cursor, subscription, partition))
+    async def starts(self, subscription: int) -> dict[tuple[int, int], tuple[int, int]]:
+        return await self._read(lambda cursor: read.starts(cursor, subscription))
 
     async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
         return await self._read(lambda cursor: read.marks(cursor, subscription, origin, channel))

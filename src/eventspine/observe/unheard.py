@@ -20,12 +20,14 @@ class Unheard:
         self._journal = journal
         self.published: dict[str, str] = {}  # by type, its context
         self._looked_at: set[str] = set()
+        self.asked = False  # somebody is about to look
 
     @property
     def to_look_at(self) -> bool:
-        return len(self.published) > len(self._looked_at)
+        return len(self.published) > len(self._looked_at) and not self.asked
 
     async def look(self) -> None:
+        self.asked = False
         new = self.published.keys() - self._looked_at
         if not new:
             return

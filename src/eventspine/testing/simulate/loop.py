@@ -101,6 +101,8 @@ class Loop(asyncio.BaseEventLoop):
 
     # --- what asyncio asks for ----------------------------------------------------------------------------------------
 
+    get_debug = bool  # `False`, without a frame: every task and every future asks
+
     def time(self) -> float:
         return self._now
 

@@ -183,24 +183,27 @@ class Starts:
         mark = StartMark(1, 5, 12)
         await commit(journal, starts=[mark, mark._replace(position=13)])
         await commit(journal, starts=[mark._replace(alone=True)])
-        assert {12: (2, 1), 13: (1, 0)} == await journal.starts(1, 5)
+        assert {(5, 12): (2, 1), (5, 13): (1, 0)} == await journal.starts(1)
         await commit(journal, starts=[mark._replace(clear=True), mark._replace(position=99, clear=True)])
-        assert {13: (1, 0)} == await journal.starts(1, 5)
+        assert {(5, 13): (1, 0)} == await journal.starts(1)
 
     async def test_a_withdrawn_start_is_not_counted_and_those_before_are(self, journal: Journal) -> None:
         mark = StartMark(1, 5, 12)
         await commit(journal, starts=[mark, mark._replace(alone=True), mark._replace(position=13)])
         withdrawn = [mark._replace(alone=True, withdrawn=True), mark._replace(position=13, withdrawn=True)]
         await commit(journal, starts=[*withdrawn, mark._replace(position=99, withdrawn=True)])
-        assert {12: (1, 0)} == await journal.starts(1, 5)
+        assert {(5, 12): (1, 0)} == await journal.starts(1)
 
     async def test_each_subscription_and_partition_has_its_own(self, journal: Journal) -> None:
-        await commit(journal, starts=[StartMark(1, 5, 12)])
-        assert {} == await journal.starts(1, 6) == await journal.starts(2, 5)
+        await commit(journal, starts=[StartMark(1, 5, 12), StartMark(2, 5, 12), StartMark(1, 6, 12, alone=True)])
+        await commit(journal, starts=[StartMark(2, 5, 12)])
+        assert {(5, 12): (1, 0), (6, 12): (1, 1)} == await journal.starts(1)
+        assert {(5, 12): (2, 0)} == await journal.starts(2)
+        assert {} == await journal.starts(3)
 
     async def test_a_refused_unit_marks_nothing(self, journal: Journal) -> None:
         await commit(journal, starts=[StartMark(1, 5, 12)], done=[Done(99, 5, [], 1)])
-        assert {} == await journal.starts(1, 5)
+        assert {} == await journal.starts(1)
 
 
 class Control:
@@ -259,7 +262,7 @@ class Control:
         assert dict.fromkeys(range(16), 10) == await positions(journal, mine)
         assert (10, []) == await cursor(journal, mine)
         assert [9, 10] == [row.position for row in await journal.deliveries(subscriptions=[mine.number])]
-        assert {10: (1, 0)} == await journal.starts(mine.number, 5)
+        assert {(5, 10): (1, 0)} == await journal.starts(mine.number)
         assert control < await journal.control_version()
 
         assert (20, [(22, 25)]) == await cursor(journal, beside), "one handler is rewound alone"

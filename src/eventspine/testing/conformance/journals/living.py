@@ -244,7 +244,7 @@ class Reopening:
         assert 1 == await journal.stream_version("orders", "o-1")
         assert [mine] == await journal.subscriptions()
         assert (1, [(3, 5)]) == await cursor(journal, mine)
-        assert {9: (1, 0)} == await journal.starts(mine.number, 5)
+        assert {(5, 9): (1, 0)} == await journal.starts(mine.number)
         assert [row] == await journal.deliveries()
         assert [lease] == await journal.leases()
         assert [feed[-1].position + 1] == await publish(journal, event())
