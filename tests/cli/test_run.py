@@ -3,10 +3,14 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import time
 import urllib.error
 import urllib.request
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 ORDER = '{"customer": "%s", "title": "Emma"}'
 
@@ -121,6 +125,37 @@ def test_what_can_not_be_run(spine):
         assert 2 == refused.returncode
         assert word in refused.stderr
     assert not (spine.folder / "spine.db").exists()
+
+
+SLOW_TO_IMPORT = """
+import sys, threading
+from bookshop import stock
+print("importing", file=sys.stderr, flush=True)
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--processes", "2")])
+def test_one_that_is_told_to_end_before_it_is_at_work_ends_well_and_at_once(spine, more):
+    """As when a deploy is taken back: there is nothing in hand yet, and nothing went wrong."""
+    (spine.folder / "slow.py").write_text(SLOW_TO_IMPORT)
+    process = spine.start("run", "slow", *more)
+    spine.until(process, "importing")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert 0 == process.returncode
+    assert not (spine.folder / "spine.db").exists()
+
+
+def test_so_does_one_that_waits_for_a_journal_which_another_holds(spine):
+    spine("publish", "BookOrdered", ORDER % "ann", "--module", "bookshop")
+    with closing(sqlite3.connect(spine.folder / "spine.db", isolation_level=None)) as other:
+        other.execute("begin immediate")
+        process = spine.start("run", "bookshop")
+        assert "running" not in spine.until(process, "journal ")
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert 0 == process.returncode
 
 
 def test_a_second_signal_ends_at_once(spine):

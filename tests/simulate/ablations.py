@@ -262,7 +262,7 @@ ABLATIONS = [
     Ablation("The cursor is in the handler's unit", cursor_apart),
     Ablation("Only accepted units are folded into the cursor", folded_before_the_verdict),
     Ablation("The cursor is contiguous, with what is finished beyond it", furthest_position),
-    Ablation("A unit counts only under its lease's epoch", no_lease_fence, WRONG_CLOCKS, 116),
+    Ablation("A unit counts only under its lease's epoch", no_lease_fence, WRONG_CLOCKS, 8),
     Ablation("One delivery of a key at a time", lane_by_event),
     Ablation("A key is held until the verdict on its unit", key_released_before_the_verdict),
     Ablation(
@@ -276,6 +276,7 @@ ABLATIONS = [
         "A run that fails after its partition was given up does not go back to its key",
         runs_go_back_to_keys_given_up,
         RUNS,
+        85,
     ),
     Ablation("Nobody reads on while partitions change", reading_on_while_partitions_change),
     Ablation("An operator's change is noted when it has been read", change_noted_before_it_is_read, KINDS),
@@ -293,7 +294,7 @@ ABLATIONS = [
         carried.QUEUE,
     ),
     Ablation("Broker: what was not answered is sent again", carried.no_answer_taken_for_yes, carried.QUEUE),
-    Ablation("Broker: a relay's units are fenced", carried.relays_not_fenced, carried.QUEUE),
+    Ablation("Broker: a relay's units are fenced", carried.relays_not_fenced, carried.LEASES_LOST, 15),
     Ablation("Broker: what comes early waits for what is before it", carried.early_taken_at_once, carried.UNORDERED),
     Ablation(
         "Broker: nothing is settled before the journal has it", carried.settled_before_it_is_stored, carried.QUEUE

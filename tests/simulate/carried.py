@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,9 +15,9 @@ from eventspine.engine.numbering import Numbering
 from eventspine.engine.relay import Relay
 from eventspine.journal import _memory_tables
 from eventspine.journal.port import Unit
-from eventspine.testing.simulate import Faults
+from eventspine.testing.simulate import Faults, World
 from eventspine.testing.simulate.history import Setup
-from tests.simulate.shop import books, each_order_takes_stock_once, orders, stock
+from tests.simulate.shop import OrderPlaced, books, each_order_takes_stock_once, orders, stock
 
 INVARIANTS = (each_order_takes_stock_once,)
 SETTLED_S = 600.0  # what is lost never comes: no need to look for an hour
@@ -24,6 +25,18 @@ LOG = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "log", SETTLE
 QUEUE = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "queue", SETTLED_S)
 UNORDERED = Setup((stock, books), orders, INVARIANTS, 2, Faults(), None, "unordered", SETTLED_S)
 CARRIED = {"log": LOG, "queue": QUEUE, "unordered": UNORDERED}
+LONG_ORDERS = 24
+
+
+async def orders_for_a_minute(world: World) -> None:
+    """Longer than a lease, so that there is still something to send, and to bring in, when another has taken over."""
+    for number in range(LONG_ORDERS):
+        await world.publish(OrderPlaced(customer=f"c{number % 3}", number=number))
+        await world.sleep(seconds=2.5)
+
+
+TAKING_OVER = replace(Faults.none(), clock_jumps=8, pauses=4, slow=0.4, restarts=2)
+LEASES_LOST = Setup((stock, books), orders_for_a_minute, (), 2, TAKING_OVER, None, "queue", SETTLED_S)
 
 
 def _ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
@@ -88,6 +101,21 @@ def relays_not_fenced(patch: pytest.MonkeyPatch) -> None:
         return await write(self, unit)
 
     patch.setattr(Numbering, "write", unfenced)
+
+
+def intakes_not_fenced(patch: pytest.MonkeyPatch) -> None:
+    made = Intake._unit
+
+    def unfenced(self: Any, *given: Any) -> Unit:
+        unit = made(self, *given)
+        unit.fences.clear()
+        return unit
+
+    patch.setattr(Intake, "_unit", unfenced)
+
+
+def copies_of_what_is_held_settled_at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Intake, "_came_while_held", lambda self, landing, held, item: landing.done(item.fetched, item.after))
 
 
 def early_taken_at_once(patch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,6 @@ from tests.faults.harness import Child, Place, until
 
 STANDSTILL_S = 60.0  # nothing acknowledged for so long: it does not go on
 END_S = 60.0  # to drain, which takes 20 s at most, on a busy machine
-START_S = 5.0  # by then a process knows what to do when it is told to end
 LEASE_S = 1.5
 STOPPED_MOST_S = 2.5 * LEASE_S
 WHERE = "tests.soak.services"
@@ -57,7 +56,6 @@ class Crowd:
         self.sizes = Sizes()
         self.began = time.monotonic()
         self.at_work: dict[str, Child] = {}
-        self._born: dict[int, float] = {}
         self._stopped: set[int] = set()
         self._expected_to_end: set[int] = set()
         self._operating = asyncio.Lock()
@@ -79,7 +77,7 @@ class Crowd:
         else:
             names = [f"{WHERE}:{name}" for name in ([kind] if kind == "ledger" else ["views", "clock"])]
             child = self.place.start("consume", "--lease", LEASE_S, "--services", *names, *self.without)
-        self.at_work[post], self._born[child.pid] = child, time.monotonic()
+        self.at_work[post] = child
 
     def pids(self) -> list[int]:
         """Of all, and of those that they keep at work."""
@@ -104,15 +102,21 @@ class Crowd:
                 going.create_task(to_come.pop()())
             watch.cancel()
 
-    def _somebody(self, but: str = "steady", age_s: float = 0.0) -> str | None:
+    def _somebody(self, among: Callable[[str], bool] = lambda _: True) -> str | None:
         """A post whose process may die now."""
-        born_before, taken = time.monotonic() - age_s, self._stopped | self._expected_to_end
+        taken = self._stopped | self._expected_to_end
         free = [
             post for post, child in self.at_work.items()
-            if "steady" not in post and but not in post and child.alive and child.pid not in taken
-            and self._born[child.pid] < born_before
+            if "steady" not in post and child.alive and child.pid not in taken and among(post)
         ]  # fmt: skip
         return self.chance.choice(free) if free else None
+
+    def _hears(self, post: str) -> bool:
+        """Whether it knows what to do when it is told to end. On a busy machine, or stopped meanwhile, that takes long."""
+        child = self.at_work[post]
+        if post == "parcels":
+            return bool(children_of(child.pid))  # which it starts when it hears signals
+        return str(child.pid) in self.place.lines("ready")
 
     async def kill(self) -> None:
         if post := self._somebody():
@@ -145,7 +149,7 @@ class Crowd:
             self._fill(post)
 
     async def terminate(self) -> None:
-        if post := self._somebody("till", START_S):  # publishers have nothing to drain
+        if post := self._somebody(lambda post: "till" not in post and self._hears(post)):  # tills have nothing to drain
             child = self.at_work[post]
             self._expected_to_end.add(child.pid)
             child.signal(signal.SIGTERM)
@@ -235,6 +239,7 @@ class Crowd:
             self._ends_well(post, signal.SIGCONT)
 
     def end_consumers(self) -> None:
+        until(lambda: all(map(self._hears, self.at_work)), self.place.told)
         for child in self.at_work.values():
             child.signal(signal.SIGTERM)
         for post in list(self.at_work):

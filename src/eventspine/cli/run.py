@@ -26,7 +26,7 @@ from . import completion
 from .app import Command, Invocation, pass_invocation, setting_option
 from .exits import Misused
 from .modules import services_to_run
-from .serving import Parent, Work, serve
+from .serving import Parent, Work, ending_early, serve
 
 if TYPE_CHECKING:
     from .supervisor import Plan
@@ -95,6 +95,7 @@ def command(
     MODULE is one as in an import, looked for in this folder first; all its services run, or the one named after a colon.
     Without any, those of the settings run, looked for beside the settings file first.
     SIGTERM and Ctrl-C drain; a second signal ends at once."""
+    click.get_current_context().with_resource(ending_early())
     invocation.said["modules"] = modules
     settings = invocation.settings
     parent = Parent.of_this_process()

@@ -51,6 +51,22 @@ class Work:
 
 
 @contextmanager
+def ending_early() -> Iterator[None]:
+    """Until signals are heard nothing is in hand, so who is told to end has nothing to finish, and ends well, at once. The
+    import of a module may take its time, and so may a journal that others hold."""
+    before = signal.signal(signal.SIGTERM, _end_early)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGTERM) is _end_early:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _end_early(*_: object) -> NoReturn:
+    os._exit(0)
+
+
+@contextmanager
 def hearing(told: Callable[[signal.Signals], None], at_once: Callable[[], None] | None = None) -> Iterator[None]:
     """While inside, the first signal calls `told` on the loop; the next one does what it always does: end the process.
     That holds when the loop is stuck, too. Who has to do something before, says so with `at_once`."""
@@ -71,8 +87,8 @@ def hearing(told: Callable[[signal.Signals], None], at_once: Callable[[], None] 
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, handler in before.items():  # from here on it is no longer true that nothing was begun
+            signal.signal(number, signal.SIG_DFL if handler is _end_early else handler)
 
 
 @contextmanager

@@ -316,7 +316,7 @@ class Place:
             await self._keeping
 
     def _judge(self, code: int, started: bool) -> None:
-        """One that was still starting knows no better than to die of the signal, and had nothing in hand."""
+        """One that was still starting may have died of the signal, and had nothing in hand."""
         self.went_wrong = started and code != 0
         if self.went_wrong:
             log.error("process %d did not end well: %s", self.number, _in_words(code))

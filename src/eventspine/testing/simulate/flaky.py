@@ -51,7 +51,9 @@ class FlakyJournal:
         self.process = process
         self.shared: SharedJournal = process.site.journal
         self.id, self.url = self.shared.id, self.shared.url
-        self._travels = bool(world.faults.refused or world.faults.slow)  # else it is there at once, if it can be reached
+        self._travels = bool(
+            world.faults.refused or world.faults.slow
+        )  # else it is there at once, if it can be reached
 
     def exists(self) -> bool:
         return True
