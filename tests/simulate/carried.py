@@ -39,7 +39,7 @@ TAKING_OVER = replace(Faults.none(), clock_jumps=8, pauses=4, slow=0.4, restarts
 LEASES_LOST = Setup((stock, books), orders_for_a_minute, (), 2, TAKING_OVER, None, "queue", SETTLED_S)
 
 
-def _ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+def ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     """Whether the journal has an event of this id, of which marks make a second net."""
     append = _memory_tables.Tables.append
 
@@ -51,7 +51,7 @@ def _ids_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(_memory_tables.Tables, "append", whatever_its_id)
 
 
-def _marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
+def marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     judge = Arrivals.judge
     patch.setattr(
         Arrivals, "judge", lambda *given, **more: "new" if (said := judge(*given, **more)) == "known" else said
@@ -60,8 +60,8 @@ def _marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
 
 def neither_numbers_nor_ids_known(patch: pytest.MonkeyPatch) -> None:
     """Two nets: with either of them alone the same histories are whole."""
-    _marks_not_looked_at(patch)
-    _ids_not_looked_at(patch)
+    marks_not_looked_at(patch)
+    ids_not_looked_at(patch)
 
 
 def numbers_not_stored(patch: pytest.MonkeyPatch) -> None:
