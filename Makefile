@@ -1,7 +1,7 @@
 # The one door. `make help` lists what it opens; every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup set-up-test set-up-bench test servers check lint types docs docs-serve snippets bench demo sim soak promises coverage lock format clean
+.PHONY: help setup set-up-test set-up-bench test servers check lint types docs docs-serve snippets bench demo demo-state sim soak promises coverage lock format clean
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -52,6 +52,9 @@ bench: set-up-bench ## Measure, each figure beside its raw twin (BROKER=nats: at
 
 demo: set-up-test ## A shop of four services on real orders, some of them killed (BROKER=nats ORDERS=orders.csv REPORT=report.json)
 	@$(PY) -m examples.shop $(if $(BROKER),--broker $(BROKER)) $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")
+
+demo-state: set-up-test ## The same orders as event-sourced customers and views, a rebuild under way, and their past, all checked
+	@$(PY) -m examples.ledger
 
 sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (SEED=17 HISTORIES=300)
 	@$(PY) -m tests.simulate $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES))
