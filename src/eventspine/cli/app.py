@@ -30,7 +30,7 @@ COMMANDS = {
     "top": "A live screen of services, subscriptions and what fails.",
     "health": "Whether the services are at work.",
     "doctor": "Look at the journal and say what is wrong with it; and at the broker, where one is named.",
-    "topology": "What services need on the broker: plan, apply, verify.",
+    "topology": "What services need on the broker: plan, apply, verify; and replay, of a broker with an archive.",
     "servers": "Real brokers on this machine, for tests and to try things out: install, up, down, list.",
     "views": "Views: which versions there are, which one is read, and how far each has come.",
     "retention": "For how long events are kept; what was deleted, and what holds it back.",
