@@ -32,7 +32,7 @@ COMMANDS = {
     "doctor": "Look at the journal and say what is wrong with it; and at the broker, where one is named.",
     "topology": "What services need on the broker: plan, apply, verify; and replay, of a broker with an archive.",
     "servers": "Real brokers on this machine, for tests and to try things out: install, up, down, list.",
-    "views": "Views: which versions there are, which one is read, and how far each has come.",
+    "views": "Views: which versions there are, and which one is read.",
     "retention": "For how long events are kept; what was deleted, and what holds it back.",
     "backup": "Copy the journal while services run, and verify the copy.",
     "settings": "Show each setting and where it came from.",
