@@ -81,7 +81,7 @@ async def _around(middleware: Any, invoke: Callable[..., Awaitable[Any]], event:
 
 
 async def _in_thread(subscription: Subscription, event: Any, delivery: Any) -> Any:
-    from ..sync import in_thread
+    from ..sync.delivery import in_thread
 
     loop = asyncio.get_running_loop()
     function = subscription.handler.function

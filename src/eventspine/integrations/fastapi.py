@@ -28,6 +28,7 @@ from .. import sync
 from ..errors import MissingExtra, SettingsError, WouldDeadlock
 from ..service import Service, check_services
 from ..spine import Spine
+from ..sync.loop import Loop, inside, with_context
 
 try:
     from fastapi import Depends
@@ -199,16 +200,16 @@ class _Blocking(sync.Spine):
         self._loop = _Loop(loop)
 
 
-class _Loop(sync.Loop):
+class _Loop(Loop):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__()
         self._theirs = loop
 
     def run(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> T:
-        if sync._inside(self._theirs):
+        if inside(self._theirs):
             coroutine.close()
             raise WouldDeadlock("An `async def` endpoint would wait for itself here: take SpineDep, and await.")
-        return asyncio.run_coroutine_threadsafe(sync._with_context(coroutine), self._theirs).result()
+        return asyncio.run_coroutine_threadsafe(with_context(coroutine), self._theirs).result()
 
     def stop(self) -> None:
         """It is the application's."""

@@ -7,16 +7,17 @@ saved what it recorded has failed: it would be lost."""
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..engine.subscription import Subscription
     from ..journal.port import Unit
     from ..observe.correlation import Cause
     from ..publishing import Receipt
     from .aggregate import Aggregate, Identity
-    from .streams import AsOf
+    from .streams import AsOf, At
 
     A = TypeVar("A", bound=Aggregate)
 else:
@@ -36,21 +37,12 @@ class Handling:
         def _changeable(self) -> Unit: ...
         def _next_id(self) -> bytes: ...
 
-    async def load(
-        self,
-        aggregate: type[A],
-        id: Identity,
-        /,
-        *,
-        at_version: int | None = None,
-        at_position: int | None = None,
-        at: datetime | None = None,
-    ) -> A:
+    async def load(self, aggregate: type[A], id: Identity, /, **at: Unpack[At]) -> A:
         """The aggregate, with all that is committed. Raises NoSuchAggregate when it has no events. With `at_version`,
         `at_position` or `at` (a time): as it was, to look at."""
         from .streams import AsOf, load
 
-        return await self._loaded(load, aggregate, id, AsOf(at_version, at_position, at))
+        return await self._loaded(load, aggregate, id, AsOf.of(**at))
 
     async def load_or_new(self, aggregate: type[A], id: Identity, /) -> A:
         """The aggregate; new, at version 0, where it has no events. Of two that make the same one, one is in conflict

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,11 +13,14 @@ from ..publishing import Publisher, Receipt, Speaker, receipts
 from ..within import beside, carrier_of, opening, write_async
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from ..clock import Clock
     from ..journal.port import Journal, Note, Record, Verdict
     from .aggregate import Aggregate, Identity
     from .changing import Changed
     from .reading import ViewReader
+    from .streams import At
 
     A = TypeVar("A", bound=Aggregate)
 else:
@@ -40,23 +42,14 @@ class State:
         async def _committed(self, unit: Unit) -> Verdict: ...
         async def _look_soon(self) -> None: ...
 
-    async def load(
-        self,
-        aggregate: type[A],
-        id: Identity,
-        /,
-        *,
-        at_version: int | None = None,
-        at_position: int | None = None,
-        at: datetime | None = None,
-    ) -> A:
+    async def load(self, aggregate: type[A], id: Identity, /, **at: Unpack[At]) -> A:
         """The aggregate of the service that this spine speaks for. Raises NoSuchAggregate when it has no events. With
         `at_version`, `at_position` or `at` (a time): as it was, to look at."""
         from .streams import AsOf, load
 
         speaker = self._speaker()
         await self._at_first_use()
-        return await load(self.journal, speaker.service, aggregate, id, AsOf(at_version, at_position, at))
+        return await load(self.journal, speaker.service, aggregate, id, AsOf.of(**at))
 
     async def load_or_new(self, aggregate: type[A], id: Identity, /) -> A:
         """The aggregate; new, at version 0, where it has no events."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from typing import NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
 from ..errors import NewerVersion, NoSuchAggregate, SettingsError, Undecodable, UnknownEvent
 from ..journal.port import Noted, Record
@@ -32,12 +32,24 @@ class Streams(Protocol):
     ) -> list[Noted]: ...
 
 
+class At(TypedDict, total=False):
+    """How `load` is told; at most one of them."""
+
+    at_version: int | None
+    at_position: int | None
+    at: datetime | None
+
+
 class AsOf(NamedTuple):
     """Where to stop; all None: at the end."""
 
     version: int | None = None
     position: int | None = None
     time: datetime | None = None
+
+    @classmethod
+    def of(cls, *, at_version: int | None = None, at_position: int | None = None, at: datetime | None = None) -> AsOf:
+        return cls(at_version, at_position, at)
 
     @property
     def is_now(self) -> bool:

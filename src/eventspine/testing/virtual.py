@@ -24,7 +24,7 @@ from ..observe.unheard import Unheard
 from ..publishing import Publisher
 from ..service import Middleware, Service
 from ..spine import Spine
-from ..sync import _Block as Block
+from ..sync.spine import Block
 from .clock import EPOCH, VirtualClock
 from .quiet import NotIdle, at_once, engine_work, gathering, handlers_at_work, next_due, picture
 from .switches import Switches, WatchedRuntime, name_of_handler
