@@ -10,7 +10,7 @@ import pytest
 import eventspine
 from eventspine import Batch, Delivery, Retry, Service, Spine, errors
 from eventspine.cli.app import COMMANDS
-from eventspine.service import HandlerOptions, PeriodicOptions
+from eventspine.decorators import HandlerOptions, PeriodicOptions
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
 
