@@ -35,7 +35,9 @@ def _of_linux() -> Iterable[Process]:
             except OSError:  # it ended meanwhile
                 continue
             state, parent, group, *rest = line[line.rindex(")") + 2 :].split()
-            yield Process(int(folder.name), int(parent), int(group), rest[16], state in "ZX")
+            # Killed, its first thread is a zombie at once; the others may still hold its ports.
+            ended = state in "ZX" and int(rest[14]) <= 1
+            yield Process(int(folder.name), int(parent), int(group), rest[16], ended)
 
 
 def _of_ps() -> Iterable[Process]:
