@@ -20,7 +20,7 @@ from cloudevents.core.bindings.kafka import KafkaMessage, from_binary_event, to_
 from cloudevents.core.formats.json import JSONFormat
 from cloudevents.core.v1.event import CloudEvent
 
-from eventspine.brokers import open_broker
+from eventspine.brokers import _pulsar_sender, open_broker
 from eventspine.brokers._pulsar_admin import Admin, topic_path
 from eventspine.brokers._pulsar_intake import (
     ENTRY_MAX,
@@ -136,6 +136,13 @@ def test_beyond_its_limits_a_position_stays_behind_or_is_refused() -> None:
         position(2**LEDGER_BITS, 0, 0)
 
 
+@pytest.fixture
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is sent at once comes as one batch, also where the machine is busy."""
+    monkeypatch.setattr(_pulsar_sender, "BATCH_WAIT_MS", 500)
+
+
+@pytest.mark.usefixtures("unhurried")
 async def test_it_reads_on_in_the_middle_of_a_batch(pulsar_server: Server) -> None:
     async with opened(url_of(pulsar_server)) as broker:
         await sent(broker, *(message(n) for n in range(100)))
@@ -504,6 +511,7 @@ def test_administration_is_where_it_usually_is() -> None:
     assert ["http://one:8080", "https://one:8443"] == [one.settings.admin for one in found]  # type: ignore[attr-defined]
 
 
+@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(("batches", "entries"), [("partition", 1), ("slot", 3)])
 async def test_batches_hold_a_partition_or_a_slot(pulsar_server: Server, batches: str, entries: int) -> None:
     """One slot each is what consumers need that share a partition by key."""
