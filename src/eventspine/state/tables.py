@@ -13,9 +13,10 @@ from typing import Any
 from .rows import Key, Values
 from .views import ViewType
 
-BLOCKS = (256, 64, 16, 4, 1)
-PARAMETERS_MAX = 8000
-_NAMES = [f"p{index}" for index in range(PARAMETERS_MAX)]
+BLOCKS = (32, 16, 8, 4, 2, 1)
+PARAMETERS_MAX = (
+    128  # of a block: SQLite looks for each name from the first on, so twice as many take four times as long
+)
 Parameters = dict[str, Any]
 
 
@@ -38,29 +39,39 @@ class Table:
     # --- reading by key ---------------------------------------------------------------------------------------------
 
     def read(self, keys: Sequence[Key]) -> Iterator[tuple[str, Parameters]]:
-        width = len(self.view.key)
-        for some, size in _blocks(keys, width):
-            padded = [*some, *[some[-1]] * (size - len(some))]
-            yield self._read_of(size), _bound(padded)
+        sizes = sorted(self._reads)
+        for at in range(0, len(keys), sizes[-1]):
+            some = keys[at : at + sizes[-1]]
+            size = next(size for size in sizes if size >= len(some))
+            yield self._reads[size], self._bound([*some, *[some[-1]] * (size - len(some))])
+
+    @cached_property
+    def _reads(self) -> dict[int, str]:
+        """By how many rows are read."""
+        return {size: self._read_of(size) for size in _sizes(len(self.view.key))}
 
     def _read_of(self, size: int) -> str:
         width = len(self.view.key)
+        select = f'select {_listed(self.view.names)} from "{self.name}"'
         if width == 1:
             places = ", ".join(f":p{index}" for index in range(size))
-            return f'{self._select} where "{self.view.key[0]}" in ({places})'
+            return f'{select} where "{self.view.key[0]}" in ({places})'
         places = ", ".join(_places(index * width, width) for index in range(size))
-        return f"{self._select} where ({_listed(self.view.key)}) in (values {places})"
-
-    @cached_property
-    def _select(self) -> str:
-        return f'select {_listed(self.view.names)} from "{self.name}"'
+        return f"{select} where ({_listed(self.view.key)}) in (values {places})"
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def write(self, rows: Sequence[Values]) -> Iterator[tuple[str, Parameters]]:
-        width = len(self.view.columns)
-        for some, size in _blocks(rows, width, fill=False):
-            yield self._write_of(size), _bound(some)
+        at = 0
+        for size, sql in self._writes.items():
+            while len(rows) - at >= size:
+                yield sql, self._bound(rows[at : at + size])
+                at += size
+
+    @cached_property
+    def _writes(self) -> dict[int, str]:
+        """By how many rows are written, the most first."""
+        return {size: self._write_of(size) for size in _sizes(len(self.view.columns))}
 
     def _write_of(self, size: int) -> str:
         names, width = self.view.names, len(self.view.names)
@@ -73,26 +84,19 @@ class Table:
     def delete(self, keys: Sequence[Key]) -> Iterator[tuple[str, Parameters]]:
         where = " and ".join(f'"{name}" = :p{index}' for index, name in enumerate(self.view.key))
         for key in keys:
-            yield f'delete from "{self.name}" where {where}', _bound([key])
+            yield f'delete from "{self.name}" where {where}', self._bound([key])
+
+    def _bound(self, rows: Sequence[Sequence[Any]]) -> Parameters:
+        return dict(zip(self._names, chain.from_iterable(rows), strict=False))
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return [f"p{index}" for index in range(max(PARAMETERS_MAX, len(self.view.columns)))]
 
 
-def _bound(rows: Sequence[Sequence[Any]]) -> Parameters:
-    return dict(zip(_NAMES, chain.from_iterable(rows), strict=False))
-
-
-def _blocks(items: Sequence[Any], width: int, *, fill: bool = True) -> Iterator[tuple[Sequence[Any], int]]:
-    """Of sizes that are known beforehand: without `fill` they are always full."""
-    sizes = [size for size in BLOCKS if size * width <= PARAMETERS_MAX] or [1]
-    at = 0
-    while at < len(items):
-        rest = len(items) - at
-        size = min((one for one in sizes if one >= rest), default=sizes[0]) if fill else _largest(sizes, rest)
-        yield items[at : at + size], size
-        at += size
-
-
-def _largest(sizes: Sequence[int], rest: int) -> int:
-    return next(size for size in sizes if size <= rest)
+def _sizes(width: int) -> list[int]:
+    """Of the blocks of rows of this width; the largest first, and the last one is 1."""
+    return [size for size in BLOCKS if size == 1 or size * width <= PARAMETERS_MAX]
 
 
 def _places(start: int, width: int) -> str:
