@@ -62,10 +62,9 @@ class ViewReader(Generic[V]):
         journal = await self._journal()
         if not journal.sql:
             raise ViewRefused(f"{self._view.where} is in memory here, and has no SQL. Use get() and all().")
-        return await self._twice(lambda: self._query(journal, sql, parameters))
+        return await self._read(lambda source: self._query(source, sql, parameters))
 
-    async def _query(self, journal: Journal, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        source = await self._source(journal)
+    async def _query(self, source: _Source, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         own, given = source.named(), dict(parameters)
         if self._tenant is not None:
             own += f' where "{self._view.tenant}" = :{TENANT}'
@@ -73,7 +72,7 @@ class ViewReader(Generic[V]):
         begun = _WITH.match(sql)
         recursive = "recursive " if begun and begun[1] else ""
         rest = f", {sql[begun.end() :]}" if begun else f" {sql}"
-        return await journal.query(f'with {recursive}"{self._view.name}" as ({own}){rest}', given)
+        return await source.journal.query(f'with {recursive}"{self._view.name}" as ({own}){rest}', given)
 
     # --- when -----------------------------------------------------------------------------------------------------------
 
@@ -97,23 +96,16 @@ class ViewReader(Generic[V]):
         await self._spine._at_first_use()
         return self._spine.journal
 
-    async def _read(self, read: Callable[[_Source], Awaitable[list[V]]]) -> list[V]:
+    async def _read(self, read: Callable[[_Source], Awaitable[T]]) -> T:
         journal = await self._journal()
-
-        async def once() -> list[V]:
-            return await read(await self._source(journal))
-
-        return await self._twice(once)
-
-    async def _twice(self, read: Callable[[], Awaitable[T]]) -> T:
-        before = await versions.known(self._spine.journal, self._view.name)
+        source = await self._source(journal)
         try:
-            return await read()
+            return await read(source)
         except UnitFailed:
-            now = await versions.known(self._spine.journal, self._view.name)
-            if before is None or now is None or before.active == now.active:
+            now = await self._source(journal)
+            if now.version == source.version:
                 raise
-            return await read()
+            return await read(now)
 
     async def _source(self, journal: Journal) -> _Source:
         stored = await versions.known(journal, self._view.name)

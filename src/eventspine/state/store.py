@@ -74,12 +74,10 @@ class InNotes:
 
     async def read(self, journal: Journal, keys: Sequence[Key]) -> dict[Key, Values]:
         found = await journal.notes("", self.kind, [note_key(key) for key in keys], limit=len(keys))
-        by_key = {note.key: note.value for note in found}
+        by_key = {note.key: msgspec.msgpack.decode(note.value) for note in found}
         names = self.view.names
         return {
-            key: tuple(msgspec.msgpack.decode(by_key[text]).get(name) for name in names)
-            for key in keys
-            if (text := note_key(key)) in by_key
+            key: tuple([by_key[text].get(name) for name in names]) for key in keys if (text := note_key(key)) in by_key
         }
 
     def write(self, unit: Unit, rows: Rows) -> None:

@@ -14,9 +14,7 @@ from .rows import Key, Values
 from .views import ViewType
 
 BLOCKS = (32, 16, 8, 4, 2, 1)
-PARAMETERS_MAX = (
-    128  # of a block: SQLite looks for each name from the first on, so twice as many take four times as long
-)
+PARAMETERS_MAX = 128  # of a block. SQLite looks for each name from the first on: twice as many take four times as long
 Parameters = dict[str, Any]
 
 
