@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import date, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -147,3 +149,42 @@ async def test_trap_22_no_tenant_sees_another_s_rows(journal: Callable[[], Journ
                 assert [{"items": items}] == await view.query("select sum(items) as items from bills")
         with pytest.raises(ViewRefused, match=r"a reader sees those of one: spine.view\(Bills, tenant="):
             spine.view(Bills)
+
+
+class Currency(Enum):
+    EURO = "eur"
+    POUND = "gbp"
+
+
+@pytest.mark.parametrize(
+    ("kind", "own", "other"),
+    [(UUID, UUID(int=1), UUID(int=2)), (date, date(2026, 1, 1), date(2026, 1, 2)), (int, 1, 2), (Currency, *Currency)],
+)
+async def test_a_tenant_may_be_of_any_type_that_a_key_may_be_of(
+    journal: Callable[[], Journal], kind: Any, own: Any, other: Any
+) -> None:
+    class Sold(Event, context="orders", key="who", tenant="shop"):
+        shop: kind
+        who: str = "ann"
+
+    class Sales(View, key="who", tenant="shop"):
+        shop: kind
+        who: str
+        items: int = 0
+
+    reports = Service[Any]("reports")
+
+    @reports.projection(Sales, Sold)
+    def count(view: View[Sales], event: Sold) -> None:
+        view.row(event.who).items += 1
+
+    async with Spine(journal(), service=publisher()) as spine, spine.running(reports):
+        view, row = spine.view(Sales, tenant=own), Sales(shop=own, who="ann", items=2)
+        await view.wait(*await spine.publish(Sold(shop=own), Sold(shop=other), Sold(shop=own)), timeout_s=20)
+        then = await view.as_of(await spine.journal.head())
+        assert [await view.get("ann"), then.get("ann")] == [row, row]
+        assert [await view.all(), then.all()] == [[row], [row]]
+        if spine.journal.sql:
+            assert [{"items": 2}] == await view.query("select sum(items) as items from sales")
+        with pytest.raises(ViewRefused, match="its column keeps"):
+            spine.view(Sales, tenant=0.5)

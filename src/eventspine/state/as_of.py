@@ -57,8 +57,10 @@ async def as_of(journal: Journal, view: ViewType, when: datetime | int, by: str,
     upto, happened_us = await _bounds(journal, when, by)
     await _check_whole(journal, projection)
     rows, position = await fold(journal, projection, upto=upto, happened_us=happened_us)
-    of_tenant = {key: row for key, row in rows.items() if tenant is None or key[0] == tenant}
-    return ViewThen(view, of_tenant, position, tenant)
+    if tenant is not None:
+        own = view.columns[0].stored(tenant, view.where)
+        rows = {key: row for key, row in rows.items() if key[0] == own}
+    return ViewThen(view, rows, position, tenant)
 
 
 async def fold(

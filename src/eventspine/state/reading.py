@@ -68,7 +68,7 @@ class ViewReader(Generic[V]):
         own, given = source.named(), dict(parameters)
         if self._tenant is not None:
             own += f' where "{self._view.tenant}" = :{TENANT}'
-            given[TENANT] = self._tenant
+            given[TENANT] = self._view.columns[0].stored(self._tenant, self._view.where)
         begun = _WITH.match(sql)
         recursive = "recursive " if begun and begun[1] else ""
         rest = f", {sql[begun.end() :]}" if begun else f" {sql}"
@@ -218,5 +218,5 @@ def _tenant_of(view: ViewType, tenant: Any) -> Any:
             f"spine.view({view.where}, tenant=...).",
             view=view.name,
         )
-    column = next(column for column in view.columns if column.name == view.tenant)
-    return column.stored(tenant, view.where)
+    view.columns[0].stored(tenant, view.where)  # refuses what is no tenant
+    return tenant
