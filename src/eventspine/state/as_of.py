@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..errors import SettingsError, ViewRefused
 from ..journal.port import Journal, Record
+from .reading import ordered, ordering
 from .rows import Key, Rows
 from .views import ViewType
 
@@ -35,8 +36,6 @@ class ViewThen(Generic[V]):
         return self._rows.get(self._view.key_of(key, self._tenant))
 
     def all(self, *, order_by: str | Sequence[str] = (), limit: int | None = None, **where: Any) -> list[V]:
-        from .reading import ordered, ordering
-
         if self._tenant is not None:
             where[self._view.tenant or ""] = self._tenant
         order = ordering(self._view, order_by)
@@ -67,26 +66,24 @@ async def fold(
     journal: Journal, projection: Projection, *, upto: int, happened_us: int | None = None
 ) -> tuple[dict[Key, Any], int]:
     """All rows that come of the feed up to this position (of what had happened by this time), and where that ends."""
-    view = projection.view
-    rows, position = Rows(view, "", sql=False, everything=True), 0
+    rows, position, tenants = Rows(projection.view, "", sql=False, everything=True), 0, projection.tenant_of
     kinds = {name: kind for kind in projection.types for name in kind.names}
     async for record in _records(journal, projection, upto):
         if happened_us is not None and record.time_us > happened_us:
             continue
         kind = kinds[record.type]
         event = kind.read(record.data, record.version)
-        rows.turn_to(getattr(event, kind.tenant) if kind.tenant and view.tenant else None, None)
+        rows.turn_to(tenants[kind.cls](event) if tenants else None, None)
         projection.function(rows, event)
         position = record.position
     return {key: row for key, row in rows.live.items() if row is not None}, position
 
 
 async def _records(journal: Journal, projection: Projection, upto: int) -> AsyncIterator[Record]:
-    channels = sorted({kind.context for kind in projection.types})
     types = sorted({name for kind in projection.types for name in kind.names})
     after = 0
     while after < upto:
-        page = await journal.feed(after, limit=PAGE, upto=upto, channels=channels, types=types)
+        page = await journal.feed(after, limit=PAGE, upto=upto, channels=projection.channels, types=types)
         for record in page.records:
             yield record
         if page.scanned <= after:
@@ -119,11 +116,9 @@ async def _bounds(journal: Journal, when: datetime | int, by: str) -> tuple[int,
 
 
 async def _check_whole(journal: Journal, projection: Projection) -> None:
-    channels = {kind.context for kind in projection.types}
-    gone = [row for row in await journal.deleted() if row.channel in channels]
-    if gone and projection.history == "whole":
+    if (gone := await projection.lacks(journal)) is not None:
         raise ViewRefused(
-            f"The past of {projection.view.name} can't be told: events of {gone[0].channel} up to position {gone[0].position:,} were "
+            f"The past of {projection.view.name} can't be told: events of {gone.channel} up to position {gone.position:,} were "
             'deleted by retention. A projection with history="what_is_left" is folded of those that are left.',
             view=projection.view.name,
         )

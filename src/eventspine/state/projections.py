@@ -27,7 +27,7 @@ from ..declared import check_handler, check_handler_name, positional
 from ..delivery import BatchDelivery
 from ..errors import DeclarationError, RegistrationRefused, SettingsError
 from ..events import EventType, describe
-from ..journal.port import Journal
+from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
 from ..service import Handler, Service
 from . import versions
@@ -91,7 +91,8 @@ class Projection:
         self.order = order
         self.switch = switch
         self.history = history
-        self._tenant_of = {kind.cls: attrgetter(kind.tenant) for kind in types if kind.tenant is not None}
+        self.channels = sorted({kind.context for kind in types})
+        self.tenant_of = {kind.cls: attrgetter(kind.tenant) for kind in types if kind.tenant and view.tenant}
         self._kept: WeakKeyDictionary[Journal, Kept] = WeakKeyDictionary()
 
     # --- starting -----------------------------------------------------------------------------------------------------
@@ -109,15 +110,19 @@ class Projection:
 
     async def _check_history(self, journal: Journal, service: str) -> None:
         """A new version is made of all that ever happened, so that has to be there."""
-        channels = {kind.context for kind in self.types}
-        gone = [row for row in await journal.deleted() if row.channel in channels]
-        if gone and self.history == "whole":
+        if (gone := await self.lacks(journal)) is not None:
             raise RegistrationRefused(
-                f"{self.view.where} would be built without what retention has deleted: events of {gone[0].channel} up to position "
-                f'{gone[0].position:,}. Say history="what_is_left" to build it without them, or keep the version that has them.',
+                f"{self.view.where} would be built without what retention has deleted: events of {gone.channel} up to position "
+                f'{gone.position:,}. Say history="what_is_left" to build it without them, or keep the version that has them.',
                 service=service,
                 view=self.view.name,
             )
+
+    async def lacks(self, journal: Journal) -> Deleted | None:
+        """Events that retention has deleted, and that this is not to be built without."""
+        if self.history != "whole":
+            return None
+        return next((row for row in await journal.deleted() if row.channel in self.channels), None)
 
     def _on(self, journal: Journal) -> Kept:
         found = self._kept.get(journal)
@@ -152,7 +157,7 @@ class Projection:
     ) -> tuple[int, Exception] | None:
         """Call the projection with each event, beginning with the rows as they were committed; where it failed."""
         rows.begin()
-        function, tenants = self.function, self._tenant_of if self.view.tenant else None
+        function, tenants = self.function, self.tenant_of
         stopped: set[str | None] = set()
         until = time.perf_counter() + TURN_S
         for index, event in enumerate(events):
