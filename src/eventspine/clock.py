@@ -14,11 +14,13 @@ import os
 import random
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CALL_AT_MOST_S = 60.0  # a wall clock may be set meanwhile, so nobody waits for one in a single long sleep
 
 
@@ -79,6 +81,11 @@ class SystemClock:
         from asyncio import sleep
 
         await sleep(seconds)
+
+
+def us_of(time: datetime) -> int:
+    """An aware time as clocks here say it: exactly, where its `timestamp()` would be rounded."""
+    return (time - _EPOCH) // timedelta(microseconds=1)
 
 
 def _loop() -> AbstractEventLoop:

@@ -12,7 +12,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .attributes import TRACEPARENT, with_attributes
-from .clock import Clock
+from .clock import Clock, us_of
 from .envelope import make_record
 from .errors import EventRefused, UnknownPublisher
 from .events import EventType, describe
@@ -246,7 +246,7 @@ def _time_us(time: datetime, name: str) -> int:
         raise EventRefused(
             f"{name}: time={time.isoformat()} has no time zone; pass an aware datetime, e.g. with tzinfo=UTC."
         )
-    return _in_calendar((time - _EPOCH) // _US, name)
+    return _in_calendar(us_of(time), name)
 
 
 def _in_calendar(us: int, name: str) -> int:

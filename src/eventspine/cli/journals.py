@@ -9,13 +9,13 @@ from datetime import datetime
 from functools import wraps
 from typing import Any, ParamSpec
 
+from ..clock import us_of
 from ..errors import SettingsError
 from ..journal import open_journal
 from ..journal.port import Drop, Journal, Record, Replay, Retry
 from .app import Invocation
 from .exits import NothingFound
 from .progress import progress
-from .times import to_us
 
 P = ParamSpec("P")
 PAGE = 1000
@@ -64,7 +64,7 @@ async def position_of(journal: Journal, place: str | int | datetime) -> int:
         return max(0, place - 1)
     if isinstance(place, str):
         return 0 if place == "earliest" else await journal.head()
-    return await journal.position_at(to_us(place))
+    return await journal.position_at(us_of(place))
 
 
 async def in_pages(journal: Journal, numbers: list[int], control: type[Drop | Replay | Retry]) -> int:

@@ -21,6 +21,7 @@ from typing import Any
 import click
 import msgspec
 
+from ..clock import us_of
 from ..errors import EventRefused, Undecodable
 from ..events import EventType
 from ..events.codec import DATA_BYTES_MAX
@@ -35,7 +36,7 @@ from .modules import event_type, event_types, load, publisher
 from .output import json_line, say
 from .records import normal_id
 from .tail import named
-from .times import duration, iso, moment, to_us
+from .times import duration, iso, moment
 
 BATCH = 500
 CHUNK = 256 * 1024
@@ -196,7 +197,7 @@ class Publishing:
             say(self._receipt(event, receipt))
 
     def _receipt(self, event: Any, receipt: Receipt) -> str:
-        due = None if receipt.due is None else iso(to_us(receipt.due))
+        due = None if receipt.due is None else iso(us_of(receipt.due))
         if self.as_json:
             shown = {"id": receipt.id, "type": self.kind.name, "key": self.kind.key_of(event)}
             return json_line(shown | ({"position": receipt.position} if due is None else {"due": due}))

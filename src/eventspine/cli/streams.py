@@ -7,13 +7,14 @@ from datetime import datetime
 
 import click
 
+from ..clock import us_of
 from ..journal.port import Journal, Record
 from .app import Group, Invocation, json_option, pass_invocation
 from .exits import NothingFound
 from .journals import PAGE, asynchronous, existing_journal
 from .output import say_listing, shorten
 from .records import cloud_event, data_text
-from .times import clock_time, moment, to_us
+from .times import clock_time, moment
 
 COLUMNS = ("version", "recorded", "type", "position", "data")
 
@@ -32,8 +33,9 @@ async def versions(journal: Journal, service: str, stream: str, after: int) -> A
 
 async def by_then(events: AsyncIterator[tuple[int, Record]], at: datetime | None) -> AsyncIterator[tuple[int, Record]]:
     """Up to the first that happened later: what an aggregate loaded with `at=` is made of."""
+    until_us = None if at is None else us_of(at)
     async for version, record in events:
-        if at is not None and record.time_us > to_us(at):
+        if until_us is not None and record.time_us > until_us:
             return
         yield version, record
 

@@ -71,10 +71,6 @@ def place(text: str) -> str | int | datetime:
     )
 
 
-def to_us(when: datetime) -> int:
-    return round(when.timestamp() * 1_000_000)
-
-
 def iso(us: int) -> str:
     """The whole time, to the microsecond where it has any, as JSON shows it."""
     try:

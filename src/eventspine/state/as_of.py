@@ -6,9 +6,10 @@ feed that has lost events is refused."""
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from ..clock import us_of
 from ..errors import SettingsError, ViewRefused
 from ..journal.port import Journal, Record
 from .reading import ordered, ordering
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 V = TypeVar("V")
 PAGE = 1000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class ViewThen(Generic[V]):
@@ -109,10 +109,9 @@ async def _bounds(journal: Journal, when: datetime | int, by: str) -> tuple[int,
         return min(when, await journal.head()), None
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise SettingsError(f"as_of({when!r}) is neither a position nor an aware datetime.")
-    us = (when - _EPOCH) // timedelta(microseconds=1)
     if by == "recorded":
-        return await journal.position_at(us + 1), None
-    return await journal.head(), us
+        return await journal.position_at(us_of(when) + 1), None
+    return await journal.head(), us_of(when)
 
 
 async def _check_whole(journal: Journal, projection: Projection) -> None:

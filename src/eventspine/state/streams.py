@@ -8,10 +8,11 @@ later: so what is seen is a state that the aggregate really had, also where cloc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import takewhile
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
+from ..clock import us_of
 from ..errors import NewerVersion, NoSuchAggregate, SettingsError, Undecodable, UnknownEvent
 from ..journal.port import Noted, Record
 from . import snapshots
@@ -20,7 +21,6 @@ from .shapes import Shape, shape_of
 
 A = TypeVar("A", bound=Aggregate)
 PAGE = 500
-_EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 
 
 class Streams(Protocol):
@@ -78,7 +78,7 @@ class AsOf(NamedTuple):
             most = self.position
             return list(takewhile(lambda record: record.position <= most, records))
         if self.time is not None:
-            until_us = (self.time - _EPOCH) // _US
+            until_us = us_of(self.time)
             return list(takewhile(lambda record: record.time_us <= until_us, records))
         return records
 
