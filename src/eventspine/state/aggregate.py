@@ -14,13 +14,14 @@ from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import MISSING, Field
 from datetime import datetime
+from inspect import get_annotations
 from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, overload
 
 from ..errors import DeclarationError, KeyRefused, NotApplied, SpineError
 from ..events import describe
 from ..journal.port import Record
 from ..keys import KEY_BYTES_MAX, key_text
-from .shapes import APPLIES, Shape, inherited_options, shape_of
+from .shapes import APPLIES, SHAPE, Shape, inherited_options, shape_of
 
 S = TypeVar("S")
 E1 = TypeVar("E1")
@@ -84,7 +85,7 @@ class Aggregate:
         }  # fmt: skip
         said = {word: value for word, value in given.items() if value is not None}
         options = inherited_options(cls)._replace(name=name or kebab(cls.__name__), **said)
-        cls.__spine_shape__ = Shape(cls, options, _take_factories(cls))  # type: ignore[attr-defined]
+        setattr(cls, SHAPE, Shape(cls, options, _take_factories(cls)))
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
         if cls is Aggregate:
@@ -116,7 +117,7 @@ class Aggregate:
                 ". Write one; where the event changes no state, one that does nothing.",
                 aggregate=type(self).__qualname__,
             )
-        _check_may_record(self, standing)
+        _check_may_record(self)
         kind = describe(type(event))
         kind.key_of(event)
         read = kind.decode(kind.encode(event))  # what every later load will see
@@ -169,19 +170,24 @@ def applies(*types: type[Any]) -> Any:
     return declare
 
 
-def _check_may_record(aggregate: Aggregate, standing: Standing) -> None:
+def _check_may_record(aggregate: Aggregate) -> None:
+    standing = aggregate._spine
     if standing.applying:
         raise SpineError(
             f"An @applies of {type(aggregate).__name__} records an event. It would be recorded anew at every load; record it "
             "in the method that records the first."
         )
-    if standing.broken:
-        raise SpineError(f"An @applies of {aggregate!r} has failed, so its state is that of no version. Load it again.")
+    check_sound(aggregate)
     if standing.as_of is not None:
         raise SpineError(
             f"{type(aggregate).__name__} {aggregate.id!r} was loaded as of {standing.as_of}: nothing can be added to what was. "
             "Load it without at=."
         )
+
+
+def check_sound(aggregate: Aggregate) -> None:
+    if aggregate._spine.broken:
+        raise SpineError(f"An @applies of {aggregate!r} has failed, so its state is that of no version. Load it again.")
 
 
 def id_of(id: Identity) -> str:
@@ -212,7 +218,7 @@ def kebab(name: str) -> str:
 def _take_factories(cls: Any) -> dict[str, Callable[[], Any]]:
     """State that no two aggregates may share: what can be changed in place is made anew for each."""
     found: dict[str, Callable[[], Any]] = {}
-    for name in vars(cls).get("__annotations__", {}):
+    for name in get_annotations(cls):
         value = vars(cls).get(name)
         if isinstance(value, Field):
             if value.default_factory is not MISSING:

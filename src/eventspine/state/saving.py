@@ -14,7 +14,7 @@ from ..journal.port import Append, Record, Unit
 from ..observe.correlation import Cause
 from ..publishing import Speaker
 from . import snapshots
-from .aggregate import Aggregate
+from .aggregate import Aggregate, check_sound
 from .shapes import shape_of
 
 NextId = Callable[[], bytes | None]  # None: a new one
@@ -23,8 +23,7 @@ NextId = Callable[[], bytes | None]  # None: a new one
 def add(unit: Unit, aggregate: Aggregate, speaker: Speaker, cause: Cause | None, next_id: NextId) -> list[Record]:
     """Add to the unit what the aggregate has recorded, and the snapshot that is due."""
     standing, shape = aggregate._spine, shape_of(type(aggregate))
-    if standing.broken:
-        raise SpineError(f"An @applies of {aggregate!r} has failed, so its state is that of no version. Load it again.")
+    check_sound(aggregate)
     if not standing.pending:
         return []
     if standing.records is None:

@@ -15,6 +15,7 @@ from ..errors import DeclarationError
 from ..events import EventType, check_chain, describe
 
 APPLIES = "__spine_applies__"
+SHAPE = "__spine_shape__"
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,99}\Z")
 
 Apply = Callable[[Any, Any], None]
@@ -51,16 +52,19 @@ class Shape:
         _check(cls, options)
         self._own = _appliers_of(cls)
 
+    @property
+    def _line(self) -> list[Shape]:
+        """Of the class, after those of its bases."""
+        return _shapes(self.cls)[::-1]
+
     @cached_property
     def factories(self) -> dict[str, Callable[[], Any]]:
-        shapes = [found for base in reversed(self.cls.__mro__) if (found := vars(base).get("__spine_shape__"))]
-        return {name: make for shape in shapes for name, make in shape._own_factories.items()}
+        return {name: make for shape in self._line for name, make in shape._own_factories.items()}
 
     @cached_property
     def appliers(self) -> dict[type, Apply]:
         """By the class of the event; a subclass's come before its base's."""
-        shapes = [found for base in reversed(self.cls.__mro__) if (found := vars(base).get("__spine_shape__"))]
-        found = {event: name for shape in shapes for event, name in shape._own.items()}
+        found = {event: name for shape in self._line for event, name in shape._own.items()}
         return {event: getattr(self.cls, name) for event, name in found.items()}
 
     @cached_property
@@ -91,7 +95,7 @@ class Shape:
 
 
 def shape_of(cls: Any) -> Shape:
-    shape: Shape | None = vars(cls).get("__spine_shape__") if isinstance(cls, type) else None
+    shape: Shape | None = vars(cls).get(SHAPE) if isinstance(cls, type) else None
     if shape is None:
         raise DeclarationError(f"{cls!r} is no aggregate: it takes a class that derives from Aggregate.")
     return shape
@@ -104,8 +108,12 @@ def figures(cls: type) -> dict[str, int]:
 
 
 def inherited_options(cls: type) -> Options:
-    found = (vars(base).get("__spine_shape__") for base in cls.__mro__[1:])
-    return next((shape.options for shape in found if shape is not None), Options())
+    return next((shape.options for shape in _shapes(cls)), Options())
+
+
+def _shapes(cls: type) -> list[Shape]:
+    """Of the class, as far as it has been made, and of its bases."""
+    return [shape for base in cls.__mro__ if (shape := vars(base).get(SHAPE)) is not None]
 
 
 def _check(cls: type, options: Options) -> None:

@@ -14,10 +14,9 @@ from difflib import ndiff
 from pprint import pformat
 from typing import Any, Generic, Self, TypeVar
 
-from ..errors import NotApplied, SpineError
-from ..events import describe
+from ..errors import SpineError
 from ..state.aggregate import Aggregate
-from ..state.shapes import shape_of
+from ..state.saving import saved
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -72,15 +71,9 @@ def given(aggregate: A, /, *events: Any) -> Given[A]:
     """A new aggregate to which these events have happened."""
     if aggregate.version:
         raise SpineError(f"given() takes a new aggregate and what happened to it; {aggregate!r} has a past already.")
-    appliers, standing = shape_of(type(aggregate)).appliers, aggregate._spine
-    standing.applying = True
     for event in events:
-        kind, apply = describe(type(event)), appliers.get(type(event))
-        if apply is None:
-            raise NotApplied(f"{type(aggregate).__name__} has no @applies({type(event).__name__}).")
-        apply(aggregate, kind.decode(kind.encode(event)))
-        standing.version += 1
-    standing.applying = False
+        aggregate.record(event)
+    saved(aggregate)
     return Given(aggregate)
 
 
