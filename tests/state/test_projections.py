@@ -310,6 +310,9 @@ def test_what_is_declared_wrongly_says_what_to_write():
         who: str
         a: int
 
+    class Placed(Event, context="orders", renamed_from="orders.OrderPlaced"):
+        a: int = 0
+
     async def waits(view, event): ...
 
     def alone(event): ...
@@ -328,6 +331,8 @@ def test_what_is_declared_wrongly_says_what_to_write():
         (lambda: service.projection(OrdersByCustomer, OrderPlaced, switch="now")(fine), "'caught_up' nor 'by_hand'"),
         (lambda: service.projection(OrdersByCustomer, OrderPlaced, batch=3)(fine), "no such option: batch"),
         (lambda: service.projection(OfTenant, Untenanted)(fine), "says no tenant"),
+        (lambda: service.projection(OrdersByCustomer, OrderPlaced, OrderPlaced)(fine), "two of its classes stand for"),
+        (lambda: service.projection(OrdersByCustomer, OrderPlaced, Placed)(fine), "two of its classes stand for"),
     ]
     for declare, complaint in wrong:
         with pytest.raises(DeclarationError, match=complaint):

@@ -29,7 +29,7 @@ from ..errors import DeclarationError, RegistrationRefused, SettingsError
 from ..events import EventType, describe
 from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
-from ..service import Handler, Service
+from ..service import Handler, Service, _check_options
 from . import versions
 from .progress import held_up_by, progress_of
 from .rows import Missing, Rows
@@ -225,7 +225,8 @@ def declare(
 ) -> Handler:
     """The handler that keeps this view."""
     kind, where = describe_view(view), f"{service.name}.{getattr(function, '__name__', function)}"
-    check_options(where, options)
+    _check_options(service, function, options, ProjectionOptions, ())
+    check_words(where, options)
     name = check_handler_name(service.name, options.get("name"), function, "projection")
     if kind.version > 1:
         name = f"{name}@{kind.version}"
@@ -270,10 +271,7 @@ def _runs_of(projection: Projection) -> Callable[..., Any]:
     return run
 
 
-def check_options(where: str, options: Any) -> None:
-    if unknown := set(options) - set(ProjectionOptions.__annotations__):
-        known = ", ".join(ProjectionOptions.__annotations__)
-        raise DeclarationError(f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {known}.")
+def check_words(where: str, options: Any) -> None:
     for name, words in (("order", ("feed", "key")), ("switch", ("caught_up", "by_hand")), ("history", _HISTORY)):
         if options.get(name, words[0]) not in words:
             raise DeclarationError(f"{where}: {name}={options[name]!r} is neither {words[0]!r} nor {words[1]!r}.")
@@ -290,7 +288,8 @@ def check_projection(where: str, view: ViewType, types: Sequence[EventType], fun
         )
     if len(positional(function)) != 2:
         raise DeclarationError(f"{where} takes the view and the event: def {function.__name__}(view, event).")
-    if len({kind.name for kind in types}) < len(types):
+    names = [name for kind in types for name in kind.names]
+    if len(set(names)) < len(names):
         raise DeclarationError(f"{where}: two of its classes stand for one event type; it reads each type one way.")
     if view.tenant is not None and (without := [kind.cls.__name__ for kind in types if kind.tenant is None]):
         raise DeclarationError(

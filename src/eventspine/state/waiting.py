@@ -8,7 +8,7 @@ soon as it has read on: its cursor moves over what it does not want as well."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import SettingsError, ViewBehind, ViewRefused
@@ -36,7 +36,7 @@ class Wanting(NamedTuple):
 async def wait(journal: Journal, view: ViewType, events: Sequence[Receipt | str], timeout_s: float) -> None:
     if not events:
         raise SettingsError("wait() takes receipts, or ids of events: view.wait(await spine.publish(...)).")
-    missing = [_id_of(event) for event in events]
+    missing: dict[bytes, Record | None] = {_id_of(event): None for event in events}
     until = asyncio.get_running_loop().time() + timeout_s
     pause_s = FIRST_S
     while missing:
@@ -44,7 +44,7 @@ async def wait(journal: Journal, view: ViewType, events: Sequence[Receipt | str]
         wanting = await _wanting(journal, stored, missing)
         if not wanting:
             return
-        missing = [one.id for one in wanting]
+        missing = {one.id: one.record for one in wanting}
         left_s = until - asyncio.get_running_loop().time()
         if left_s <= 0:
             raise await _behind(journal, view, stored, wanting[0], timeout_s)
@@ -62,13 +62,16 @@ def _id_of(event: Receipt | str) -> bytes:
     return event.event_id
 
 
-async def _wanting(journal: Journal, stored: versions.Known | None, ids: Sequence[bytes]) -> list[Wanting]:
+async def _wanting(
+    journal: Journal, stored: versions.Known | None, missing: Mapping[bytes, Record | None]
+) -> list[Wanting]:
+    """Of those that were missing at the last look, with their records where these were found already."""
     progress = None
     if stored is not None:
         progress = await progress_of(journal, stored.service, stored.versions[stored.active].subscription)
     wanting = []
-    for id in ids:
-        record = await journal.event(id)
+    for id, found in missing.items():
+        record = await journal.event(id) if found is None else found
         if record is None or progress is None or not progress.is_past(record):
             wanting.append(Wanting(id, record, progress, None))
         elif (held := await _held(journal, progress, id)) is not None:
