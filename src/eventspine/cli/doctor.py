@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import click
 
 from ..errors import JournalError
+from ..journal.pages import feed
 from ..journal.port import Journal, Lease, Process, Subscription
 from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
@@ -24,7 +25,7 @@ from .app import Command, Invocation, json_option, pass_invocation, setting_opti
 from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
 from .exits import FAILED
 from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
-from .journals import asynchronous, existing_journal, feed
+from .journals import asynchronous, existing_journal
 from .lags import positions
 from .output import json_document, note, plural, say, size
 from .promised import DOES_NOT_ARISE, Cell, of_setup

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec
 from ..clock import us_of
 from ..errors import SettingsError
 from ..journal import open_journal
-from ..journal.port import Drop, Journal, Record, Replay, Retry
+from ..journal.port import Drop, Journal, Replay, Retry
 from .app import Invocation
 from .exits import NothingFound
 from .progress import progress
@@ -75,14 +75,3 @@ async def in_pages(journal: Journal, numbers: list[int], control: type[Drop | Re
             changed += await journal.control([control(numbers[start : start + PAGE])])
             done(start + PAGE)
     return changed
-
-
-async def feed(journal: Journal, after: int, upto: int, **filters: Any) -> AsyncIterator[Record]:
-    """All wanted records up to `upto`, a page in memory at a time."""
-    while after < upto:
-        page = await journal.feed(after, limit=PAGE, upto=upto, **filters)
-        for record in page.records:
-            yield record
-        if page.scanned <= after:
-            return
-        after = page.scanned

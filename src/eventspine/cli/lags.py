@@ -7,8 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..journal.pages import feed
 from ..journal.port import Cursor, Journal, Subscription
-from .journals import feed
 from .standings import finished
 
 COUNT_MAX = 10_000

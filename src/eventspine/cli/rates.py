@@ -9,9 +9,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from ..journal.pages import feed
 from ..journal.port import WHOLE_FEED, Cursor, Journal, Subscription
 from ..journal.processes import is_gone
-from .journals import feed
 from .lags import COUNT_MAX, Cursors
 from .standings import cursors_of, finished
 from .times import now_us

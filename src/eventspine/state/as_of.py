@@ -5,13 +5,14 @@ feed that has lost events is refused."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..clock import us_of
 from ..errors import SettingsError, ViewRefused
-from ..journal.port import Journal, Record
+from ..journal.pages import feed
+from ..journal.port import Journal
 from .reading import ordered, ordering
 from .rows import Key, Rows
 from .views import ViewType
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from .projections import Projection
 
 V = TypeVar("V")
-PAGE = 1000
 
 
 class ViewThen(Generic[V]):
@@ -55,7 +55,7 @@ async def as_of(journal: Journal, view: ViewType, when: datetime | int, by: str,
     projection = _projection_of(view)
     upto, happened_us = await _bounds(journal, when, by)
     await _check_whole(journal, projection)
-    rows, position = await fold(journal, projection, upto=upto, happened_us=happened_us)
+    rows, position = await fold(journal, projection, upto, happened_us)
     if tenant is not None:
         own = view.columns[0].stored(tenant, view.where)
         rows = {key: row for key, row in rows.items() if key[0] == own}
@@ -63,12 +63,12 @@ async def as_of(journal: Journal, view: ViewType, when: datetime | int, by: str,
 
 
 async def fold(
-    journal: Journal, projection: Projection, *, upto: int, happened_us: int | None = None
+    journal: Journal, projection: Projection, upto: int, happened_us: int | None
 ) -> tuple[dict[Key, Any], int]:
     """All rows that come of the feed up to this position (of what had happened by this time), and where that ends."""
     rows, position, tenants = Rows(projection.view, "", sql=False, everything=True), 0, projection.tenant_of
     kinds = {name: kind for kind in projection.types for name in kind.names}
-    async for record in _records(journal, projection, upto):
+    async for record in feed(journal, 0, upto, channels=projection.channels, types=sorted(kinds)):
         if happened_us is not None and record.time_us > happened_us:
             continue
         kind = kinds[record.type]
@@ -77,18 +77,6 @@ async def fold(
         projection.function(rows, event)
         position = record.position
     return {key: row for key, row in rows.live.items() if row is not None}, position
-
-
-async def _records(journal: Journal, projection: Projection, upto: int) -> AsyncIterator[Record]:
-    types = sorted({name for kind in projection.types for name in kind.names})
-    after = 0
-    while after < upto:
-        page = await journal.feed(after, limit=PAGE, upto=upto, channels=projection.channels, types=types)
-        for record in page.records:
-            yield record
-        if page.scanned <= after:
-            return
-        after = page.scanned
 
 
 def _projection_of(view: ViewType) -> Projection:
