@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..journal.cursors import is_finished
-from ..journal.port import OWN_FEED, PARTITIONS, WHOLE_FEED, Cursor, Delivery, Journal, Record, Subscription
+from ..journal.port import OWN_FEED, Cursor, Delivery, Journal, Record, Subscription
 from ..observe.printable import printable
 from .output import plural, shorten
 from .times import due_in, iso, now_us
@@ -51,10 +51,6 @@ def wants(subscription: Subscription, record: Record) -> bool:
     return record.channel in subscription.channels and (not types or any(record.type == type for type, _ in types))
 
 
-def partition_of(subscription: Subscription, record: Record) -> int:
-    return WHOLE_FEED if subscription.order == "feed" else record.slot % PARTITIONS
-
-
 async def cursors_of(journal: Journal, subscriptions: Sequence[Subscription]) -> dict[tuple[int, int], Cursor]:
     """Those on this journal's own feed, by subscription and partition."""
     cursors = await journal.cursors([row.number for row in subscriptions])
@@ -62,7 +58,7 @@ async def cursors_of(journal: Journal, subscriptions: Sequence[Subscription]) ->
 
 
 def finished(subscription: Subscription, record: Record, cursors: Mapping[tuple[int, int], Cursor]) -> bool:
-    cursor = cursors.get((subscription.number, partition_of(subscription, record)))
+    cursor = cursors.get((subscription.number, subscription.partition_of(record)))
     return cursor is not None and is_finished(cursor.position, cursor.beyond, record.position)
 
 

@@ -284,6 +284,10 @@ class Subscription(NamedTuple):
     republish: str = ""  # set by a rewind with publish_again: part of derived ids from then on (R19)
     created_us: int = 0  # when it was first registered
 
+    def partition_of(self, record: Record) -> int:
+        """Of this journal's own feed: the partition whose cursor passes this event."""
+        return WHOLE_FEED if self.order == "feed" else record.slot % PARTITIONS
+
 
 class Process(NamedTuple):
     id: str  # unique for ever

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..journal.cursors import is_finished
-from ..journal.port import OWN_FEED, PARTITIONS, WHOLE_FEED, Cursor, Delivery, Journal, Record, State, Subscription
+from ..journal.port import OWN_FEED, Cursor, Delivery, Journal, Record, State, Subscription
 
 
 class Progress(NamedTuple):
@@ -20,8 +20,7 @@ class Progress(NamedTuple):
 
     def is_past(self, record: Record) -> bool:
         """Whether the cursor is past this event. One that failed may be parked even so."""
-        partition = WHOLE_FEED if self.subscription.order == "feed" else record.slot % PARTITIONS
-        cursor = self.cursors.get(partition)
+        cursor = self.cursors.get(self.subscription.partition_of(record))
         return cursor is not None and is_finished(cursor.position, cursor.beyond, record.position)
 
 
