@@ -156,8 +156,8 @@ class _Source(NamedTuple):
             for column in self.view.columns
             if column.name in where
         }
-        missing = [name for name in stored if name not in {column.name for column in self.columns}]
-        if missing:
+        kept = {column.name for column in self.columns}
+        if missing := [name for name in stored if name not in kept]:
             raise ViewRefused(
                 f"Version {self.version} of {self.view.name} has no {missing[0]} yet; it will have when version "
                 f"{self.view.version} has caught up: spine views list.",

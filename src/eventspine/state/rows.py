@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import ViewRefused
+from ..journal.port import Statement
 from ..keys import key_text
 from .views import ViewType
 
@@ -34,7 +35,7 @@ class Rows:
         self._everything = everything  # what is not in memory is nowhere
         self._known: dict[Key, Values | None] = {}  # as committed; None: there is no such row
         self._live: dict[Key, Any] = {}  # as this run has them; None: deleted
-        self._statements: list[tuple[str, Mapping[str, Any], int | None]] = []
+        self._statements: list[Statement] = []
         self._tenant: Any = None
         self._lane: str | None = None
         self.wanted: dict[Key, None] = {}
@@ -81,7 +82,7 @@ class Rows:
                 f"{self._view.where} is in memory here, and has no SQL. Use view.row(...), or a journal with tables.",
                 view=self._view.name,
             )
-        self._statements.append((sql.replace("{table}", self._table), parameters, expect_rows))
+        self._statements.append(Statement(sql.replace("{table}", self._table), parameters, expect_rows))
 
     # --- for the run --------------------------------------------------------------------------------------------------
 
@@ -124,7 +125,7 @@ class Rows:
         return written, deleted
 
     @property
-    def statements(self) -> Sequence[tuple[str, Mapping[str, Any], int | None]]:
+    def statements(self) -> Sequence[Statement]:
         return self._statements
 
     @property

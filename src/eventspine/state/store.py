@@ -56,7 +56,7 @@ class InTable:
         written, deleted = rows.changes()
         unit.statements.extend(Statement(sql, parameters) for sql, parameters in self.table.write(written))
         unit.statements.extend(Statement(sql, parameters) for sql, parameters in self.table.delete(deleted))
-        unit.statements.extend(Statement(sql, parameters, expect) for sql, parameters, expect in rows.statements)
+        unit.statements.extend(rows.statements)
 
 
 class InNotes:
