@@ -90,7 +90,7 @@ def _looks(folder: Path) -> Iterator[str]:
     beside = Path(sys.executable).with_name("spine")
     spine = shlex.quote(str(beside)) if beside.exists() else f"{shlex.quote(sys.executable)} -m eventspine.cli"
     yield f"  cd {shlex.quote(str(places.home(folder, 'email')))}"
-    for look in ("subscriptions", "dead list", "tail --no-follow -n 5", "doctor"):
+    for look in ("subscriptions", "dead list", "tail --no-follow --last 5", "doctor"):
         yield f"  {spine} {look}"
 
 

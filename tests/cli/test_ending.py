@@ -55,6 +55,7 @@ def test_another_programs_database_is_left_alone(say, tmp_path):
     [
         (["nope"], "No such command"),
         (["tail", "--from", "someday"], "how long ago"),
+        (["tail", "--from", "1", "--last", "2"], "Give one of them"),
         (["doctor", "--journal", "memory://"], "nothing to read"),
         (["doctor", "--journal", "redis://x"], "names no journal"),
         (["publish", "X", "{}"], "--module"),

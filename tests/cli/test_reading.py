@@ -37,6 +37,11 @@ def positions(result) -> list[int]:
         (["--from", "1h"], [1, 2, 3, 4, 6]),
         (["--from", "2999-01-01T00:00:00Z"], []),
         (["-n", "2"], [1, 2]),
+        (["--last", "2"], [4, 6]),
+        (["--last", "2", "-n", "1"], [4]),
+        (["--last", "2", "--type", "Reserved"], [3, 4]),
+        (["--last", "1", "--key", "c1"], [2]),
+        (["--last", "9"], [1, 2, 3, 4, 6]),
     ],
 )
 def test_tail_shows_what_was_asked_for(say, story, options, shown):
@@ -70,6 +75,8 @@ def test_tail_passes_page_after_page(say, story):
 
     assert list(range(7, 2007)) == positions(say("tail", "--no-follow", "--json", "--type", "orders.Many"))
     assert [1, 2] == positions(say("tail", "--no-follow", "--json", "--key", "c1"))
+    assert [2005, 2006] == positions(say("tail", "--no-follow", "--json", "--last", "2"))
+    assert [2] == positions(say("tail", "--no-follow", "--json", "--last", "1", "--key", "c1"))
 
 
 def test_what_is_scheduled_can_be_cancelled(say, story):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from eventspine.errors import JournalVersion, StatementRefused
+from eventspine.errors import JournalVersion, SettingsError, StatementRefused
 from eventspine.journal import _sqlite_apply, migrations
 from eventspine.journal.migrations import Migration, statements
 from eventspine.journal.port import Append, Note, Process, Unit
@@ -222,6 +222,36 @@ async def test_a_schema_runs_as_a_whole_and_reaches_nothing_of_ours(journal: SQL
         await journal.run_tables("a", "1", script)
 
     assert [] == await journal.query("select name from sqlite_master where name = 'one'", {})
+
+
+def adds_a_column_twice(tables: Any) -> None:
+    tables.execute("create table one (a)")
+    tables.execute("alter table one add column a")
+
+
+@pytest.mark.parametrize(
+    ("script", "said"),
+    [
+        ("create table one (a); create tble two (b)", 'near "tble": syntax error'),
+        (adds_a_column_twice, "duplicate column name: a"),
+    ],
+)
+async def test_a_schema_that_fails_says_whose_it_is_and_leaves_nothing(
+    journal: SQLiteJournal, script: Any, said: str
+) -> None:
+    with pytest.raises(SettingsError, match="tables= of the service 'shop' failed, and nothing") as caught:
+        await journal.run_tables("shop", "1", script)
+    assert said in str(caught.value)
+    assert "Another version" not in str(caught.value)
+    assert [] == await journal.query("select name from sqlite_master where name = 'one'", {})
+
+
+async def test_one_that_was_changed_and_can_not_run_again_is_told_how(journal: SQLiteJournal) -> None:
+    await journal.run_tables("shop", "1", "create table one (a)")
+    with pytest.raises(
+        SettingsError, match="table one already exists.* Another version .* `create table if not exists`"
+    ):
+        await journal.run_tables("shop", "2", "create table one (a); insert into one values (1)")
 
 
 async def test_a_trigger_or_view_cannot_reach_ours_either(journal: SQLiteJournal) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
 from typing import NamedTuple
@@ -19,12 +20,14 @@ from ..journal.port import PARTITIONS, Journal, Page, Record
 from ..keys import slot_of_key
 from ..periodic import is_ticks
 from .app import Command, Invocation, json_option, pass_invocation
+from .exits import Misused
 from .journals import asynchronous, existing_journal, position_of
 from .output import json_line
 from .records import cloud_event, line, normal_id
 from .times import place
 
 PAGE = 500
+LAST_MAX = 100_000
 
 
 class Wanted(NamedTuple):
@@ -86,6 +89,23 @@ async def events(journal: Journal, wanted: Wanted, after: int, follow: bool) -> 
         stop()
 
 
+async def before_last(journal: Journal, wanted: Wanted, count: int) -> int:
+    """The position after which the last `count` of what is wanted lie; 0 when there are no more. It looks back twice as far
+    each time, so a rare event in a long feed costs at most two readings of it."""
+    head = await journal.head()
+    back = max(PAGE, 2 * count)
+    while True:
+        found: deque[int] = deque(maxlen=count)
+        start = max(0, head - back)
+        async for records in events(journal, wanted, start, follow=False):
+            found.extend(record.position for record in records)
+        if len(found) == count:
+            return found[0] - 1
+        if not start:
+            return 0
+        back *= 2
+
+
 @click.command(cls=Command)
 @click.option(
     "--type",
@@ -106,6 +126,7 @@ async def events(journal: Journal, wanted: Wanted, after: int, follow: bool) -> 
     help="earliest, now, a position, a time, or how long ago (10m). [default: now; earliest with --no-follow]",
 )
 @click.option("--follow/--no-follow", default=True, help="Wait for more at the end. [default: follow]")
+@click.option("--last", type=click.IntRange(1, LAST_MAX), metavar="N", help="Begin with the last N events.")
 @click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Stop after N events.")
 @json_option
 @pass_invocation
@@ -119,16 +140,22 @@ async def command(
     private: bool,
     start: str | int | datetime | None,
     follow: bool,
+    last: int | None,
     limit: int | None,
     as_json: bool,
 ) -> None:
     """Print events as they are published.
 
     One line each, until interrupted. With --json a line is the event as CloudEvents JSON."""
+    if start is not None and last is not None:
+        raise Misused("--from and --last both say where to begin. Give one of them.")
     wanted = Wanted(types, key, correlation and normal_id(correlation), channels, private)
     shown: Callable[[Record], str] = (lambda record: json_line(cloud_event(record))) if as_json else line
     async with existing_journal(invocation) as journal:
-        after = await position_of(journal, start if start is not None else "now" if follow else "earliest")
+        if last is not None:
+            after = await before_last(journal, wanted, last)
+        else:
+            after = await position_of(journal, start if start is not None else "now" if follow else "earliest")
         if follow and sys.stderr.isatty():
             click.echo(f"following {journal.url} from position {after:,}; Ctrl-C ends it", err=True)
         left = limit if limit is not None else -1

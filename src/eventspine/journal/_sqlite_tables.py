@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import StatementRefused
-from ._sqlite_apply import check_version
+from ..errors import SettingsError, StatementRefused
+from ._sqlite_apply import check_version, is_journal_trouble
 from ._sqlite_guard import Guard, bind, check_script, is_refusal, refused
 from .migrations import statements
 
@@ -24,18 +24,39 @@ def run_tables(
     query = "/*spine*/ select 1 from spine_tables where service = ? and version = ?"
     if cursor.execute(query, (service, version)).fetchone():
         return False, False
-    tables = Tables(guard)
-    if callable(script):
-        try:
-            script(tables)
-        finally:
-            tables.end()
-    else:
-        tables.executescript(script)
+    try:
+        _run(script, Tables(guard))
+    except (sqlite3.Error, sqlite3.Warning) as error:
+        if is_journal_trouble(error):
+            raise
+        raise _failed(cursor, service, error) from error
     cursor.execute(
         "/*spine*/ insert into spine_tables (service, version, ran_us) values (?,?,?)", (service, version, now_us)
     )
     return True, False
+
+
+def _run(script: str | Callable[[Any], None], tables: Tables) -> None:
+    if not callable(script):
+        tables.executescript(script)
+        return
+    try:
+        script(tables)
+    finally:
+        tables.end()
+
+
+def _failed(cursor: sqlite3.Cursor, service: str, error: Exception) -> SettingsError:
+    query = "/*spine*/ select count(*) from spine_tables where service = ?"
+    (before,) = cursor.execute(query, (service,)).fetchone()
+    again = (
+        " Another version of it has run here before, and a changed one runs once more, on what that has left: write `create "
+        "table if not exists`, `insert or ignore`, `alter table ... add column`."
+    )
+    return SettingsError(
+        f"The tables= of the service {service!r} failed, and nothing of them was kept: {error}.{again if before else ''}",
+        service=service,
+    )
 
 
 class Tables:
