@@ -87,6 +87,29 @@ def test_they_are_listed_switched_rolled_back_and_dropped(two):
     assert 0 == two("views", "drop", "counted", "1", "--yes").returncode  # also where it had been broken off
 
 
+def test_what_a_release_at_work_keeps_is_not_dropped_under_it(two):
+    process = two.start("run", "counting")
+    two.until(process, "running shop")
+    refused = two("views", "drop", "counted", "1", "--yes")
+    assert (3, True) == (refused.returncode, "without that version's class and projection" in refused.stderr)
+    assert {1: "kept", 2: "read"} == states(two)
+    process.terminate()
+    process.wait(60)
+
+    (two.folder / "counting.py").write_text(f"{MODULE.partition('class Counted(')[0]}shop = Service('shop')\n{SECOND}")
+    process = two.start("run", "counting")
+    two.until(process, "running shop")
+    until(two, {1: "not kept", 2: "read"})
+    assert 0 == two("views", "drop", "counted", "1", "--yes").returncode
+    process.terminate()
+    process.wait(60)
+
+    (two.folder / "counting.py").write_text(MODULE + SECOND)
+    back = two("run", "counting")
+    assert (3, True) == (back.returncode, "Take its class and projection out of the code" in back.stderr)
+    assert "View, version=3, ..." in back.stderr
+
+
 def test_a_view_or_version_that_is_not_there_is_said_not_to_be_there(two):
     assert 4 == two("views", "switch", "orders", "1").returncode
     wrong = two("views", "switch", "counted", "3")

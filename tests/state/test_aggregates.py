@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -173,3 +173,24 @@ def test_repr_tells_its_state() -> None:
     purse = Purse("a")
     purse.record(Opened(account="a"))
     assert "Purse('a', version=1, held=Decimal('1.50'))" == repr(purse)
+
+
+def test_state_without_a_default_is_refused_where_it_is_declared() -> None:
+    with pytest.raises(DeclarationError, match=r"Box\.n has no default.*n: int = \.\.\."):
+
+        class Box(Aggregate):
+            n: int
+
+    with pytest.raises(DeclarationError, match=r"Jar\.n has no default"):
+
+        class Jar(Aggregate):
+            n: int = field()
+
+    class Base(Aggregate):
+        kind: ClassVar[str]
+        n: int = 0
+
+    class Derived(Base):
+        n: int
+
+    assert 0 == Derived("d").n

@@ -12,9 +12,11 @@ from ..state import versions
 from ..state.dropping import drop as drop_version
 from ..state.progress import Progress, held_up_by, progress_of
 from .app import Group, Invocation, json_option, pass_invocation
-from .exits import NothingFound
+from .doctor import lives
+from .exits import NothingFound, Refused
 from .journals import asynchronous, existing_journal
 from .output import confirm, say, say_listing
+from .times import now_us
 
 COLUMNS = ("view", "version", "state", "position", "behind", "kept by", "held up by")
 
@@ -120,9 +122,25 @@ async def drop(invocation: Invocation, name: str, version: int, yes: bool) -> No
     async with existing_journal(invocation) as journal:
         known = await _known(journal, name)
         versions.check_droppable(known, version)
+        await _refuse_kept(journal, known, version)
         confirm(f"Remove version {version} of {name} for good?", yes)
         await drop_version(journal, name, version)
         say(f"Version {version} of {name} is removed.")
+
+
+async def _refuse_kept(journal: Journal, known: versions.Known, version: int) -> None:
+    """Whoever has it in his code could not start any more."""
+    name = known.versions[version].subscription
+    keeping = await progress_of(journal, known.service, name)
+    if keeping is None or keeping.subscription.state != "active":
+        return
+    now = now_us()
+    alive = [one for one in await journal.processes() if one.service == known.service and lives(one, now)]
+    if alive:
+        raise Refused(
+            f"Version {version} is kept by {name}, which {known.service} (pid {alive[0].pid}) is at work at. Deploy {known.service} "
+            "without that version's class and projection, then drop it; nothing was changed."
+        )
 
 
 async def _known(journal: Journal, name: str) -> versions.Known:

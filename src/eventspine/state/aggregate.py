@@ -218,8 +218,9 @@ def kebab(name: str) -> str:
 def _take_factories(cls: Any) -> dict[str, Callable[[], Any]]:
     """State that no two aggregates may share: what can be changed in place is made anew for each."""
     found: dict[str, Callable[[], Any]] = {}
-    for name in get_annotations(cls):
+    for name, hint in get_annotations(cls).items():
         value = vars(cls).get(name)
+        _check_has_default(cls, name, hint)
         if isinstance(value, Field):
             if value.default_factory is not MISSING:
                 found[name] = value.default_factory
@@ -229,6 +230,17 @@ def _take_factories(cls: Any) -> dict[str, Callable[[], Any]]:
         elif isinstance(value, (list, dict, set, bytearray)):
             found[name] = _copier(value)
     return found
+
+
+def _check_has_default(cls: Any, name: str, hint: Any) -> None:
+    """Its state before the first event; a base may have said it."""
+    given = getattr(cls, name, MISSING)
+    unsaid = isinstance(given, Field) and given.default is MISSING and given.default_factory is MISSING
+    if (given is MISSING or unsaid) and "ClassVar" not in str(hint):
+        raise DeclarationError(
+            f"{cls.__name__}.{name} has no default. An aggregate begins without events, so give each attribute of its state one: "
+            f"{name}: {hint if isinstance(hint, str) else getattr(hint, '__name__', hint)} = ..."
+        )
 
 
 def _copier(value: Any) -> Callable[[], Any]:

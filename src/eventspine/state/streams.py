@@ -90,10 +90,15 @@ async def load(journal: Streams, service: str, cls: type[A], id: Identity, as_of
     """The aggregate, which must have events by then."""
     found = await load_or_new(journal, service, cls, id, as_of)
     if not found.version:
-        by_then = "" if as_of.is_now else f" as of {as_of}"
+        by_then, instead = f" as of {as_of}", "Load it without at=, or as of later."
+        if as_of.is_now:
+            by_then, instead = (
+                "",
+                f"To make one, write {cls.__name__}({found.id!r}), or load_or_new() if it may be there.",
+            )
         raise NoSuchAggregate(
             f"There is no {cls.__name__} {found.id!r} in {service}{by_then}: the stream {shape_of(cls).stream(found.id)!r} has no "
-            f"events. To make one, write {cls.__name__}({found.id!r}), or load_or_new() if it may be there.",
+            f"events. {instead}",
             aggregate=cls.__qualname__,
             id=found.id,
         )

@@ -107,15 +107,17 @@ def declared(view: ViewType, service: str, subscription: str, stored: Known | No
     before = stored.versions.get(view.version)
     if before is None:
         return _with(stored, versions={**stored.versions, view.version: version})
-    _check_same(view, service, before, version)
+    _check_same(view, service, stored, version)
     return None
 
 
-def _check_same(view: ViewType, service: str, before: Version, now: Version) -> None:
-    following = f"class {view.where}(View, version={view.version + 1}, ...)"
+def _check_same(view: ViewType, service: str, stored: Known, now: Version) -> None:
+    before = stored.versions[view.version]
+    following = f"class {view.where}(View, version={max(stored.versions) + 1}, ...)"
     if before.dropped:
         raise RegistrationRefused(
-            f"Version {view.version} of the view {view.name} was dropped. Declare a new one: {following}.",
+            f"Version {view.version} of the view {view.name} was dropped; version {stored.active} is read. Take its class and "
+            f"projection out of the code; or, to build one anew, declare it as {following}.",
             service=service,
             view=view.name,
         )
