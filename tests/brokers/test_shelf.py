@@ -73,3 +73,11 @@ async def test_what_is_given_back_is_taken_off_and_whoever_fills_it_is_told_of_r
     shelf.resume()
     assert [2] == numbers([*await shelf.fetch(10, 0)])
     assert [(2, 15, False), (1, 5, False), (1, 5, True), (1, 5, False), (0, 0, False)] == seen
+
+
+async def test_who_waits_can_be_woken_though_nothing_came():
+    shelf = Shelf()
+    waiting = asyncio.create_task(shelf.fetch(10, 60))
+    await asyncio.sleep(0)
+    shelf.wake()
+    assert [] == [*await waiting]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
-from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 from ..errors import BrokerError
 from ._nats_client import BEATS, quietly
 from .port import Fetched, Start
+from .shelf import Shelf
 
 if TYPE_CHECKING:
     from .nats import NatsBroker
@@ -63,10 +62,7 @@ class _Partition:
         self.pending = pending
         named = _named(headers)
         content_type = named.pop("content-type", "")
-        self.intake.came(
-            Fetched(self.number, sequence, None, named, content_type, data, time_ns // 1000),
-            len(data),
-        )
+        self.intake.came(Fetched(self.number, sequence, None, named, content_type, data, time_ns // 1000))
 
     def _on_status(self, status: str, description: str) -> None:
         if status == "100":
@@ -87,11 +83,7 @@ class NatsIntake:
         self._consumer = consumer
         self._count = len(info.config.subjects or ())
         self._partitions: dict[int, _Partition] = {}
-        self._buffer: deque[Fetched] = deque()
-        self._bytes = 0
-        self._news = asyncio.Event()
-        self._paused = False
-        self._failure: BrokerError | None = None
+        self._shelf = Shelf()
         self._unwatch = broker.watch(lambda: self.fail(BrokerError(f"the connection to {broker.url} was lost")))
 
     def assigned(self) -> frozenset[int]:
@@ -122,9 +114,7 @@ class NatsIntake:
         one = self._partitions.pop(partition, None)
         if one is None:
             return
-        kept = [fetched for fetched in self._buffer if fetched.partition != partition]
-        self._buffer = deque(kept)
-        self._bytes = sum(len(fetched.data) for fetched in kept)
+        self._shelf.keep(lambda fetched: fetched.partition != partition)
         await quietly(self._forget(one))
 
     async def _forget(self, one: _Partition) -> None:
@@ -134,45 +124,31 @@ class NatsIntake:
 
     # --- what came --------------------------------------------------------------------------------------------------
 
-    def came(self, fetched: Fetched, size: int) -> None:
+    def came(self, fetched: Fetched) -> None:
         if fetched.partition in self._partitions:
-            self._buffer.append(fetched)
-            self._bytes += size
-            self._news.set()
+            self._shelf.put([fetched])
 
     def wake(self) -> None:
-        self._news.set()
+        self._shelf.wake()
 
     def fail(self, error: BrokerError) -> None:
-        self._failure = self._failure or error
-        self._news.set()
+        self._shelf.fail(error)
 
     async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
         await self._ask_for_more()
-        if not self._buffer and wait_s > 0:
-            self._news.clear()
-            try:
-                async with asyncio.timeout(wait_s):
-                    await self._news.wait()
-            except TimeoutError:
-                pass
-        self._check()
-        if self._paused:
-            return []
-        taken = [self._buffer.popleft() for _ in range(min(most, len(self._buffer)))]
-        self._bytes -= sum(len(one.data) for one in taken)
-        return taken
+        fetched = await self._shelf.fetch(most, wait_s)
+        self._look_for_silence()
+        return fetched
 
-    def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _look_for_silence(self) -> None:
         now, silent_s = time.monotonic(), self.broker.settings.silent_s
         for one in self._partitions.values():
             if one.asked and now - one.heard > silent_s:
                 raise BrokerError(f"{self.broker.url} has said nothing for {silent_s:g} s; the intake is made anew.")
 
     async def _ask_for_more(self) -> None:
-        if self._paused or self._failure is not None or len(self._buffer) > PULL or self._bytes > PULL_BYTES:
+        shelf = self._shelf
+        if shelf.paused or shelf.failed or len(shelf) > PULL or shelf.bytes > PULL_BYTES:
             return
         for one in self._partitions.values():
             if one.asked <= PULL // 4:
@@ -197,16 +173,15 @@ class NatsIntake:
         """Nothing: the position in the journal says it."""
 
     def pause(self) -> None:
-        self._paused = True
+        self._shelf.pause()
 
     def resume(self) -> None:
-        self._paused = False
         for one in self._partitions.values():
             one.heard = time.monotonic()
-        self._news.set()
+        self._shelf.resume()
 
     async def lag(self) -> int | None:
-        return len(self._buffer) + sum(one.pending for one in self._partitions.values())
+        return len(self._shelf) + sum(one.pending for one in self._partitions.values())
 
     async def close(self) -> None:
         self._unwatch()

@@ -41,8 +41,16 @@ class Shelf:
         self.bytes = sum(len(one.data) for one in self._fetched)
         self._moved()
 
+    @property
+    def failed(self) -> bool:
+        return self._failure is not None
+
     def fail(self, error: BrokerError) -> None:
         self._failure = self._failure or error
+        self._news.set()
+
+    def wake(self) -> None:
+        """Whoever waits goes on with what there is: there may be something else to do."""
         self._news.set()
 
     def pause(self) -> None:
