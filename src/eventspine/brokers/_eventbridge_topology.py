@@ -104,8 +104,7 @@ class Topology:
         """In the order in which they are to be made."""
         asked = [self._bus()]
         if self._settings.archive:
-            channels = dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)])
-            asked += [self._archive(channel) for channel in channels]
+            asked += [self._archive(channel) for channel in needs.channels]
         asked += [self._consumer(channel, consumer) for channel, consumer in needs.consumes]
         found = [step for steps in await _a_few_at_once(asked) for step in steps]
         return sorted(found, key=lambda step: STAGES.index(_stage(step)))
@@ -261,7 +260,7 @@ class Topology:
 
     async def findings(self, needs: Needs) -> list[Finding]:
         found = [_DURABILITY]
-        for channel in dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)]):
+        for channel in needs.channels:
             found += await self._archive_findings(channel)
         for _, consumer in needs.consumes:
             for partition, rule in sorted((await self.rules(consumer)).items()):

@@ -26,7 +26,7 @@ LOOPBACK = ("localhost", "127.", "[::1]")
 
 async def differences(cluster: Cluster, needs: Needs) -> list[Difference]:
     owned = set(needs.publishes)
-    topics = await cluster.described(sorted(owned | {channel for channel, _ in needs.consumes}))
+    topics = await cluster.described(sorted(needs.channels))
     new = await _new_topic_settings(cluster)
     found: list[Difference] = []
     for channel, topic in topics.items():
@@ -38,8 +38,7 @@ async def differences(cluster: Cluster, needs: Needs) -> list[Difference]:
 
 
 async def apply(cluster: Cluster, needs: Needs) -> list[Difference]:
-    channels = {*needs.publishes, *(channel for channel, _ in needs.consumes)}
-    wanted = {f"topic {cluster.settings.topic(channel)}": channel for channel in channels}
+    wanted = {f"topic {cluster.settings.topic(channel)}": channel for channel in needs.channels}
     missing = [one for one in await differences(cluster, needs) if one.safe]
     new = await _new_topic_settings(cluster)
     made = [one for one in missing if await _make(cluster, wanted[one.what], new)]
@@ -125,7 +124,7 @@ def _replicas(topic: TopicDescription) -> int:
 async def findings(cluster: Cluster, needs: Needs) -> list[Finding]:
     publishes = set(needs.publishes)
     consumers = dict(needs.consumes)
-    topics = await cluster.described(sorted(publishes | set(consumers)))
+    topics = await cluster.described(sorted(needs.channels))
     found = list(_of_connection(cluster.settings))
     for channel, topic in topics.items():
         what = f"topic {cluster.settings.topic(channel)}"

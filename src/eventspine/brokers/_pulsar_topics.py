@@ -85,7 +85,7 @@ class Topics:
             found.append(Difference(f"namespace {settings.namespace}", "there", "", safe=namespaces is not None))
         if settings.claims and await self._admin.get(f"{topic_path(settings.claims_topic)}/partitions") is None:
             found.append(Difference(f"topic {settings.claims_topic}", "who publishes and consumes", "", safe=True))
-        for channel in _channels(needs):
+        for channel in needs.channels:
             found += await self._of_channel(channel)
         for channel, consumer in needs.consumes:
             subscriptions = await self._admin.get(f"{topic_path(settings.topic(channel))}/subscriptions")
@@ -115,7 +115,7 @@ class Topics:
     async def _by_client(self, needs: Needs, away: Away) -> Sequence[Difference]:
         """Without administration: what is there. Where Pulsar makes topics by itself, asking for one makes it."""
         found = []
-        for channel in _channels(needs):
+        for channel in needs.channels:
             topic, wanted = self._settings.topic(channel), f"{self._settings.partitions} partitions"
             try:
                 count = len(await self._link.partitions(topic))
@@ -172,7 +172,7 @@ class Topics:
     async def findings(self, needs: Needs) -> Sequence[Finding]:
         try:
             found = [*await self._of_server(), *await self._of_namespace()]
-            for channel in _channels(needs):
+            for channel in needs.channels:
                 consumers = [consumer for of, consumer in needs.consumes if of == channel]
                 found += await self._of_topic(self._settings.topic(channel), consumers)
         except BrokerError as error:
@@ -224,10 +224,6 @@ class Topics:
 
     async def _policy(self, path: str, name: str) -> Any:
         return await self._admin.get(f"{path}/{name}?applied=true")
-
-
-def _channels(needs: Needs) -> Sequence[str]:
-    return list(dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)]))
 
 
 def _other_count(topic: str, wanted: str, count: int) -> Difference:

@@ -137,10 +137,9 @@ class MemoryBroker:
         return MemoryIntake(self, channel, consumer)
 
     async def differences(self, needs: Needs) -> Sequence[Difference]:
-        channels = [*needs.publishes, *(channel for channel, _ in needs.consumes)]
         return [
             Difference(f"topic {channel}", f"{PARTITIONS} partitions", "", safe=True)
-            for channel in dict.fromkeys(channels)
+            for channel in needs.channels
             if channel not in self.server.topics
         ]
 

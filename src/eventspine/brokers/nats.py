@@ -150,7 +150,7 @@ class NatsBroker:
             raise self.error("can't be reached", error) from error
         self._client = client
         self._js = client.jetstream(timeout=self.settings.timeout_s)
-        self.features = _with_limit(self.features, client.max_payload - HEADROOM)
+        self.features = replace(self.features, message_bytes_max=client.max_payload - HEADROOM)
 
     async def close(self) -> None:
         client, self._client, self._js, self._sender = self._client, None, None, None
@@ -232,8 +232,7 @@ class NatsBroker:
     # --- topology ---------------------------------------------------------------------------------------------------
 
     async def differences(self, needs: Needs) -> Sequence[Difference]:
-        channels = dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)])
-        found = [one for channel in channels if (one := await self._difference(channel)) is not None]
+        found = [one for channel in needs.channels if (one := await self._difference(channel)) is not None]
         try:
             await self.js.key_value(self.bucket)
         except nats.js.errors.NotFoundError:
@@ -256,7 +255,7 @@ class NatsBroker:
 
     async def apply(self, needs: Needs) -> Sequence[Difference]:
         made = [one for one in await self.differences(needs) if one.safe]
-        channels = {self.stream(channel): channel for channel in [*needs.publishes, *(c for c, _ in needs.consumes)]}
+        channels = {self.stream(channel): channel for channel in needs.channels}
         for one in made:
             kind, _, name = one.what.partition(" ")
             try:
@@ -297,7 +296,7 @@ class NatsBroker:
 
     async def findings(self, needs: Needs) -> Sequence[Finding]:
         found = [_DURABILITY]
-        for channel in dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)]):
+        for channel in needs.channels:
             found += _stream_findings(channel, await self._info(channel))
         return found
 
@@ -309,10 +308,6 @@ class NatsBroker:
 
 def _name(text: str) -> str:
     return "".join(char if char.isalnum() or char in "-_" else "_" for char in text)
-
-
-def _with_limit(features: Features, most: int) -> Features:
-    return replace(features, message_bytes_max=most)
 
 
 _DURABILITY = Finding(

@@ -92,6 +92,11 @@ class Needs(NamedTuple):
     publishes: Sequence[str] = ()  # channels
     consumes: Sequence[tuple[str, str]] = ()  # (channel, consumer)
 
+    @property
+    def channels(self) -> Sequence[str]:
+        """Each once."""
+        return list(dict.fromkeys([*self.publishes, *(channel for channel, _ in self.consumes)]))
+
 
 class BrokerIntake(Protocol):
     """What one journal reads of one channel, in one process. All its calls come from one event loop."""

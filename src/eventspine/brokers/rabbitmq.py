@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 from urllib.parse import unquote
@@ -289,7 +289,7 @@ class RabbitBroker:
 
     async def differences(self, needs: Needs) -> Sequence[Difference]:
         link = await self._link("reading")
-        found = [one for channel in _channels(needs) if (one := await self._exchange_differs(link, channel))]
+        found = [one for channel in needs.channels if (one := await self._exchange_differs(link, channel))]
         for _, consumer in needs.consumes:
             found += [one] if (one := await self._queues_differ(link, consumer)) else []
         return found
@@ -359,7 +359,7 @@ class RabbitBroker:
         link = await self._link("reading")
         try:
             channel = await link.channel()
-            for name in _channels(needs):
+            for name in needs.channels:
                 if f"exchange {self.exchange(name)}" not in others:
                     await link.asked(_fanout(channel, self.exchange(name)))
             consumes = [
@@ -445,10 +445,6 @@ class RabbitBroker:
         feed = f"rabbitmq:{link.server.get('cluster_name', '')}:{self.settings.vhost}:{self.exchange(channel)}"
         queues = [self.queue(consumer, partition) for partition in range(count)]
         return RabbitIntake(self.settings, link, feed, queues)
-
-
-def _channels(needs: Needs) -> Iterable[str]:
-    return dict.fromkeys([*needs.publishes, *(channel for channel, _ in needs.consumes)])
 
 
 async def _fanout(channel: Channel, name: str, *, passive: bool = False, nowait: Any = False) -> None:
