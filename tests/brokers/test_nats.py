@@ -98,6 +98,25 @@ async def test_silence_is_noticed_within_silent_s(nats_server: Server):
                 network.mend()
 
 
+async def test_paused_with_something_in_hand_a_fetch_waits(nats_server: Server):
+    """Its owner asks again and again: were it to return at once, nothing else would get a turn."""
+    async with connected(f"{nats_server.url}/?prefix=rest.") as broker:
+        await broker.apply(NEEDS)
+        async with reading(broker) as reader:
+            await sent(broker, *messages(broker, 3))
+            await reader.read(1, most=1)
+            async with asyncio.timeout(30):
+                while len(reader.intake._shelf) < 2:
+                    await asyncio.sleep(0.01)
+            reader.intake.pause()
+            loop = asyncio.get_running_loop()
+            began = loop.time()
+            assert await reader.fetch(10, 0.3) == []
+            assert loop.time() - began > 0.25
+            reader.intake.resume()
+            await reader.read(2)
+
+
 async def test_a_call_ends_within_timeout_s(nats_server: Server):
     with nats_server.proxy() as network:
         async with connected(f"{network.url}/?prefix=slow.&timeout_s=0.5") as broker:

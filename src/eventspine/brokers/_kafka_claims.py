@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+import threading
 from collections.abc import Callable
+from time import monotonic
 from typing import Literal, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from ..errors import BrokerError
-from ._kafka_client import FORBIDDEN, Cluster, Complaints, config_of, in_thread, made
+from ._kafka_client import FORBIDDEN, Cluster, Complaints, code_of, config_of, in_thread, made
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
@@ -83,18 +84,20 @@ class Claims:
 
 
 class Member:
-    """Of a group that it never joins: it reads and writes what is committed there. In a thread, since it waits."""
+    """Of a group that it never joins: it reads and writes what is committed there. In a thread, since it waits; `over` is
+    set when nobody waits for its answer any more."""
 
-    def __init__(self, consumer: Consumer, timeout_s: float) -> None:
+    def __init__(self, consumer: Consumer, timeout_s: float, over: threading.Event) -> None:
         self._consumer = consumer
         self._timeout_s = timeout_s
+        self._over = over
 
     def claim(self, topic: str, identity: str, *, force: bool) -> str:
         owner = self.read(topic)
         if owner == identity or (owner and not force):
             return owner
         self._write(topic, identity)
-        time.sleep(LOOK_AGAIN_S)
+        self._over.wait(LOOK_AGAIN_S)
         return self.read(topic)
 
     def renew(self, topic: str, identity: str) -> bool:
@@ -114,16 +117,15 @@ class Member:
 
     def _answered(self, ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
         """Again and again while who would know is away, elected or loading, as for a while after a broker has started."""
-        give_up = time.monotonic() + self._timeout_s
+        give_up = monotonic() + self._timeout_s
         while True:
             try:
                 places = ask()
                 _check(places)
             except KafkaException as error:
                 self._hear()
-                if error.args[0].code() not in UNSETTLED or time.monotonic() > give_up:
+                if code_of(error) not in UNSETTLED or monotonic() > give_up or self._over.wait(ASK_AGAIN_S):
                     raise
-                time.sleep(ASK_AGAIN_S)
             else:
                 return places
 
@@ -141,20 +143,23 @@ def _check(places: list[TopicPartition]) -> None:
 
 
 async def asked_as(cluster: Cluster, group: str, ask: Callable[[Member], T]) -> T:
-    settings, complaints = cluster.settings, Complaints(cluster.settings)
+    settings, complaints, over = cluster.settings, Complaints(cluster.settings), threading.Event()
     session_ms = round(settings.timeout_s * 1000)  # how long a commit waits for the group's coordinator
     own = {"group_id": group, "enable_auto_commit": False, "session_timeout_ms": session_ms}
 
     def work() -> T:
         consumer = made(Consumer, settings, config_of(settings, complaints, **own))
         try:
-            return ask(Member(consumer, settings.timeout_s))
+            return ask(Member(consumer, settings.timeout_s, over))
         except KafkaException as error:
             raise _error(cluster, group, error.args[0], complaints) from None
         finally:
             consumer.close()
 
-    return await in_thread(work, "eventspine-kafka-claim")
+    try:
+        return await in_thread(work, "eventspine-kafka-claim")
+    finally:
+        over.set()
 
 
 def _error(cluster: Cluster, group: str, said: KafkaError, complaints: Complaints) -> BrokerError:

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from queue import Empty, SimpleQueue
-from time import monotonic, sleep
-from typing import TYPE_CHECKING, Any, TypeVar
+from time import monotonic
+from typing import Any, TypeVar
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -46,11 +46,9 @@ from ._kafka_client import (
     made,
     settle,
 )
+from ._kafka_shelf import Shelf
 from ._kafka_url import Settings
 from .port import Fetched, Start
-
-if TYPE_CHECKING:
-    from ._kafka_intake import Shelf
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
@@ -128,7 +126,7 @@ class Reader(threading.Thread):
         self._holding = False  # nothing is read, for want of room
         self._hurry_until = 0.0
         self._commit_at = 0.0
-        self._stopping = False
+        self._stopping = threading.Event()
         self._gone = False
         self._failure: BrokerError | None = None
 
@@ -161,7 +159,7 @@ class Reader(threading.Thread):
             raise self._failure
 
     def stop(self) -> None:
-        self._stopping = True
+        self._stopping.set()
         self.room.set()
 
     # --- the thread -------------------------------------------------------------------------------------------------
@@ -171,7 +169,7 @@ class Reader(threading.Thread):
             self._consumer.subscribe(
                 [self._topic.name], on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
             )
-            while not self._stopping and self._failure is None:
+            while not self._stopping.is_set() and self._failure is None:
                 self._obey()
                 self._show(monotonic())
                 self._hold(self._should_hold())
@@ -243,10 +241,9 @@ class Reader(threading.Thread):
             try:
                 return _found(self._consumer.offsets_for_times(asked, timeout=limit_s))
             except KafkaException as error:
-                if code_of(error) not in NOT_KNOWN_YET or monotonic() > give_up:
+                if code_of(error) not in NOT_KNOWN_YET or monotonic() > give_up or self._stopping.wait(ASK_AGAIN_S):
                     raise
             self._consumer.list_topics(self._topic.name, timeout=limit_s)  # who leads it now
-            sleep(ASK_AGAIN_S)
 
     def end(self, partition: int) -> None:
         self._read_no_more([partition])
@@ -382,7 +379,7 @@ class Reader(threading.Thread):
         return None
 
     def _leave(self) -> None:
-        self._stopping = True
+        self._stopping.set()
         try:
             self._commit_at = 0.0
             self._show(monotonic())

@@ -9,7 +9,8 @@ divides partitions among processes, and shows others how far we are.
 | _kafka_url | what a URL may say |
 | _kafka_client | what every client is told; questions to the cluster |
 | _kafka_sender | sending, with an answer for each message |
-| _kafka_intake | what an intake has read, and how far it is settled |
+| _kafka_intake | what the event loop has of it: begin, fetch, settle |
+| _kafka_shelf | what was read and not fetched yet, and how far each partition is settled |
 | _kafka_reader | the consumer in its thread: a member of a group |
 | _kafka_topics | topics: needed, there, and as they are found |
 | _kafka_claims | which journal publishes and reads (R14) |

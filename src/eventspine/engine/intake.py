@@ -15,17 +15,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
-from ..brokers.binding import Incoming
 from ..brokers.port import Broker, BrokerIntake, Fetched, Start
 from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
 from ..ids import IdSource
 from ..journal.cursors import Range
-from ..journal.port import OWN_FEED, Append, Done, Journal, Put, Record, Seen, Unit, Verdict
+from ..journal.port import OWN_FEED, Append, Done, Journal, Seen, Unit, Verdict
 from .arrivals import Arrivals, Lane
+from .landing import Item, Landing
 from .membership import Membership
+from .numbering import origin_of
 from .reading import Reading, Unreadable
 
 log = logging.getLogger("eventspine.broker")
@@ -38,14 +38,6 @@ SILENT_S = 30.0  # without a message though the broker has some: the intake is m
 BEHIND_MAX = 1_000_000  # events that the slowest subscription may have before it; then the intake rests
 LOOK_S = 1.0
 ASK_AGAIN_S = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    fetched: Fetched
-    arrived: Incoming
-    after: int  # the position before it, of a log
-    copies: list[Fetched] = field(default_factory=list)  # of a queue: that came while it was held
 
 
 class Intake:
@@ -247,7 +239,7 @@ class Intake:
 
     async def _read(self, intake: BrokerIntake, partition: int, fetched: Sequence[Fetched]) -> Landing:
         landing = Landing(partition, self._beyond.get(partition, ()))
-        now_us, own = self.clock.now_us(), self._own_origin
+        now_us, own = self.clock.now_us(), origin_of(self.journal)
         last = self._last[partition]
         for one in fetched:
             try:
@@ -264,10 +256,6 @@ class Intake:
             last = one.position
         self._last[partition] = last
         return landing
-
-    @property
-    def _own_origin(self) -> str:
-        return f"{self.journal.id}.{self.journal.incarnation}"
 
     async def _admit(self, landing: Landing, item: Item) -> None:
         number = item.arrived.number
@@ -420,38 +408,3 @@ class Intake:
         if self.trouble != str(error):
             log.error("the intake of %s waits: %s", self.channel, error)
         self.trouble = str(error)
-
-
-class Landing:
-    """What of one partition goes into the journal as one."""
-
-    def __init__(self, partition: int, finished: Sequence[Range] = ()) -> None:
-        self.partition = partition
-        self._finished = finished  # by an earlier reading
-        self.records: list[Record] = []
-        self.dead: list[Put] = []
-        self.marks: dict[Lane, list[Range]] = {}
-        self.ranges: list[Range] = []
-        self.settled: list[Fetched] = []
-
-    def done(self, fetched: Fetched, after: int) -> None:
-        """It needs not come again."""
-        self.settled.append(fetched)
-        if any(begin < fetched.position <= end for begin, end in self._finished):
-            return  # to finish it again, with what is new, would make the unit a part of another
-        if self.ranges and self.ranges[-1][1] == after:
-            self.ranges[-1] = (self.ranges[-1][0], fetched.position)
-        else:
-            self.ranges.append((after, fetched.position))
-
-    def take(self, item: Item, lane: Lane | None, gained: Range | None) -> None:
-        if not item.arrived.tombstone:
-            self.records.append(item.arrived.record)
-        if lane is not None and gained is not None:
-            ranges = self.marks.setdefault(lane, [])
-            if ranges and ranges[-1][1] == gained[0]:
-                ranges[-1] = (ranges[-1][0], gained[1])
-            else:
-                ranges.append(gained)
-        self.done(item.fetched, item.after)
-        self.settled += item.copies

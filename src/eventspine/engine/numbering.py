@@ -58,7 +58,7 @@ class Numbering:
 
     @property
     def origin(self) -> str:
-        return f"{self.journal.id}.{self.journal.incarnation}"
+        return origin_of(self.journal)
 
     # --- taking up ------------------------------------------------------------------------------------------------
 
@@ -200,6 +200,11 @@ class Numbering:
             self._note(verdict.error or SpineError("the outcome of a commit is unknown"))
             await self.clock.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+
+def origin_of(journal: Journal) -> str:
+    """Whose numbers these are; others', once the journal was restored from a copy."""
+    return f"{journal.id}.{journal.incarnation}"
 
 
 def _is_over(task: asyncio.Task[None]) -> bool:
