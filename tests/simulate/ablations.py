@@ -287,6 +287,7 @@ ABLATIONS = [
         carried.neither_numbers_nor_ids_known,
         carried.QUEUE,
     ),
+    Ablation("Broker: marks are stored with what was brought in", carried.marks_not_kept, carried.QUEUE),
     Ablation("Broker: numbers are stored with the relay's cursor", carried.numbers_not_stored, carried.QUEUE),
     Ablation(
         "Broker: the relay's cursor follows when the broker has the events",

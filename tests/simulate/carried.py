@@ -58,6 +58,19 @@ def marks_not_looked_at(patch: pytest.MonkeyPatch) -> None:
     )
 
 
+def marks_not_kept(patch: pytest.MonkeyPatch) -> None:
+    """Neither asked nor stored: ids alone. Nothing comes twice, but nobody knows after a restart what is next."""
+    marks_not_looked_at(patch)
+    made = Intake._unit
+
+    def unmarked(self: Any, *given: Any) -> Unit:
+        unit = made(self, *given)
+        unit.marks.clear()
+        return unit
+
+    patch.setattr(Intake, "_unit", unmarked)
+
+
 def neither_numbers_nor_ids_known(patch: pytest.MonkeyPatch) -> None:
     """Two nets: with either of them alone the same histories are whole."""
     marks_not_looked_at(patch)
