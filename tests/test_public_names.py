@@ -20,6 +20,7 @@ def test_these_names_are_promised():
         "Aggregate",
         "Batch",
         "BatchDelivery",
+        "Command",
         "Dead",
         "Delivery",
         "Drop",

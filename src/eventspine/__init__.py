@@ -16,6 +16,7 @@ from .service import Middleware, Service
 from .spine import Running, Spine
 
 if _typing.TYPE_CHECKING:
+    from .commands.declare import Command
     from .state.aggregate import Aggregate, applies
     from .state.views import View
 
@@ -23,6 +24,7 @@ __all__ = [
     "Aggregate",
     "Batch",
     "BatchDelivery",
+    "Command",
     "Dead",
     "Delivery",
     "Drop",
@@ -50,6 +52,7 @@ __all__ = [
 
 _LATER = {  # names that not every service needs
     "Aggregate": "state.aggregate",
+    "Command": "commands.declare",
     "View": "state.views",
     "applies": "state.aggregate",
 }

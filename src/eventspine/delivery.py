@@ -158,13 +158,19 @@ class Delivery(Cause, Handling, Generic[R]):
         return self._unit
 
     @overload
-    def join(self, within: Awaiting) -> Coroutine[Any, Any, None]: ...
+    def join(self, within: Awaiting, result: Any = None) -> Coroutine[Any, Any, None]: ...
     @overload
-    def join(self, within: Any) -> None: ...
+    def join(self, within: Any, result: Any = None) -> None: ...
 
-    def join(self, within: Any) -> Any:
+    def join(self, within: Any, result: Any = None) -> Any:
         """Write this delivery's cursor and events in a transaction of the caller's, to commit with it or not at all:
-        `delivery.join(session)`, `await delivery.join(async_session)`. Call it last; then commit, and return."""
+        `delivery.join(session)`, `await delivery.join(async_session)`. Call it last; then commit, and return. In the handler
+        of a command, `result` is what it is going to return, which commits with the rest."""
+        if result is not None:
+            raise SpineError(f"{self.handler} handles an event, which is not answered; leave result= out.")
+        return self._joining(within)
+
+    def _joining(self, within: Any) -> Any:
         unit = self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction of its own; it can't join a connection beside it.")
@@ -236,7 +242,7 @@ class RunDelivery(Delivery[R]):
 
     __slots__ = ()
 
-    def join(self, within: Any) -> Any:
+    def join(self, within: Any, result: Any = None) -> Any:
         raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't join a connection.")
 
     def transaction(self) -> AbstractAsyncContextManager[Writing]:  # type: ignore[override]  # refused before it is one

@@ -3,7 +3,8 @@
 SpineError
 ├── DeclarationError          a class, handler or service is declared wrongly (found when it is made)
 │   ├── UnknownPublisher      no service was named that may publish this context's events
-│   └── NotApplied            an aggregate records an event that none of its methods @applies
+│   ├── NotApplied            an aggregate records an event that none of its methods @applies
+│   └── NotHandled            a command was sent, and no service of this process handles it
 ├── EventRefused              this event can't be published as it is; nothing was stored
 │   ├── EventTooLarge
 │   ├── KeyRefused
@@ -13,7 +14,9 @@ SpineError
 ├── NoSuchAggregate           it has no events (yet, or by the time that was asked for)
 ├── UnknownEvent              a stream holds an event of a type that its aggregate doesn't know
 ├── NewerVersion              a stream holds an event of a newer version than this code knows
+├── CommandRefused            this command can't be sent as it is; nothing was done
 ├── CommandReused             this command id was given to another command before
+├── ResultRefused             a handler returned what its command does not promise; nothing was stored
 ├── ViewRefused               a use of a view that it can't have: a value, a key, a column, a tenant
 ├── ViewBehind                a view has not come to an event within the time
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
@@ -64,6 +67,18 @@ class UnknownPublisher(DeclarationError):
 
 
 class NotApplied(DeclarationError):
+    pass
+
+
+class NotHandled(DeclarationError):
+    pass
+
+
+class CommandRefused(SpineError):
+    pass
+
+
+class ResultRefused(SpineError):
     pass
 
 

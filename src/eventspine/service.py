@@ -44,6 +44,7 @@ from .policies import Batch, Policies, Retry
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
+    from .commands.handlers import CommandDecorator, CommandHandler, CommandOptions
     from .foreign import Decoder, Foreign
     from .periodic import TickType
     from .schedules import Missed, Schedule
@@ -55,6 +56,7 @@ else:
     R = TypeVar("R")
 E = TypeVar("E")
 V = TypeVar("V")
+C = TypeVar("C")
 E1 = TypeVar("E1")
 E2 = TypeVar("E2")
 E3 = TypeVar("E3")
@@ -150,6 +152,7 @@ class Service(Generic[R]):
         self.middleware = tuple(middleware)
         self.retention = retention_of(name, retention, self.publishes)
         self.handlers: dict[str, Handler] = {}
+        self.commands: dict[str, CommandHandler] = {}  # by the command's type
         self.decoders: dict[str, Decoder] = {}  # by channel
 
     @property
@@ -275,6 +278,12 @@ class Service(Generic[R]):
 
         return declaring
 
+    def command(self, command: type[C], /, **options: Unpack[CommandOptions]) -> CommandDecorator[C, R]:
+        """Declare the one handler of this command: it returns what the command is answered with, or raises why not."""
+        from .commands.handlers import declare  # here, since a service without commands does without them
+
+        return cast("CommandDecorator[C, R]", declare(self, command, options))
+
     def decoder(
         self, channel: str, /, *, id: Callable[[Foreign], str] | None = None
     ) -> Callable[[Callable[[Foreign], T]], Callable[[Foreign], T]]:
@@ -292,9 +301,14 @@ class Service(Generic[R]):
         return declare
 
     def include(self, other: Service[Any]) -> None:
-        """Take over the handlers and decoders of another module's `Service` object, as if they were declared here."""
+        """Take over the handlers, those of commands too, and the decoders of another module's `Service` object, as if they were declared here."""
         for handler in other.handlers.values():
             self._add(handler)
+        if other.commands:
+            from .commands.handlers import add
+
+            for command in other.commands.values():
+                add(self, replace(command, service=self.name))
         for decoder in other.decoders.values():
             self.decoder(decoder.channel, id=decoder.id)(decoder.function)
 
@@ -388,6 +402,15 @@ def check_services(services: Sequence[Any]) -> None:
                 f"of one service with service.include(...)."
             )
         names.append(service.name)
+    check_commands(services)
+
+
+def check_commands(services: Sequence[Service[Any]]) -> None:
+    """That each command has one handler among these services."""
+    if any(service.commands for service in services):
+        from .commands.handlers import check_owners
+
+        check_owners(services)
 
 
 def check_upcasters(services: Sequence[Service[Any]]) -> None:

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from .brokers import open_broker
 from .clock import Clock, SystemClock
+from .commands.on_spine import Commanding
 from .delivery import BatchDelivery, Delivery, refuse_other_journal
-from .errors import EventRefused, JournalError, OutcomeUnknown, SpineClosed, SpineError, UnknownPublisher
+from .errors import EventRefused, JournalError, OutcomeUnknown, SettingsError, SpineClosed, SpineError, UnknownPublisher
 from .ids import IdSource, id_bytes
 from .journal import open_journal, without_password
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
-from .service import Middleware, Service, check_services, check_upcasters, tables_script
+from .service import Middleware, Service, check_commands, check_services, check_upcasters, tables_script
 from .state.on_spine import State
 from .within import beside, carrier_of, opening, write_async
 
@@ -41,12 +42,13 @@ LEASE_S = 10.0  # how long a silent process keeps its partitions; a killed one o
 UNKNOWN_TRIES = 5
 
 
-class Spine(State):
+class Spine(State, Commanding):
     """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`, `memory://`; or pass a
     journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish.
     `broker` names what carries events to and from services on other journals: `kafka://…`, `amqp://…`, `nats://…`,
     `pulsar://…`, `eventbridge://…`; `take_over` takes the place of a journal that is gone; `outbox_max` is how many events
-    the broker may be behind before publishing raises OutboxFull."""
+    the broker may be behind before publishing raises OutboxFull. `commands` are services whose commands are handled here,
+    beside those of `service` and of what runs here."""
 
     def __init__(
         self,
@@ -59,8 +61,10 @@ class Spine(State):
         broker: str | Broker | None = None,
         take_over: bool = False,
         outbox_max: int = OUTBOX_MAX,
+        commands: Sequence[Service[Any]] = (),
     ) -> None:
-        check_services([] if service is None else [service])
+        check_services([*([] if service is None else [service]), *_listed(commands)])
+        self.commands = tuple(commands)
         self.broker = open_broker(broker) if isinstance(broker, str) else broker
         self._take_over = take_over
         self._outbox_max = outbox_max
@@ -93,12 +97,20 @@ class Spine(State):
         lease_s: float = LEASE_S,
         clock: Clock | None = None,
         file: str | os.PathLike[str] | None = None,
+        commands: Sequence[Service[Any]] = (),
     ) -> Self:
         """A spine with the settings that `spine run` would have in this folder: of the environment, and of the settings
         file (`file` names it; else it is looked for here and in the folders above)."""
         from . import settings
 
-        return cls._with(settings.read(file=file), service=service, middleware=middleware, lease_s=lease_s, clock=clock)
+        return cls._with(
+            settings.read(file=file),
+            service=service,
+            middleware=middleware,
+            lease_s=lease_s,
+            clock=clock,
+            commands=commands,
+        )
 
     @classmethod
     def _with(cls, settings: Settings, **options: Any) -> Self:
@@ -162,10 +174,11 @@ class Spine(State):
         self._carrying = carrying
 
     async def _make_tables(self) -> None:
-        """Of the service that this program speaks for: it may want them before anything runs."""
-        if self.service is not None and self.service.tables is not None:
-            version, script = tables_script(self.service.tables)
-            await self.journal.run_tables(self.service.name, version, script)
+        """Of the services that this program speaks for, or handles commands of: they may want them before anything runs."""
+        for service in [*([] if self.service is None else [self.service]), *self.commands]:
+            if service.tables is not None:
+                version, script = tables_script(service.tables)
+                await self.journal.run_tables(service.name, version, script)
 
     async def _say_what_is_kept(self) -> None:
         """Of the channels of the service that this program speaks for, which nobody may run here."""
@@ -184,6 +197,7 @@ class Spine(State):
                     await self._unheard.look()  # a script may be over before the background has had a look
                     if self._carrying is not None:
                         await self._carrying.stop(self.drain_s)
+                    await self._lifespans.close()
                 finally:
                     self._carrying = None
                     await self.journal.close()
@@ -380,6 +394,7 @@ class Spine(State):
         import asyncio
 
         check_services(services)
+        check_commands([*self._owners(), *services])
         check_upcasters(services)
         await self._at_first_use()
         drain_s = self.drain_s if drain_s is None else drain_s
@@ -445,6 +460,12 @@ class Spine(State):
         if not self._opened and found["status"] == "ok":
             found["status"] = "closed"  # not open yet, or not any more
         return found
+
+
+def _listed(commands: Any) -> Sequence[Service[Any]]:
+    if isinstance(commands, Service):
+        raise SettingsError(f"commands= is a list of services: commands=[{commands.name}].")
+    return list(commands)
 
 
 def _limit_of(broker: Broker) -> Callable[[Record], None]:

@@ -87,10 +87,10 @@ async def _in_thread(subscription: Subscription, event: Any, delivery: Any) -> A
     function = subscription.handler.function
     arguments = (event, in_thread(delivery, loop)) if subscription.handler.wants_delivery else (event,)
     context = contextvars.copy_context()
-    return await subscription.host.runtime.in_thread(partial(_returning, context, function, *arguments))
+    return await subscription.host.runtime.in_thread(partial(returning, context, function, *arguments))
 
 
-def _returning(context: contextvars.Context, function: Callable[..., Any], *arguments: Any) -> Any:
+def returning(context: contextvars.Context, function: Callable[..., Any], *arguments: Any) -> Any:
     """Some errors can't cross from a thread to an event loop: they would never arrive, or end the loop or the task."""
     try:
         return context.run(function, *arguments)

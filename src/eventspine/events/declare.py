@@ -19,6 +19,7 @@ from .pydantic_models import is_pydantic
 from .types import EventType, Options
 
 _STORED = "__spine_event__"
+COMMAND = "__spine_command__"  # what is known about a command's class, on that class
 _INHERIT: Any = object()  # "not said", where None means "no key"
 
 C = TypeVar("C")
@@ -173,6 +174,10 @@ def describe(cls: type) -> EventType:
 def _undescribed(cls: Any) -> DeclarationError:
     if not isinstance(cls, type):
         return DeclarationError(f"{cls!r} is not a class; describe takes the class of an event")
+    if hasattr(cls, COMMAND):
+        return DeclarationError(
+            f"{cls.__name__} is a command, which may be refused, and no event: send it, spine.send(...), and publish what came of it."
+        )
     if issubclass(cls, msgspec.Struct) and isinstance(cls, EventMeta):
         return DeclarationError(f"{cls.__name__} has no context and is only a base; add context= to its class line")
     return DeclarationError(

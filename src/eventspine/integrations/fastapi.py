@@ -21,6 +21,7 @@ import logging
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -205,11 +206,11 @@ class _Loop(Loop):
         super().__init__()
         self._theirs = loop
 
-    def run(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> T:
+    def submit(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> Future[T]:
         if inside(self._theirs):
             coroutine.close()
             raise WouldDeadlock("An `async def` endpoint would wait for itself here: take SpineDep, and await.")
-        return asyncio.run_coroutine_threadsafe(with_context(coroutine), self._theirs).result()
+        return asyncio.run_coroutine_threadsafe(with_context(coroutine), self._theirs)
 
     def stop(self) -> None:
         """It is the application's."""

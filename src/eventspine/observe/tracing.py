@@ -1,4 +1,5 @@
-"""OpenTelemetry, as a middleware: a span for each event published and each attempt to handle one.
+"""OpenTelemetry, as a middleware: a span for each event published and command sent, and each
+attempt to handle one.
 
     Spine(url, middleware=[Tracing()])
 
@@ -13,6 +14,7 @@ from typing import Any
 
 from ..errors import MissingExtra
 from ..events import describe
+from ..events.declare import COMMAND
 from ..service import Middleware
 from .correlation import current
 
@@ -34,7 +36,7 @@ class Tracing(Middleware):
         self._tracer: Tracer = trace.get_tracer("eventspine", tracer_provider=provider)
 
     def publish(self, event: Any, attributes: dict[str, str], proceed: Callable[[], Any]) -> Any:
-        name = f"publish {describe(type(event)).name}"
+        name = _name(event)
         with self._tracer.start_as_current_span(name, context=_parent(), kind=SpanKind.PRODUCER) as span:
             carrier: dict[str, str] = {}
             PROPAGATOR.inject(carrier)
@@ -56,6 +58,11 @@ class Tracing(Middleware):
             except Exception as error:
                 span.set_status(Status(StatusCode.ERROR, str(error)))
                 raise
+
+
+def _name(event: Any) -> str:
+    command = getattr(type(event), COMMAND, None)
+    return f"publish {describe(type(event)).name}" if command is None else f"send {command.name}"
 
 
 def _parent() -> Context | None:

@@ -97,9 +97,9 @@ class Delivery(Generic[R]):
     def save(self, *aggregates: Aggregate) -> list[Receipt]:
         return self._inner.save(*aggregates)
 
-    def join(self, within: Any) -> None:
+    def join(self, within: Any, result: Any = None) -> None:
         carrier_of(within).check_blocking()
-        self._inner.join(within)
+        self._inner.join(within, result)
 
     def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return self._wait(self._inner.query(sql, **parameters))

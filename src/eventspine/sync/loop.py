@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from contextvars import Context, copy_context
+from queue import SimpleQueue
 from typing import Any, TypeVar
 from weakref import WeakSet
 
@@ -43,6 +46,14 @@ class Loop:
 
     def run(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> T:
         """What it returns. Once stopped, a loop is only started `again` for who says so."""
+        future = self.submit(coroutine, again=again)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def submit(self, coroutine: Coroutine[Any, Any, T], *, again: bool = False) -> Future[T]:
         with self._lock:  # so that `stop` finds everything that was ever handed to its loop
             if self._stopped_in == os.getpid() and not again:
                 coroutine.close()
@@ -54,12 +65,7 @@ class Loop:
             if inside(loop):
                 coroutine.close()
                 raise WouldDeadlock("This is the loop that would have to answer; use eventspine.Spine with await here.")
-            future = asyncio.run_coroutine_threadsafe(with_context(coroutine), loop)
-        try:
-            return future.result()
-        except BaseException:
-            future.cancel()
-            raise
+            return asyncio.run_coroutine_threadsafe(with_context(coroutine), loop)
 
     def _running(self) -> asyncio.AbstractEventLoop:
         if self._loop is None or self._pid != os.getpid():
@@ -76,6 +82,48 @@ class Loop:
             loop.call_soon_threadsafe(loop.stop)
             if self._thread is not None:
                 self._thread.join()
+
+
+class Here:
+    """The thread that waits for an answer, and does meanwhile what the loop asks of it: so what a program keeps by thread
+    (a scoped session, a locale) is at hand for its own functions."""
+
+    def __init__(self) -> None:
+        self._asked: SimpleQueue[tuple[Context, Callable[[], Any], Future[Any]] | None] = SimpleQueue()
+
+    async def run(self, function: Callable[[], Any]) -> Any:
+        """On the loop. Whoever stops waiting for it still waits for its end."""
+        done: Future[Any] = Future()
+        self._asked.put((copy_context(), function, done))
+        waiting = asyncio.wrap_future(done)
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            await asyncio.wait([waiting])
+            raise
+
+    def serve(self, answer: Future[T]) -> T:
+        """In the thread."""
+        answer.add_done_callback(lambda _: self._asked.put(None))
+        try:
+            while (asked := self._asked.get()) is not None:
+                _do(*asked)
+            return answer.result()
+        except BaseException:
+            answer.cancel()
+            raise
+
+
+def _do(context: Context, function: Callable[[], Any], done: Future[Any]) -> None:
+    try:
+        done.set_result(context.run(function))
+    except StopIteration:  # it can't cross to an event loop
+        done.set_exception(RuntimeError("the handler raised StopIteration"))
+    except Exception as error:  # noqa: BLE001 -- it is the answer
+        done.set_exception(error)
+    except BaseException:  # a signal, in the main thread: of the program, and not of what is asked
+        done.set_exception(RuntimeError("the thread that sent this was interrupted"))
+        raise
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:

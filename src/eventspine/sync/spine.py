@@ -18,12 +18,14 @@ from ..observe.correlation import current
 from ..publishing import Receipt, due_us, receipts, unit_of
 from ..service import Middleware, Service
 from ..within import carrier_of, opening, write
-from .loop import Loop
+from .loop import Here, Loop
 
 V = TypeVar("V")
+T = TypeVar("T")
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from ..commands.declare import Command
     from ..state.aggregate import Aggregate, Identity
     from ..state.blocking import SyncViewReader
     from ..state.changing import Changed
@@ -48,11 +50,12 @@ class Spine:
         broker: str | Broker | None = None,
         take_over: bool = False,
         outbox_max: int = _spine.OUTBOX_MAX,
+        commands: Sequence[Service[Any]] = (),
     ) -> None:
         self._begin(
             partial(
                 _spine.Spine, url, service=service, middleware=middleware, lease_s=lease_s, clock=clock, broker=broker,
-                take_over=take_over, outbox_max=outbox_max,
+                take_over=take_over, outbox_max=outbox_max, commands=commands,
             )
         )  # fmt: skip
 
@@ -65,14 +68,18 @@ class Spine:
         lease_s: float = _spine.LEASE_S,
         clock: Clock | None = None,
         file: str | os.PathLike[str] | None = None,
+        commands: Sequence[Service[Any]] = (),
     ) -> Self:
         from .. import settings
 
         read = settings.read(file=file)  # once: a forked child is not to find others
         spine = cls.__new__(cls)
         spine._begin(
-            partial(_spine.Spine._with, read, service=service, middleware=middleware, lease_s=lease_s, clock=clock)
-        )
+            partial(
+                _spine.Spine._with, read, service=service, middleware=middleware, lease_s=lease_s, clock=clock,
+                commands=commands,
+            )
+        )  # fmt: skip
         return spine
 
     def _begin(self, make: Callable[[], _spine.Spine]) -> None:
@@ -207,6 +214,13 @@ class Spine:
             decide(found)
             self._loop.run(changing.save(found))
         return changing.changed
+
+    def send(self, command: Command[T], /, *, command_id: str | None = None) -> T:
+        """A `def` handler is called here, in the caller's thread."""
+        from ..commands.sending import OnLoop, send
+
+        here = Here()
+        return here.serve(self._loop.submit(send(self._now, command, command_id, OnLoop(here.run))))
 
     def view(self, view: type[V], *, tenant: Any = None) -> SyncViewReader[V]:
         from ..state.blocking import SyncViewReader

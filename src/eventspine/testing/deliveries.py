@@ -56,7 +56,7 @@ class HandDelivery(Delivery[R]):
         super().execute(sql, expect_rows=expect_rows, **parameters)
         self.executed.append(Executed(sql, parameters, expect_rows))
 
-    def join(self, within: Any) -> Any:
+    def join(self, within: Any, result: Any = None) -> Any:
         self._changeable()
         carrier = carrier_of(within)
         self.joined, self._joined = within, True
