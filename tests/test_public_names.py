@@ -40,6 +40,7 @@ def test_these_names_are_promised():
         "SpineError",
         "View",
         "__version__",
+        "acting",
         "applies",
         "correlate",
         "event",

@@ -9,6 +9,7 @@ from .envelope import Envelope
 from .errors import HandlerTimeout, Reject, RetryAfter, SpineError
 from .events import Event, OpenEnum, event, upcast
 from .foreign import Foreign
+from .observe.acting import acting
 from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry
 from .publishing import Receipt
@@ -44,6 +45,7 @@ __all__ = [
     "SpineError",
     "View",
     "__version__",
+    "acting",
     "applies",
     "correlate",
     "event",

@@ -15,7 +15,8 @@ from .envelope import Envelope
 from .errors import SpineError, UnitFailed, WouldDeadlock
 from .ids import derived_id, id_text
 from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
-from .observe.correlation import Cause
+from .observe.acting import of_meta
+from .observe.correlation import Cause, Who
 from .publishing import Receipt, due_us, receipts
 from .state.handling import Handling
 from .within import Awaiting, Carrier, carrier_of, write, write_async
@@ -79,6 +80,11 @@ class Delivery(Cause, Handling, Generic[R]):
     @property
     def traceparent(self) -> str | None:  # type: ignore[override]
         return Envelope(self.record).traceparent if self.record.meta else None
+
+    @property
+    def who(self) -> Who:  # type: ignore[override]
+        """Who has it done, and why, as far as the event says."""
+        return of_meta(self.record.meta)
 
     @property
     def handler(self) -> str:  # type: ignore[override]

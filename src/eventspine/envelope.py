@@ -17,6 +17,7 @@ from .events.types import EventType
 from .ids import id_text
 from .journal.port import Record
 from .keys import slot_of_id, slot_of_key
+from .observe.acting import of_meta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
@@ -85,6 +86,15 @@ class Envelope:
     def causationid(self) -> str | None:
         """The event whose handling published this one."""
         return self.record.causation
+
+    @property
+    def actor(self) -> str | None:
+        """Who had it done, as its publisher says (`acting`)."""
+        return of_meta(self.record.meta).actor
+
+    @property
+    def why(self) -> str | None:
+        return of_meta(self.record.meta).why
 
     @property
     def hops(self) -> int:

@@ -9,7 +9,8 @@ SpineError
 │   ├── EventTooLarge
 │   ├── KeyRefused
 │   ├── AttributeRefused      what travels beside the data: a middleware's attributes
-│   └── CorrelationRefused    the id given to correlate()
+│   ├── CorrelationRefused    the id given to correlate()
+│   └── ActorRefused          who has it done, or why, as acting() was told
 ├── Undecodable               these bytes are not an event of this class
 ├── NoSuchAggregate           it has no events (yet, or by the time that was asked for)
 ├── UnknownEvent              a stream holds an event of a type that its aggregate doesn't know
@@ -123,6 +124,10 @@ class AttributeRefused(EventRefused):
 
 
 class CorrelationRefused(EventRefused, ValueError):
+    pass
+
+
+class ActorRefused(EventRefused, ValueError):
     pass
 
 

@@ -18,7 +18,8 @@ from .errors import EventRefused, UnknownPublisher
 from .events import EventType, describe
 from .ids import IdSource, id_text
 from .journal.port import Append, Record, Timer, Unit, Verdict
-from .observe.correlation import Cause
+from .observe.acting import member
+from .observe.correlation import NOBODY, Cause, Who, who
 
 if TYPE_CHECKING:
     from .service import Middleware
@@ -93,12 +94,13 @@ class Publisher:
         now_us = self.clock.now_us()
         time_us = now_us if time is None else _time_us(time, "publish()")
         ids = self.ids.new(len(events))
-        if cause is None:
+        said = who(cause)
+        if cause is None and said is NOBODY:
             return self._fitting(
                 make_record(self.mine(event), event, id, self.service, now_us, time_us)
                 for event, id in zip(events, ids, strict=True)
             )
-        correlation, causation, hops, trace = _caused(cause)
+        correlation, causation, hops, onwards = _caused(cause, said)
         return self._fitting(
             make_record(
                 self.mine(event),
@@ -110,7 +112,7 @@ class Publisher:
                 correlation,
                 causation,
                 hops,
-                _onwards(trace, id),
+                onwards and onwards.meta(id),
             )
             for event, id in zip(events, ids, strict=True)
         )
@@ -138,8 +140,8 @@ class Publisher:
         now_us = self.clock.now_us()
         time_us = None if time is None else _time_us(time, event_type.name)
         given = id if id is not None else self.ids.one()
-        correlation, causation, hops, trace = (None, None, 0, None) if cause is None else _caused(cause)
-        meta = _onwards(trace, given)
+        correlation, causation, hops, onwards = _caused(cause, who(cause))
+        meta = onwards and onwards.meta(given)
         made = make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
         self.fit(made)
         return made
@@ -190,7 +192,19 @@ class Speaker(NamedTuple):
         return through(self.middleware, publisher, event, id=id, time=time, cause=cause)
 
 
-def _caused(cause: Cause) -> tuple[str, str | None, int, tuple[bytes, bytes] | None]:
+class _Onwards(NamedTuple):
+    """The attributes that an event hands on to what it causes, as JSON."""
+
+    before: bytes
+    after: bytes | None = None  # in between stands the new event's own span; None: there is no trace
+
+    def meta(self, id: bytes) -> bytes:
+        return self.before if self.after is None else self.before + id[-8:].hex().encode() + self.after
+
+
+def _caused(cause: Cause | None, said: Who) -> tuple[str | None, str | None, int, _Onwards | None]:
+    if cause is None:
+        return None, None, 0, _onwards(None, said)
     event_id = cause.event_id
     hops = cause.hops + 1 if event_id else 0
     if hops > HOPS_MAX:
@@ -199,21 +213,17 @@ def _caused(cause: Cause) -> tuple[str, str | None, int, tuple[bytes, bytes] | N
             f"in a circle. `spine trace {cause.correlation}` shows it.",
             hops=hops,
         )
-    traceparent = cause.traceparent
-    return cause.correlation, event_id or None, hops, None if traceparent is None else _trace(traceparent)
+    return cause.correlation, event_id or None, hops, _onwards(cause.traceparent, said)
 
 
-def _trace(traceparent: str) -> tuple[bytes, bytes] | None:
-    """What stands around the parent id when the trace is passed on (W3C Trace Context); None: it is not one."""
-    if not TRACEPARENT.match(traceparent):
-        return None
+def _onwards(traceparent: str | None, said: Who) -> _Onwards | None:
+    """The same trace, with the new event as the parent of what follows (W3C Trace Context), and the same actor."""
+    acting = member(said)
+    if traceparent is None or not TRACEPARENT.match(traceparent):
+        return _Onwards(f"{{{acting}}}".encode()) if acting else None
     version, trace, _, flags = traceparent.split("-")
-    return f'{{"traceparent":"{version}-{trace}-'.encode(), f'-{flags}"}}'.encode()
-
-
-def _onwards(trace: tuple[bytes, bytes] | None, id: bytes) -> bytes | None:
-    """The same trace, with this event as the parent of what follows."""
-    return None if trace is None else trace[0] + id[-8:].hex().encode() + trace[1]
+    end = f",{acting}}}" if acting else "}"
+    return _Onwards(f'{{"traceparent":"{version}-{trace}-'.encode(), f'-{flags}"{end}'.encode())
 
 
 def through(

@@ -47,7 +47,7 @@ def fields(shown: Any) -> set[str]:
 def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     section = PAGE.read_text(encoding="utf-8").partition("\n## JSON\n")[2]
     blocks = re.findall(r"```json\n(.*?)```", section.replace("{…}", "{}"), re.DOTALL)
-    event, publish, subscriptions, dead, listed, _views, traced, doctor, top, shown_settings = (
+    event, publish, trail, subscriptions, dead, listed, _views, traced, doctor, top, shown_settings = (
         blocks  # of views: test_views.py
     )
     schedule, streams = map(json.loads, listed.splitlines())
@@ -57,6 +57,8 @@ def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
 
     assert {"id", "type", "key", "position"} == fields(json.loads(publish))
     assert {"version", "event"} == fields(streams)
+    audit = json.loads(say("audit-trail", "--json").stdout.splitlines()[0])
+    assert fields(audit) == fields(json.loads(trail))
     assert printed("subscriptions") == fields(json.loads(subscriptions))
     assert printed("dead", "list") == printed("parked", "list") == fields(json.loads(dead))
     assert printed("dead", "show", "1") == fields(json.loads(dead)) | {"traceback"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
@@ -240,6 +241,28 @@ def test_strangers_may_be_distrusted(url: str) -> None:
     answer = TestClient(app).get("/", headers={"x-request-id": "web-7", "traceparent": TRACE})
     assert answer.headers["x-request-id"] != "web-7"
     assert answer.headers["traceparent"] != TRACE
+
+
+def test_who_has_it_done_is_what_a_dependency_has_found_by_then(url: str, tmp_path: Path) -> None:
+    app = FastAPI(lifespan=Events(url, service=SHOP).lifespan)
+    app.add_middleware(Correlation, actor=lambda scope: scope["state"].get("user_id"))
+
+    def user(request: Request) -> None:
+        request.state.user_id = request.headers.get("authorization")
+
+    @app.post("/async", dependencies=[Depends(user)])
+    async def place(spine: SpineDep) -> None:
+        await spine.publish(Placed())
+
+    @app.post("/def", dependencies=[Depends(user)])
+    def place_in_a_thread(spine: BlockingSpineDep) -> None:
+        spine.publish(Placed())
+
+    with TestClient(app) as client:
+        for path in ("/async", "/def"):
+            assert client.post(path, headers={"authorization": "user:42"}).status_code == 200
+            assert client.post(path).status_code == 200
+    assert [json.loads(meta).get("actor") for meta in stored(tmp_path, "meta")] == ["user:42", None] * 2
 
 
 def test_a_web_socket_belongs_to_its_request(client: TestClient, tmp_path: Path) -> None:

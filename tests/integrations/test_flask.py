@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -19,7 +20,7 @@ from typing import Any
 
 import httpx
 import pytest
-from flask import Flask, Response
+from flask import Flask, Response, request
 
 from eventspine import Event, Service
 from eventspine.errors import SettingsError
@@ -70,6 +71,29 @@ def app(tmp_path: Path) -> Iterator[Flask]:
 def stored(tmp_path: Path, column: str) -> list[Any]:
     with closing(sqlite3.connect(tmp_path / "shop.db")) as own:
         return [row[0] for row in own.execute(f"select {column} from spine_events order by position")]
+
+
+def test_who_has_it_done_is_asked_when_something_is_published(tmp_path: Path) -> None:
+    """By then whatever finds the user has run; a body that is made while it is sent is that user's too."""
+    app = Flask(__name__)
+    own = Events(app, url=f"sqlite:///{tmp_path}/shop.db", service=SHOP, actor=lambda environ: environ.get("shop.user"))
+
+    @app.before_request
+    def find() -> None:
+        request.environ["shop.user"] = request.headers.get("Authorization")
+
+    @app.post("/orders")
+    def place() -> Response:
+        own.spine.publish(Placed())
+        spine = own.spine
+        return Response(b"%d" % spine.publish(Placed()).position for _ in range(2))
+
+    with app.test_client() as client:
+        assert client.post("/orders", headers={"Authorization": "user:42"}).data == b"23"
+        client.post("/orders").get_data()
+    own_spine = app.extensions["eventspine"]
+    own_spine.close()
+    assert [json.loads(meta).get("actor") for meta in stored(tmp_path, "meta")] == ["user:42"] * 3 + [None] * 3
 
 
 def test_requests_publish_with_their_correlation(app: Flask, tmp_path: Path) -> None:

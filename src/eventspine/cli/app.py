@@ -22,6 +22,7 @@ COMMANDS = {
     "publish": "Publish events, given as JSON.",
     "tail": "Print events as they are published.",
     "trace": "Show all that one event caused, as a tree.",
+    "audit-trail": "Show who had what done, when and why.",
     "dead": "Deliveries that were given up: list, show, replay, drop.",
     "parked": "Deliveries that wait for their next attempt: list, show, retry, skip.",
     "subscriptions": "What each service reads and how far it has come.",
@@ -173,7 +174,8 @@ class Spine(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = import_module(f".{cmd_name}", __package__).command
+        module = cmd_name.replace("-", "_")
+        found: click.Command = import_module(f".{module}", __package__).command
         return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

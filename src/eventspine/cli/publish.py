@@ -25,6 +25,7 @@ from ..clock import us_of
 from ..errors import EventRefused, Undecodable
 from ..events import EventType
 from ..events.codec import DATA_BYTES_MAX
+from ..observe.acting import acting
 from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
@@ -239,6 +240,8 @@ def _module(invocation: Invocation, module: str | None, type: str) -> ModuleType
 @click.option("--after", type=duration, metavar="DURATION", help="Publish it so much later (90s, 15m, 2h).")
 @click.option("--time", "happened", type=moment, metavar="TIME", help="When it happened, if that was not now.")
 @click.option("--correlation", metavar="ID", help="The correlation that it belongs to.")
+@click.option("--actor", help="Who has it done: user:42. It travels with the event, and with what comes of it.")
+@click.option("--why", help="Why: ticket 811.")
 @setting_option("broker", "URL")
 @json_option
 @pass_invocation
@@ -254,6 +257,8 @@ async def command(
     after: timedelta | None,
     happened: datetime | None,
     correlation: str | None,
+    actor: str | None,
+    why: str | None,
     as_json: bool,
 ) -> None:
     """Publish events, given as JSON.
@@ -272,7 +277,8 @@ async def command(
     from .. import Spine
 
     caused = correlate(normal_id(in_utf8(correlation, "--correlation"))) if correlation else nullcontext()
+    said = nullcontext() if actor is None and why is None else acting(actor, why=why)
     async with Spine(invocation.url, service=speaker, broker=invocation.settings.broker) as spine:
-        with caused:
+        with caused, said:
             publishing = Publishing(spine, kind, key, when, as_json)
             await (publishing.from_lines() if single is None else publishing.publish([single]))

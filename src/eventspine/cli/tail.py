@@ -38,6 +38,7 @@ class Wanted(NamedTuple):
     correlation: str | None = None
     channels: Sequence[str] = ()
     private: bool = False
+    ticks: bool | None = None  # None: to who asks for more than what happens
 
     def shows(self, record: Record) -> bool:
         return (
@@ -49,7 +50,9 @@ class Wanted(NamedTuple):
 
     @property
     def asks_for_ticks(self) -> bool:
-        """They are nobody's facts, so they are shown to who asks for more than what happens."""
+        """They are nobody's facts."""
+        if self.ticks is not None:
+            return self.ticks
         return bool(self.private or self.types or self.channels or self.correlation)
 
     async def page(self, journal: Journal, after: int) -> Page:

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from functools import partial
 from typing import Any
 
+from ..observe.acting import of_request
 from ..observe.correlation import correlate
 from .requests import REQUEST_ID, TRACEPARENT, Request, request_of
 
@@ -23,18 +24,22 @@ _STARTS = frozenset({"http.response.start", "websocket.accept"})
 
 
 class Correlation:
-    """`trust=False`: what clients send is not taken; for a service that strangers call."""
+    """`trust=False`: what clients send is not taken; for a service that strangers call. `actor`: who has it done, asked
+    with the request's scope whenever something is published, so that whatever finds the user may run later."""
 
-    def __init__(self, app: App, *, trust: bool = True) -> None:
+    def __init__(self, app: App, *, trust: bool = True, actor: Callable[[Any], str | None] | None = None) -> None:
         self.app = app
         self.trust = trust
+        self.actor = actor
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         request = request_of(_values(scope, REQUEST_ID), _values(scope, TRACEPARENT), trust=self.trust)
-        with correlate(request.id, request.traceparent):
+        with correlate(request.id, request.traceparent) as cause:
+            if self.actor is not None:
+                cause.who = of_request(partial(self.actor, scope))
             await self.app(scope, receive, partial(_send, send, request))
 
 

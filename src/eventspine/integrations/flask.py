@@ -15,6 +15,7 @@ workers every worker opens its own. It may be used by any number of threads. Req
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 from ..errors import MissingExtra, SettingsError
@@ -34,7 +35,8 @@ KEY = "eventspine"  # of app.extensions
 
 class Events:
     """`url`: of the journal, unless the application's config has EVENTSPINE_URL. `service`: whom it publishes for.
-    `trust=False`: the request ids and traces that clients send are not taken."""
+    `trust=False`: the request ids and traces that clients send are not taken. `actor`: who has it done, asked whenever a
+    request publishes something: `actor=lambda environ: current_user.get_id()`."""
 
     def __init__(
         self,
@@ -43,8 +45,9 @@ class Events:
         url: str | None = None,
         service: Service[Any] | None = None,
         trust: bool = True,
+        actor: Callable[[Any], str | None] | None = None,
     ) -> None:
-        self._url, self._service, self._trust = url, service, trust
+        self._url, self._service, self._trust, self._actor = url, service, trust, actor
         if app is not None:
             self.init_app(app)
 
@@ -58,7 +61,7 @@ class Events:
             )
         app.extensions[KEY] = spine = Spine(url, service=self._service)
         app.before_request(_Opened(spine))
-        app.wsgi_app = Correlation(app.wsgi_app, trust=self._trust)  # type: ignore[method-assign]  # as Flask says to
+        app.wsgi_app = Correlation(app.wsgi_app, trust=self._trust, actor=self._actor)  # type: ignore[method-assign]  # as Flask says to
 
     @property
     def spine(self) -> Spine:

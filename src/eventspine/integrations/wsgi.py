@@ -8,20 +8,24 @@ included, belongs to the client's `X-Request-ID` and `traceparent`, or to what i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
-from ..observe.correlation import correlate
+from ..observe.acting import of_request
+from ..observe.correlation import Cause, correlate, going_on
 from .requests import Request, request_of
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Correlation:
-    """`trust=False`: what clients send is not taken; for a service that strangers call."""
+    """`trust=False`: what clients send is not taken; for a service that strangers call. `actor`: who has it done, asked
+    with the request's environ whenever something is published, so that whatever finds the user may run later."""
 
-    def __init__(self, app: App, *, trust: bool = True) -> None:
+    def __init__(self, app: App, *, trust: bool = True, actor: Callable[[Any], str | None] | None = None) -> None:
         self.app = app
         self.trust = trust
+        self.actor = actor
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = request_of(
@@ -31,9 +35,11 @@ class Correlation:
         def starting(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
             return start_response(status, _with(headers, request), *error)
 
-        with correlate(request.id, request.traceparent):
+        with correlate(request.id, request.traceparent) as cause:
+            if self.actor is not None:
+                cause.who = of_request(partial(self.actor, environ))
             body = self.app(environ, starting)
-        return body if isinstance(body, (list, tuple)) else _Body(body, request)
+        return body if isinstance(body, (list, tuple)) else _Body(body, cause)
 
 
 def _values(environ: dict[str, Any], name: str) -> list[str]:
@@ -48,20 +54,20 @@ def _with(headers: list[tuple[str, str]], request: Request) -> list[tuple[str, s
 class _Body:
     """A body that is made while it is sent."""
 
-    def __init__(self, body: Iterable[bytes], request: Request) -> None:
-        self._body, self._request = body, request
+    def __init__(self, body: Iterable[bytes], cause: Cause) -> None:
+        self._body, self._cause = body, cause
         self._parts: Iterator[bytes] | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
-        with correlate(self._request.id, self._request.traceparent):
+        with going_on(self._cause):
             self._parts = self._parts or iter(self._body)
             return next(self._parts)
 
     def close(self) -> None:
         close = getattr(self._body, "close", None)
         if close is not None:
-            with correlate(self._request.id, self._request.traceparent):
+            with going_on(self._cause):
                 close()

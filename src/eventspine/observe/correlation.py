@@ -7,11 +7,23 @@ correlation, causation, hops and trace; logging reads it for every record (`obse
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 from ..errors import CorrelationRefused
+
+
+class Who(NamedTuple):
+    """Who has something done, and why, as far as somebody said (`observe.acting`)."""
+
+    actor: str | None = None
+    why: str | None = None
+
+
+NOBODY = Who()
+Asked = Callable[[], Who]  # asked when something is published: by then it is known who it is
 
 
 class Cause:
@@ -20,7 +32,7 @@ class Cause:
     `causation` and `event_id` are "" or None where no event is the cause; `handler` is then "" too. `causation` is what
     the event being handled was itself caused by; events published now are caused by `event_id`."""
 
-    __slots__ = ("attempt", "causation", "correlation", "event_id", "handler", "hops", "key", "traceparent")
+    __slots__ = ("attempt", "causation", "correlation", "event_id", "handler", "hops", "key", "traceparent", "who")
 
     def __init__(
         self,
@@ -32,6 +44,7 @@ class Cause:
         handler: str = "",
         key: str | None = None,
         attempt: int = 0,
+        who: Who | Asked = NOBODY,
     ) -> None:
         self.correlation = correlation
         self.causation = causation
@@ -41,6 +54,7 @@ class Cause:
         self.handler = handler
         self.key = key
         self.attempt = attempt
+        self.who = who
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{name}={getattr(self, name)!r}' for name in self.__slots__)})"
@@ -49,6 +63,22 @@ class Cause:
 LENGTH_MAX = 255  # characters of a correlation id
 
 current: ContextVar[Cause | None] = ContextVar("eventspine_cause", default=None)
+said: ContextVar[tuple[Cause | None, Who] | None] = ContextVar("eventspine_acting", default=None)
+
+
+def who(cause: Cause | None) -> Who:
+    """Who has it done, of what is published now because of `cause`."""
+    found = _in_force(cause)
+    return found() if callable(found) else found
+
+
+def _in_force(cause: Cause | None) -> Who | Asked:
+    """What `acting` said counts for what was being handled when it was said, and not in a handler run by a task that was
+    begun inside it."""
+    here = said.get()
+    if here is not None and here[0] is current.get():
+        return here[1]
+    return NOBODY if cause is None else cause.who
 
 
 @contextmanager
@@ -66,9 +96,16 @@ def correlate(correlation_id: str, traceparent: str | None = None) -> Iterator[C
             f"A correlation id is printable text of at most {LENGTH_MAX} characters, since it is stored with every event "
             f"and written to every log; this one has {len(correlation_id)}. Make one, such as a UUID, where it is not."
         )
-    cause = Cause(correlation_id, traceparent=traceparent)
+    cause = Cause(correlation_id, traceparent=traceparent, who=_in_force(current.get()))
+    with going_on(cause):
+        yield cause
+
+
+@contextmanager
+def going_on(cause: Cause) -> Iterator[None]:
+    """Have what is published and logged inside be because of this."""
     token = current.set(cause)
     try:
-        yield cause
+        yield
     finally:
         current.reset(token)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 
 import pytest
@@ -64,3 +65,40 @@ def test_a_body_that_is_made_while_it_is_sent_belongs_to_it_too(url):
     else:
         response = Client().get(url, headers={"X-Request-ID": "r-3"})
         assert b"".join(response) == b"r-3r-3"
+
+
+ACTOR = "tests.integrations.django_project.urls:actor_of"
+
+
+@pytest.mark.parametrize("url", ["/say/", "/async/say/"])
+@pytest.mark.parametrize("asgi", [False, True])
+@pytest.mark.parametrize("user", ["user:42", None])
+def test_who_has_it_done_is_asked_before_the_view(stored, url, asgi, user):
+    headers = {} if user is None else {"Authorization": user}
+
+    async def ask():
+        response = await AsyncClient().post(url, headers=headers)
+        from asgiref.sync import sync_to_async
+
+        await sync_to_async(connections.close_all)()
+        return response
+
+    with override_settings(EVENTSPINE={**settings.EVENTSPINE, "ACTOR": ACTOR}):
+        asyncio.run(ask()) if asgi else Client().post(url, headers=headers)
+    found = [json.loads(meta).get("actor") for (meta,) in stored.ask("select meta from spine_events")]
+    assert [user] == found
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [("urls", "write the module and the name in it: 'shop.auth:actor_of'"), ("json:nothing", "does not exist"),
+     ("json:__name__", "is a str, no function")],
+)  # fmt: skip
+def test_a_function_for_it_that_is_none_is_refused_with_what_to_write(place, told):
+    from eventspine.errors import SettingsError
+
+    with (
+        override_settings(EVENTSPINE={**settings.EVENTSPINE, "ACTOR": place}),
+        pytest.raises(SettingsError, match=told),
+    ):
+        Client().post("/say/")

@@ -34,6 +34,10 @@ async def stream_async(request):
     return StreamingHttpResponse(parts())
 
 
+def actor_of(request):
+    return request.headers.get("Authorization")
+
+
 urlpatterns = [
     path("say/", say),
     path("async/say/", say_async),

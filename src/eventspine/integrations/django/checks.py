@@ -35,6 +35,7 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         alias = settings.read().database
         if settings.read().service:
             settings.service()
+        settings.actor()
         if settings.read().run:
             _check_run()
         if alias not in connections:

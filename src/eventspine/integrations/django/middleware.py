@@ -3,16 +3,21 @@
     MIDDLEWARE = ["eventspine.integrations.django.middleware.CorrelationMiddleware", ...]   # the first
 
 What is published and logged while a request is answered, its streamed body included, belongs to the client's
-`X-Request-ID` and `traceparent`, or to what is made where they are missing or malformed. Both are in the response."""
+`X-Request-ID` and `traceparent`, or to what is made where they are missing or malformed. Both are in the response.
+
+With `ACTOR` in the settings, who has it done is asked before each view, when the middleware that finds the user has run; of
+an `async def` view in Django's thread for what blocks, so that it may use the database."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 
-from ...observe.correlation import correlate
+from ...observe.acting import of_request
+from ...observe.correlation import Cause, correlate, current, going_on
 from ..requests import REQUEST_ID, TRACEPARENT, Request, request_of
 from . import settings
 
@@ -30,13 +35,18 @@ class CorrelationMiddleware:
         if self.is_async:
             return self._answer_async(request)
         ours = _request_of(request)
-        with correlate(ours.id, ours.traceparent):
-            return _named(self.get_response(request), ours)
+        with correlate(ours.id, ours.traceparent) as cause:
+            return _named(self.get_response(request), ours, cause)
 
     async def _answer_async(self, request: Any) -> Any:
         ours = _request_of(request)
-        with correlate(ours.id, ours.traceparent):
-            return _named(await cast("Awaitable[Any]", self.get_response(request)), ours)
+        with correlate(ours.id, ours.traceparent) as cause:
+            return _named(await cast("Awaitable[Any]", self.get_response(request)), ours, cause)
+
+    def process_view(self, request: Any, *_: Any) -> None:
+        actor, cause = settings.actor(), current.get()
+        if actor is not None and cause is not None:
+            cause.who = of_request(partial(actor, request))()
 
 
 def _request_of(request: Any) -> Request:
@@ -48,28 +58,28 @@ def _request_of(request: Any) -> Request:
     )
 
 
-def _named(response: Any, ours: Request) -> Any:
+def _named(response: Any, ours: Request, cause: Cause) -> Any:
     for name, value in ours.headers:
         response[name] = value
     if response.streaming:
         body = response.streaming_content
-        response.streaming_content = _async_body(body, ours) if response.is_async else _body(body, ours)
+        response.streaming_content = _async_body(body, cause) if response.is_async else _body(body, cause)
     return response
 
 
-def _body(parts: Iterator[bytes], ours: Request) -> Iterator[bytes]:
+def _body(parts: Iterator[bytes], cause: Cause) -> Iterator[bytes]:
     """Made while it is sent, when the middleware has long returned."""
     while True:
-        with correlate(ours.id, ours.traceparent):
+        with going_on(cause):
             part = next(parts, None)
         if part is None:
             return
         yield part
 
 
-async def _async_body(parts: AsyncIterator[bytes], ours: Request) -> AsyncIterator[bytes]:
+async def _async_body(parts: AsyncIterator[bytes], cause: Cause) -> AsyncIterator[bytes]:
     while True:
-        with correlate(ours.id, ours.traceparent):
+        with going_on(cause):
             part = await anext(parts, None)
         if part is None:
             return

@@ -6,6 +6,7 @@
         "RUN": ["shop.handlers"],         # what `manage.py spine run` runs; else all that is discovered
         "DISCOVER": ["events", "handlers"],  # modules of installed apps that are imported at start
         "TRUST_REQUEST_ID": True,         # whether the middleware takes what clients send
+        "ACTOR": "shop.auth:actor_of",    # a function of the request: who has it done, as a text or None
     }
 
 Read anew each time, so that `override_settings` works; nothing here touches a database.
@@ -13,10 +14,11 @@ Read anew each time, so that `override_settings` works; nothing here touches a d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
 from django.conf import settings as project
 from django.db import DEFAULT_DB_ALIAS
@@ -34,6 +36,7 @@ class Settings:
     run: tuple[str, ...] = ()
     discover: tuple[str, ...] = ("events", "handlers")
     trust_request_id: bool = True
+    actor: str = ""
 
 
 _DEFAULTS = Settings()
@@ -82,16 +85,35 @@ def service() -> Service[Any]:
 
 
 def service_at(place: str) -> Service[Any]:
+    found = _at("SERVICE", place, "shop.events:shop")
+    if not isinstance(found, Service):
+        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}, and that {_is(found)}, no Service.")
+    return found
+
+
+def actor() -> Callable[[Any], str | None] | None:
+    """Of a request: who has it done."""
+    place = read().actor
+    found = _at("ACTOR", place, "shop.auth:actor_of") if place else None
+    if found is not None and not callable(found):
+        raise SettingsError(f"{NAME}['ACTOR'] is {place!r}, and that {_is(found)}, no function.")
+    return cast("Callable[[Any], str | None] | None", found)
+
+
+def _at(key: str, place: str, example: str) -> Any:
     module, _, name = place.partition(":")
     if not name:
-        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}; write the module and the name in it: 'shop.events:shop'.")
+        raise SettingsError(f"{NAME}[{key!r}] is {place!r}; write the module and the name in it: {example!r}.")
     try:
         found = getattr(import_module(module), name, None)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # what the module itself imports is missing: its own traceback says where
-        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}, and there is no module {error.name!r}.") from error
-    if not isinstance(found, Service):
-        told = f"is a {type(found).__name__}, no Service" if found is not None else "does not exist"
-        raise SettingsError(f"{NAME}['SERVICE'] is {place!r}, and {name!r} in {module} {told}.")
+        raise SettingsError(f"{NAME}[{key!r}] is {place!r}, and there is no module {error.name!r}.") from error
+    if found is None:
+        raise SettingsError(f"{NAME}[{key!r}] is {place!r}, and {name!r} in {module} does not exist.")
     return found
+
+
+def _is(found: object) -> str:
+    return f"is a {type(found).__name__}"
