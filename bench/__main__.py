@@ -15,7 +15,7 @@ from pathlib import Path
 
 from eventspine.cli.serving import collect_less
 
-from . import backlog, both, busy, carried, lanes, latency, million, publishing, starting
+from . import backlog, both, busy, carried, lanes, latency, million, publishing, starting, state
 from .figures import Figure
 from .page import Section, text, write_json, write_page
 from .sizes import QUICK, Sizes
@@ -33,6 +33,7 @@ MEASUREMENTS: dict[str, Measure] = {
     "busy": busy.measure,
     "million": million.measure,
     "starting": starting.measure,
+    "state": state.measure,
 }
 
 

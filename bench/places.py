@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 IN_MEMORY = ("tmpfs", "ramfs")
-PACKAGES = ("eventspine", "msgspec", "faststream", "nats-py", "pydantic")
+PACKAGES = ("eventspine", "msgspec", "faststream", "eventsourcing", "nats-py", "pydantic")
 
 
 @contextmanager

@@ -99,6 +99,12 @@ def decoder() -> Callable[[bytes], Order]:
     return msgspec.json.Decoder(Order).decode
 
 
+def decoder_of(cls: type[Any]) -> Callable[[bytes], Any]:
+    """Of the fields of an event, into a plain struct."""
+    fields = [(field.name, field.type) for field in msgspec.structs.fields(cls)]
+    return msgspec.json.Decoder(msgspec.defstruct(f"Bare{cls.__name__}", fields, frozen=True)).decode
+
+
 async def handle_all(path: Path, name: str, handler: Any) -> int:
     """The hand-written loop on a journal's feed: read 500, decode each, await its handler, store the position. One at a
     time, in order, without retries, keys, leases or any other service."""

@@ -22,6 +22,9 @@ class Sizes:
     sent: int = 20_000  # to a broker, per leg
     awaited: int = 1_000
     received: int = 50_000  # from a broker, per leg
+    saves: int = 2_000  # of aggregates, one by one; a tenth as many of 100 events
+    loads: int = 2_000
+    feed: int = 100_000  # events that are read, or that a view is made of
 
 
 QUICK = Sizes(
@@ -40,4 +43,7 @@ QUICK = Sizes(
     sent=4_000,
     awaited=200,
     received=10_000,
+    saves=400,
+    loads=200,
+    feed=20_000,
 )
