@@ -94,7 +94,9 @@ async def _singly(sizes: Sizes) -> Figure:
         return _peer_saves(path, count, 1)
 
     rounds = await _turns(sizes, ours=ours, bare=bare, peer=peer)
-    return _figure("an aggregate saved after each event", rounds, "≥ 0.8× the bare transaction", "bare", {"events": count})
+    return _figure(
+        "an aggregate saved after each event", rounds, "≥ 0.8× the bare transaction", "bare", {"events": count}
+    )
 
 
 async def _at_once(sizes: Sizes) -> Figure:
@@ -332,7 +334,9 @@ def _reports() -> Service[None]:
 def _built_by_hand(path: Path, count: int) -> float:
     """500 events of the feed, the rows they are about, and the position, in one transaction; and the next 500."""
     connection, decode = raw.connect(path), raw.decoder()
-    connection.execute("create table by_hand (customer_id text primary key, orders integer, units integer) without rowid")
+    connection.execute(
+        "create table by_hand (customer_id text primary key, orders integer, units integer) without rowid"
+    )
     connection.execute("create table stands (position integer not null)")
     connection.execute("insert into stands values (0)")
     position = 0
@@ -390,8 +394,7 @@ def _application(path: Path) -> Iterator[Any]:
 
 @cache
 def _peer_class() -> Any:
-    from eventsourcing.domain import Aggregate as PeerAggregate
-    from eventsourcing.domain import event
+    from eventsourcing.domain import Aggregate as PeerAggregate, event
 
     class PeerAccount(PeerAggregate):
         cents: int

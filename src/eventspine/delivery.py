@@ -5,7 +5,7 @@ raises. `query` reads committed state, which holds all that earlier events of th
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from hashlib import blake2b
@@ -295,23 +295,28 @@ class BatchDelivery(Cause, Generic[R]):
     Without a word every event is done. `retry` and `dead` say otherwise for one event; those after it in its key
     are then handled again."""
 
-    __slots__ = ("_by_event", "_first", "_open", "_outcomes", "_subscription", "_unit")
+    __slots__ = ("_first", "_items", "_made", "_open", "_outcomes", "_subscription", "_unit")
 
-    def __init__(self, deliveries: dict[int, RunDelivery[R]], first: RunDelivery[R]) -> None:
-        super().__init__("", handler=first.handler)
-        self._by_event = deliveries
-        self._first = first
-        self._subscription = first._subscription
+    def __init__(self, subscription: Subscription, events: Sequence[Any], items: Sequence[Any]) -> None:
+        super().__init__("", handler=subscription.name)
+        self._subscription = subscription
+        self._items = dict(zip(map(id, events), items, strict=True))
+        self._made: dict[int, RunDelivery[R]] = {}  # of events that somebody has asked for
         self._open = True
         self._outcomes: dict[int, BaseException] = {}
         self._unit = Unit()
+        self._first = self.of(events[0])
 
     def of(self, event: Any) -> RunDelivery[R]:
         """The delivery of one event of this run: its key, id, attempt, idempotency key."""
-        try:
-            return self._by_event[id(event)]
-        except KeyError:
-            raise SpineError("This object is not an event of this run; pass the very object from the list.") from None
+        found = self._made.get(id(event))
+        if found is None:
+            item = self._items.get(id(event))
+            if item is None:
+                raise SpineError("This object is not an event of this run; pass the very object from the list.")
+            found = self._made[id(event)] = RunDelivery(self._subscription, item, item.record)
+            found._open = self._open
+        return found
 
     @property
     def resources(self) -> R:
@@ -346,6 +351,23 @@ class BatchDelivery(Cause, Generic[R]):
 
     async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return await self._first.query(sql, **parameters)
+
+    # --- for the engine -----------------------------------------------------------------------------------------
+
+    def _move(self, event: Any) -> None:
+        """What belongs to this event, into the unit of the run."""
+        made = self._made.get(id(event))
+        if made is not None:
+            made._move_to(self._unit)
+
+    def _move_all(self, events: Sequence[Any]) -> None:
+        for event in events if len(self._made) > 1 else events[:1]:  # the first is always made
+            self._move(event)
+
+    def _close(self) -> None:
+        self._open = False
+        for made in self._made.values():
+            made._open = False
 
 
 def refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: Journal) -> None:

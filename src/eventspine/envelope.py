@@ -161,12 +161,15 @@ def make_record(
     hops: int = 0,
     meta: bytes | None = None,
     data_bytes_max: int = DATA_BYTES_MAX,
+    data: bytes | None = None,
 ) -> Record:
-    """The record of an event about to be published. Raises EventRefused, KeyRefused or EventTooLarge."""
-    data = event_type.encode(event)
+    """The record of an event about to be published. `data`: its bytes, from which it has been read again already.
+    Raises EventRefused, KeyRefused or EventTooLarge."""
+    if data is None:
+        data = event_type.encode(event)
+        event_type.prove(data)
     if len(data) > data_bytes_max:
         raise too_large(event_type.name, len(data), data_bytes_max)
-    event_type.prove(data)
     key = event_type.key_of(event)
     return Record(
         0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property, partial
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .attributes import TRACEPARENT, with_attributes
@@ -88,17 +89,23 @@ class Publisher:
             )
 
     def records(
-        self, events: Sequence[Any], *, time: datetime | None = None, cause: Cause | None = None
+        self,
+        events: Sequence[Any],
+        *,
+        time: datetime | None = None,
+        cause: Cause | None = None,
+        encoded: Iterable[bytes | None] = repeat(None),
     ) -> list[Record]:
-        """Records of several events: ids in one block, one look at the clock and at the cause."""
+        """Records of several events: ids in one block, one look at the clock and at the cause. `encoded`: their bytes,
+        where they were made, and read again, already."""
         now_us = self.clock.now_us()
         time_us = now_us if time is None else _time_us(time, "publish()")
         ids = self.ids.new(len(events))
         said = who(cause)
         if cause is None and said is NOBODY:
             return self._fitting(
-                make_record(self.mine(event), event, id, self.service, now_us, time_us)
-                for event, id in zip(events, ids, strict=True)
+                make_record(self.mine(event), event, id, self.service, now_us, time_us, data=data)
+                for event, id, data in zip(events, ids, encoded, strict=False)
             )
         correlation, causation, hops, onwards = _caused(cause, said)
         return self._fitting(
@@ -113,8 +120,9 @@ class Publisher:
                 causation,
                 hops,
                 onwards and onwards.meta(id),
+                data=data,
             )
-            for event, id in zip(events, ids, strict=True)
+            for event, id, data in zip(events, ids, encoded, strict=False)
         )
 
     def _fitting(self, made: Iterable[Record]) -> list[Record]:
@@ -172,6 +180,17 @@ class _Private(Publisher):
     def record(self, event: Any, **given: Any) -> Record:
         return super().record(event, **given)._replace(channel=None)
 
+    def records(self, events: Sequence[Any], **given: Any) -> list[Record]:
+        return [record._replace(channel=None) for record in super().records(events, **given)]
+
+
+class Recorded(NamedTuple):
+    """An event of an aggregate that is not saved yet. `time`: when it happened, if not when it is saved."""
+
+    event: Any
+    time: datetime | None
+    data: bytes  # as it was read again
+
 
 class Speaker(NamedTuple):
     """Whom a stream belongs to, and how its events become records: in private, unless the service publishes them."""
@@ -183,13 +202,35 @@ class Speaker(NamedTuple):
     def service(self) -> str:
         return self.publisher.service
 
-    def record(
-        self, event: Any, *, id: bytes | None, time: datetime | None, cause: Cause | None, private: bool = False
-    ) -> Record:
+    def records(
+        self,
+        events: Sequence[Recorded],
+        *,
+        next_id: Callable[[], bytes] | None,
+        cause: Cause | None,
+        private: bool = False,
+    ) -> list[Record]:
+        """`next_id`: where ids are derived; else they are new."""
+        speaking = {kind: self._publisher_of(kind, private=private) for kind in {type(one.event) for one in events}}
+        first = speaking[type(events[0].event)]
+        plain = next_id is None and not self.middleware and all(one.time is None for one in events)
+        if plain and all(one is first for one in speaking.values()):
+            return first.records([one.event for one in events], cause=cause, encoded=[one.data for one in events])
+        return [
+            through(
+                self.middleware,
+                speaking[type(one.event)],
+                one.event,
+                id=None if next_id is None else next_id(),
+                time=one.time,
+                cause=cause,
+            )
+            for one in events
+        ]
+
+    def _publisher_of(self, kind: type[Any], *, private: bool) -> Publisher:
         publisher = self.publisher
-        if private or not publisher.owns(describe(type(event)).context):
-            publisher = publisher.private
-        return through(self.middleware, publisher, event, id=id, time=time, cause=cause)
+        return publisher.private if private or not publisher.owns(describe(kind).context) else publisher
 
 
 class _Onwards(NamedTuple):

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..delivery import BatchDelivery, RunDelivery
+from ..delivery import BatchDelivery
 from ..errors import DeclarationError, HandlerTimeout
-from ..journal.port import Verdict
+from ..journal.port import Done, Fence, Record, Verdict
 from ..observe.correlation import current
 from .calls import cancelled_from_outside, in_time, invoker
-from .lanes import Item, Lane
+from .lanes import Item, Lane, Part
 from .waiting import culprit
 from .workers import Workers
 
@@ -95,15 +95,16 @@ class BatchWorkers(Workers):
     def _take_all(self, items: list[Item], size: int, item: Item | None) -> bool:
         """This item and the others of its key; whether there may be more of other keys."""
         lanes = self.subscription.lanes
-        while item is not None:
-            if items and (item.single or item.suspect or len(items) == size):
-                lanes.back([item])
-                return False
-            items.append(item)
-            if item.single or item.suspect or len(items) == size:
-                return False
-            item = lanes.more(item.lane)
-        return True
+        if item is None:
+            return True
+        if items and (item.single or item.suspect or len(items) == size):
+            lanes.back([item])
+            return False
+        items.append(item)
+        if item.single or item.suspect:
+            return False
+        items += lanes.run(item.lane, size - len(items))
+        return len(items) < size
 
 
 async def run_one(subscription: Subscription, item: Item) -> None:
@@ -145,12 +146,7 @@ def _fail(subscription: Subscription, item: Item, error: BaseException, left: Le
 
 
 async def _attempt(subscription: Subscription, items: list[Item], events: list[Any], left: Left) -> None:
-    deliveries: dict[int, RunDelivery[Any]] = {
-        id(event): RunDelivery(subscription, item, item.record)  # type: ignore[arg-type]  # loaded by _gather
-        for event, item in zip(events, items, strict=True)
-    }
-    first = deliveries[id(events[0])]
-    delivery = BatchDelivery(deliveries, first)
+    delivery: BatchDelivery[Any] = BatchDelivery(subscription, events, items)
     current.set(delivery)
     items[0].timed_out = False
     items[0].started = subscription.clock.monotonic()
@@ -176,12 +172,43 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
         left.clear()
     finally:
         items[0].started = 0.0
-        delivery._open = False
-        for each in deliveries.values():
-            each._open = False
+        delivery._close()
 
 
 def _commit(subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any]) -> None:
+    if delivery._outcomes or not all(item.plain for item in items):
+        _commit_each(subscription, items, events, delivery)
+        return
+    unit = delivery._unit
+    delivery._move_all(events)
+    for part, some in _by_part(items):
+        unit.fences.append(Fence(part.lease, part.epoch))
+        ranges = [(item.after, item.record[0]) for item in some]  # type: ignore[index]  # handled, so loaded
+        unit.done.append(Done(subscription.number, part.number, ranges, part.generation))
+    subscription.committer.submit(unit, partial(_all_done, subscription, items))
+
+
+def _by_part(items: list[Item]) -> list[tuple[Part, list[Item]]]:
+    found: dict[Part, list[Item]] = {}
+    for item in items:
+        found.setdefault(item.part, []).append(item)
+    return list(found.items())
+
+
+def _all_done(subscription: Subscription, items: list[Item], verdict: Verdict) -> None:
+    """The verdict on a run of which every event is done, and none has a row of its own."""
+    if not verdict.ok:
+        _verdict(subscription, items, [], verdict)
+        return
+    with _answering_for(subscription, items) as left:
+        for _, some in _by_part(items):
+            subscription.finished(some, verdict)
+        left.clear()
+
+
+def _commit_each(
+    subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any]
+) -> None:
     unit = delivery._unit
     done: list[Item] = []
     failed: list[tuple[Item, BaseException, list[Item]]] = []
@@ -193,7 +220,7 @@ def _commit(subscription: Subscription, items: list[Item], events: list[Any], de
         elif error is None:
             done.append(item)
             subscription.complete(item, unit)
-            delivery.of(event)._move_to(unit)
+            delivery._move(event)
         else:
             stopped[item.lane] = []
             failed.append((item, error, stopped[item.lane]))
@@ -243,12 +270,15 @@ def _decoded(
     broken: list[tuple[Item, BaseException]] = []
     followers: list[Item] = []
     stopped: set[Lane] = set()
+    decoders, decode_any = subscription.decoders, subscription.decode
     for item in items:
-        if item.lane in stopped:
+        if stopped and item.lane in stopped:
             followers.append(item)
             continue
+        record: Record = item.record  # type: ignore[assignment]  # loaded by _gather
         try:
-            events.append(subscription.decode(item.record))  # type: ignore[arg-type]  # loaded by _gather
+            decode, _, version = decoders[record[5]]
+            events.append(decode(record[14]) if record[6] == version else decode_any(record))
             kept.append(item)
         except Exception as error:
             broken.append((item, error))

@@ -15,12 +15,13 @@ from copy import copy, deepcopy
 from dataclasses import MISSING, Field
 from datetime import datetime
 from inspect import get_annotations
-from typing import Any, Literal, NamedTuple, Protocol, Self, TypeVar, overload
+from typing import Any, Literal, Protocol, Self, TypeVar, overload
 
 from ..errors import DeclarationError, KeyRefused, NotApplied, SpineError
 from ..events import describe
 from ..journal.port import Record
 from ..keys import KEY_BYTES_MAX, key_text
+from ..publishing import Recorded
 from .shapes import APPLIES, SHAPE, Shape, inherited_options, shape_of
 
 S = TypeVar("S")
@@ -31,13 +32,6 @@ E4 = TypeVar("E4")
 E = TypeVar("E")
 Unknown = Literal["fail", "ignore"]
 Identity = Any  # str, or int, UUID, date, enum, or a tuple of these: a natural key
-
-
-class Recorded(NamedTuple):
-    """An event that is not saved yet. `time`: when it happened, if not when it is saved."""
-
-    event: Any
-    time: datetime | None
 
 
 class Standing:
@@ -120,14 +114,15 @@ class Aggregate:
         _check_may_record(self)
         kind = describe(type(event))
         kind.key_of(event)
-        read = kind.decode(kind.encode(event))  # what every later load will see
+        data = kind.encode(event)
+        read = kind.decode(data)  # what every later load will see
         standing.applying, standing.broken = True, True
         try:
             apply(self, read)
         finally:
             standing.applying = False
         standing.broken = False
-        standing.pending.append(Recorded(read, time))
+        standing.pending.append(Recorded(read, time, data))
         standing.records = None
         standing.version += 1
 

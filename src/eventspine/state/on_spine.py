@@ -128,7 +128,7 @@ class State:
         unit, speaker = Unit(), self._speaker()
         records: list[Record] = []
         for one in aggregates:
-            records += saving.add(unit, one, speaker, cause, lambda: None)
+            records += saving.add(unit, one, speaker, cause, None)
         return unit, records
 
     async def _stored(self, unit: Unit, within: Any) -> Verdict | None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventspine.state")
 
-RUN = 500  # events at most
+RUN = 2000  # events at most: about what a subscription has in memory. The more, the fewer rows are written twice
 FAILED_MAX = 3  # events of one run that fail before they are tried one by one
 TURN_S = 0.02  # for which a run may keep the event loop to itself
 LOOK_EVENTS = 32  # between two looks at the clock
@@ -159,13 +159,15 @@ class Projection:
         rows.begin()
         function, tenants = self.function, self.tenant_of
         stopped: set[str | None] = set()
+        rows.turn_to(None, None)
         until = time.perf_counter() + TURN_S
         for index, event in enumerate(events):
             lane = lanes[index] if lanes else None
-            if index in failed or lane in stopped:
+            if failed and (index in failed or lane in stopped):
                 stopped.add(lane)
                 continue
-            rows.turn_to(tenants[type(event)](event) if tenants else None, lane)
+            if tenants or lanes:
+                rows.turn_to(tenants[type(event)](event) if tenants else None, lane)
             try:
                 function(rows, event)
             except Missing:

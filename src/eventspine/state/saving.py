@@ -17,10 +17,12 @@ from . import snapshots
 from .aggregate import Aggregate, check_sound
 from .shapes import shape_of
 
-NextId = Callable[[], bytes | None]  # None: a new one
+NextId = Callable[[], bytes]
 
 
-def add(unit: Unit, aggregate: Aggregate, speaker: Speaker, cause: Cause | None, next_id: NextId) -> list[Record]:
+def add(
+    unit: Unit, aggregate: Aggregate, speaker: Speaker, cause: Cause | None, next_id: NextId | None
+) -> list[Record]:
     """Add to the unit what the aggregate has recorded, and the snapshot that is due."""
     standing, shape = aggregate._spine, shape_of(type(aggregate))
     check_sound(aggregate)
@@ -28,10 +30,7 @@ def add(unit: Unit, aggregate: Aggregate, speaker: Speaker, cause: Cause | None,
         return []
     if standing.records is None:
         private = shape.options.private
-        standing.records = [
-            speaker.record(event, id=next_id(), time=time, cause=cause, private=private)
-            for event, time in standing.pending
-        ]
+        standing.records = speaker.records(standing.pending, next_id=next_id, cause=cause, private=private)
     records, before = standing.records, standing.version - len(standing.pending)
     unit.appends.append(Append(records, speaker.service, shape.stream(aggregate.id), before))
     if snapshots.due(shape, before, aggregate.version):
@@ -59,7 +58,7 @@ def refuse_unsaved(handler: str, aggregates: Sequence[Aggregate]) -> None:
     """What a handler recorded and did not save would be lost when it returns."""
     for one in aggregates:
         if one._spine.pending:
-            kinds = ", ".join(type(event).__name__ for event, _ in one._spine.pending)
+            kinds = ", ".join(type(event).__name__ for event, *_ in one._spine.pending)
             raise SpineError(
                 f"{handler} returned with {kinds} recorded in {type(one).__name__} {one.id!r} and not saved. Call "
                 "delivery.save(...) before returning."

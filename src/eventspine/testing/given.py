@@ -46,7 +46,7 @@ class Then(Generic[A]):
     @property
     def events(self) -> list[Any]:
         """What the command recorded."""
-        return [event for event, _ in self.aggregate._spine.pending]
+        return [event for event, *_ in self.aggregate._spine.pending]
 
     def then(self, *events: Any) -> Self:
         """It recorded exactly these, in this order; none: it changed nothing."""
