@@ -18,7 +18,7 @@ from . import notes
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_known import Known
 from ._sqlite_outcome import Trace
-from ._sqlite_plan import Plan
+from ._sqlite_plan import Plan, StreamRow
 from .port import Append, Record, Statement, Unit, Verdict
 
 SCHEMA_VERSION = 2
@@ -196,10 +196,13 @@ class Applier:
                 continue
             stream = (append.service, append.stream)
             head, new = known.head(stream), _new(append, known)
-            for record in new:
-                head.version += 1
-                plan.stream_rows.append((head.number, head.version, record.id))
-                known.ids[record.id] = None
+            at = len(plan.records) + len(inserted)
+            plan.stream_rows += [
+                StreamRow(head.number, head.version + 1 + index, record[1], at + index)
+                for index, record in enumerate(new)
+            ]
+            head.version += len(new)
+            known.ids.update(dict.fromkeys([record[1] for record in new]))
             if new:
                 plan.touched.add(stream)
             inserted += new
@@ -372,9 +375,9 @@ def _version(cursor: sqlite3.Cursor, append: Append, known: Known, plan: Plan) -
     head = known.head((append.service, append.stream or ""))
     if append.records:
         last = append.records[-1].id
-        for number, version, id in plan.stream_rows:
-            if (number, id) == (head.number, last):
-                return version
+        for row in plan.stream_rows:
+            if (row.stream, row.id) == (head.number, last):
+                return row.version
         row = cursor.execute(
             "/*spine*/ select version from spine_stream_events where stream = ?"
             " and position = (select position from spine_events where id = ?)",

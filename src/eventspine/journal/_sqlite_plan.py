@@ -18,6 +18,11 @@ EVENTS = (
     "/*spine*/ insert into spine_events (id, channel, slot, key, type, version, time_us, recorded_us, source, correlation,"
     " causation, hops, meta, data) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict (id) do nothing"
 )
+_STREAM_EVENTS = "/*spine*/ insert into spine_stream_events (stream, version, position) values (?,?,?)"
+_STREAM_EVENT = (
+    "/*spine*/ insert into spine_stream_events (stream, version, position)"
+    " select ?, ?, position from spine_events where id = ?"
+)
 _PUT = (
     "/*spine*/ insert into spine_deliveries (subscription, feed, partition, position, slot, key, state, attempts, due_us,"
     " reason, error, traceback, late, deaths, first_us, last_us, event_id, record)"
@@ -89,6 +94,15 @@ class Placed(NamedTuple):
     repeats: bool  # when all were in the feed before, the unit is a repetition
 
 
+class StreamRow(NamedTuple):
+    """`at`: which of plan.records it is."""
+
+    stream: int
+    version: int
+    id: bytes
+    at: int
+
+
 class Plan:
     __slots__ = (
         "_head",
@@ -109,7 +123,7 @@ class Plan:
         self.records: list[tuple[Any, ...]] = []
         self.first = 0  # the position of the first of them, when all were new
         self.placed: list[Placed] = []
-        self.stream_rows: list[tuple[int, int, bytes]] = []  # stream, version, id
+        self.stream_rows: list[StreamRow] = []
         self.touched: set[tuple[str, str]] = set()  # streams
         self.steps: list[Step] = []
         self.ending_notes = 0
@@ -119,10 +133,10 @@ class Plan:
 
     def append(self, verdict: Verdict, unit: Unit, new: list[Record] | None, now_us: int) -> None:
         """`new`: the records to insert, where the unit has streams; None: all of the unit's."""
-        start = len(self.records) if new is None else -1
         records = [record for append in unit.appends for record in append.records]
         if not records:
             return
+        start = len(self.records) if new is None or len(new) == len(records) else -1
         self.records += [(*record[1:8], now_us, *record[9:]) for record in (records if new is None else new)]
         repeats = not (unit.done or unit.marks or unit.fences or unit.changes)
         self.placed.append(Placed(verdict, start, [record[1] for record in records], repeats))
@@ -229,11 +243,11 @@ class Plan:
             " on conflict (number) do update set version = excluded.version",
             [(head.number, *stream, head.version) for head, stream in heads],
         )
-        cursor.executemany(
-            "/*spine*/ insert into spine_stream_events (stream, version, position)"
-            " select ?, ?, position from spine_events where id = ?",
-            self.stream_rows,
-        )
+        if self.first:
+            rows = [(row.stream, row.version, self.first + row.at) for row in self.stream_rows]
+            write_rows(cursor, _STREAM_EVENTS, rows, 50)
+        else:  # one that came twice in this group is in a row of its own
+            cursor.executemany(_STREAM_EVENT, [(row.stream, row.version, row.id) for row in self.stream_rows])
 
 
 def _moved(places: Mapping[Any, Coming]) -> list[tuple[Any, ...]]:
