@@ -5,6 +5,7 @@ Opened lazily and safe to make at import time. It touches neither signals nor lo
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from .delivery import BatchDelivery, Delivery, refuse_other_journal
 from .errors import EventRefused, JournalError, OutcomeUnknown, SettingsError, SpineClosed, SpineError, UnknownPublisher
 from .ids import IdSource, id_bytes
 from .journal import open_journal, without_password
+from .journal.notes import SCRATCH
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from .engine.runtime import Runtime
     from .settings import Settings
 
+log = logging.getLogger("eventspine")
 AnyRuntime = TypeVar("AnyRuntime", bound="Runtime")
 DRAIN_S = 30.0
 OUTBOX_MAX = 1_000_000
@@ -157,7 +160,7 @@ class Spine(State, Commanding):
         self._opened = True
 
     async def _start_carrying(self) -> None:
-        if self.broker is None:
+        if self.broker is None or await self._is_scratch():
             return
         from .engine.carrying import Carrying
 
@@ -172,6 +175,16 @@ class Spine(State, Commanding):
             await carrying.stop(0.0)
             raise
         self._carrying = carrying
+
+    async def _is_scratch(self) -> bool:
+        """A copy of history, in which what others have seen already is handled again: it is for nobody else."""
+        if not await self.journal.notes("", SCRATCH):
+            return False
+        log.warning(
+            "%s is a scratch journal: nothing of it goes to the broker, and nothing comes from there",
+            without_password(self.journal.url),
+        )
+        return True
 
     async def _make_tables(self) -> None:
         """Of the services that this program speaks for, or handles commands of: they may want them before anything runs."""

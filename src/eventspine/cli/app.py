@@ -27,6 +27,7 @@ COMMANDS = {
     "parked": "Deliveries that wait for their next attempt: list, show, retry, skip.",
     "subscriptions": "What each service reads and how far it has come.",
     "schedule": "What is not due yet: list, cancel; run a periodic handler now.",
+    "replay": "Copy chosen history into a scratch journal, to reproduce a bug with a debugger attached.",
     "streams": "The events of one entity.",
     "top": "A live screen of services, subscriptions and what fails.",
     "health": "Whether the services are at work.",

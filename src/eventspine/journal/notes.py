@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from ..errors import Conflict, SpineError, UnitFailed
 from .port import Note
 
+SCRATCH = "scratch"  # the kind of the note by which a copy of history is known: it is never carried by a broker
 VALUE_BYTES_MAX = 1024 * 1024
 KEY_BYTES_MAX = 512  # of its key, and of its kind
 

@@ -1,0 +1,196 @@
+"""A scratch journal: chosen history of a journal in a file of its own, for services to run on beside nobody.
+
+    snapshot held ── positions chosen ── streams made whole ── events copied ── synced ── named
+                                        into TARGET.part-<pid>                           TARGET
+
+Events keep id, position, times and cause, so that a handler sees what it saw. Subscriptions come along with their
+identity, from which the ids of what handlers publish derive: what is handled again publishes what is there already,
+and nothing stands there twice. They begin anew, before the first chosen event. A stream of which an event was chosen is
+there from its first version on: an aggregate is nothing without its past.
+
+What else the file holds stays behind: services' own tables, views, deliveries, timers, snapshots, leases. The tables are
+as of now, the events as of then; services make theirs anew. The copy is another journal by its identity, and has a note
+that says what it is: who opens it carries nothing to or from a broker."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..clock import SystemClock
+from ..errors import JournalError, SettingsError
+from . import _sqlite_file as file, _sqlite_read as read, forks, migrations
+from ._sqlite_backup import _name, _new, _sync, check_target
+from .notes import SCRATCH
+from .port import OWN_FEED
+from .registry import partitions_of
+
+PAGE = 500
+_COLUMNS = "number, uid, service, name, channels, types, ordering, on_dead, republish, created_us"
+
+
+class Chosen(NamedTuple):
+    """Which events: after one position up to another, and of these kinds. What is empty chooses all."""
+
+    after: int
+    upto: int
+    keys: Sequence[str] = ()
+    types: Sequence[str] = ()  # orders.OrderPlaced, or OrderPlaced of any context
+    channels: Sequence[str] = ()
+    correlation: str | None = None
+    id: bytes = b""  # of the event that this correlation began with
+
+
+class Scratch(NamedTuple):
+    path: str
+    events: int
+    first: int  # position
+    last: int
+    streams: int
+    earlier: int  # events of these streams that were not chosen, and came along
+
+
+def copy_history(source: Path, target: Path, chosen: Chosen, *, origin: str, busy_s: float) -> Scratch | None:
+    """None, and no file, when nothing fits."""
+    if os.path.lexists(target):
+        raise SettingsError(f"{target} exists, and was left alone. Name another file for the scratch journal.")
+    target = check_target(source, target, force=False)
+    part = Path(f"{target}.part-{os.getpid()}")
+    try:
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(source).st_mode & 0o777))
+        with forks.inside_sqlite():
+            made = _copy(source, part, chosen, origin, busy_s)
+        if made is None:
+            return None
+        _sync(part, os.O_RDWR)
+        _name(part, target, force=False)
+    except sqlite3.Error as error:
+        told = file.translate(error, source)
+        raise told or JournalError(f"History can't be copied: {error}. Nothing is at {target}.") from error
+    except OSError as error:
+        raise JournalError(f"{target} can't be written: {error.strerror}. There is no scratch journal.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return made._replace(path=str(target))
+
+
+def _copy(source: Path, part: Path, chosen: Chosen, origin: str, busy_s: float) -> Scratch | None:
+    with closing(file.connect(source, busy_s=busy_s, readonly=True)) as history, closing(_new(part)) as scratch:
+        history.execute("/*spine*/ begin").close()
+        try:
+            scratch.execute("begin immediate").close()
+            migrations.prepare(scratch, SystemClock().now_us())
+            scratch.execute("create temp table wanted (position integer primary key)").close()
+            events = _choose(history, scratch, chosen)
+            if not events:
+                return None
+            streams = _complete_streams(history, scratch, chosen.upto)
+            first, last, count = _copy_events(history, scratch)
+            _copy_subscriptions(history, scratch, chosen.after)
+            _say_what_it_is(scratch, origin, chosen)
+            scratch.execute("commit").close()
+        finally:
+            history.execute("/*spine*/ rollback").close()
+    return Scratch("", count, first, last, streams, count - events)
+
+
+def _choose(history: sqlite3.Connection, scratch: sqlite3.Connection, chosen: Chosen) -> int:
+    where, values = ["position > ? and position <= ?"], [chosen.after, chosen.upto, *_filters(chosen)[1]]
+    sql = f"/*spine*/ select position from spine_events where {' and '.join(where + _filters(chosen)[0])}"
+    with closing(history.execute(sql, values)) as found:
+        scratch.executemany("insert into wanted values (?)", found).close()
+    return int(scratch.execute("select count(*) from wanted").fetchone()[0])
+
+
+def _filters(chosen: Chosen) -> tuple[list[str], list[Any]]:
+    where: list[str] = []
+    values: list[Any] = []
+    for column, some in (("key", chosen.keys), ("channel", chosen.channels)):
+        if some:
+            where.append(f"{column} in (select value from json_each(?))")
+            values.append(json.dumps(some))
+    if chosen.types:
+        where.append(
+            "exists (select 1 from json_each(?) j where spine_events.type = j.value"  # which has a column `type` itself
+            " or (instr(j.value, '.') = 0 and substr(spine_events.type, -length(j.value) - 1) = '.' || j.value))"
+        )
+        values.append(json.dumps(chosen.types))
+    if chosen.correlation is not None:
+        where.append("(correlation = ? or id = ?)")
+        values += [chosen.correlation, chosen.id]
+    return where, values
+
+
+def _complete_streams(history: sqlite3.Connection, scratch: sqlite3.Connection, upto: int) -> int:
+    """How many there are."""
+    count = 0
+    for number, versions in _streams(history, upto):
+        positions = json.dumps([position for _, position in versions])
+        among = "select 1 from wanted where position in (select value from json_each(?)) limit 1"
+        if scratch.execute(among, (positions,)).fetchone() is None:
+            continue
+        count += 1
+        service, name = history.execute(
+            "/*spine*/ select service, name from spine_streams where number = ?", (number,)
+        ).fetchone()
+        scratch.execute("insert or ignore into wanted select value from json_each(?)", (positions,)).close()
+        scratch.execute("insert into spine_streams values (?,?,?,?)", (number, service, name, versions[-1][0])).close()
+        scratch.executemany(
+            "insert into spine_stream_events values (?,?,?)", ((number, *version) for version in versions)
+        ).close()
+    return count
+
+
+def _streams(history: sqlite3.Connection, upto: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+    """Each with its versions and their positions, one stream in memory at a time."""
+    number, versions = 0, list[tuple[int, int]]()
+    query = "/*spine*/ select stream, version, position from spine_stream_events where position <= ? order by stream, version"
+    with closing(history.execute(query, (upto,))) as rows:
+        for stream, version, position in rows:
+            if stream != number:
+                if versions:
+                    yield number, versions
+                number, versions = stream, []
+            versions.append((version, position))
+    if versions:
+        yield number, versions
+
+
+def _copy_events(history: sqlite3.Connection, scratch: sqlite3.Connection) -> tuple[int, int, int]:
+    """The first position, the last one, and how many."""
+    some = f"/*spine*/ select {read.RECORD} from spine_events where position in (select value from json_each(?))"
+    first, after, count = 0, 0, 0
+    marks = ",".join("?" * len(read.RECORD.split(",")))
+    page = "select position from wanted where position > ? order by position limit ?"
+    while positions := [row[0] for row in scratch.execute(page, (after, PAGE)).fetchall()]:
+        rows = history.execute(f"{some} order by position", (json.dumps(positions),)).fetchall()
+        scratch.executemany(f"insert into spine_events ({read.RECORD}) values ({marks})", rows).close()
+        first, after, count = first or positions[0], positions[-1], count + len(rows)
+    return first, after, count
+
+
+def _copy_subscriptions(history: sqlite3.Connection, scratch: sqlite3.Connection, after: int) -> None:
+    """Without those of relays and intakes (a colon is in their services' names): they have a broker to do with."""
+    query = f"/*spine*/ select {_COLUMNS} from spine_subscriptions where state <> 'retired' and instr(service, ':') = 0"
+    for row in history.execute(query).fetchall():
+        scratch.execute(
+            f"insert into spine_subscriptions ({_COLUMNS}, state, generation) values (?,?,?,?,?,?,?,?,?,?,'active',1)",
+            row,
+        ).close()
+        scratch.executemany(
+            "insert into spine_cursors (subscription, feed, partition, position) values (?,?,?,?)",
+            [(row[0], OWN_FEED, partition, after) for partition in partitions_of(row[6])],
+        ).close()
+
+
+def _say_what_it_is(scratch: sqlite3.Connection, origin: str, chosen: Chosen) -> None:
+    said = json.dumps({"journal": origin, "after": chosen.after, "upto": chosen.upto}).encode()
+    scratch.execute(
+        "insert into spine_notes (service, kind, key, version, value) values ('', ?, 'of', 1, ?)", (SCRATCH, said)
+    ).close()
