@@ -15,9 +15,6 @@ from confluent_kafka import Consumer, Producer
 
 from eventspine import Delivery, Event, Foreign, Service, Spine
 from eventspine.testing.servers import Server
-from tests.servers import unproven
-
-pytestmark = unproven("not seen to pass three times in a row yet")
 
 WAIT_S = 60.0
 
