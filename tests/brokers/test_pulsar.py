@@ -136,14 +136,14 @@ def test_beyond_its_limits_a_position_stays_behind_or_is_refused() -> None:
         position(2**LEDGER_BITS, 0, 0)
 
 
-@pytest.fixture
-def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is sent at once comes as one batch, also where the machine is busy."""
-    monkeypatch.setattr(_pulsar_sender, "BATCH_WAIT_MS", 500)
+def batches_of(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch is sent when it has so many messages, however long that takes."""
+    monkeypatch.setattr(_pulsar_sender, "BATCH_MESSAGES", count)
+    monkeypatch.setattr(_pulsar_sender, "BATCH_WAIT_MS", 600_000)
 
 
-@pytest.mark.usefixtures("unhurried")
-async def test_it_reads_on_in_the_middle_of_a_batch(pulsar_server: Server) -> None:
+async def test_it_reads_on_in_the_middle_of_a_batch(pulsar_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches_of(100, monkeypatch)
     async with opened(url_of(pulsar_server)) as broker:
         await sent(broker, *(message(n) for n in range(100)))
         async with reading(broker) as intake:
@@ -511,10 +511,12 @@ def test_administration_is_where_it_usually_is() -> None:
     assert ["http://one:8080", "https://one:8443"] == [one.settings.admin for one in found]  # type: ignore[attr-defined]
 
 
-@pytest.mark.usefixtures("unhurried")
 @pytest.mark.parametrize(("batches", "entries"), [("partition", 1), ("slot", 3)])
-async def test_batches_hold_a_partition_or_a_slot(pulsar_server: Server, batches: str, entries: int) -> None:
+async def test_batches_hold_a_partition_or_a_slot(
+    pulsar_server: Server, batches: str, entries: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One slot each is what consumers need that share a partition by key."""
+    batches_of(30, monkeypatch)
     async with opened(url_of(pulsar_server, batches=batches)) as broker, reading(broker) as intake:
         await sent(broker, *(message(n, slot=n % 3 * 2) for n in range(30)))
         got = await take(intake, 30)

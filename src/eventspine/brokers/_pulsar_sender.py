@@ -28,6 +28,7 @@ from .port import Message, Sent
 CONTENT_TYPE = "content-type"
 PENDING_MAX = 20_000  # messages without an answer, a partition
 BATCH_BYTES = 1_048_576
+BATCH_MESSAGES = 1000
 MOMENT_S = 0.2  # without a connection, which nobody need hear of
 GONE_S = 1.0  # after which the client is given up
 LOOK_S = 0.05
@@ -151,7 +152,7 @@ def _configured(settings: Settings) -> Any:
     made.block_if_queue_full(False)
     made.max_pending_messages(PENDING_MAX)
     made.batching_enabled(True)
-    made.batching_max_messages(1000)
+    made.batching_max_messages(BATCH_MESSAGES)
     made.batching_max_allowed_size_in_bytes(BATCH_BYTES)
     made.batching_max_publish_delay_ms(BATCH_WAIT_MS)
     made.batching_type(pulsar.BatchingType.KeyBased if settings.by_slot else pulsar.BatchingType.Default)

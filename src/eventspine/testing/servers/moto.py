@@ -1,7 +1,8 @@
 """moto's server: AWS played by the authors of the mock library. EventBridge and SQS, among others.
 
 One of two emulators; where they differ, neither is AWS. Its state is in memory: kill() and stop() lose it. API destinations
-are called (moto leaves that out unless told), though without a body."""
+are called (moto leaves that out unless told), though without a body. Calls to a queue are answered one after another
+(moto_in_turn.py): by itself moto hands out a message twice, or loses one, when they are not."""
 
 from __future__ import annotations
 
@@ -39,7 +40,8 @@ class Moto(Server):
         return f"eventbridge://us-east-1/default?endpoint={self.url}"
 
     def _command(self) -> Sequence[str]:
-        return [sys.executable, "-P", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        program = Path(__file__).with_name("moto_in_turn.py")
+        return [sys.executable, "-P", str(program), "-H", "127.0.0.1", "-p", str(self.port)]
 
     def _environment(self) -> Mapping[str, str]:
         (self.folder / "tmp").mkdir(exist_ok=True)

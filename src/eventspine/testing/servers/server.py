@@ -52,7 +52,9 @@ class Server:
         self.folder = Path(folder).absolute()
         self.settings = dict(settings or {})  # of its own configuration, in its own words; they come last and win
         self._child: subprocess.Popen[bytes] | None = None
-        self.port = port or self._state().get("port") or free_ports(self.port_count)
+        port = port or self._state().get("port")
+        self._may_move = port is None  # to other ports: nobody has been told of these
+        self.port = port or free_ports(self.port_count)
 
     # installed
 
@@ -132,8 +134,7 @@ class Server:
             )
         self._check_needs()
         self.kill()  # what may be left of one whose leader died by itself
-        if (port := taken(self.port, self.port_count - self.proxy_ports)) is not None:
-            raise ServerError(f"{self.name} can't start: somebody else has port {port} of 127.0.0.1.", port=port)
+        self._look_at_ports()
         self.folder.mkdir(parents=True, exist_ok=True)
         self._prepare()
         self._launch()
@@ -142,7 +143,15 @@ class Server:
         except BaseException:
             self.kill()
             raise
+        self._may_move = False
         return self
+
+    def _look_at_ports(self) -> None:
+        if (port := taken(self.port, self.port_count - self.proxy_ports)) is None:
+            return
+        if not self._may_move:
+            raise ServerError(f"{self.name} can't start: somebody else has port {port} of 127.0.0.1.", port=port)
+        self.port = free_ports(self.port_count)
 
     def stop(self) -> None:
         """Asks it to end, as an administrator would; kills what has not ended in time."""
