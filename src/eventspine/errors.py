@@ -18,6 +18,7 @@ SpineError
 ├── CommandRefused            this command can't be sent as it is; nothing was done
 ├── CommandReused             this command id was given to another command before
 ├── ResultRefused             a handler returned what its command does not promise; nothing was stored
+├── HeaderRefused             what a client sent in a header is not what it should be; to be answered with 400
 ├── ViewRefused               a use of a view that it can't have: a value, a key, a column, a tenant
 ├── ViewBehind                a view has not come to an event within the time
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
@@ -80,6 +81,10 @@ class CommandRefused(SpineError):
 
 
 class ResultRefused(SpineError):
+    pass
+
+
+class HeaderRefused(SpineError):
     pass
 
 

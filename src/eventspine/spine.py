@@ -24,6 +24,7 @@ from .journal.notes import SCRATCH
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
+from .observe.written import wrote
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .service import Middleware, Service, check_commands, check_services, check_upcasters, tables_script
 from .state.on_spine import State
@@ -317,6 +318,7 @@ class Spine(State, Commanding):
             await self._at_first_use()
         if within is not None:
             await write_async(carrier_of(within), self.journal, unit)
+            wrote(records if due is None else ())
             await self._look_soon()
             return receipts(records, None, due)
         for refuse in beside.get():
@@ -324,6 +326,7 @@ class Spine(State, Commanding):
         if self._carrying is not None:
             self._carrying.check_room()
         verdict = await self._committed(unit)
+        wrote(records if due is None else ())
         await self._look_soon()
         return receipts(records, verdict, due)
 

@@ -14,7 +14,19 @@ from uuid import UUID
 
 import pytest
 
-from eventspine import Batch, Command, Delivery, HandlerTimeout, Middleware, Reject, Service, Spine, correlate
+from eventspine import (
+    Batch,
+    Command,
+    Delivery,
+    Envelope,
+    HandlerTimeout,
+    Middleware,
+    Reject,
+    Service,
+    Spine,
+    acting,
+    correlate,
+)
 from eventspine.errors import (
     CommandRefused,
     CommandReused,
@@ -105,6 +117,13 @@ async def test_what_was_published_belongs_to_the_request_and_names_the_command_a
     assert first.causation == second.causation
     assert UUID(first.causation)
     assert b"a" * 32 in (first.meta or b"")
+
+
+async def test_whoever_has_it_done_is_said_by_what_was_published(shop: tuple[Shop, Spine]) -> None:
+    with acting("user:42", why="ticket 811"):
+        await shop[1].send(PlaceOrder())
+    for record in (await shop[1].journal.feed(0, limit=10)).records:
+        assert Envelope(record).extensions == {"actor": "user:42", "why": "ticket 811"}
 
 
 async def test_a_spine_publish_inside_goes_with_the_rest(journal: Callable[[], Journal]) -> None:

@@ -28,6 +28,7 @@ class Answer(msgspec.Struct, array_like=True, frozen=True):
     sent: bytes  # the id of the one that was handled, which says whether it was ours
     same: bytes  # of the command; see CommandType.same
     result: bytes
+    events: list[bytes] = msgspec.field(default_factory=list)  # the last of them, for a token: see observe/written.py
 
 
 def note_of(service: str, command_id: str, answer: Answer, now_us: int) -> Note:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..delivery import Delivery
 from ..journal.port import Record, Unit
+from ..observe.written import Written
 from ..publishing import Publisher, Speaker, through
 from .answers import Answer, note_of
 
@@ -95,5 +96,7 @@ class CommandDelivery(Delivery[R]):
 
     def _finishing(self, unit: Unit, result: bytes) -> None:
         desk, item = self._subscription, self._item
-        answer = Answer(self.record.id, item.same, result)
+        written = Written()
+        written.add(record for append in unit.appends for record in append.records)
+        answer = Answer(self.record.id, item.same, result, written.ids)
         unit.notes.append(note_of(desk.handler.service, item.command_id, answer, desk.clock.now_us()))

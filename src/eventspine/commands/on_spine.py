@@ -118,9 +118,6 @@ class Commanding:
         await self._look_soon()
         return verdict
 
-    def _wrote(self, unit: Unit) -> None:
-        """It is durable."""
-
 
 class Lifespans:
     """Resources of services that handle commands here and don't run here; from the first command to the spine's end."""

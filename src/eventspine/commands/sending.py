@@ -29,6 +29,7 @@ from ..events import EventType
 from ..ids import id_text
 from ..journal.port import Record, Unit
 from ..observe.correlation import current
+from ..observe.written import collected, wrote
 from ..publishing import Publisher, through
 from ..state.changing import PAUSE_S
 from . import answers
@@ -75,14 +76,14 @@ class Sending:
         async with spine._turns.of((handler.service, self.command_id)):
             for attempt in range(handler.conflict_tries):
                 if (self.named or attempt) and (noted := await self._noted()) is not None:
-                    return noted.result
+                    return _again(noted)
                 try:
                     return await self._attempt(attempt)
                 except Conflict as error:
                     conflict = error
                 await self.caller.pause(uniform(0, PAUSE_S * (2**attempt - 1)))
             if (noted := await self._noted()) is not None:
-                return noted.result
+                return _again(noted)
             raise conflict
 
     async def _noted(self) -> Answer | None:
@@ -106,7 +107,7 @@ class Sending:
         except BaseException:
             await delivery._abandon()
             if delivery._joined and (noted := await self._ours()) is not None:
-                return noted.result  # its transaction had committed, whatever came after
+                return _again(noted)  # its transaction had committed, whatever came after
             raise
         finally:
             current.reset(token)
@@ -130,7 +131,7 @@ class Sending:
             await self._commit(delivery, unit)
         except (OutcomeUnknown, JournalError) as error:
             return await self._after(error)
-        self.spine._wrote(unit)
+        wrote(record for append in unit.appends for record in append.records)
         return result
 
     async def _commit(self, delivery: CommandDelivery[Any], unit: Unit) -> None:
@@ -149,7 +150,7 @@ class Sending:
         except SpineError:
             noted, error = None, error if isinstance(error, OutcomeUnknown) else _unknown(error)
         if noted is not None:
-            return noted.result
+            return _again(noted)
         if isinstance(error, OutcomeUnknown):
             raise OutcomeUnknown(
                 f"The journal can't say whether {self.kind.name} was done. Send it again with command_id={self.command_id!r}: "
@@ -167,11 +168,17 @@ class Sending:
                 f"{self.desk.name} has returned, but the transaction that it joined has not committed. Commit it before "
                 "returning, and await join() of an asynchronous session."
             )
-        return noted.result
+        return _again(noted)
 
     async def _ours(self) -> Answer | None:
         noted = await answers.find(self.desk.journal, self.desk.handler.service, self.command_id)
         return noted if noted is not None and noted.sent == self.record.id else None
+
+
+def _again(noted: Answer) -> bytes:
+    if (written := collected.get()) is not None:
+        written.add_ids(noted.events)
+    return noted.result
 
 
 def _unknown(error: SpineError) -> OutcomeUnknown:

@@ -3,7 +3,7 @@
     app.add_middleware(Correlation)
 
 Everything that is published and logged while a request is answered belongs to the request's correlation: the client's
-`X-Request-ID` and `traceparent`, or what is made where they are missing or malformed. Both are in the response."""
+`X-Request-ID` and `traceparent`, or what is made where they are missing or malformed. Both are in the response, and `Spine-Token` where something was published: see `integrations/http.py`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 
 from ..observe.acting import of_request
 from ..observe.correlation import correlate
-from .requests import REQUEST_ID, TRACEPARENT, Request, request_of
+from ..observe.written import Written, collecting
+from .requests import REQUEST_ID, TRACEPARENT, Request, headers_of, request_of
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -25,22 +26,31 @@ _STARTS = frozenset({"http.response.start", "websocket.accept"})
 
 class Correlation:
     """`trust=False`: what clients send is not taken; for a service that strangers call. `actor`: who has it done, asked
-    with the request's scope whenever something is published, so that whatever finds the user may run later."""
+    with the request's scope whenever something is published, so that whatever finds the user may run later.
+    `token=False`: answers don't say what was published."""
 
-    def __init__(self, app: App, *, trust: bool = True, actor: Callable[[Any], str | None] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        trust: bool = True,
+        actor: Callable[[Any], str | None] | None = None,
+        token: bool = True,
+    ) -> None:
         self.app = app
         self.trust = trust
         self.actor = actor
+        self.token = token
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         request = request_of(_values(scope, REQUEST_ID), _values(scope, TRACEPARENT), trust=self.trust)
-        with correlate(request.id, request.traceparent) as cause:
+        with correlate(request.id, request.traceparent) as cause, collecting() as written:
             if self.actor is not None:
                 cause.who = of_request(partial(self.actor, scope))
-            await self.app(scope, receive, partial(_send, send, request))
+            await self.app(scope, receive, partial(_send, send, request, written if self.token else None))
 
 
 def _values(scope: Message, name: str) -> list[str]:
@@ -48,9 +58,9 @@ def _values(scope: Message, name: str) -> list[str]:
     return [value.decode("latin-1") for key, value in scope.get("headers", ()) if key.lower() == wanted]
 
 
-async def _send(send: Send, request: Request, message: Message) -> None:
+async def _send(send: Send, request: Request, written: Written | None, message: Message) -> None:
     if message["type"] in _STARTS:
-        ours = [(name.lower().encode(), value.encode()) for name, value in request.headers]
+        ours = [(name.lower().encode(), value.encode()) for name, value in headers_of(request, written)]
         names = {name for name, _ in ours}
         others = [(name, value) for name, value in message.get("headers", ()) if name.lower() not in names]
         message = {**message, "headers": [*others, *ours]}

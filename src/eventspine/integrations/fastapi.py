@@ -4,7 +4,7 @@
     app = FastAPI(lifespan=events.lifespan)
 
 The spine is open from the application's start to its end; `run=` services work beside it, in the same event loop, and
-are drained when it ends. An application whose engine has failed does not go on as if nothing were: `health` says
+are drained when it ends. `FastAPI(..., exception_handlers=answers)` answers what commands and views raise. An application whose engine has failed does not go on as if nothing were: `health` says
 "failed" (503), and unless told otherwise the process is asked to stop (SIGTERM), so that whatever supervises it starts a
 whole one. The same objects serve Starlette, but for the dependencies.
 
@@ -26,19 +26,21 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Annotated, Any, Literal, TypeVar
 
 from .. import sync
-from ..errors import MissingExtra, SettingsError, WouldDeadlock
+from ..errors import HeaderRefused, MissingExtra, SettingsError, WouldDeadlock
 from ..service import Service, check_services
 from ..spine import Spine
+from ..state.token import Token
 from ..sync.loop import Loop, inside, with_context
+from .http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, key_of, token_of
 
 try:
-    from fastapi import Depends
+    from fastapi import Depends, Header, HTTPException
     from fastapi.responses import JSONResponse
     from starlette.requests import HTTPConnection
 except ImportError as missing:
     raise MissingExtra("eventspine.integrations.fastapi needs FastAPI: pip install 'eventspine[fastapi]'.") from missing
 
-__all__ = ["BlockingSpineDep", "Events", "SpineDep"]
+__all__ = ["BlockingSpineDep", "Events", "IdempotencyKeyDep", "SpineDep", "TokenDep", "answers"]
 
 T = TypeVar("T")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
@@ -49,7 +51,7 @@ log = logging.getLogger("eventspine.fastapi")
 
 class Events:
     """`spine`: a URL, or a spine that you made (then `service` is its own business). `run`: services to run beside the
-    application. `on_failure`: "stop" ends the process when their engine has failed, "serve" goes on with requests."""
+    application. `commands`: services whose commands are handled here, and which don't run here. `on_failure`: "stop" ends the process when their engine has failed, "serve" goes on with requests."""
 
     def __init__(
         self,
@@ -59,15 +61,17 @@ class Events:
         run: Sequence[Service[Any]] = (),
         on_failure: Literal["stop", "serve"] = "stop",
         drain_s: float | None = None,
+        commands: Sequence[Service[Any]] = (),
     ) -> None:
-        if isinstance(spine, Spine) and service is not None:
-            raise SettingsError("This spine was made already: give service= to Spine(...), not to Events(...).")
+        if isinstance(spine, Spine) and (service is not None or commands):
+            word = "service=" if service is not None else "commands="
+            raise SettingsError(f"This spine was made already: give {word} to Spine(...), not to Events(...).")
         if on_failure not in ("stop", "serve"):
             raise SettingsError(f'on_failure={on_failure!r} is neither "stop" nor "serve".')
         if isinstance(run, Service):
             raise SettingsError("run= is a list of services: run=[inventory].")
         check_services(run)
-        self.spine = spine if isinstance(spine, Spine) else Spine(spine, service=service)
+        self.spine = spine if isinstance(spine, Spine) else Spine(spine, service=service, commands=commands)
         self.run = tuple(run)
         self.on_failure = on_failure
         self.drain_s = drain_s
@@ -122,8 +126,8 @@ class Events:
 
 
 _NOT_STARTED = (
-    "This application has no open spine. Make it with FastAPI(lifespan=events.lifespan), and see that its lifespan runs: in "
-    "a test, `with TestClient(app) as client`."
+    "This application has no open spine. Make one, events = Events(url, service=...), give it to the application, "
+    "FastAPI(lifespan=events.lifespan), and see that the lifespan runs: in a test, `with TestClient(app) as client`."
 )
 
 
@@ -141,6 +145,41 @@ def _spine(connection: HTTPConnection) -> Spine:
 def _blocking(connection: HTTPConnection) -> sync.Spine:
     return _events(connection).blocking
 
+
+_KeyHeader = Annotated[str | None, Header(description="The same request sent again under it is done once.")]
+_TokenHeader = Annotated[str | None, Header(description="What an answer's Spine-Token said: be as far as that.")]
+
+
+# The header is an argument for the schema's sake. What it says is read from all of its values.
+def _key(connection: HTTPConnection, idempotency_key: _KeyHeader = None) -> str | None:  # noqa: ARG001
+    return _of_header(key_of, connection, IDEMPOTENCY_KEY)
+
+
+def _token(connection: HTTPConnection, spine_token: _TokenHeader = None) -> Token:  # noqa: ARG001
+    return _of_header(token_of, connection, TOKEN)
+
+
+def _of_header(read: Callable[[list[str]], T], connection: HTTPConnection, name: str) -> T:
+    try:
+        return read(connection.headers.getlist(name))
+    except HeaderRefused as error:
+        raise HTTPException(400, str(error)) from error
+
+
+async def _answer(_: Any, error: Exception) -> JSONResponse:
+    answer = answer_of(error)
+    assert answer is not None
+    return JSONResponse(answer.body, status_code=answer.status, headers=answer.headers)
+
+
+answers: dict[Any, Any] = dict.fromkeys(RULES, _answer)
+"""For `FastAPI(exception_handlers=answers)`: what commands and views raise, as problems (RFC 9457)."""
+
+IdempotencyKeyDep = Annotated[str | None, Depends(_key)]
+"""The client's Idempotency-Key, to be a command's id: `await spine.send(command, command_id=key)`. Refuses with 400."""
+
+TokenDep = Annotated[Token, Depends(_token)]
+"""The client's Spine-Token, to be waited for: `await spine.view(Orders).wait(token)`. Refuses with 400."""
 
 SpineDep = Annotated[Spine, Depends(_spine)]
 """For `async def` endpoints: `await spine.publish(event, within=session)`."""

@@ -8,7 +8,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from ..observe.written import Written
 
 REQUEST_ID = "X-Request-ID"
 TRACEPARENT = "traceparent"
@@ -25,6 +28,16 @@ class Request(NamedTuple):
     @property
     def headers(self) -> tuple[tuple[str, str], ...]:
         return (REQUEST_ID, self.id), (TRACEPARENT, self.traceparent)
+
+
+def headers_of(request: Request, written: Written | None) -> list[tuple[str, str]]:
+    """Of the answer: with a token, where something was published."""
+    if written is None or not written.ids:
+        return list(request.headers)
+    from ..state.token import Token
+    from .http import TOKEN
+
+    return [*request.headers, (TOKEN, str(Token.of_ids(written.ids)))]
 
 
 def request_of(ids: Sequence[str], traceparents: Sequence[str], *, trust: bool = True) -> Request:

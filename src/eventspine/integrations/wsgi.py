@@ -7,25 +7,35 @@ included, belongs to the client's `X-Request-ID` and `traceparent`, or to what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from ..observe.acting import of_request
 from ..observe.correlation import Cause, correlate, going_on
-from .requests import Request, request_of
+from ..observe.written import collecting
+from .requests import headers_of, request_of
 
 App = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
 class Correlation:
     """`trust=False`: what clients send is not taken; for a service that strangers call. `actor`: who has it done, asked
-    with the request's environ whenever something is published, so that whatever finds the user may run later."""
+    with the request's environ whenever something is published, so that whatever finds the user may run later.
+    `token=False`: answers don't say what was published."""
 
-    def __init__(self, app: App, *, trust: bool = True, actor: Callable[[Any], str | None] | None = None) -> None:
+    def __init__(
+        self,
+        app: App,
+        *,
+        trust: bool = True,
+        actor: Callable[[Any], str | None] | None = None,
+        token: bool = True,
+    ) -> None:
         self.app = app
         self.trust = trust
         self.actor = actor
+        self.token = token
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         request = request_of(
@@ -33,9 +43,10 @@ class Correlation:
         )
 
         def starting(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            return start_response(status, _with(headers, request), *error)
+            ours = headers_of(request, written if self.token else None)
+            return start_response(status, _with(headers, ours), *error)
 
-        with correlate(request.id, request.traceparent) as cause:
+        with correlate(request.id, request.traceparent) as cause, collecting() as written:
             if self.actor is not None:
                 cause.who = of_request(partial(self.actor, environ))
             body = self.app(environ, starting)
@@ -46,9 +57,9 @@ def _values(environ: dict[str, Any], name: str) -> list[str]:
     return [environ[name]] if name in environ else []  # a header that comes twice arrives as one, joined by commas
 
 
-def _with(headers: list[tuple[str, str]], request: Request) -> list[tuple[str, str]]:
-    names = {name.lower() for name, _ in request.headers}
-    return [*((name, value) for name, value in headers if name.lower() not in names), *request.headers]
+def _with(headers: list[tuple[str, str]], ours: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    names = {name.lower() for name, _ in ours}
+    return [*((name, value) for name, value in headers if name.lower() not in names), *ours]
 
 
 class _Body:

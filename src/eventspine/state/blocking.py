@@ -11,6 +11,7 @@ from .reading import ViewReader
 if TYPE_CHECKING:
     from ..publishing import Receipt
     from .as_of import ViewThen
+    from .token import Token
 
 V = TypeVar("V")
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
@@ -35,7 +36,7 @@ class SyncViewReader(Generic[V]):
         found: list[dict[str, Any]] = self._run(self._reader.query(sql, **parameters))
         return found
 
-    def wait(self, *events: Receipt | str, timeout_s: float = 2.0) -> None:
+    def wait(self, *events: Receipt | str | Token, timeout_s: float = 2.0) -> None:
         self._run(self._reader.wait(*events, timeout_s=timeout_s))
 
     def as_of(self, when: datetime | int, *, by: Literal["happened", "recorded"] = "happened") -> ViewThen[V]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..errors import UnknownPublisher
 from ..journal.port import Unit
 from ..observe.correlation import Cause, current
+from ..observe.written import wrote
 from ..publishing import Publisher, Receipt, Speaker, receipts
 from ..within import beside, carrier_of, opening, write_async
 
@@ -116,6 +117,7 @@ class State:
         unit, records = self._unit_of(aggregates, cause)
         unit.notes += notes
         verdict = await self._stored(unit, within)
+        wrote(records)
         for one in aggregates:
             saving.saved(one)
         await self._look_soon()

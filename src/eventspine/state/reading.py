@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..publishing import Receipt
     from .as_of import ViewThen
     from .on_spine import State
+    from .token import Token
 
 V = TypeVar("V")
 T = TypeVar("T")
@@ -76,9 +77,9 @@ class ViewReader(Generic[V]):
 
     # --- when -----------------------------------------------------------------------------------------------------------
 
-    async def wait(self, *events: Receipt | str, timeout_s: float = 2.0) -> None:
-        """Wait until this view has what these events (receipts, or their ids) made of it; raises ViewBehind when it takes
-        longer."""
+    async def wait(self, *events: Receipt | str | Token, timeout_s: float = 2.0) -> None:
+        """Wait until this view has what these events (receipts, their ids, or a client's token) made of it; raises
+        ViewBehind when it takes longer."""
         from .waiting import wait
 
         await wait(await self._journal(), self._view, events, timeout_s)

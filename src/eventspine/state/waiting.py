@@ -8,7 +8,8 @@ soon as it has read on: its cursor moves over what it does not want as well."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import SettingsError, ViewBehind, ViewRefused
@@ -16,6 +17,7 @@ from ..ids import id_bytes, id_text
 from ..journal.port import Delivery, Journal, Record
 from . import versions
 from .progress import Progress, held_up_by, progress_of
+from .token import Token
 from .views import ViewType
 
 if TYPE_CHECKING:
@@ -33,23 +35,49 @@ class Wanting(NamedTuple):
     held: Delivery | None  # it was handled, and failed
 
 
-async def wait(journal: Journal, view: ViewType, events: Sequence[Receipt | str], timeout_s: float) -> None:
-    if not events:
-        raise SettingsError("wait() takes receipts, or ids of events: view.wait(await spine.publish(...)).")
-    missing: dict[bytes, Record | None] = {_id_of(event): None for event in events}
-    until = asyncio.get_running_loop().time() + timeout_s
-    pause_s = FIRST_S
-    while missing:
-        stored = await versions.known(journal, view.name)
-        wanting = await _wanting(journal, stored, missing)
+async def wait(journal: Journal, view: ViewType, events: Sequence[Receipt | str | Token], timeout_s: float) -> None:
+    waiting = Waiting(journal, view, events, timeout_s, asyncio.get_running_loop().time)
+    while (pause_s := await waiting.look()) is not None:  # noqa: ASYNC110 -- what is waited for is in a database
+        await asyncio.sleep(pause_s)
+
+
+class Waiting:
+    """`look` until it says that there is nothing left to wait for."""
+
+    def __init__(
+        self,
+        journal: Journal,
+        view: ViewType,
+        events: Sequence[Receipt | str | Token],
+        timeout_s: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if not events:
+            raise SettingsError("wait() takes receipts, or ids of events: view.wait(await spine.publish(...)).")
+        self._journal, self._view, self._timeout_s = journal, view, timeout_s
+        self._missing: dict[bytes, Record | None] = dict.fromkeys(id for event in events for id in _ids_of(event))
+        self._now = now
+        self._until = now() + timeout_s
+        self._pause_s = FIRST_S
+
+    async def look(self) -> float | None:
+        """How long to wait before the next look; None: the view has come to all of them. Raises ViewBehind."""
+        if not self._missing:
+            return None
+        stored = await versions.known(self._journal, self._view.name)
+        wanting = await _wanting(self._journal, stored, self._missing)
+        self._missing = {one.id: one.record for one in wanting}
         if not wanting:
-            return
-        missing = {one.id: one.record for one in wanting}
-        left_s = until - asyncio.get_running_loop().time()
+            return None
+        left_s = self._until - self._now()
         if left_s <= 0:
-            raise await _behind(journal, view, stored, wanting[0], timeout_s)
-        await asyncio.sleep(min(pause_s, left_s))
-        pause_s = min(pause_s * 1.5, MOST_S)
+            raise await _behind(self._journal, self._view, stored, wanting[0], self._timeout_s)
+        pause_s, self._pause_s = min(self._pause_s, left_s), min(self._pause_s * 1.5, MOST_S)
+        return pause_s
+
+
+def _ids_of(event: Receipt | str | Token) -> Sequence[bytes]:
+    return event.ids if isinstance(event, Token) else [_id_of(event)]
 
 
 def _id_of(event: Receipt | str) -> bytes:

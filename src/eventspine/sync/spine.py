@@ -15,6 +15,7 @@ from ..brokers.port import Broker
 from ..clock import Clock
 from ..journal.port import Journal
 from ..observe.correlation import current
+from ..observe.written import wrote
 from ..publishing import Receipt, due_us, receipts, unit_of
 from ..service import Middleware, Service
 from ..within import carrier_of, opening, write
@@ -167,6 +168,7 @@ class Spine:
         due = due_us(spine.clock, at, after)
         records = spine.records(events, cause=current.get(), time=time, id=id)
         write(carrier_of(within), spine.journal, unit_of(records, due))
+        wrote(records if due is None else ())
         if spine._unheard.to_look_at:
             self._loop.run(spine._look_soon())
         return receipts(records, None, due)
@@ -192,6 +194,7 @@ class Spine:
         unit, records = spine._unit_of(aggregates, current.get())
         if unit.appends:
             write(carrier_of(within), spine.journal, unit)
+            wrote(records)
         for one in aggregates:
             saved(one)
         return receipts(records, None, None)

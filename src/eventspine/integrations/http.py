@@ -1,0 +1,116 @@
+"""What HTTP says of commands and views, whatever the framework: two headers, and how errors are answered.
+
+    Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324    the command's id; quoted, as the draft of the IETF has it, or not
+    Spine-Token: 1.AaIlbo…                                    of an answer: what was published; of a request: be that far
+
+What clients send is taken as it is meant, or refused with 400. An error is answered by `answer_of`, as a problem (RFC 9457): what
+a client can mend or was refused says why, and what is the server's trouble (5xx) says nothing of its inside.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..errors import (
+    CommandRefused,
+    CommandReused,
+    Conflict,
+    HeaderRefused,
+    JournalBusy,
+    JournalFull,
+    NoSuchAggregate,
+    OutboxFull,
+    OutcomeUnknown,
+    Reject,
+    SpineClosed,
+    ViewBehind,
+)
+from ..state.token import Token
+
+TOKEN = "Spine-Token"  # noqa: S105 -- the name of a header
+IDEMPOTENCY_KEY = "Idempotency-Key"
+PROBLEM = "application/problem+json"
+
+_KEY = re.compile(r'(?P<quote>"?)(?P<key>[A-Za-z0-9._:/+=@~-]{1,255})(?P=quote)\Z')
+
+
+def token_of(values: Sequence[str]) -> Token:
+    """From all values of the header; without one there is nothing to wait for."""
+    _check_one(values, TOKEN)
+    return Token.parse(values[0]) if values else Token()
+
+
+def key_of(values: Sequence[str]) -> str | None:
+    """From all values of the header."""
+    _check_one(values, IDEMPOTENCY_KEY)
+    if not values:
+        return None
+    found = _KEY.match(values[0])
+    if found is None:
+        raise HeaderRefused(
+            f"{IDEMPOTENCY_KEY} is 1 to 255 letters, digits and ._:/+=@~-, such as a UUID; not {values[0]!r:.60}.",
+            header=IDEMPOTENCY_KEY,
+        )
+    return found["key"]
+
+
+def _check_one(values: Sequence[str], name: str) -> None:
+    if len(values) > 1:
+        raise HeaderRefused(f"{name} comes {len(values)} times; send it once.", header=name)
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: dict[str, str]
+    body: dict[str, Any]  # a problem
+
+
+class _Rule(NamedTuple):
+    status: int
+    title: str
+    detail: str | None  # None: what the error says
+    retry_after_s: int | None = None
+
+
+_AGAIN = "Try again."
+RULES: dict[type[Exception], _Rule] = {
+    HeaderRefused: _Rule(400, "A header can't be used", None),
+    CommandRefused: _Rule(422, "This can't be asked for", None),
+    CommandReused: _Rule(
+        422,
+        "This key was another request's",
+        f"This {IDEMPOTENCY_KEY} was sent with another request. Make a new one for each.",
+    ),
+    Reject: _Rule(409, "Refused", None),
+    NoSuchAggregate: _Rule(404, "Not found", "There is no such thing."),
+    Conflict: _Rule(409, "Changed meanwhile", "Somebody else changed this at the same time. Read it again."),
+    ViewBehind: _Rule(
+        503, "Not that far yet", "What you have written is stored and will be seen here soon. Ask again.", 1
+    ),
+    OutcomeUnknown: _Rule(
+        503, "Perhaps done", f"It may have been done. Send the same again, under the same {IDEMPOTENCY_KEY}.", 1
+    ),
+    JournalBusy: _Rule(503, "Busy", _AGAIN, 1),
+    JournalFull: _Rule(503, "No space", _AGAIN, 30),
+    OutboxFull: _Rule(503, "Too much is waiting", _AGAIN, 30),
+    SpineClosed: _Rule(503, "Stopping", _AGAIN, 1),
+}
+
+
+def answer_of(error: BaseException) -> Answer | None:
+    """How it is answered; None: as any other error."""
+    rule = next((RULES[kind] for kind in type(error).__mro__ if kind in RULES), None)
+    if rule is None:
+        return None
+    headers = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
+    if rule.retry_after_s is not None:
+        headers["Retry-After"] = str(rule.retry_after_s)
+    body = {"title": rule.title, "status": rule.status, "detail": str(error) if rule.detail is None else rule.detail}
+    if isinstance(error, OutcomeUnknown) and "command_id" in error.details:
+        body["idempotency_key"] = error.details["command_id"]
+    return Answer(rule.status, headers, body)

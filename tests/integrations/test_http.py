@@ -1,0 +1,404 @@
+"""Commands and views over HTTP: a key that makes a request happen once, a token that reads one's own writes, and errors
+that are answered as what they are; from FastAPI and Flask, each through its own test client."""
+
+from __future__ import annotations
+
+import warnings
+from base64 import urlsafe_b64encode
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+from fastapi import Body, FastAPI
+from flask import Flask
+
+from eventspine import Command, Delivery, Event, Reject, Service, Spine, View, errors
+from eventspine.errors import HeaderRefused, OutcomeUnknown, ViewBehind
+from eventspine.integrations import fastapi as of_fastapi, flask as of_flask
+from eventspine.integrations.asgi import Correlation
+from eventspine.integrations.http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, key_of, token_of
+from eventspine.observe.written import EVENTS_MAX, Written, collected, collecting
+from eventspine.state.token import Token
+from eventspine.sync import Spine as Blocking
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # Starlette would rather have the successor of httpx
+    from fastapi.testclient import TestClient
+
+
+class OrderPlaced(Event, context="orders", key="customer"):
+    customer: str
+    units: int
+
+
+class PlaceOrder(Command[UUID], context="orders", key="customer"):
+    customer: str
+    units: int = 1
+
+
+class OrdersByCustomer(View, key="customer"):
+    customer: str
+    units: int = 0
+
+
+def services() -> tuple[Service[Any], Service[Any], list[PlaceOrder]]:
+    orders: Service[None] = Service("orders")
+    reports: Service[None] = Service("reports")
+    called: list[PlaceOrder] = []
+
+    @orders.command(PlaceOrder)
+    async def place(command: PlaceOrder, delivery: Delivery) -> UUID:
+        called.append(command)
+        if command.units > 9:
+            raise Reject("that is too many")
+        delivery.publish(OrderPlaced(customer=command.customer, units=command.units))
+        return uuid4()
+
+    @reports.projection(OrdersByCustomer, OrderPlaced)
+    def count(view: View[OrdersByCustomer], event: OrderPlaced) -> None:
+        view.row(event.customer).units += event.units
+
+    return orders, reports, called
+
+
+def fastapi_app(url: str, *, view: bool = True) -> tuple[FastAPI, list[PlaceOrder]]:
+    orders, reports, called = services()
+    events = of_fastapi.Events(url, service=orders, run=[reports] if view else [])
+    app = FastAPI(lifespan=events.lifespan, exception_handlers=of_fastapi.answers)
+    app.add_middleware(Correlation)
+
+    @app.post("/orders", status_code=201)
+    async def place(
+        command: Annotated[PlaceOrder, Body()], spine: of_fastapi.SpineDep, key: of_fastapi.IdempotencyKeyDep
+    ) -> UUID:
+        return await spine.send(command, command_id=key)
+
+    @app.post("/blocking", status_code=201)
+    def blocking(
+        command: Annotated[PlaceOrder, Body()], spine: of_fastapi.BlockingSpineDep, key: of_fastapi.IdempotencyKeyDep
+    ) -> UUID:
+        return spine.send(command, command_id=key)
+
+    @app.get("/orders/{customer}")
+    async def orders_of(customer: str, spine: of_fastapi.SpineDep, token: of_fastapi.TokenDep) -> int:
+        reading = spine.view(OrdersByCustomer)
+        await reading.wait(token, timeout_s=10 if view else 0.02)
+        row = await reading.get(customer)
+        return row.units if row else 0
+
+    return app, called
+
+
+def flask_app(url: str, *, view: bool = True, answers: bool = True) -> tuple[Flask, list[PlaceOrder]]:
+    orders, _, called = services()
+    events = of_flask.Events(url=url, service=Service("web"), commands=[orders], answers=answers)
+    app = Flask(__name__)
+    events.init_app(app)
+
+    @app.post("/orders")
+    def place() -> tuple[Any, int]:
+        return app.json.response(events.send(events.command(PlaceOrder))), 201  # type: ignore[return-value]
+
+    @app.get("/orders/<customer>")
+    def orders_of(customer: str) -> Any:
+        reading = events.spine.view(OrdersByCustomer)
+        reading.wait(events.token, timeout_s=10 if view else 0.02)
+        row = reading.get(customer)
+        return app.json.response(row.units if row else 0)
+
+    app.extensions["close"] = app.extensions["eventspine"].close
+    return app, called
+
+
+class Client:
+    """The same words for both."""
+
+    def __init__(self, ask: Callable[..., Any], called: list[PlaceOrder]) -> None:
+        self._ask, self.called = ask, called
+
+    def __call__(self, method: str, path: str, body: Any = None, **headers: Any) -> httpx.Response:
+        named = [(name.replace("_", "-"), value) for name, value in headers.items() if isinstance(value, str)]
+        named += [
+            (name.replace("_", "-"), one)
+            for name, values in headers.items()
+            if isinstance(values, list)
+            for one in values
+        ]
+        answer: httpx.Response = self._ask(method, path, body, named)
+        return answer
+
+
+def of_fastapi_client(client: TestClient, called: list[PlaceOrder]) -> Client:
+    def ask(method: str, path: str, body: Any, headers: list[tuple[str, str]]) -> httpx.Response:
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+        return client.request(method, path, json=body, headers=raw)  # type: ignore[arg-type]
+
+    return Client(ask, called)
+
+
+def of_flask_client(app: Flask, called: list[PlaceOrder]) -> Client:
+    def ask(method: str, path: str, body: Any, headers: Any) -> httpx.Response:
+        got = app.test_client().open(path, method=method, json=body, headers=headers)
+        return httpx.Response(got.status_code, headers=list(got.headers), content=got.data)
+
+    return Client(ask, called)
+
+
+@pytest.fixture(params=["fastapi", "flask"])
+def client(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Client]:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    if request.param == "fastapi":
+        app, called = fastapi_app(url)
+        with TestClient(app) as testing:
+            yield of_fastapi_client(testing, called)
+        return
+    flask, called = flask_app(url)
+    with Blocking(url) as beside, beside.running(services()[1]):
+        yield of_flask_client(flask, called)
+        flask.extensions["close"]()
+
+
+ORDER = {"customer": "ann", "units": 2}
+
+
+# --- commands -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_request_with_a_key_is_done_once_and_answered_the_same(client: Client) -> None:
+    first, again = (client("POST", "/orders", ORDER, Idempotency_Key="form-1") for _ in range(2))
+    assert (201, 201) == (first.status_code, again.status_code)
+    assert UUID(first.json()) == UUID(again.json())
+    assert 1 == len(client.called)
+    assert client("POST", "/orders", ORDER).json() != client("POST", "/orders", ORDER).json()
+
+
+def test_a_key_may_stand_in_quotes_and_is_the_same_key(client: Client) -> None:
+    first = client("POST", "/orders", ORDER, Idempotency_Key='"form-1"')
+    assert first.json() == client("POST", "/orders", ORDER, Idempotency_Key="form-1").json()
+
+
+def test_twenty_at_once_are_done_once(client: Client) -> None:
+    with ThreadPoolExecutor(20) as threads:
+        sent = list(threads.map(lambda _: client("POST", "/orders", ORDER, Idempotency_Key="form-1"), range(20)))
+    assert {201} == {one.status_code for one in sent}
+    assert 1 == len({one.json() for one in sent}) == len(client.called)
+
+
+def test_the_key_of_another_request_is_refused(client: Client) -> None:
+    client("POST", "/orders", ORDER, Idempotency_Key="form-1")
+    other = client("POST", "/orders", {**ORDER, "units": 3}, Idempotency_Key="form-1")
+    assert (422, "application/problem+json") == (other.status_code, other.headers["content-type"])
+    assert "was sent with another request" in other.json()["detail"]
+    assert "form-1" not in other.text
+
+
+def test_a_refusal_says_why(client: Client) -> None:
+    refused = client("POST", "/orders", {**ORDER, "units": 10})
+    assert (409, "that is too many") == (refused.status_code, refused.json()["detail"])
+    assert "Spine-Token" not in refused.headers
+
+
+@pytest.mark.parametrize("body", [{"customer": 3}, {"units": 1}, [], None, {"customer": "ann", "units": "many"}, "x"])
+def test_a_body_that_is_no_command_is_refused_and_nothing_is_called(client: Client, body: Any) -> None:
+    assert 422 == client("POST", "/orders", body).status_code
+    assert client.called == []
+
+
+HOSTILE = [
+    "",
+    " ",
+    "a b",
+    "a,b",
+    "x" * 256,
+    "ключ".encode().decode("latin-1"),
+    '"a',
+    'a"',
+    '""',
+    "a;b",
+    "<script>",
+    "a\tb",
+]
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_key_that_is_none_is_refused(client: Client, key: str) -> None:
+    assert 400 == client("POST", "/orders", ORDER, Idempotency_Key=key).status_code
+    assert client.called == []
+
+
+def test_a_key_that_comes_twice_is_refused(client: Client) -> None:
+    assert 400 == client("POST", "/orders", ORDER, Idempotency_Key=["a", "b"]).status_code
+
+
+# --- reading one's own writes -------------------------------------------------------------------------------------------
+
+
+def test_a_token_reads_what_was_written(client: Client) -> None:
+    for units in range(1, 11):
+        token = client("POST", "/orders", {"customer": "ann", "units": 1}).headers["Spine-Token"]
+        assert units == client("GET", "/orders/ann", Spine_Token=token).json()
+
+
+def test_whoever_is_answered_again_gets_the_token_of_then(client: Client) -> None:
+    first, again = (client("POST", "/orders", ORDER, Idempotency_Key="form-1") for _ in range(2))
+    assert first.headers["Spine-Token"] == again.headers["Spine-Token"]
+
+
+def test_what_publishes_nothing_has_no_token_and_without_one_nothing_is_waited_for(client: Client) -> None:
+    token = client("POST", "/orders", ORDER).headers["Spine-Token"]
+    client("GET", "/orders/ann", Spine_Token=token)
+    got = client("GET", "/orders/ann")
+    assert (200, 2) == (got.status_code, got.json())
+    assert "Spine-Token" not in got.headers
+
+
+@pytest.mark.parametrize(
+    "token", [*HOSTILE, "1.", "1." + "A" * 21, "1." + "A" * 23, "2." + "A" * 22, "1." + "A" * 10_000, "1.=====" * 4]
+)
+def test_a_token_that_is_none_is_refused(client: Client, token: str) -> None:
+    got = client("GET", "/orders/ann", Spine_Token=token)
+    assert 400 == got.status_code
+    assert len(got.content) < 400
+
+
+def test_a_token_that_comes_twice_is_refused(client: Client) -> None:
+    one = "1." + "A" * 22
+    assert 400 == client("GET", "/orders/ann", Spine_Token=[one, one]).status_code
+
+
+@pytest.mark.parametrize("kind", ["fastapi", "flask"])
+def test_a_view_that_is_behind_says_when_to_ask_again_and_nothing_of_its_inside(kind: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    with Blocking(url) as spine, spine.running(services()[1]):
+        pass  # the view is known, and nobody keeps it
+    if kind == "fastapi":
+        app, called = fastapi_app(url, view=False)
+        with TestClient(app) as testing:
+            check_behind(of_fastapi_client(testing, called))
+    else:
+        flask, called = flask_app(url, view=False)
+        check_behind(of_flask_client(flask, called))
+        flask.extensions["close"]()
+
+
+def check_behind(client: Client) -> None:
+    token = client("POST", "/orders", ORDER).headers["Spine-Token"]
+    behind = client("GET", "/orders/ann", Spine_Token=token)
+    assert (503, "1", "application/problem+json") == (
+        behind.status_code, behind.headers["retry-after"], behind.headers["content-type"],
+    )  # fmt: skip
+    assert "reports" not in behind.text
+    assert 0 == client("GET", "/orders/ann").json()  # what there is
+    made_up = str(Token((b"x" * 16,) * EVENTS_MAX))
+    assert 503 == client("GET", "/orders/ann", Spine_Token=made_up).status_code
+
+
+def test_def_endpoints_send_too(tmp_path: Path) -> None:
+    app, called = fastapi_app(f"sqlite:///{tmp_path / 'shop.db'}")
+    with TestClient(app) as testing:
+        client = of_fastapi_client(testing, called)
+        first, again = (client("POST", "/blocking", ORDER, Idempotency_Key="k") for _ in range(2))
+        assert first.json() == again.json()
+        assert 2 == client("GET", "/orders/ann", Spine_Token=again.headers["Spine-Token"]).json()
+    assert 1 == len(called)
+
+
+def test_the_document_of_the_interface_knows_the_command_and_the_headers(tmp_path: Path) -> None:
+    app, _ = fastapi_app("memory://")
+    told = app.openapi()["paths"]
+    schema = told["/orders"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(schema["properties"]) == {"customer", "units"}
+    assert [one["name"].lower() for one in told["/orders"]["post"]["parameters"]] == ["idempotency-key"]
+    assert [one["name"].lower() for one in told["/orders/{customer}"]["get"]["parameters"]] == [
+        "customer",
+        "spine-token",
+    ]
+
+
+def test_without_the_answers_of_the_extension_an_application_has_its_own(tmp_path: Path) -> None:
+    app, called = flask_app(f"sqlite:///{tmp_path / 'shop.db'}", answers=False)
+    app.register_error_handler(Reject, lambda error: (f"no: {error}", 418))
+    refused = of_flask_client(app, called)("POST", "/orders", {**ORDER, "units": 10})
+    assert (418, "no: that is too many") == (refused.status_code, refused.text)
+    app.extensions["close"]()
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_a_middleware_can_be_told_to_say_nothing_of_what_was_published(token: bool, tmp_path: Path) -> None:
+    events = of_fastapi.Events(f"sqlite:///{tmp_path / 'shop.db'}", service=services()[0])
+    app = FastAPI(lifespan=events.lifespan)
+    app.add_middleware(Correlation, token=token)
+
+    @app.post("/")
+    async def publish(spine: of_fastapi.SpineDep) -> None:
+        await spine.publish(OrderPlaced(customer="ann", units=1))
+
+    with TestClient(app) as testing:
+        assert ("Spine-Token" in testing.post("/").headers) == token
+
+
+# --- the parts ------------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_are_read_as_they_were_written() -> None:
+    for count in (0, 1, 2, 3, EVENTS_MAX):
+        token = Token(tuple(bytes([n]) * 16 for n in range(count)))
+        assert token == (Token.parse(str(token)) if count else Token())
+    with pytest.raises(HeaderRefused):
+        Token.parse("1." + urlsafe_b64encode(b"x" * 16 * (EVENTS_MAX + 1)).decode().rstrip("="))
+
+
+def test_headers_that_are_missing_say_nothing() -> None:
+    assert (None, Token()) == (key_of([]), token_of([]))
+
+
+async def test_of_each_key_the_last_event_is_collected_and_at_most_so_many() -> None:
+    orders = services()[0]
+    async with Spine("memory://", service=orders) as spine:
+        with collecting() as written:
+            receipts = await spine.publish(*[OrderPlaced(customer="ann", units=n) for n in range(3)])
+            assert written.ids == [receipts[-1].event_id]
+            many = await spine.publish(*[OrderPlaced(customer=str(n), units=n) for n in range(100)])
+            assert EVENTS_MAX == len(written.ids)
+            assert written.ids[-1] == many[-1].event_id
+        assert collected.get() is None
+        later = Written()
+        assert later.ids == []
+
+
+async def test_what_is_scheduled_or_failed_is_not_collected() -> None:
+    from datetime import timedelta
+
+    orders = services()[0]
+    async with Spine("memory://", service=orders) as spine:
+        with collecting() as written:
+            await spine.publish(OrderPlaced(customer="ann", units=1), after=timedelta(hours=1))
+            with pytest.raises(Reject):
+                await spine.send(PlaceOrder(customer="ann", units=10))
+            assert written.ids == []
+
+
+@pytest.mark.parametrize("kind", RULES)
+def test_each_error_has_an_answer_that_is_a_problem(kind: type[Exception]) -> None:
+    answer = answer_of(kind("said"))
+    assert answer is not None
+    assert 400 <= answer.status < 600
+    assert answer.body["status"] == answer.status
+    assert (answer.status >= 500) <= ("said" not in str(answer.body))
+
+
+def test_other_errors_are_not_ours_to_answer() -> None:
+    assert answer_of(ValueError("x")) is None
+    assert answer_of(errors.SettingsError("x")) is None
+
+
+def test_an_unknown_outcome_is_answered_with_the_key_to_send_it_again_under() -> None:
+    answer = answer_of(OutcomeUnknown("x", command_id="abc"))
+    assert answer is not None
+    assert ("abc", "1") == (answer.body["idempotency_key"], answer.headers["Retry-After"])
+    assert answer_of(ViewBehind("x")) is not None
+    assert (TOKEN, IDEMPOTENCY_KEY) == ("Spine-Token", "Idempotency-Key")
