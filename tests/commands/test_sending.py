@@ -123,7 +123,7 @@ async def test_whoever_has_it_done_is_said_by_what_was_published(shop: tuple[Sho
     with acting("user:42", why="ticket 811"):
         await shop[1].send(PlaceOrder())
     for record in (await shop[1].journal.feed(0, limit=10)).records:
-        assert Envelope(record).extensions == {"actor": "user:42", "why": "ticket 811"}
+        assert {"actor": "user:42", "why": "ticket 811"}.items() <= Envelope(record).extensions.items()
 
 
 async def test_a_spine_publish_inside_goes_with_the_rest(journal: Callable[[], Journal]) -> None:
