@@ -47,7 +47,7 @@ def fields(shown: Any) -> set[str]:
 def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     section = PAGE.read_text(encoding="utf-8").partition("\n## JSON\n")[2]
     blocks = re.findall(r"```json\n(.*?)```", section.replace("{…}", "{}"), re.DOTALL)
-    event, publish, trail, subscriptions, dead, listed, _views, traced, doctor, top, shown_settings = (
+    event, publish, trail, subscriptions, dead, listed, _views, replay, restore, traced, doctor, top, shown_settings = (
         blocks  # of views: test_views.py
     )
     schedule, streams = map(json.loads, listed.splitlines())
@@ -67,5 +67,9 @@ def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     assert printed("doctor") <= fields(json.loads(doctor))
     assert printed("top", "--every", "0.1") <= fields(json.loads(top)) | fields(json.loads(subscriptions))
     assert fields(json.loads(shown_settings)) <= printed("settings")
+    assert printed("replay", "--into", "scratch.db") == fields(json.loads(replay))
+    say("backup", "copy.db")
+    newer = fields(json.loads(restore))
+    assert printed("restore", "copy.db", "--verify") == newer
     shown = set(json.loads(say("tail", "--no-follow", "--json", "-n", "1").stdout.splitlines()[0]))
     assert shown - {"causationid"} <= set(json.loads(event))

@@ -37,6 +37,7 @@ COMMANDS = {
     "views": "Views: which versions there are, and which one is read.",
     "retention": "For how long events are kept; what was deleted, and what holds it back.",
     "backup": "Copy the journal while services run, and verify the copy.",
+    "restore": "Verify a backup, say what it lacks, and put it in the journal's place.",
     "settings": "Show each setting and where it came from.",
     "new": "Make a working project: an event, a handler, a test.",
     "reset": "Start over with an empty journal, in development.",

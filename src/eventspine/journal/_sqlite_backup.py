@@ -19,11 +19,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import JournalCorrupt, JournalError, SettingsError
 from . import _sqlite_file as file, forks
+from ._sqlite_seal import seal
 from .port import Backup
 
 PAGES = 1_000  # copied in one step
@@ -139,6 +141,7 @@ def _copy(source: Path, part: Path, busy_s: float, progress: Progress, stop: thr
         origin.backup(copy, pages=PAGES, progress=step)
         origin.execute("/*spine*/ rollback").close()
         _raise_incarnation(copy)
+        seal(copy, partial(_look, stop))
     return held
 
 
@@ -157,6 +160,12 @@ def _new(part: Path) -> sqlite3.Connection:
     copy.execute("pragma journal_mode=off").close()
     copy.execute("pragma synchronous=off").close()
     return copy
+
+
+def _look(stop: threading.Event) -> None:
+    _let_fork()
+    if stop.is_set():
+        raise Stopped
 
 
 def _let_fork() -> None:

@@ -1,0 +1,173 @@
+"""Whether a backup is whole and what it lacks; and putting it in place.
+
+A backup is sealed when it is made: a digest of all its events is stored in it. So a letter that became another inside an
+event's data, which SQLite's own check can't see, is found before the backup takes anybody's place.
+
+    the backup verified ── copied to TARGET.restoring, another incarnation, verified, synced ── the old file moved aside ── named
+
+Nothing of TARGET is touched before its successor is whole. Whoever is killed before the last step has the old file under
+its new name, and the copy as TARGET.restoring."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ..errors import JournalCorrupt, SettingsError
+from . import _sqlite_file as file, _sqlite_read as read, forks
+from ._sqlite_aside import move_aside
+from ._sqlite_backup import Progress, _sync, back_up, check_target
+from ._sqlite_check import check
+from ._sqlite_seal import SEAL, Seal, digest
+
+PAGE = 2_000
+
+
+class Verified(NamedTuple):
+    path: str
+    bytes: int
+    id: str
+    position: int
+    recorded_us: int | None
+    events: int
+    streams: int
+    subscriptions: int
+    deliveries: int
+    seal: str  # "holds"; "broken"; "none": an older release made it; "written since": it is no longer what was sealed
+    damaged: tuple[str, ...]
+
+
+class Newer(NamedTuple):
+    """What the journal in place has and the backup lacks."""
+
+    events: int
+    first_us: int | None  # when the first of them was recorded
+    last_us: int | None
+    differs_at: int | None  # the first position at which the two hold different events
+    same: bool  # whether it is one journal, by its identity
+
+
+def verify(path: Path, *, busy_s: float = 30.0, progress: Progress = None) -> Verified:
+    if not path.is_file():
+        raise SettingsError(f"There is no file {path}.")
+    if progress:
+        progress("verifying", 0.0)
+    with forks.inside_sqlite(), closing(_open(path, busy_s)) as connection:
+        cursor = connection.cursor()
+        if not _is_journal(cursor):
+            raise SettingsError(f"{path} is a database, and no journal: it has no spine_events.")
+        damaged = check(cursor)
+        try:
+            return _verified(path, cursor, tuple(damaged))
+        except (sqlite3.Error, msgspec.MsgspecError, ValueError, TypeError) as error:
+            damaged = damaged or [f"it can't be read: {error}"]
+            return Verified(str(path), file.size(path), "", 0, None, 0, 0, 0, 0, "broken", tuple(damaged))
+
+
+def _open(backup: Path, busy_s: float) -> sqlite3.Connection:
+    """A file that nobody has open is read as it lies there: nothing comes to be beside it, and the disk may be read-only."""
+    if Path(f"{backup}-wal").exists():
+        return file.connect(backup, busy_s=busy_s, readonly=True)
+    uri = f"{backup.resolve().as_uri()}?mode=ro&immutable=1"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _is_journal(cursor: sqlite3.Cursor) -> bool:
+    try:
+        query = "/*spine*/ select count(*) from sqlite_master where name in ('spine_meta', 'spine_events')"
+        return bool(cursor.execute(query).fetchone()[0] == 2)
+    except sqlite3.Error as error:
+        raise JournalCorrupt(f"It is damaged or no SQLite database: {error}. Take another backup.") from error
+
+
+def _verified(path: Path, cursor: sqlite3.Cursor, damaged: tuple[str, ...]) -> Verified:
+    def count(what: str) -> int:
+        return int(cursor.execute(f"/*spine*/ select count(*) from {what}").fetchone()[0])
+
+    meta: dict[str, str] = dict(cursor.execute("/*spine*/ select name, value from spine_meta").fetchall())
+    recorded = cursor.execute("/*spine*/ select max(recorded_us) from spine_events").fetchone()[0]
+    return Verified(
+        str(path), file.size(path), meta["id"], read.head(cursor), recorded, count("spine_events"), count("spine_streams"),
+        count("spine_subscriptions where state <> 'retired'"), count("spine_deliveries where state <> 'settled'"),
+        _seal_of(cursor, meta.get(SEAL)), damaged,
+    )  # fmt: skip
+
+
+def _seal_of(cursor: sqlite3.Cursor, stored: str | None) -> str:
+    if stored is None:
+        return "none"
+    seal = Seal(*json.loads(stored))
+    if read.head(cursor) != seal.position:
+        return "written since"
+    return "holds" if digest(cursor) == (seal.digest, seal.events) else "broken"
+
+
+# --- what is newer elsewhere ------------------------------------------------------------------------------------------
+
+
+def newer(backup: Path, place: Path, *, busy_s: float = 30.0) -> Newer:
+    """Read side by side, a page in memory: positions and ids alone."""
+    with (
+        forks.inside_sqlite(),
+        closing(_open(backup, busy_s)) as one,
+        closing(file.connect(place, busy_s=busy_s, readonly=True)) as other,
+    ):
+        head = read.head(one.cursor())
+        query = "/*spine*/ select count(*), min(recorded_us), max(recorded_us) from spine_events where position > ?"
+        count, first, last = other.execute(query, (head,)).fetchone()
+        return Newer(count, first, last, _differ(one, other), _id(one) == _id(other))
+
+
+def _id(connection: sqlite3.Connection) -> Any:
+    return connection.execute("/*spine*/ select value from spine_meta where name = 'id'").fetchone()[0]
+
+
+def _differ(one: sqlite3.Connection, other: sqlite3.Connection) -> int | None:
+    """Positions that only one of them has are no difference: retention may have been there."""
+    ours, theirs = _ids(one), _ids(other)
+    mine, yours = next(ours, None), next(theirs, None)
+    while mine is not None and yours is not None:
+        if mine[0] == yours[0]:
+            if mine[1] != yours[1]:
+                return mine[0]
+            mine, yours = next(ours, None), next(theirs, None)
+        elif mine[0] < yours[0]:
+            mine = next(ours, None)
+        else:
+            yours = next(theirs, None)
+    return None
+
+
+def _ids(connection: sqlite3.Connection) -> Iterator[tuple[int, bytes]]:
+    with closing(connection.execute("/*spine*/ select position, id from spine_events order by position")) as rows:
+        while page := rows.fetchmany(PAGE):
+            yield from page
+
+
+# --- putting it in place ----------------------------------------------------------------------------------------------
+
+
+def put_in_place(
+    backup: Path, place: Path, aside: Path | None, *, busy_s: float = 30.0, progress: Progress = None
+) -> None:
+    """`aside`: what the file that is there is called from now on; None: there is none. The journal must not be open here."""
+    restoring = Path(f"{place}.restoring")
+    if aside is None:
+        check_target(backup, place, force=False)
+    back_up(backup, restoring, busy_s=busy_s, force=True, progress=progress, stop=threading.Event())
+    try:
+        if aside is not None:
+            move_aside(place, aside)
+        check_target(backup, place, force=False)  # an old log that was left beside it would be taken for a part of it
+        restoring.rename(place)
+    finally:
+        restoring.unlink(missing_ok=True)
+    with suppress(OSError):  # a folder can't be synced everywhere
+        _sync(place.parent, 0)
