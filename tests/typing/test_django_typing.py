@@ -4,8 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, assert_type
 
-from eventspine import Event, Receipt, Service
-from eventspine.integrations.django import apublish, atomic_delivery, cancel, publish
+from eventspine import Aggregate, Command, Event, Receipt, Service, View
+from eventspine.integrations.django import (
+    apublish,
+    asend,
+    atomic_delivery,
+    cancel,
+    change,
+    load,
+    publish,
+    save,
+    send,
+    view as view_of,
+)
 from eventspine.sync import Delivery
 
 
@@ -49,3 +60,21 @@ if TYPE_CHECKING:
     @warehouse.on(Placed)  # type: ignore[arg-type]  # pyright: ignore[reportCallIssue, reportArgumentType]
     @atomic_delivery
     def wrong(event: Reserved) -> None: ...
+
+    class Place(Command[int], context="orders"):
+        sku: str
+
+    class Shelf(Aggregate):
+        free: int = 0
+
+    class Free(View, key="sku"):
+        sku: str
+
+    assert_type(send(Place(sku="a"), command_id="k"), int)
+    assert_type(load(Shelf, "a", at_version=1), Shelf)
+    assert_type(change(Shelf, "a", lambda shelf: None, new=True).aggregate, Shelf)
+    assert_type(save(Shelf("a")), list[Receipt])
+    assert_type(view_of(Free).get("a"), Free | None)
+
+    async def sending() -> None:
+        assert_type(await asend(Place(sku="a")), int)

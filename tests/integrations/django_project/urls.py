@@ -1,13 +1,22 @@
 from __future__ import annotations
 
 from django.db import transaction
-from django.http import HttpResponse, StreamingHttpResponse
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
-from eventspine.integrations.django import apublish, publish
+from eventspine.integrations.django import (
+    apublish,
+    asend,
+    command_of,
+    idempotency_key,
+    publish,
+    send,
+    token_of,
+    view,
+)
 from eventspine.observe.correlation import current
 
-from .desk.events import Said
+from .desk.events import Counts, Said, Say
 from .desk.models import Row
 
 
@@ -38,7 +47,25 @@ def actor_of(request):
     return request.headers.get("Authorization")
 
 
+def command(request):
+    return JsonResponse({"id": send(command_of(request, Say), command_id=idempotency_key(request))}, status=201)
+
+
+async def command_async(request):
+    return JsonResponse({"id": await asend(command_of(request, Say), command_id=idempotency_key(request))}, status=201)
+
+
+def counts(request, name):
+    reading = view(Counts)
+    reading.wait(token_of(request), timeout_s=float(request.GET.get("wait", 10)))
+    row = reading.get(name)
+    return JsonResponse({"n": row.n if row else 0})
+
+
 urlpatterns = [
+    path("command/", command),
+    path("async/command/", command_async),
+    path("counts/<name>/", counts),
     path("say/", say),
     path("async/say/", say_async),
     path("stream/", stream),

@@ -17,5 +17,22 @@ if find_spec("django") is None:
 
 from .deliveries import atomic_delivery
 from .publishing import apublish, cancel, publish
+from .requests import command_of, idempotency_key, token_of
+from .state import asend, change, load, load_or_new, save, send, view
 
-__all__ = ["apublish", "atomic_delivery", "cancel", "publish"]
+__all__ = [
+    "apublish",
+    "asend",
+    "atomic_delivery",
+    "cancel",
+    "change",
+    "command_of",
+    "idempotency_key",
+    "load",
+    "load_or_new",
+    "publish",
+    "save",
+    "send",
+    "token_of",
+    "view",
+]

@@ -7,6 +7,8 @@ eventspine.E004  the database's AUTOCOMMIT is off, so that transaction.atomic() 
 eventspine.E005  its init_command turns the write-ahead log off
 eventspine.E006  `@atomic_delivery` stands above `on`, where the service never sees it
 eventspine.E007  `@atomic_delivery` on a handler of runs, which can't be joined
+eventspine.E008  the handler of a command is `async def`, where Django has no transactions
+eventspine.E009  two services handle one command
 eventspine.W001  transactions don't begin with the write lock
 eventspine.W002  its init_command has it acknowledge commits that a loss of power takes back
 """
@@ -23,6 +25,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from ...errors import SettingsError, SpineError
+from ...service import check_commands
 from . import discovery, journals, settings
 from .deliveries import MARK
 
@@ -123,7 +126,7 @@ def _deferred(about: str) -> CheckMessage:
 
 
 def check_decorators(**_: Any) -> list[CheckMessage]:
-    return [] if check_settings() else [*_upside_down(), *_on_runs()]
+    return [] if check_settings() else [*_upside_down(), *_on_runs(), *_commands()]
 
 
 def _upside_down() -> Iterator[CheckMessage]:
@@ -149,6 +152,22 @@ def _on_runs() -> Iterator[CheckMessage]:
                     hint="Leave out batch=, or leave out @atomic_delivery and use delivery.execute(...).",
                     id="eventspine.E007",
                 )
+
+
+def _commands() -> Iterator[CheckMessage]:
+    services = discovery.all_declared()
+    for service in services:
+        for command in service.commands.values():
+            if command.is_async:
+                yield Error(
+                    f"{command.where} is `async def`, and Django has no transactions there.",
+                    hint="Make it `def`: it is called where the command is sent, in its transaction.",
+                    id="eventspine.E008",
+                )
+    try:
+        check_commands(services)
+    except SettingsError as error:
+        yield Error(str(error), id="eventspine.E009")
 
 
 CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (check_settings, check_database, check_decorators)

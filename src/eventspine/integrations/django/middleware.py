@@ -15,10 +15,13 @@ from functools import partial
 from typing import Any, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.http import JsonResponse
 
 from ...observe.acting import of_request
 from ...observe.correlation import Cause, correlate, current, going_on
-from ..requests import REQUEST_ID, TRACEPARENT, Request, request_of
+from ...observe.written import Written, collecting
+from ..http import PROBLEM, answer_of
+from ..requests import REQUEST_ID, TRACEPARENT, Request, headers_of, request_of
 from . import settings
 
 
@@ -35,13 +38,21 @@ class CorrelationMiddleware:
         if self.is_async:
             return self._answer_async(request)
         ours = _request_of(request)
-        with correlate(ours.id, ours.traceparent) as cause:
-            return _named(self.get_response(request), ours, cause)
+        with correlate(ours.id, ours.traceparent) as cause, collecting() as written:
+            return _named(self.get_response(request), ours, cause, written)
 
     async def _answer_async(self, request: Any) -> Any:
         ours = _request_of(request)
-        with correlate(ours.id, ours.traceparent) as cause:
-            return _named(await cast("Awaitable[Any]", self.get_response(request)), ours, cause)
+        with correlate(ours.id, ours.traceparent) as cause, collecting() as written:
+            return _named(await cast("Awaitable[Any]", self.get_response(request)), ours, cause, written)
+
+    def process_exception(self, _: Any, exception: Exception) -> JsonResponse | None:
+        """Of what commands and views raise, and the view has not caught."""
+        answer = answer_of(exception) if settings.read().answers else None
+        if answer is None:
+            return None
+        headers = {name: value for name, value in answer.headers.items() if name != "Content-Type"}
+        return JsonResponse(answer.body, status=answer.status, headers=headers, content_type=PROBLEM)
 
     def process_view(self, request: Any, *_: Any) -> None:
         actor, cause = settings.actor(), current.get()
@@ -58,8 +69,8 @@ def _request_of(request: Any) -> Request:
     )
 
 
-def _named(response: Any, ours: Request, cause: Cause) -> Any:
-    for name, value in ours.headers:
+def _named(response: Any, ours: Request, cause: Cause, written: Written) -> Any:
+    for name, value in headers_of(ours, written if settings.read().token else None):
         response[name] = value
     if response.streaming:
         body = response.streaming_content

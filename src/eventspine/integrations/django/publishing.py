@@ -20,10 +20,12 @@ from django.db import connections, transaction
 from django.utils.asyncio import async_unsafe
 
 from ... import Spine
+from ...commands.deliveries import CommandDelivery
 from ...delivery import BatchDelivery, Delivery
 from ...errors import EventRefused, SettingsError, WouldDeadlock
 from ...journal.port import Record, Unit, Verdict
 from ...observe.correlation import Cause, current
+from ...observe.written import wrote
 from ...publishing import Receipt, due_us, receipts, unit_of
 from ...service import Service
 from ...within import write
@@ -82,13 +84,14 @@ def _publish(
         _refuse_dual_write(wrapper)
     journal, spine = journal_of(wrapper), _spine(settings.service())
     due = due_us(spine.clock, at, after)
-    if handling and not inside:  # it goes with the delivery
+    if handling and (not inside or isinstance(cause, CommandDelivery)):  # it goes with the delivery
         assert isinstance(cause, (Delivery, BatchDelivery))
         _refuse_other_journal(cause, journal)
         return cause._publish(tuple(events), cause, time, due)
     records = _records(spine, events, cause, time, id)
     with nullcontext() if inside else transaction.atomic(using=wrapper.alias):
         verdict = _write(wrapper, journal, unit_of(records, due))
+    wrote(records if due is None else ())
     return receipts(records, None if inside else verdict, due)
 
 
@@ -144,7 +147,7 @@ def _records(
 
 
 @lru_cache(maxsize=16)
-def _spine(service: Service[Any]) -> Spine:
+def _spine(service: Service[Any] | None) -> Spine:
     """Makes records, and is never opened: what is written goes over Django's connection."""
     return Spine("memory://", service=service)
 

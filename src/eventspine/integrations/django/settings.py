@@ -6,6 +6,8 @@
         "RUN": ["shop.handlers"],         # what `manage.py spine run` runs; else all that is discovered
         "DISCOVER": ["events", "handlers"],  # modules of installed apps that are imported at start
         "TRUST_REQUEST_ID": True,         # whether the middleware takes what clients send
+        "TOKEN": True,                    # whether the middleware's answers say what was published (Spine-Token)
+        "ANSWERS": True,                  # whether it answers what commands and views raise
         "ACTOR": "shop.auth:actor_of",    # a function of the request: who has it done, as a text or None
     }
 
@@ -37,6 +39,8 @@ class Settings:
     discover: tuple[str, ...] = ("events", "handlers")
     trust_request_id: bool = True
     actor: str = ""
+    token: bool = True
+    answers: bool = True
 
 
 _DEFAULTS = Settings()
