@@ -38,12 +38,14 @@ def test_these_names_are_promised():
         "Service",
         "Spine",
         "SpineError",
+        "Tumbling",
         "View",
         "__version__",
         "acting",
         "applies",
         "correlate",
         "event",
+        "invalidating",
         "upcast",
     }
 

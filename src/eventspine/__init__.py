@@ -19,7 +19,9 @@ from .spine import Running, Spine
 if _typing.TYPE_CHECKING:
     from .commands.declare import Command
     from .state.aggregate import Aggregate, applies
+    from .state.caches import invalidating
     from .state.views import View
+    from .state.windows import Tumbling
 
 __all__ = [
     "Aggregate",
@@ -43,20 +45,24 @@ __all__ = [
     "Service",
     "Spine",
     "SpineError",
+    "Tumbling",
     "View",
     "__version__",
     "acting",
     "applies",
     "correlate",
     "event",
+    "invalidating",
     "upcast",
 ]
 
 _LATER = {  # names that not every service needs
     "Aggregate": "state.aggregate",
+    "Tumbling": "state.windows",
     "Command": "commands.declare",
     "View": "state.views",
     "applies": "state.aggregate",
+    "invalidating": "state.caches",
 }
 
 

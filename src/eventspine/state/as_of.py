@@ -67,6 +67,7 @@ async def fold(
 ) -> tuple[dict[Key, Any], int]:
     """All rows that come of the feed up to this position (of what had happened by this time), and where that ends."""
     rows, position, tenants = Rows(projection.view, "", sql=False, everything=True), 0, projection.tenant_of
+    rows.record_of = lambda record: record
     kinds = {name: kind for kind in projection.types for name in kind.names}
     async for record in feed(journal, 0, upto, channels=projection.channels, types=sorted(kinds)):
         if happened_us is not None and record.time_us > happened_us:
@@ -74,6 +75,7 @@ async def fold(
         kind = kinds[record.type]
         event = kind.read(record.data, record.version)
         rows.turn_to(tenants[kind.cls](event) if tenants else None, None)
+        rows.current = record
         projection.function(rows, event)
         position = record.position
     return {key: row for key, row in rows.live.items() if row is not None}, position

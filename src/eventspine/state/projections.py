@@ -137,6 +137,7 @@ class Projection:
         journal = delivery._subscription.journal
         store = self._on(journal).store
         rows, failed = store.rows(), dict[int, Exception]()
+        rows.record_of = lambda event: delivery.of(event).record
         lanes = [delivery.of(event).key for event in events] if self.order == "key" else None
         while True:
             broken = await self._through(rows, events, lanes, failed)
@@ -168,6 +169,7 @@ class Projection:
                 continue
             if tenants or lanes:
                 rows.turn_to(tenants[type(event)](event) if tenants else None, lane)
+            rows.current = event
             try:
                 function(rows, event)
             except Missing:

@@ -8,11 +8,13 @@ nothing is left."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from ..errors import ViewRefused
-from ..journal.port import Statement
+from ..envelope import Envelope
+from ..errors import SpineError, ViewRefused
+from ..journal.port import Record, Statement
 from ..keys import key_text
 from .views import ViewType
 
@@ -23,6 +25,10 @@ _ABSENT: Any = object()
 
 class Missing(BaseException):
     """A row is not in memory yet. No error: `except Exception` in a projection must not take it for one."""
+
+
+def _no_record(_: Any) -> Record:
+    raise SpineError("The projection has returned; when an event happened is asked while it is handled.")
 
 
 class Rows:
@@ -39,6 +45,8 @@ class Rows:
         self._tenant: Any = None
         self._lane: str | None = None
         self.wanted: dict[Key, None] = {}
+        self.current: Any = None  # the event whose turn it is
+        self.record_of: Callable[[Any], Record] = _no_record
         self._one = view.columns[0].store if len(view.key) == 1 else None
 
     # --- what a projection says -------------------------------------------------------------------------------------
@@ -47,6 +55,17 @@ class Rows:
     def table(self) -> str:
         """The table of this version, for SQL of one's own."""
         return self._table
+
+    @property
+    def happened(self) -> datetime:
+        """When the event happened, as its publisher said."""
+        return Envelope(self.record_of(self.current)).time
+
+    @property
+    def recorded(self) -> datetime:
+        """When the event was recorded in this journal. It never goes back along the feed."""
+        record = self.record_of(self.current)
+        return Envelope(record._replace(time_us=record.recorded_us)).time
 
     def row(self, *key: Any) -> Any:
         """The row of this key, to be changed; with its defaults if there is none, and then it is there."""

@@ -17,6 +17,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import cached_property
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, dataclass_transform
@@ -41,7 +42,9 @@ _STORED = "__spine_view__"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _COLUMN = re.compile(r"[a-z][a-z0-9_]{0,59}", re.IGNORECASE)
 _TABLES_NOT_OURS = ("spine_", "sqlite_")
-_WORDS = frozenset({"row", "get", "delete", "execute", "table"})  # what a projection says to the view
+_WORDS = frozenset(
+    {"row", "get", "delete", "execute", "table", "happened", "recorded"}
+)  # what a projection says to the view
 KeyNames = str | tuple[str, ...]
 
 
@@ -237,6 +240,10 @@ if TYPE_CHECKING:
 
         @property
         def table(self) -> str: ...
+        @property
+        def happened(self) -> datetime: ...
+        @property
+        def recorded(self) -> datetime: ...
         def row(self, *key: Any) -> V: ...
         def get(self, *key: Any) -> V | None: ...
         def delete(self, *key: Any) -> None: ...
