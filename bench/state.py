@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -236,13 +236,13 @@ async def _read(sizes: Sizes) -> Figure:
     count = sizes.feed
 
     async def ours(path: Path) -> float:
-        kind = _kind(OrderPlaced)
+        kind = _kind(Credited)
         journal = open_journal(f"sqlite:///{path}")
         await journal.open()
         try:
             head, seen = await journal.head(), 0
             began = perf_counter()
-            async for record in feed(journal, 0, head, channels=["orders"], types=["orders.OrderPlaced"]):
+            async for record in feed(journal, 0, head, channels=["bank"], types=["bank.Credited"]):
                 kind.read(record.data, record.version)
                 seen += 1
             seconds = perf_counter() - began
@@ -252,7 +252,7 @@ async def _read(sizes: Sizes) -> Figure:
         return count / seconds
 
     async def bare(path: Path) -> float:
-        connection, decode, seen, position = raw.connect(path), raw.decoder(), 0, 0
+        connection, decode, seen, position = raw.connect(path), raw.decoder_of(Credited), 0, 0
         began = perf_counter()
         while rows := connection.execute(
             "select position, data from spine_events where position > ? order by position limit 500", (position,)
@@ -284,8 +284,15 @@ async def _read(sizes: Sizes) -> Figure:
         _same(seen, few)
         return few / seconds
 
-    rounds = await _turns(sizes, feed=count, ours=ours, bare=bare, peer=peer)
+    rounds = await _turns(sizes, fill=lambda path: _credited(path, count), ours=ours, bare=bare, peer=peer)
     return _figure("the feed read, each event decoded", rounds, f"≥ 4× {PEER}", "peer", {"events": count})
+
+
+async def _credited(path: Path, count: int) -> None:
+    async with Spine(f"sqlite:///{path}", service=Service("bank", publishes="bank")) as spine:
+        for start in range(0, count, 1_000):
+            some = range(start, min(start + 1_000, count))
+            await spine.publish(*[Credited(account=f"account-{n % 1_000:04d}", cents=1) for n in some])
 
 
 async def _built(sizes: Sizes) -> Figure:
@@ -307,7 +314,7 @@ async def _built(sizes: Sizes) -> Figure:
     async def bare(path: Path) -> float:
         return _built_by_hand(path, count)
 
-    rounds = await _turns(sizes, feed=count, ours=ours, bare=bare)
+    rounds = await _turns(sizes, fill=lambda path: backlog(path, count, 1_000), ours=ours, bare=bare)
     return _figure("a view of 1,000 rows built from the feed", rounds, "≥ 50,000 events/s", "bare", {"events": count})
 
 
@@ -426,18 +433,22 @@ def _peer_saves(path: Path, count: int, events: int) -> float:
 
 
 async def _turns(
-    sizes: Sizes, *, feed: int = 0, peer: Callable[[Path], float] | None = None, **legs: Callable[[Path], Any]
+    sizes: Sizes,
+    *,
+    fill: Callable[[Path], Awaitable[None]] | None = None,
+    peer: Callable[[Path], float] | None = None,
+    **legs: Callable[[Path], Any],
 ) -> Rounds:
-    """Each leg on a file of its own, each time; ours and bare ones on a journal with so many events in its feed."""
+    """Each leg on a file of its own, each time; ours and bare ones on a copy of the journal that `fill` makes."""
     with folder() as where:
         number, full = iter(range(1_000_000)), where / "full.db"
-        if feed:
-            await backlog(full, feed, 1_000)
+        if fill is not None:
+            await fill(full)
 
         def on_a_file(leg: Callable[[Path], Any]) -> Leg:
             async def run() -> float:
                 path = where / f"{next(number)}.db"
-                if feed:
+                if fill is not None:
                     shutil.copy(full, path)
                 rate: float = await leg(path)
                 path.unlink(missing_ok=True)
