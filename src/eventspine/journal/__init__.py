@@ -9,7 +9,7 @@ from .port import Journal
 
 
 def open_journal(url: str) -> Journal:
-    """`sqlite:///relative.db`, `sqlite:////absolute.db`, `memory://`."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db`, `postgres://user@host/database?schema=name`, `memory://`."""
     scheme = url.partition("://")[0]
     if scheme == "memory":
         from .memory import MemoryJournal
@@ -19,10 +19,33 @@ def open_journal(url: str) -> Journal:
         from .sqlite import SQLiteJournal
 
         return SQLiteJournal(url)
+    if scheme in ("postgres", "postgresql"):
+        from .postgres import PostgresJournal
+
+        return PostgresJournal(url)
     raise SettingsError(
-        f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db or memory://."
+        f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db, "
+        "postgres://user@host/database or memory://."
     )
 
 
 def without_password(url: str) -> str:
-    return re.sub("//[^/@]*@", "//…@", url)
+    """For people: neither what stands before the host, nor a password among the options."""
+    # Up to the last @ of what isn't options: a password that should have been percent-encoded may hold @, / and more.
+    url = re.sub("//[^/@]*@" if url.startswith("sqlite:") else "//[^?]*@", "//…@", url)
+    return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1…", url)
+
+
+class Url(str):
+    """A URL that is whole where it is used, and without its password wherever it is shown."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return without_password(str.__str__(self))
+
+    def __repr__(self) -> str:
+        return repr(without_password(str.__str__(self)))
+
+    def __format__(self, spec: str) -> str:
+        return format(without_password(str.__str__(self)), spec)

@@ -60,6 +60,9 @@ class Applied:
 
 
 class Applier:
+    knows: type[Known] = Known
+    plans: type[Plan] = Plan
+
     def __init__(
         self,
         connection: sqlite3.Connection,
@@ -84,7 +87,7 @@ class Applier:
         again even if it only finishes ranges."""
         self._beside = beside
         recorded_us, head = check_version(self._cursor, now_us)
-        known, plan = Known(self._cursor, units), Plan(now_us, head)
+        known, plan = self.knows(self._cursor, units), self.plans(now_us, head)
         verdicts = [self._judge(unit, known, plan, recorded_us) for unit in units]
         trace = plan.write(self._cursor, known)
         return Applied(verdicts, plan.public or plan.timers, trace, plan.first, plan.records)
@@ -217,7 +220,7 @@ def check_version(cursor: sqlite3.Cursor, now_us: int) -> tuple[int, int]:
     which never goes back, so that positions can be found by time; and where the feed ends."""
     writer_min, last_us, head = cursor.execute(
         "/*spine*/ select value, recorded_us, position from spine_meta left join"
-        " (select position, recorded_us from spine_events order by position desc limit 1) where name = 'writer_min'"
+        " (select position, recorded_us from spine_events order by position desc limit 1) as last on true where name = 'writer_min'"
     ).fetchone()
     if int(writer_min or 0) > SCHEMA_VERSION:
         raise JournalVersion(

@@ -49,8 +49,8 @@ def _rewind(cursor: sqlite3.Cursor, rewind: Rewind) -> int:
         return 0
     partitions = partitions_of(row[0][0])
     cursor.executemany(
-        "/*spine*/ insert or replace into spine_cursors (subscription, feed, partition, position, beyond)"
-        " values (?,?,?,?,null)",
+        "/*spine*/ insert into spine_cursors (subscription, feed, partition, position, beyond) values (?,?,?,?,null)"
+        " on conflict (subscription, feed, partition) do update set position = excluded.position, beyond = null",
         [(rewind.subscription, OWN_FEED, partition, rewind.position) for partition in partitions],
     )
     where = "where subscription = :number and feed = :feed and position > :position"
@@ -68,22 +68,31 @@ def _forget_marks(cursor: sqlite3.Cursor, rewind: Rewind) -> int:
 
 
 def _change_subscription(cursor: sqlite3.Cursor, number: int, column: str, value: str) -> int:
-    try:
-        cursor.execute(
-            f"/*spine*/ update spine_subscriptions set generation = generation + 1, {column} = :value"
-            f" where number = :number and {column} <> :value",
-            {"number": number, "value": value},
-        )
-    except sqlite3.IntegrityError as error:
-        service, name = cursor.execute(
-            "/*spine*/ select service, name from spine_subscriptions where number = ?", (number,)
-        ).fetchone()
-        raise SettingsError(
-            f"{service} has a subscription named {(value if column == 'name' else name)!r} already. "
-            "Choose another name, or retire that one first.",
-            service=service,
-        ) from error
+    _refuse_second_name(cursor, number, column, value)
+    cursor.execute(
+        f"/*spine*/ update spine_subscriptions set generation = generation + 1, {column} = :value"
+        f" where number = :number and {column} <> :value",
+        {"number": number, "value": value},
+    )
     return cursor.rowcount
+
+
+def _refuse_second_name(cursor: sqlite3.Cursor, number: int, column: str, value: str) -> None:
+    row = cursor.execute(
+        "/*spine*/ select service, name, state from spine_subscriptions where number = ?", (number,)
+    ).fetchone()
+    if row is None:
+        return
+    service, name, state = row[0], value if column == "name" else row[1], value if column == "state" else row[2]
+    query = (
+        "/*spine*/ select 1 from spine_subscriptions"
+        " where service = ? and name = ? and state <> 'retired' and number <> ?"
+    )
+    if state != "retired" and cursor.execute(query, (service, name, number)).fetchone():
+        raise SettingsError(
+            f"{service} has a subscription named {name!r} already. Choose another name, or retire that one first.",
+            service=service,
+        )
 
 
 def _change_deliveries(cursor: sqlite3.Cursor, numbers: Sequence[int], changes: str, where: str, now_us: int) -> int:

@@ -56,6 +56,12 @@ class Guard:
             return sqlite3.SQLITE_DENY
         return sqlite3.SQLITE_OK
 
+    def check(self, sql: str) -> None:
+        check_text(sql)
+
+    def bind(self, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return bind(parameters)
+
     def run(self, sql: str, parameters: Mapping[str, Any] | tuple[()] = ()) -> tuple[int, list[Any], list[str]]:
         """Run one checked statement to its end: (rows counted, rows returned, their columns)."""
         self.active = True
@@ -128,9 +134,9 @@ class Unguarded(Guard):
 
 def run_statement(guard: Guard, statement: Statement) -> int:
     """Run a handler's statement; the rows it touched. Raises what should fail the unit."""
-    check_text(statement.sql)
+    guard.check(statement.sql)
     try:
-        count, _, _ = guard.run(statement.sql, bind(statement.parameters))
+        count, _, _ = guard.run(statement.sql, guard.bind(statement.parameters))
     except (sqlite3.Error, sqlite3.Warning) as error:
         if is_refusal(error):
             raise refused(statement.sql, error) from error

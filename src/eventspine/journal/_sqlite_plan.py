@@ -29,7 +29,8 @@ _PUT = (
     " values (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"
     " on conflict (subscription, feed, partition, position) do update set state = excluded.state,"
     " attempts = excluded.attempts, due_us = excluded.due_us, reason = excluded.reason, error = excluded.error,"
-    " traceback = excluded.traceback, late = excluded.late, deaths = max(deaths, excluded.deaths),"
+    " traceback = excluded.traceback, late = excluded.late, deaths = case when"
+    " spine_deliveries.deaths > excluded.deaths then spine_deliveries.deaths else excluded.deaths end,"
     " last_us = excluded.last_us, record = excluded.record"
     " returning number"
 )
@@ -46,7 +47,8 @@ _CHANGE = (
 _GONE = "/*spine*/ delete from spine_deliveries where number = ?"
 _START = (
     "/*spine*/ insert into spine_starts (subscription, feed, partition, position, times, alone) values (?,?,?,?,1,?)"
-    " on conflict (subscription, feed, partition, position) do update set times = times + 1, alone = alone + excluded.alone"
+    " on conflict (subscription, feed, partition, position) do update set times = spine_starts.times + 1,"
+    " alone = spine_starts.alone + excluded.alone"
 )
 _CLEAR = "/*spine*/ delete from spine_starts where subscription = ? and feed = ? and partition = ? and position = ?"
 _WITHDRAW = (
@@ -74,8 +76,8 @@ _NOTE = (
 )
 _NO_NOTE = "/*spine*/ delete from spine_notes where service = ? and kind = ? and key = ?"
 _ENDED_NOTES = (
-    "/*spine*/ delete from spine_notes where rowid in"
-    " (select rowid from spine_notes where until_us < ? order by until_us limit ?)"
+    "/*spine*/ delete from spine_notes where (service, kind, key) in"
+    " (select service, kind, key from spine_notes where until_us < ? order by until_us limit ?)"
 )
 
 
@@ -159,10 +161,11 @@ class Plan:
         self.steps.append(Step(_PUT, values, verdict))
 
     def change(self, change: Change) -> None:
+        late = None if change.late is None else int(change.late)
         if change.state == "gone":
             self.steps.append(Step(_GONE, (change.number,)))
         else:
-            self.steps.append(Step(_CHANGE, (*change[1:9], self._now_us, change.number)))
+            self.steps.append(Step(_CHANGE, (*change[1:8], late, self._now_us, change.number)))
 
     def start(self, mark: StartMark) -> None:
         place = (mark.subscription, mark.feed, mark.partition, mark.position)

@@ -47,7 +47,7 @@ def feed(
     types: Sequence[str] | None,
     private: bool,
 ) -> Page:
-    sql, values = _feed_query(channels, partitions, types, private)
+    sql, values = feed_query(channels, partitions, types, private)
     cursor.execute("/*spine*/ begin")  # one snapshot, so that `scanned` never passes what is not in `records`
     try:
         last = head(cursor)
@@ -59,22 +59,23 @@ def feed(
         cursor.execute(sql, (after, end, *values, limit))
         rows, cut = _within_bounds(cursor)
         if not rows and end < last and end != upto:
-            end = _before_next(cursor, end, last if upto is None else min(last, upto))
+            end = before_next(cursor, end, last if upto is None else min(last, upto))
     finally:
         cursor.connection.rollback()
-    records = _records(rows)
+    records = records_of(rows)
     if cut or len(records) == limit:
         return Page(records, records[-1].position)
     return Page(records, end, end < last)
 
 
-def _before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
+def before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
     """Where the next event stands, just before it: what lies between was deleted, and may be long."""
     query = "/*spine*/ select min(position) - 1 from spine_events where position > ?"
-    return min(upto, int(cursor.execute(query, (after,)).fetchone()[0]))
+    before = cursor.execute(query, (after,)).fetchone()[0]
+    return upto if before is None else min(upto, int(before))
 
 
-def _feed_query(
+def feed_query(
     channels: Sequence[str] | None, partitions: Sequence[int] | None, types: Sequence[str] | None, private: bool
 ) -> tuple[str, list[Any]]:
     where = ["position > ? and position <= ?"]
@@ -87,7 +88,7 @@ def _feed_query(
         where.append("channel is not null")
     if partitions is not None and len(set(partitions)) < PARTITIONS:
         # Not `slot % 16`, which SQL makes negative for a foreign writer's negative slot: nobody would read that event.
-        where.append(f"(1 << (slot & {PARTITIONS - 1})) & ?")
+        where.append(f"(1 << (slot & {PARTITIONS - 1})) & ? <> 0")
         values.append(sum(1 << partition for partition in set(partitions)))
     if types is not None:
         where.append(f"type in ({','.join('?' * len(types))})")
@@ -113,7 +114,7 @@ def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Any], bool]:
 _data = itemgetter(14)
 
 
-def _records(rows: Sequence[Any]) -> list[Record]:
+def records_of(rows: Sequence[Any]) -> list[Record]:
     return list(map(_new, repeat(Record), rows))
 
 
@@ -139,7 +140,7 @@ def position_at(cursor: sqlite3.Cursor, time_us: int) -> int:
 
 def stream(cursor: sqlite3.Cursor, service: str, name: str, after: int, limit: int) -> list[Record]:
     columns = ", ".join(f"e.{column.strip()}" for column in RECORD.split(","))
-    return _records(
+    return records_of(
         cursor.execute(
             f"/*spine*/ select {columns} from spine_streams s join spine_stream_events v on v.stream = s.number"
             " join spine_events e on e.position = v.position"
@@ -158,7 +159,7 @@ def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
 
 def event(cursor: sqlite3.Cursor, id: bytes) -> Record | None:
     rows = cursor.execute(f"/*spine*/ select {RECORD} from spine_events where id = ?", (id,)).fetchall()
-    return _records(rows)[0] if rows else None
+    return records_of(rows)[0] if rows else None
 
 
 def correlated(cursor: sqlite3.Cursor, correlation: str, limit: int) -> list[Record]:
@@ -166,7 +167,7 @@ def correlated(cursor: sqlite3.Cursor, correlation: str, limit: int) -> list[Rec
         first = uuid.UUID(correlation).bytes
     except ValueError:
         first = b""
-    return _records(
+    return records_of(
         cursor.execute(
             f"/*spine*/ select {RECORD} from spine_events where position in"
             " (select position from spine_events where id = ? union select position from spine_events where correlation = ?)"
@@ -182,9 +183,10 @@ SUBSCRIPTION = (
 
 
 def subscriptions(cursor: sqlite3.Cursor, service: str | None) -> list[Subscription]:
+    where = "" if service is None else "where service = ?"
     rows = cursor.execute(
-        f"/*spine*/ select {SUBSCRIPTION} from spine_subscriptions where :service is null or service = :service order by number",
-        {"service": service},
+        f"/*spine*/ select {SUBSCRIPTION} from spine_subscriptions {where} order by number",
+        () if service is None else (service,),
     ).fetchall()
     return [
         Subscription._make(
@@ -231,7 +233,7 @@ def deliveries(
             where.append(f"{column} in (select value from json_each(?))")
             values.append(json.dumps(list(wanted)))
     if events is not None:
-        where.append(f"event_id in ({','.join('?' * len(events))})")
+        where.append(f"event_id in ({','.join('?' * len(events))})" if events else "1 = 0")
         values += events
     if states is not None and "settled" not in states:
         where.append("state <> 'settled'")  # lets the partial index serve

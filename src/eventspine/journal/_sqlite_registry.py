@@ -19,21 +19,28 @@ from .port import OWN_FEED, LeaseView, Process, Registered, Registration, Subscr
 from .processes import is_gone
 from .registry import Create, StoredService, passes, plan
 
+LAST = 2**63 - 1  # beyond every position
 FORGET_AFTER_US = 3_600_000_000  # a process that died without a word is listed this long
 _LIVES = (  # columns are named everywhere, because a newer release may have added some (R9)
-    '/*spine*/ insert or replace into spine_processes (id, service, generation, pid, host, started_us, "window", release,'
-    " until_us, pid_started) values (?,?,?,?,?,?,?,?,?,?)"
+    '/*spine*/ insert into spine_processes (id, service, generation, pid, host, started_us, "window", release,'
+    " until_us, pid_started) values (?,?,?,?,?,?,?,?,?,?) on conflict (id) do update set service = excluded.service,"
+    " generation = excluded.generation, pid = excluded.pid, host = excluded.host, started_us = excluded.started_us,"
+    ' "window" = excluded."window", release = excluded.release, until_us = excluded.until_us,'
+    " pid_started = excluded.pid_started"
 )
 
 
-def register(cursor: sqlite3.Cursor, registration: Registration, now_us: int) -> tuple[Registered, bool]:
+def register(
+    cursor: sqlite3.Cursor, registration: Registration, now_us: int, head: int | None = None
+) -> tuple[Registered, bool]:
+    """`head`: where the feed ends, for a store where that is not its last position."""
     check_version(cursor, now_us)
     service = registration.service
     planned = plan(
         registration,
         StoredService(declarations(cursor, service), _newest_live(cursor, service, now_us)),
         read.subscriptions(cursor, service),
-        read.head(cursor),
+        read.head(cursor) if head is None else head,
         lambda subscription: backlog(cursor, subscription),
     )
     if planned.first_seen:
@@ -114,17 +121,20 @@ def backlog(cursor: sqlite3.Cursor, subscription: Subscription) -> int:
 
 
 def _unfinished(cursor: sqlite3.Cursor, subscription: Subscription) -> int:
-    channels, types = json.dumps(subscription.channels), json.dumps([type for type, _ in subscription.types])
+    values = {
+        "channels": json.dumps(subscription.channels),
+        "types": json.dumps([type for type, _ in subscription.types]),
+    }
     waiting = 0
     for _, partition, position, beyond, feed in read.cursors(cursor, [subscription.number]):
         if feed != OWN_FEED:
             continue
         for after, upto in _open_ranges(position, beyond):
             waiting += cursor.execute(
-                "/*spine*/ select count(*) from spine_events where position > :after and (:upto is null or position <= :upto)"
+                "/*spine*/ select count(*) from spine_events where position > :after and position <= :upto"
                 " and (:partition < 0 or slot & 15 = :partition) and channel in (select value from json_each(:channels))"
-                " and (:types = '[]' or type in (select value from json_each(:types)))",
-                {"after": after, "upto": upto, "partition": partition, "channels": channels, "types": types},
+                f"{' and type in (select value from json_each(:types))' if subscription.types else ''}",
+                {"after": after, "upto": LAST if upto is None else upto, **values, "partition": partition},
             ).fetchone()[0]
     return waiting
 
@@ -176,7 +186,8 @@ def _take(cursor: sqlite3.Cursor, process: Process, names: Sequence[str], live: 
     free = [name for name in names if owners.get(name, "") not in live]
     cursor.executemany(
         "/*spine*/ insert into spine_leases (name, epoch, owner, until_us, unclean) values (?,1,?,?,0)"
-        " on conflict (name) do update set epoch = epoch + 1, unclean = owner <> '', owner = excluded.owner,"
+        " on conflict (name) do update set epoch = spine_leases.epoch + 1,"
+        " unclean = case when spine_leases.owner <> '' then 1 else 0 end, owner = excluded.owner,"
         " until_us = excluded.until_us",
         [(name, process.id, process.until_us) for name in free if owners.get(name) != process.id],
     )

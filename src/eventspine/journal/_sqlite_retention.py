@@ -54,7 +54,7 @@ def find(cursor: sqlite3.Cursor, channel: str, after: int, upto: int, limit: int
     try:
         return _find(cursor, channel, after, upto, limit)
     finally:
-        cursor.connection.rollback()
+        cursor.execute("/*spine*/ rollback")
 
 
 def _find(cursor: sqlite3.Cursor, channel: str, after: int, upto: int, limit: int) -> Found:
@@ -181,13 +181,13 @@ def channel_sizes(cursor: sqlite3.Cursor) -> list[ChannelSize]:
 def _estimated(cursor: sqlite3.Cursor, first: int, head: int) -> list[ChannelSize]:
     """Of positions drawn at random; those that are deleted count for nobody."""
     draw = random.Random(head)  # the same answer to the same question
-    drawn = json.dumps([draw.randint(first, head) for _ in range(SAMPLE)])
+    drawn = {draw.randint(first, head) for _ in range(SAMPLE)}
     query = (
-        "/*spine*/ select channel, count(*) from json_each(?) p cross join spine_events on position = p.value"
+        "/*spine*/ select channel, count(*) from spine_events where position in (select value from json_each(?))"
         " group by channel"
     )
-    share = (head - first + 1) / SAMPLE
-    rows = (ChannelSize(name, round(count * share), False) for name, count in cursor.execute(query, (drawn,)))
+    share, positions = (head - first + 1) / len(drawn), json.dumps(sorted(drawn))
+    rows = (ChannelSize(name, round(count * share), False) for name, count in cursor.execute(query, (positions,)))
     return sorted(rows, key=_by_name)
 
 

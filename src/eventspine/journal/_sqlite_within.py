@@ -37,13 +37,7 @@ def _write(connection: sqlite3.Connection, unit: Unit, path: Path, now_us: int) 
         connection.execute(_TAKE_LOCK).close()
         connection.execute("/*spine*/ savepoint spine_within").close()
         try:
-            verdict = applier.apply([unit], now_us, beside=True).verdicts[0]
-            if verdict.error is not None:
-                raise verdict.error
-            if verdict.kind == "repeated" and unit.done:
-                raise Fenced(
-                    "What this unit finishes is finished already, and the rest of this transaction would happen twice."
-                )
+            verdict = apply_beside(applier, unit, now_us)
         except BaseException:
             if connection.in_transaction:
                 connection.execute("/*spine*/ rollback to spine_within").close()
@@ -55,6 +49,18 @@ def _write(connection: sqlite3.Connection, unit: Unit, path: Path, now_us: int) 
         raise _explain(error, path) from error
     finally:
         applier.close()
+
+
+def apply_beside(applier: Applier, unit: Unit, now_us: int) -> Verdict:
+    """Apply it in a transaction of the caller's, or raise what keeps it from being applied."""
+    verdict = applier.apply([unit], now_us, beside=True).verdicts[0]
+    if verdict.error is not None:
+        raise verdict.error
+    if verdict.kind == "repeated" and unit.done:
+        raise Fenced(
+            "What this unit finishes is finished already, and the rest of this transaction would happen twice."
+        )
+    return verdict
 
 
 def _explain(error: sqlite3.Error, path: Path) -> SpineError:

@@ -22,14 +22,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..clock import Clock
 from ..errors import JournalError, OutcomeUnknown
 from . import _sqlite_file as file
-from ._sqlite_apply import STATEMENTS_S, Applied, Applier, Safeguards, TransactionGone
+from ._groups import BYTES_MAX, UNITS_MAX, Figures, cause, run
+from ._sqlite_apply import STATEMENTS_S, Applied, Applier, Safeguards
 from ._sqlite_guard import Guard, as_unit_failed
 from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
@@ -39,21 +39,6 @@ from ._sqlite_recent import Recent
 from .forks import inside_sqlite
 from .lockfile import Turn, TurnLock, read_holder
 from .port import Unit, Verdict
-
-UNITS_MAX = 2_000
-BYTES_MAX = 4 * 1024 * 1024
-
-
-@dataclass
-class Figures:
-    """What health, doctor and the benchmarks look at."""
-
-    commits: int = 0
-    units: int = 0
-    reruns: int = 0
-    lock_wait_s_max: float = 0.0
-    unknown: int = 0
-    errors: deque[str] = field(default_factory=lambda: deque(maxlen=10))
 
 
 class Writer:
@@ -256,27 +241,7 @@ class Writer:
     # --- units ------------------------------------------------------------------------------------------------------
 
     def _run(self, units: Sequence[Unit]) -> Applied:
-        if not units:
-            return Applied([], False)
-        try:
-            return self._once(units)
-        except JournalError as error:
-            self.figures.errors.append(str(error))
-            return Applied([Verdict("failed", error=error) for _ in units], False)
-        except OutcomeUnknown as error:
-            self.figures.unknown += len(units)
-            return Applied([Verdict("unknown", error=error) for _ in units], True)
-        except Exception as error:  # noqa: BLE001 -- a unit is to blame, and it becomes its verdict
-            if len(units) == 1:
-                return Applied([Verdict("failed", error=as_unit_failed(_cause(error)))], False)
-            if not self._safeguards.rerun:
-                return Applied([Verdict("done") for _ in units], False)
-            self.figures.reruns += 1
-            slow = _slow_one(units, error)
-            half = len(units) // 2 if slow is None else slow
-            blamed = [] if slow is None else [Verdict("failed", error=as_unit_failed(_cause(error)))]
-            left, right = self._run(units[:half]), self._run(units[half + len(blamed) :])
-            return Applied(left.verdicts + blamed + right.verdicts, left.rings or right.rings)
+        return run(units, self._once, self.figures, rerun=self._safeguards.rerun)
 
     def finish(self, units: Sequence[Unit]) -> Applied:
         """Apply units in the transaction that is open, and commit it if all are well."""
@@ -288,7 +253,7 @@ class Writer:
             self.commit_statement(self.connection)
         except Exception as error:  # noqa: BLE001 -- it becomes the verdict
             self.rollback()
-            trouble = file.translate(error, self.path) or as_unit_failed(_cause(error))
+            trouble = file.translate(error, self.path) or as_unit_failed(cause(error))
             return Applied([Verdict("failed", error=trouble) for _ in units], False)
         self.figures.commits += 1
         return applied
@@ -371,12 +336,6 @@ def _commit(connection: sqlite3.Connection) -> None:
     connection.execute("/*spine*/ commit")
 
 
-def _slow_one(units: Sequence[Unit], error: Exception) -> int | None:
-    """Which unit's statements were ended for taking too long."""
-    slow = error.slow if isinstance(error, TransactionGone) else None
-    return next((n for n, unit in enumerate(units) if slow is not None and unit.statements is slow), None)
-
-
 def _unexpected(error: Exception) -> JournalError:
     if isinstance(error, JournalError):
         return error
@@ -385,8 +344,3 @@ def _unexpected(error: Exception) -> JournalError:
     )
     failed.__cause__ = error
     return failed
-
-
-def _cause(error: Exception) -> Exception:
-    cause = error.__cause__
-    return cause if isinstance(error, TransactionGone) and isinstance(cause, Exception) else error

@@ -14,7 +14,6 @@ it; whoever hangs one at that moment finds it gone and makes it again:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import os
@@ -32,6 +31,7 @@ from typing import Self
 from ..errors import JournalError
 from . import _sqlite_file as file
 from .forks import inside_sqlite
+from .watching import Watchers
 
 HAS_SOCKETS = hasattr(socket, "AF_UNIX") and hasattr(os, "pwrite")
 LOOK_EVERY_S = 0.25 if HAS_SOCKETS else 0.05
@@ -117,7 +117,7 @@ class Lookout:
 
     def __init__(self, path: Path, bells: Bells, *, busy_s: float, look: Callable[[], None]) -> None:
         self._path, self._bells, self._busy_s, self._look = path, bells, busy_s, look
-        self._watchers: dict[object, tuple[asyncio.AbstractEventLoop, Callable[[], None]]] = {}
+        self._watchers = Watchers()
         self._lock = threading.Lock()
         self._bell: socket.socket | None = None
         self._ears, self._mouth = socket.socketpair()
@@ -128,31 +128,15 @@ class Lookout:
         self._thread.start()
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
-        key, loop = object(), asyncio.get_running_loop()
+        stop = self._watchers.watch(changed)
         with self._lock:
             if self._bell is None and HAS_SOCKETS:
                 self._bell = self._hang()
-            self._watchers = {**self._watchers, key: (loop, changed)}
         self._nudge()
-
-        def stop() -> None:
-            with self._lock:
-                self._watchers = {other: watcher for other, watcher in self._watchers.items() if other is not key}
-
         return stop
 
     def tell(self) -> None:
-        """There may be more to read: say so on every watcher's loop."""
-        for key, (loop, _) in self._watchers.items():
-            try:
-                loop.call_soon_threadsafe(self._wake, key)
-            except RuntimeError:  # the loop is closed, and its watcher never said goodbye
-                with self._lock:
-                    self._watchers = {other: watcher for other, watcher in self._watchers.items() if other is not key}
-
-    def _wake(self, key: object) -> None:
-        if watcher := self._watchers.get(key):
-            watcher[1]()
+        self._watchers.tell()
 
     def close(self) -> None:
         self._ended = True

@@ -29,31 +29,24 @@ from . import (
     migrations,
 )
 from ._records import filter_of
+from ._sql_reading import Reading
+from ._sql_writing import Writing
 from ._sqlite_apply import STATEMENTS_S, Safeguards
 from ._sqlite_growth import Growth
 from ._sqlite_interactive import Held, SQLiteTransaction
-from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer, Units, weigh
+from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer
 from ._sqlite_readers import Readers
 from ._sqlite_tables import run_tables
 from ._sqlite_within import write_within
-from ._sqlite_writer import BYTES_MAX, UNITS_MAX, Figures, Writer
-from .cursors import Range
+from ._sqlite_writer import Writer
 from .doorbell import Bells, Lookout
 from .port import (
     Control,
-    Cursor,
-    Delivery,
-    Lease,
     LeaseView,
-    Noted,
     Page,
     Process,
-    Record,
     Registered,
     Registration,
-    State,
-    Subscription,
-    Timer,
     Unit,
     Verdict,
 )
@@ -64,7 +57,7 @@ T = TypeVar("T")
 INLINE = 500  # records or notes that are read on the loop itself: sooner done than handed to a thread and back
 
 
-class SQLiteJournal(Growth):
+class SQLiteJournal(Writing, Reading, Growth):
     sql = True
 
     def __init__(
@@ -111,21 +104,6 @@ class SQLiteJournal(Growth):
         running.close(self._busy_s)
 
     # --- writing ----------------------------------------------------------------------------------------------------
-
-    async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
-        loop, writer, answers = asyncio.get_running_loop(), self._here().writer, []
-        for some, weight in _portions(units):
-            answers.append(LoopAnswer(loop))
-            writer.submit(Units(some, answers[-1], weight))
-        return [verdict for answer in answers for verdict in await answer.future]
-
-    def commit_blocking(self, units: Sequence[Unit]) -> list[Verdict]:
-        """For callers in threads, who wait."""
-        writer, answers = self._here().writer, []
-        for some, weight in _portions(units):
-            answers.append(ThreadAnswer())
-            writer.submit(Units(some, answers[-1], weight))
-        return [verdict for answer in answers for verdict in answer.future.result()]
 
     async def begin(self, limit_s: float) -> SQLiteTransaction:
         answer = LoopAnswer(asyncio.get_running_loop())
@@ -191,83 +169,6 @@ class SQLiteJournal(Growth):
             limit, lambda cursor: read.feed(cursor, after, limit, upto, channels, partitions, types, private)
         )
 
-    async def position_at(self, time_us: int) -> int:
-        return await self._read(lambda cursor: read.position_at(cursor, time_us))
-
-    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
-        return await self._few(limit, lambda cursor: read.stream(cursor, service, stream, after, limit))
-
-    async def stream_version(self, service: str, stream: str) -> int:
-        return await self._few(1, lambda cursor: read.stream_version(cursor, service, stream))
-
-    async def event(self, id: bytes) -> Record | None:
-        return await self._read(lambda cursor: read.event(cursor, id))
-
-    async def correlated(self, correlation: str, limit: int = 10_000) -> list[Record]:
-        return await self._read(lambda cursor: read.correlated(cursor, correlation, limit))
-
-    async def subscriptions(self, service: str | None = None) -> list[Subscription]:
-        return await self._read(lambda cursor: read.subscriptions(cursor, service))
-
-    async def cursors(self, subscriptions: Sequence[int]) -> list[Cursor]:
-        return await self._read(lambda cursor: read.cursors(cursor, subscriptions))
-
-    async def deliveries(
-        self,
-        *,
-        subscriptions: Sequence[int] | None = None,
-        states: Sequence[State] | None = None,
-        partitions: Sequence[int] | None = None,
-        numbers: Sequence[int] | None = None,
-        events: Sequence[bytes] | None = None,
-        after: int = 0,
-        limit: int = 1000,
-        records: bool = True,
-    ) -> list[Delivery]:
-        return await self._read(
-            lambda cursor: read.deliveries(
-                cursor,
-                subscriptions=subscriptions,
-                states=states,
-                partitions=partitions,
-                numbers=numbers,
-                events=events,
-                after=after,
-                limit=limit,
-                records=records,
-            )
-        )
-
-    async def starts(self, subscription: int) -> dict[tuple[int, int], tuple[int, int]]:
-        return await self._read(lambda cursor: read.starts(cursor, subscription))
-
-    async def marks(self, subscription: int, origin: str, channel: str) -> dict[int, tuple[int, Sequence[Range]]]:
-        return await self._read(lambda cursor: read.marks(cursor, subscription, origin, channel))
-
-    async def notes(
-        self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
-    ) -> list[Noted]:
-        count = limit if keys is None else len(keys)
-        return await self._few(count, lambda cursor: read.notes(cursor, service, kind, keys, after, limit))
-
-    async def control_version(self) -> int:
-        return await self._read(read.control)
-
-    async def next_due(self) -> int | None:
-        return await self._read(read.next_due)
-
-    async def timers(self, limit: int = 1000) -> list[Timer]:
-        return await self._read(lambda cursor: read.timers(cursor, limit))
-
-    async def processes(self) -> list[Process]:
-        return await self._read(read.processes)
-
-    async def leases(self) -> list[Lease]:
-        return await self._read(read.leases)
-
-    async def declarations(self, service: str) -> list[tuple[int, str]]:
-        return await self._read(lambda cursor: registry.declarations(cursor, service))
-
     async def describe(self) -> dict[str, str | int | None]:
         turn, now_us = Path(f"{self.path}-lock"), self._clock.now_us()
         return await self._read(lambda cursor: describe.describe(cursor, self.path, turn, now_us))
@@ -293,10 +194,6 @@ class SQLiteJournal(Growth):
     def waiting_since(self) -> float | None:
         """Since when (monotonic seconds) this process has waited for its turn or for the write lock, while it does."""
         return self._here().writer.waiting_since if self._opened else None
-
-    @property
-    def figures(self) -> Figures:
-        return self._here().writer.figures
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -400,12 +297,3 @@ class _Running:
                 f"Another process has held the journal's turn for more than {limit_s:g} s while this one closed: "
                 f"{self.writer.holder_in_words()}. What waited was refused; nothing acknowledged is lost."
             )
-
-
-def _portions(units: Sequence[Unit]) -> list[tuple[Sequence[Unit], int]]:
-    """Units in portions that fit one transaction."""
-    weight = weigh(units)
-    if len(units) <= UNITS_MAX and weight <= BYTES_MAX:
-        return [(units, weight)] if units else []
-    half = len(units) // 2
-    return [(units, weight)] if not half else [*_portions(units[:half]), *_portions(units[half:])]

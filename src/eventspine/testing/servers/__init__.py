@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NAMES", "NotInstalled", "Proxy", "Server", "ServerError", "free_ports", "installed_folder", "named"]
 
-NAMES = ("kafka", "rabbitmq", "nats", "pulsar", "moto", "ministack")
+NAMES = ("kafka", "rabbitmq", "nats", "pulsar", "moto", "ministack", "postgres")
 
 _MODULES = {
     "installing": ("NotInstalled", "installed_folder"),

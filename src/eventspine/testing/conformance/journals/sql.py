@@ -8,9 +8,9 @@ import asyncio
 import pytest
 
 from ....errors import Conflict, Fenced, RowsUnexpected, SettingsError, SpineError, UnitFailed
-from ....journal.port import Append, Fence, Journal, Statement, Unit
+from ....journal.port import Append, Fence, Journal, Statement, Transaction, Unit
 from ..running import lacks, needs
-from .material import Store, commit, cursor, event, finished, ids, one_subscription, publish_to, whole_feed
+from .material import WAIT_S, Store, commit, cursor, event, finished, ids, one_subscription, publish_to, whole_feed
 
 BANK = """
 create table email_account (id text primary key, balance integer);
@@ -28,6 +28,15 @@ def paying(id: str) -> Unit:
 
 async def accounts(journal: Journal) -> list[str]:
     return [row["id"] for row in await journal.query("select id from email_account order by id", {})]
+
+
+async def over(transaction: Transaction) -> None:
+    """It has reached its limit."""
+    with pytest.raises(UnitFailed):
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                await transaction.query("select 1 as one", {})
+                await asyncio.sleep(0.005)
 
 
 class Statements:
@@ -217,6 +226,7 @@ class Transactions:
         transaction = await journal.begin(0.05)
         await transaction.execute("insert into email_account values ('a', 5)", {})
         assert (await commit(other, paying("b"))).ok, "waits for the limit, and not for ever"
+        await over(transaction)  # on a store where only rows are locked, nobody had to wait for that
         with pytest.raises(UnitFailed):
             await transaction.commit(one())
         assert ["b"] == await accounts(journal)

@@ -1,0 +1,76 @@
+"""Running a group of units: all in one transaction; and in halves, when that fails as a whole, until the culprit stands alone."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import JournalError, OutcomeUnknown
+from ._sqlite_apply import Applied, TransactionGone
+from ._sqlite_guard import as_unit_failed
+from ._sqlite_jobs import weigh
+from .port import Unit, Verdict
+
+UNITS_MAX = 2_000
+BYTES_MAX = 4 * 1024 * 1024
+
+
+@dataclass
+class Figures:
+    """What health, doctor and the benchmarks look at."""
+
+    commits: int = 0
+    units: int = 0
+    reruns: int = 0
+    lock_wait_s_max: float = 0.0
+    unknown: int = 0
+    errors: deque[str] = field(default_factory=lambda: deque(maxlen=10))
+
+
+def run(
+    units: Sequence[Unit], once: Callable[[Sequence[Unit]], Applied], figures: Figures, *, rerun: bool = True
+) -> Applied:
+    """`once` runs them in one transaction. Raised by it: JournalError is everybody's, whatever else some unit's."""
+    if not units:
+        return Applied([], False)
+    try:
+        return once(units)
+    except JournalError as error:
+        figures.errors.append(str(error))
+        return Applied([Verdict("failed", error=error) for _ in units], False)
+    except OutcomeUnknown as error:
+        figures.unknown += len(units)
+        return Applied([Verdict("unknown", error=error) for _ in units], True)
+    except Exception as error:  # noqa: BLE001 -- a unit is to blame, and it becomes its verdict
+        if len(units) == 1:
+            return Applied([Verdict("failed", error=as_unit_failed(cause(error)))], False)
+        if not rerun:
+            return Applied([Verdict("done") for _ in units], False)
+        figures.reruns += 1
+        slow = _slow_one(units, error)
+        half = len(units) // 2 if slow is None else slow
+        blamed = [] if slow is None else [Verdict("failed", error=as_unit_failed(cause(error)))]
+        left = run(units[:half], once, figures)
+        right = run(units[half + len(blamed) :], once, figures)
+        return Applied(left.verdicts + blamed + right.verdicts, left.rings or right.rings)
+
+
+def _slow_one(units: Sequence[Unit], error: Exception) -> int | None:
+    """Which unit's statements were ended for taking too long."""
+    slow = error.slow if isinstance(error, TransactionGone) else None
+    return next((n for n, unit in enumerate(units) if slow is not None and unit.statements is slow), None)
+
+
+def cause(error: Exception) -> Exception:
+    found = error.__cause__
+    return found if isinstance(error, TransactionGone) and isinstance(found, Exception) else error
+
+
+def portions(units: Sequence[Unit]) -> list[tuple[Sequence[Unit], int]]:
+    """Units in portions that fit one transaction."""
+    weight = weigh(units)
+    if len(units) <= UNITS_MAX and weight <= BYTES_MAX:
+        return [(units, weight)] if units else []
+    half = len(units) // 2
+    return [(units, weight)] if not half else [*portions(units[:half]), *portions(units[half:])]

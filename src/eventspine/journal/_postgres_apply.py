@@ -1,0 +1,139 @@
+"""Applying a group of units on PostgreSQL: judged as on SQLite (see _sqlite_apply), under row locks, and written in bulk.
+
+Every transaction that appends holds the appender token, a shared advisory lock, from before its first position is given out
+until it ends. Nobody waits for it; readers look at who holds it (see _postgres_feed).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, cast
+
+from ..errors import SpineError
+from ._postgres_connect import is_lost, is_passing, is_slow
+from ._postgres_known import MARKS, NOTES, PostgresKnown, Raced, take_away
+from ._postgres_schema import Identity
+from ._postgres_sql import Cursor, Guard
+from ._sqlite_apply import STATEMENTS_S, Applier, Safeguards, _too_slow
+from ._sqlite_guard import as_unit_failed, run_statement
+from ._sqlite_known import Known
+from ._sqlite_outcome import Trace, event_trace
+from ._sqlite_plan import Plan
+from .port import Statement
+
+_COLUMNS = (
+    "id, channel, slot, key, type, version, time_us, recorded_us, source, correlation, causation, hops, meta, data"
+)
+POSITIONS = 0x7370_706F  # held while positions are counted out
+_TYPES = (
+    "bytea", "text", "integer", "text", "text", "integer", "bigint", "bigint", "text", "text", "text", "integer", "bytea",
+    "bytea",
+)  # fmt: skip
+# In the order in which they were handed over, which positions follow; one that is there already takes no position.
+_INSERT = (
+    "with fresh as materialized (select {1}, row_number() over (order by place) as n"
+    " from unnest({2}) with ordinality as new ({1}, place)"
+    " where not exists (select 1 from {0}.spine_events old where old.id = new.id)),"
+    " given as materialized (select place.position, place.n from unnest({0}.spine_positions("
+    "(select count(*)::integer from fresh), %s::regclass, %s, %s)) with ordinality as place (position, n))"
+    " insert into {0}.spine_events (position, {1}) select given.position, {1} from fresh join given using (n) order by n"
+    " on conflict (id) do nothing returning id, position"
+)
+_ARRAYS = ", ".join(f"%b::{kind}[]" for kind in _TYPES)
+
+
+class PostgresPlan(Plan):
+    __slots__ = ("_known",)
+
+    def write(self, cursor: Any, known: Known) -> Trace | None:
+        self._known = known
+        trace = super().write(cursor, known)
+        empty = [
+            place
+            for place, mark in known.marks.items()
+            if not mark.accepted and (mark.position, mark.beyond) == (0, [])
+        ]
+        take_away(cursor, MARKS, empty, "upto = 0 and beyond is null")
+        take_away(cursor, NOTES, (place for place, note in known.notes.items() if not note.version), "version = 0")
+        return trace
+
+    def _write_events(self, cursor: Any) -> Trace | None:
+        inserted = insert(cursor, self.records)
+        self.public = bool(inserted) and any(record[1] is not None for record in self.records)
+        if any(position is None and id not in inserted for id, position in self._known.ids.items()):
+            raise Raced("events")  # somebody published one of them a moment ago; what was judged new is a repetition
+        if len(inserted) == len(self.records) and all(placed.start >= 0 for placed in self.placed):
+            for placed in self.placed:
+                placed.verdict.positions = [inserted[id] for id in placed.ids]
+            return event_trace(self.records[0][0])
+        return self._look_up_beside(cursor, inserted)
+
+    def _look_up_beside(self, cursor: Cursor, inserted: dict[bytes, int]) -> Trace | None:
+        """Some were in the feed already, or twice in this group."""
+        ids = {id for placed in self.placed for id in placed.ids} - inserted.keys()
+        query = f"select id, position from {cursor.schema}.spine_events where id = any(%s)"
+        positions = inserted | dict(cursor.run(query, (list(ids),)) if ids else ())
+        claimed: set[bytes] = set()
+        for placed in self.placed:
+            placed.verdict.positions = [positions[id] for id in placed.ids if id in positions]
+            old = all(id in claimed or id not in inserted for id in placed.ids)
+            if placed.repeats and placed.ids and old:
+                placed.verdict.kind = "repeated"
+            claimed.update(placed.ids)
+        return next((event_trace(id) for id in inserted), None)
+
+
+def insert(cursor: Cursor, records: Sequence[tuple[Any, ...]]) -> dict[bytes, int]:
+    """Positions by id, of those that were not there."""
+    rows = list({record[0]: record for record in records}.values())
+    if not rows:
+        return {}
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    counter = (f"{cursor.schema}.spine_events_position_seq", POSITIONS, cursor.store)
+    return dict(cursor.run(_INSERT.format(cursor.schema, _COLUMNS, _ARRAYS), [*columns, *counter]).fetchall())
+
+
+class PostgresApplier(Applier):
+    knows = PostgresKnown
+    plans = PostgresPlan
+
+    def __init__(
+        self, connection: Any, identity: Identity, safeguards: Safeguards, *, statements_s: float = STATEMENTS_S
+    ) -> None:
+        self._connection = connection
+        self._cursor = Cursor(connection, identity.schema, identity.number)
+        self._guard = cast("Any", Guard(connection))
+        self._statements_s = statements_s
+        self._safeguards = safeguards
+        self._beside = False
+
+    _cursor: Any
+
+    def _run(self, statements: Sequence[Statement]) -> SpineError | None:
+        """In a savepoint, so that their failure undoes nothing of another unit's (R5). Each statement has its limit from
+        the transaction, all of a unit's the same one together."""
+        if not self._safeguards.savepoints:
+            return self._run_each(statements)
+        self._cursor.run("savepoint spine_unit")
+        error = self._run_each(statements)
+        if error:
+            self._cursor.run("rollback to spine_unit")
+        self._cursor.run("release spine_unit")
+        return error
+
+    def _run_each(self, statements: Sequence[Statement]) -> SpineError | None:
+        sql, began = "", time.monotonic()
+        try:
+            for statement in statements:
+                sql = statement.sql
+                run_statement(self._guard, statement)
+                if not self._beside and time.monotonic() - began > self._statements_s:
+                    return _too_slow(sql, self._statements_s)
+        except Exception as error:
+            if is_lost(error) or is_passing(error):
+                raise  # all of the group is run again
+            return as_unit_failed(
+                _too_slow(sql, self._statements_s) if is_slow(error) and not self._beside else error, sql
+            )
+        return None

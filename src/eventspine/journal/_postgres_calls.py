@@ -1,0 +1,142 @@
+"""Calls: what processes and operators do now and then, one after the other in the whole journal, on a thread of their own.
+
+Registrations, leases, control and retention read much and decide by it, so they exclude one another by a lock; beside
+units they are safe by the rows that both lock. Decided is in the same functions as on SQLite.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import psycopg
+
+from ..errors import JournalBusy
+from . import _sqlite_control as control, _sqlite_registry as registry
+from ._postgres_apply import insert
+from ._postgres_connect import Target, is_lost, is_passing, is_slow, trouble
+from ._postgres_schema import Identity
+from ._postgres_session import Again, Session
+from ._postgres_sql import Cursor
+from ._records import decode_record
+from ._sqlite_apply import check_version
+from .port import Control, LeaseView, Process, Registered, Registration, Rename, Rewind, SetState
+
+T = TypeVar("T")
+LIMIT_S = 30.0
+TRIES = 8
+Function = Callable[[Any], tuple[T, bool]]
+
+
+class Calls:
+    def __init__(self, target: Target, identity: Identity, *, busy_s: float, rang: Callable[[bool], None]) -> None:
+        self._session, self._busy_s, self._rang = Session(target, identity), busy_s, rang
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"spine calls {target.name}")
+
+    def submit(
+        self, function: Function[T], *, alone: bool = True, token: bool = False, limit_s: float = LIMIT_S
+    ) -> Future[T]:
+        """A function in a transaction of its own. It gives its result, and whether to ring. `token`: it appends."""
+        return self._thread.submit(self._run, function, alone, token, limit_s)
+
+    def close(self) -> None:
+        self._session.ended = True
+        self._thread.shutdown(wait=True)
+        self._session.disconnect()
+
+    def _run(self, function: Function[T], alone: bool, token: bool, limit_s: float) -> T:
+        deadline, tries = time.monotonic() + self._busy_s, 0
+        while True:
+            tries += 1
+            try:
+                value, rings = self._try(function, deadline, alone, token, limit_s)
+            except (Again, psycopg.Error) as error:
+                self._session.roll_back(error)
+                passing = isinstance(error, Again) or is_lost(error) or (tries < TRIES and is_passing(error))
+                if not passing or time.monotonic() > deadline:
+                    raise self._explained(error) from error
+            except BaseException as error:
+                self._session.roll_back(error)
+                raise
+            else:
+                self._rang(rings)
+                return value
+
+    def _try(self, function: Function[T], deadline: float, alone: bool, token: bool, limit_s: float) -> tuple[T, bool]:
+        xid = self._session.begin(deadline, limit_s=limit_s, alone=alone, token=token)
+        value, rings = function(
+            Cursor(self._session.connection, self._session.identity.schema, self._session.identity.number)
+        )
+        self._session.commit(xid, deadline, rings=rings)
+        return value, rings
+
+    def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, Again) or is_slow(error):
+            return JournalBusy(
+                f"{self._session.target.name}: others' transactions were in the way for too long ({error}). "
+                "Nothing of this was stored."
+            )
+        return trouble(error, self._session.target) or error
+
+
+# --- functions that need more locks, or less, than on SQLite --------------------------------------------------------------
+
+
+def register(cursor: Cursor, registration: Registration, now_us: int, head: int) -> tuple[Registered, bool]:
+    """`head`: as far as the feed is decided. Who begins now misses nothing that is published from now on, though it has a
+    lower position than what is there."""
+    _lock_subscriptions(cursor, "service = %s", registration.service)
+    return registry.register(cursor, registration, now_us, head)  # type: ignore[arg-type]
+
+
+def lease(
+    cursor: Cursor, process: Process, take: Sequence[str], release: Sequence[str], now_us: int, until_us: int
+) -> tuple[LeaseView, bool]:
+    query = (
+        f"select 1 from {cursor.schema}.spine_leases where owner = %s or name = any(%s) order by name for no key update"
+    )
+    cursor.run(query, (process.id, [*take, *release]))
+    return registry.lease(cursor, process, take, release, now_us, until_us)  # type: ignore[arg-type]
+
+
+def leave(cursor: Cursor, process: Process, now_us: int) -> tuple[None, bool]:
+    cursor.run(
+        f"select 1 from {cursor.schema}.spine_leases where owner = %s order by name for no key update", (process.id,)
+    )
+    return registry.leave(cursor, process, now_us)  # type: ignore[arg-type]
+
+
+def carry_out(cursor: Cursor, operations: Sequence[Control], now_us: int) -> tuple[int, bool]:
+    numbers = [one.subscription for one in operations if isinstance(one, (Rewind, SetState, Rename))]
+    if numbers:
+        _lock_subscriptions(cursor, "number = any(%s)", numbers)
+    rewound = [one.subscription for one in operations if isinstance(one, Rewind)]
+    if rewound:
+        cursor.run(
+            f"select 1 from {cursor.schema}.spine_cursors where subscription = any(%s)"
+            " order by subscription, feed, partition for update",
+            (rewound,),
+        )
+    return control.carry_out(cursor, operations, now_us)  # type: ignore[arg-type]
+
+
+def _lock_subscriptions(cursor: Cursor, where: str, value: Any) -> None:
+    cursor.run(
+        f"select 1 from {cursor.schema}.spine_subscriptions where {where} order by number for no key update", (value,)
+    )
+
+
+def fire(cursor: Cursor, now_us: int, limit: int, wall_us: int) -> tuple[int, bool]:
+    """Whoever comes second passes over what the first has in hand."""
+    recorded_us, _ = check_version(cursor, wall_us)  # type: ignore[arg-type]
+    table = f"{cursor.schema}.spine_timers"
+    rows = cursor.run(
+        f"delete from {table} where id in (select id from {table} where due_us <= %s order by due_us, id limit %s"
+        " for update skip locked) returning due_us, record",
+        (now_us, limit),
+    ).fetchall()
+    records = [decode_record(record) for _, record in sorted(rows, key=lambda row: (row[0], decode_record(row[1]).id))]
+    insert(cursor, [(*record[1:8], recorded_us, *record[9:]) for record in records])
+    return len(rows), bool(rows)

@@ -1,0 +1,202 @@
+"""Connecting to PostgreSQL: what a URL says, how sessions are set, and what PostgreSQL's errors mean to us.
+
+    postgres://user:password@host:5432/shop?schema=spine&role=shop_app
+
+What is ours in the query is taken out; everything else is libpq's, and goes there as it is (sslmode, several hosts, a service
+file). Only a primary will do: a standby can't be written to, and its feed ends somewhere behind. All of a transaction's own
+settings are set inside it, so that a pooler which gives each transaction another session (PgBouncer) is as good as the server.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from ..errors import JournalBusy, JournalError, JournalFull, MissingExtra, SettingsError
+from . import without_password
+
+try:
+    import psycopg
+    from psycopg import errors, sql
+except ModuleNotFoundError as error:
+    raise MissingExtra('A PostgreSQL journal needs its driver: pip install "eventspine[postgres]"') from error
+
+OLDEST = 130000
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
+_DEFAULTS = {
+    "application_name": "eventspine",
+    "connect_timeout": "10",
+    "target_session_attrs": "read-write",
+    # A host that is gone without a word is noticed after half a minute, not after two hours.
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "4",
+    "tcp_user_timeout": "30000",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a URL says. Shown without its password."""
+
+    conninfo: str
+    shown: str
+    schema: str | None = None  # None: the first of the role's own search path
+    role: str | None = None
+    prepare: bool = True  # statements are prepared on the server
+    transactions: int = 4  # how many `delivery.transaction()` may be open at once in this process
+    readers: int = 3
+
+    def __repr__(self) -> str:
+        return self.shown
+
+    @property
+    def name(self) -> str:
+        """Where the database is, for messages."""
+        return self.shown.partition("?")[0]
+
+
+def target_of(url: str) -> Target:
+    shown = without_password(url)
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    ours: dict[str, Any] = {
+        name: _name(name, options.pop(name), shown) for name in ("schema", "role") if name in options
+    }
+    if (prepare := options.pop("prepare", "on")) not in ("on", "off"):
+        raise SettingsError(f"prepare={prepare!r} in {shown} is neither on nor off.", url=shown)
+    for name in ("transactions", "readers"):
+        if name in options:
+            ours[name] = _count(name, options.pop(name), shown)
+    query = urlencode({**{name: value for name, value in _DEFAULTS.items() if name not in options}, **options})
+    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+    try:
+        psycopg.conninfo.conninfo_to_dict(conninfo)
+    except psycopg.ProgrammingError as error:
+        wrong = str(error).strip() if "password" not in str(error) and parts.password is None else "it can't be read"
+        raise SettingsError(
+            f"{shown!r} names no PostgreSQL database ({wrong}). Write postgres://user@host/database?schema=spine.",
+            url=shown,
+        ) from None  # its words may hold the password
+    return Target(conninfo, shown, prepare=prepare == "on", **ours)
+
+
+def _name(option: str, value: str, shown: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise SettingsError(
+            f"{option}={value!r} in {shown} is no plain name. Use letters, digits and underscores, at most 63.",
+            url=shown,
+        )
+    return value
+
+
+def _count(option: str, value: str, shown: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= 100:
+        raise SettingsError(f"{option}={value!r} in {shown} is no number from 1 to 100.", url=shown)
+    return int(value)
+
+
+def quoted(name: str) -> str:
+    """A name as it stands in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def connect(target: Target) -> psycopg.Connection[Any]:
+    """In autocommit: whoever wants a transaction says so."""
+    try:
+        connection = psycopg.connect(target.conninfo, autocommit=True)
+    except psycopg.Error as error:
+        raise unreachable(target, error) from error
+    if connection.info.server_version < OLDEST:
+        version = connection.info.server_version // 10000
+        connection.close()
+        raise SettingsError(f"{target.name} is PostgreSQL {version}; 13 or newer is needed.")
+    if not target.prepare:
+        connection.prepare_threshold = None
+    return connection
+
+
+def begin(target: Target, schema: str | None, *, limit_s: float, read_only: bool = False) -> str:
+    """The statements that begin a transaction of ours: one round trip.
+
+    A process that is stopped inside of it would keep others from the rows that it has locked, and readers from what comes
+    after its events; the server ends its session instead."""
+    limit_ms = max(1, round(limit_s * 1000))
+    parts = [
+        "begin read only" if read_only else "begin isolation level read committed",
+        f"set local statement_timeout = {limit_ms}",
+        f"set local idle_in_transaction_session_timeout = {max(limit_ms, 1000) * 2}",
+    ]
+    if target.role:
+        parts.append(f"set local role {quoted(target.role)}")
+    if target.schema and schema:
+        parts.append(f"set local search_path = {schema}, public")
+    return "; ".join(parts)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def unreachable(target: Target, error: BaseException) -> JournalError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    if (
+        isinstance(error, errors.TooManyConnections)
+        or "too many clients" in said
+        or "remaining connection slots" in said
+    ):
+        return JournalBusy(
+            f"{target.name} takes no more connections ({said}). Raise its max_connections, or let fewer processes of this "
+            "service run; each has up to ten (how-to/postgresql.md)."
+        )
+    return JournalError(
+        f"PostgreSQL at {target.name} can't be reached: {said}. Nothing of this was stored; it is tried again as soon as "
+        "somebody asks."
+    )
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether the session is gone."""
+    return isinstance(error, (psycopg.InterfaceError, errors.AdminShutdown, errors.CrashShutdown)) or (
+        isinstance(error, psycopg.OperationalError)
+        and (error.sqlstate or "08")[:2] in ("08", "57")
+        and not _is_cancel(error)
+    )
+
+
+def _is_cancel(error: BaseException) -> bool:
+    return isinstance(error, errors.QueryCanceled)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Somebody else was in the way: the same may well succeed a moment later."""
+    return isinstance(error, (errors.DeadlockDetected, errors.SerializationFailure))
+
+
+def is_slow(error: BaseException) -> bool:
+    return _is_cancel(error)
+
+
+def trouble(error: BaseException, target: Target) -> JournalError | None:
+    """The journal's trouble behind an error; None when a statement is to blame."""
+    if isinstance(error, JournalError):
+        return error
+    if not isinstance(error, psycopg.Error):
+        return None
+    said = " ".join(str(error).split())
+    if is_lost(error):
+        return JournalError(f"The connection to {target.name} was lost: {said}. Nothing of this was stored.")
+    if isinstance(error, errors.DiskFull):
+        return JournalFull(
+            f"{target.name} has no space left ({said}). Nothing of this was stored; free some and go on."
+        )
+    if isinstance(error, (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)):
+        return JournalBusy(f"{target.name} was busy with others' transactions ({said}). Nothing of this was stored.")
+    if isinstance(error, (errors.OutOfMemory, errors.TooManyConnections, errors.ReadOnlySqlTransaction)):
+        return JournalError(f"{target.name} can't take it now ({said}). Nothing of this was stored.")
+    return None
+
+
+def identifier(name: str) -> sql.Identifier:
+    return sql.Identifier(name)

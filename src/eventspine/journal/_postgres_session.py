@@ -1,0 +1,142 @@
+"""One connection that writes, and what becomes of its transactions when it is lost.
+
+begin ──► ... ──► COMMIT ──► done
+  │        │         │ lost: connect again, and ask the server what became of the transaction, by its number
+  │        │         ├── committed ──► done
+  │        └─ lost ──┴── aborted ──► Again: nothing of it happened
+  └─ can't be reached: asked again until the limit, then JournalError        can't be told ──► OutcomeUnknown
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from ..errors import JournalError, OutcomeUnknown
+from ._postgres_connect import Target, begin, connect, is_lost
+from ._postgres_schema import Identity
+from ._postgres_sql import Cursor
+from ._sqlite_outcome import Trace
+
+TOKEN = 0x7370_696E  # the appender token: this, and the journal's own number
+CALLS = 0x7370_6361  # held by whoever registers, leases, operates or sweeps: one after the other
+RECONNECT_S = 0.05
+# Where a role or a database has it off, an acknowledged commit could be lost; whatever else is set stays.
+_DURABLE = "select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"
+
+
+class Again(Exception):
+    """The connection was lost, and nothing of the transaction happened."""
+
+
+class Session:
+    def __init__(self, target: Target, identity: Identity) -> None:
+        self.target, self.identity = target, identity
+        self.connection: psycopg.Connection[Any] | None = None
+        self.commit_statement: Callable[[Any, str], Any] = _commit  # a seam for faults at COMMIT
+        self.ended = False  # nobody waits any more for a server that can't be reached
+
+    def connected(self, deadline: float) -> psycopg.Connection[Any]:
+        while self.connection is None:
+            try:
+                self.connection = connect(self.target)
+            except JournalError:
+                if time.monotonic() > deadline or self.ended:
+                    raise
+                time.sleep(RECONNECT_S)
+        return self.connection
+
+    def begin(self, deadline: float, *, limit_s: float, alone: bool = False, token: bool = True) -> str:
+        """The number of the transaction, by which the server knows it later. With the appender token, unless it is taken
+        later; `alone`, with the lock of calls before it."""
+        steps = [begin(self.target, self.identity.schema, limit_s=limit_s)]
+        if alone:
+            steps.append(f"select pg_advisory_xact_lock({CALLS}, {self.identity.number})")
+        if token:
+            steps.append(take_token(self.identity))
+        steps.append(_DURABLE)
+        cursor = self.connected(deadline).execute("; ".join([*steps, "select pg_current_xact_id()::text"]))
+        while cursor.nextset():
+            pass
+        row = cursor.fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def commit(self, xid: str, deadline: float, *, rings: bool, trace: Trace | None = None) -> None:
+        """Raises Again, OutcomeUnknown, or what COMMIT refused. Whoever listens is notified outside of the transaction:
+        PostgreSQL lets transactions that notify commit one after the other only."""
+        connection = self.connection
+        assert connection is not None
+        try:
+            self.commit_statement(connection, f"; notify {channel_of(self.identity)}" if rings else "")
+        except psycopg.Error as error:
+            if not is_lost(error):
+                raise
+            self.disconnect()
+            if not self._was_committed(xid, trace, deadline):
+                raise Again from error
+
+    def _was_committed(self, xid: str, trace: Trace | None, deadline: float) -> bool:
+        """By the server's own record. After a failover the same number may be another's, so an event that it wrote must
+        be there as well."""
+        why: Exception | None = None
+        while time.monotonic() < deadline:
+            try:
+                connection = self.connected(deadline)
+                row = connection.execute("select pg_xact_status(%s::xid8)", (xid,)).fetchone()
+                status = row[0] if row else None
+                if status == "committed" and self._has(connection, trace):
+                    return True
+                if status == "aborted":
+                    return False
+                if status != "in progress":
+                    break
+            except (psycopg.Error, JournalError) as error:
+                why = error
+                if isinstance(error, psycopg.Error) and not is_lost(error):
+                    break  # such as a number that the server has not given out yet: it is another one, behind the first
+                self.disconnect()
+            time.sleep(RECONNECT_S)
+        raise OutcomeUnknown(
+            f"The connection to {self.target.name} was lost while committing, and it can't be told whether that happened. "
+            "Ask again with the same ids."
+        ) from why
+
+    def _has(self, connection: psycopg.Connection[Any], trace: Trace | None) -> bool:
+        if trace is None or "spine_events" not in trace.sql:
+            return True
+        return Cursor(connection, self.identity.schema).execute(trace.sql, trace.values).fetchone() is not None
+
+    def roll_back(self, error: BaseException) -> None:
+        if self.connection is None:
+            return
+        if is_lost(error) or self.connection.closed:
+            self.disconnect()
+            return
+        try:
+            self.connection.execute("rollback")
+        except psycopg.Error:
+            self.disconnect()
+
+    def disconnect(self) -> None:
+        if self.connection is not None:
+            with contextlib.suppress(psycopg.Error):
+                self.connection.close()
+            self.connection = None
+
+
+def take_token(identity: Identity) -> str:
+    return f"select pg_advisory_xact_lock_shared({TOKEN}, {identity.number})"
+
+
+def channel_of(identity: Identity) -> str:
+    """Of LISTEN and NOTIFY."""
+    return f"spine_{identity.number & 0xFFFFFFFF:08x}"
+
+
+def _commit(connection: Any, bell: str) -> None:
+    connection.execute(f"commit{bell}")

@@ -1,0 +1,95 @@
+"""Units on a connection that the caller owns (R21): the caller begins, and the caller commits.
+
+The unit holds the appender token from before its first position until the caller's transaction ends, so readers wait for that
+and not one event is passed over. Nothing of it is waited for by other writers but the rows that it locks. All of the unit runs
+in a savepoint: when it is refused, the caller's transaction is as it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+from psycopg.pq import TransactionStatus
+
+from ..errors import JournalBusy, SettingsError, SpineError
+from ._postgres_apply import PostgresApplier
+from ._postgres_connect import Target, is_passing, trouble
+from ._postgres_known import Raced
+from ._postgres_schema import Identity
+from ._postgres_session import channel_of, take_token
+from ._postgres_sql import check_theirs, opened
+from ._sqlite_apply import Safeguards
+from ._sqlite_guard import as_unit_failed
+from ._sqlite_within import apply_beside
+from .port import Unit, Verdict
+
+TRIES = 8
+
+
+def write_within(connection: Any, unit: Unit, target: Target, identity: Identity, now_us: int) -> Verdict:
+    _check(connection, target, identity)
+    for statement in unit.statements:
+        check_theirs(statement.sql)
+    try:
+        for _ in range(TRIES - 1):
+            try:
+                return _write(connection, unit, identity, now_us)
+            except Raced:
+                pass
+        return _write(connection, unit, identity, now_us)
+    except Raced as error:
+        raise JournalBusy("Others published the same events at the same moment, again and again.") from error
+    except psycopg.Error as error:
+        raise _explained(error, target) from error
+
+
+def _write(connection: Any, unit: Unit, identity: Identity, now_us: int) -> Verdict:
+    cursor = opened(connection)
+    cursor.execute("savepoint spine_within")
+    try:
+        cursor.execute(take_token(identity))
+        applier = PostgresApplier(connection, identity, Safeguards(savepoints=False))
+        verdict = apply_beside(applier, unit, now_us)
+        if unit.appends or unit.timers:  # heard when the caller commits
+            cursor.execute(f"notify {channel_of(identity)}")
+    except BaseException as error:
+        if not isinstance(error, psycopg.OperationalError) or not connection.closed:
+            cursor.execute("rollback to spine_within; release spine_within")
+        raise
+    cursor.execute("release spine_within")
+    return verdict
+
+
+def _explained(error: psycopg.Error, target: Target) -> SpineError:
+    if is_passing(error):
+        return JournalBusy(
+            "Others changed the same rows since this transaction began, so it can't write any more. Roll it back and try "
+            "again; in `read committed`, PostgreSQL's default, this is rare."
+        )
+    return trouble(error, target) or as_unit_failed(error)
+
+
+def _check(connection: Any, target: Target, identity: Identity) -> None:
+    if not isinstance(connection, psycopg.Connection):
+        raise SettingsError(
+            f"The journal is in PostgreSQL at {target.name}, and this is no psycopg connection to it but a "
+            f"{type(connection).__module__}.{type(connection).__qualname__}. Two stores are two commits (a dual write), and "
+            "a crash in between leaves one without the other: keep both in one database, and hand over the connection of "
+            "your transaction.",
+        )
+    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+        raise SettingsError(
+            "This connection commits each statement by itself, so the event would not share the fate of your own writes. "
+            "Begin a transaction on it first: with connection.transaction(): ...",
+        )
+    table = f"{identity.schema}.spine_meta"
+    cursor = opened(connection)
+    found = cursor.execute("select to_regclass(%s)", (table,)).fetchone()
+    row = found and found[0] and cursor.execute(f"select value from {table} where name = 'id'").fetchone()
+    if not row or row[0] != identity.id:
+        raise SettingsError(
+            f"This connection is on the database {connection.info.dbname!r}, where the journal of {target.name} is not. Two "
+            "databases are two commits (a dual write), and a crash in between leaves one without the other: open the "
+            "connection on the journal's database.",
+        )

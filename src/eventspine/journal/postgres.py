@@ -1,0 +1,287 @@
+"""The journal in a PostgreSQL database, for all processes of all hosts that reach it.
+
+A commit that was acknowledged is as durable as PostgreSQL makes it (`synchronous_commit`), never less than on its disk.
+Writes go through one thread and connection per process with group commit (_postgres_writer), beside those of other processes:
+row locks keep units apart (_postgres_known), and the appender token keeps the feed without a gap (_postgres_feed). Reads have
+connections of their own and are of the primary; others learn of new events by a notification, or by looking (_postgres_lookout).
+Whoever forks gets a journal that connects anew in the child.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..clock import Clock, SystemClock
+from ..errors import JournalError, SettingsError
+from . import Url, _postgres_calls as calls, _postgres_describe as describe, _postgres_feed as feed
+from ._postgres_connect import connect, target_of
+from ._postgres_interactive import PostgresTransaction, Transactions
+from ._postgres_lookout import Lookout
+from ._postgres_readers import Readers
+from ._postgres_schema import Identity, identity, prepare, schema_of
+from ._postgres_sql import Cursor
+from ._postgres_tables import run_tables
+from ._postgres_within import write_within
+from ._postgres_writer import Writer
+from ._sql_growth import Retaining
+from ._sql_reading import Reading
+from ._sql_writing import Writing
+from ._sqlite_apply import STATEMENTS_S, Safeguards
+from .port import (
+    Backup,
+    Control,
+    LeaseView,
+    Page,
+    Process,
+    Registered,
+    Registration,
+    Unit,
+    Verdict,
+)
+
+T = TypeVar("T")
+TABLES_S = 600.0  # how long a service's own schema may take to be made
+_of_parents: list[object] = []  # what a fork left behind: never closed here, since the parent is still using it
+
+
+class PostgresJournal(Writing, Reading, Retaining):
+    sql = True
+    backups = False
+
+    def __init__(
+        self, url: str, clock: Clock | None = None, *, busy_s: float = 30.0, statements_s: float = STATEMENTS_S
+    ) -> None:
+        """`busy_s`: how long to wait for a server that can't be reached, or for others' transactions; `statements_s`: how
+        long a statement of a unit may take, its wait for others' rows included."""
+        self.url: str = Url(url)
+        self.target = target_of(url)
+        self.id = ""
+        self.incarnation = ""
+        self.created = False  # whether open() made the tables
+        self._clock = clock or SystemClock()
+        self._busy_s = busy_s
+        self._statements_s = statements_s
+        self._safeguards = Safeguards()
+        self._opened = 0
+        self._running: _Running | None = None
+        self._lock = threading.Lock()
+
+    def exists(self) -> bool:
+        with closing(connect(self.target)) as connection:
+            return describe.is_journal(connection, schema_of(connection, self.target))
+
+    async def open(self) -> None:
+        await asyncio.to_thread(self.open_blocking)
+
+    def open_blocking(self) -> None:
+        self._leave_parent()
+        with self._lock:
+            if self._running is None:
+                self._running = self._start()
+            self._opened += 1
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self.close_blocking)
+
+    def close_blocking(self) -> None:
+        self._leave_parent()
+        with self._lock:
+            self._opened = max(0, self._opened - 1)
+            if self._opened or self._running is None:
+                return
+            running, self._running = self._running, None
+        running.close(self._busy_s)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    async def begin(self, limit_s: float) -> PostgresTransaction:
+        return await self._here().transactions.begin(limit_s)
+
+    def write_within(self, connection: Any, unit: Unit) -> Verdict:
+        return write_within(connection, unit, self.target, self._identity(), self._clock.now_us())
+
+    async def fire(self, now_us: int, limit: int) -> int:
+        return await self._call(
+            lambda cursor: calls.fire(cursor, now_us, limit, self._clock.now_us()), alone=False, token=True
+        )
+
+    async def control(self, operations: Sequence[Control]) -> int:
+        return await self._call(lambda cursor: calls.carry_out(cursor, operations, self._clock.now_us()))
+
+    async def run_tables(self, service: str, version: str, script: str | Callable[[Any], None]) -> bool:
+        return await self._call(
+            lambda cursor: run_tables(cursor, service, version, script, self._clock.now_us()), limit_s=TABLES_S
+        )
+
+    # --- who does the work ------------------------------------------------------------------------------------------
+
+    async def register(self, registration: Registration, now_us: int) -> Registered:
+        fence = self._here().fence
+
+        def register(cursor: Cursor) -> tuple[Registered, bool]:
+            fence.advance(cursor)
+            return calls.register(cursor, registration, now_us, fence.decided)
+
+        return await self._call(register)
+
+    async def lease(
+        self, process: Process, take: Sequence[str], release: Sequence[str], now_us: int, until_us: int
+    ) -> LeaseView:
+        return await self._call(lambda cursor: calls.lease(cursor, process, take, release, now_us, until_us))
+
+    async def leave(self, process: Process) -> None:
+        await self._call(lambda cursor: calls.leave(cursor, process, self._clock.now_us()))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    async def head(self) -> int:
+        fence = self._here().fence
+
+        def head(cursor: Cursor) -> int:
+            fence.advance(cursor)
+            return fence.decided
+
+        return await self._read(head)
+
+    async def feed(
+        self,
+        after: int,
+        *,
+        limit: int,
+        upto: int | None = None,
+        channels: Sequence[str] | None = None,
+        partitions: Sequence[int] | None = None,
+        types: Sequence[str] | None = None,
+        private: bool = False,
+    ) -> Page:
+        fence = self._here().fence
+        return await self._read(
+            lambda cursor: feed.page(fence, cursor, after, limit, upto, channels, partitions, types, private)
+        )
+
+    async def describe(self) -> dict[str, str | int | None]:
+        fence, now_us = self._here().fence, self._clock.now_us()
+        return await self._read(lambda cursor: describe.describe(cursor, self.target, fence, now_us))
+
+    async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return await asyncio.wrap_future(self._here().readers.submit_query(sql, parameters))
+
+    def query_blocking(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """For callers in threads, on their own thread."""
+        return self._here().readers.query(sql, parameters)
+
+    async def backup(
+        self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None
+    ) -> Backup:
+        raise SettingsError(
+            f"A journal in PostgreSQL is backed up with the database that it is in: pg_dump --dbname=... for a copy, "
+            f"continuous archiving for any moment. Its tables are in the schema {self._identity().schema}.",
+        )
+
+    # --- waking up, and what health looks at --------------------------------------------------------------------------
+
+    def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
+        return self._here().lookout.watch(changed)
+
+    def lock_holder(self) -> tuple[int, int] | None:
+        """Nobody has all of a database; who holds up the feed is in `describe`."""
+        return None
+
+    def waiting_since(self) -> float | None:
+        return None
+
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    async def _call(
+        self,
+        function: Callable[[Cursor], tuple[T, bool]],
+        *,
+        alone: bool = True,
+        token: bool = False,
+        limit_s: float = calls.LIMIT_S,
+    ) -> T:
+        submitted = self._here().calls.submit(function, alone=alone, token=token, limit_s=limit_s)
+        return await asyncio.wrap_future(submitted)
+
+    async def _read(self, function: Callable[[Cursor], T]) -> T:
+        return await asyncio.wrap_future(self._here().readers.submit(function))
+
+    async def _few(self, count: int, function: Callable[[Cursor], T]) -> T:
+        return await self._read(function)
+
+    def _identity(self) -> Identity:
+        return self._here().identity
+
+    def _here(self) -> _Running:
+        running = self._running
+        if running is not None and running.pid == os.getpid():
+            return running
+        self._leave_parent()
+        with self._lock:
+            if not self._opened:
+                raise JournalError(
+                    "The journal is not open. Open it first, or keep its spine open for as long as it is used."
+                )
+            if self._running is None:
+                self._running = self._start()
+            return self._running
+
+    def _leave_parent(self) -> None:
+        """After a fork: the parent's threads don't exist here, and its connections must not be touched, nor closed."""
+        running = self._running
+        if running is not None and running.pid != os.getpid():
+            self._lock = threading.Lock()  # a thread of the parent may have held the old one
+            _of_parents.append(running)
+            self._running = None
+
+    def _start(self) -> _Running:
+        with closing(connect(self.target)) as connection:
+            schema = schema_of(connection, self.target)
+            known = identity(connection, schema)
+            if known is None:
+                self.created = prepare(connection, self.target, schema, self._clock.now_us()) or self.created
+                known = identity(connection, schema)
+        if known is None:
+            raise JournalError(f"The tables in {schema} of {self.target.name} were removed as soon as they were made.")
+        self.id, self.incarnation = known.id, known.incarnation
+        return _Running(self, known)
+
+
+class _Running:
+    """What an open journal has running in one process. Connections are made when they are first used."""
+
+    def __init__(self, journal: PostgresJournal, identity: Identity) -> None:
+        target, clock, busy_s = journal.target, journal._clock, journal._busy_s
+        self.pid = os.getpid()
+        self.identity = identity
+        self.fence = feed.Fence(identity)
+        self.writer = Writer(
+            target,
+            identity,
+            clock,
+            busy_s=busy_s,
+            rang=self._rang,
+            safeguards=journal._safeguards,
+            statements_s=journal._statements_s,
+        )
+        self.calls = calls.Calls(target, identity, busy_s=busy_s, rang=self._rang)
+        self.transactions = Transactions(target, identity, clock, journal._safeguards, busy_s=busy_s, rang=self._rang)
+        self.readers = Readers(target, identity)
+        self.lookout = Lookout(target, identity, self.fence)
+
+    def _rang(self, rings: bool) -> None:
+        if rings:
+            self.lookout.tell()
+
+    def close(self, limit_s: float) -> None:
+        self.writer.close(limit_s)
+        self.calls.close()
+        self.transactions.close()
+        self.lookout.close()
+        self.readers.close()
