@@ -25,7 +25,7 @@ set-up-bench:
 test: set-up-test ## Run the tests, four at a time (WORKERS=0: one by one; TESTS=tests/journal PYTEST_ARGS=-x narrow them)
 	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(PYTEST_ARGS)
 
-servers: set-up-test ## Install the real brokers that tests start and stop; without them those tests are skipped (SERVERS=nats)
+servers: set-up-test ## Install the real brokers, and the PostgreSQL, that tests start and stop; without them those tests are skipped (SERVERS=nats)
 	@$(PY) -m eventspine.cli servers install $(SERVERS)
 
 check: lint types docs snippets ## Lint, formatting, types, the docs' build and every snippet in them

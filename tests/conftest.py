@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.postgres import postgres_server, postgres_url, schema  # noqa: F401 -- fixtures, for all
+
 # Also in modules that only other tests import, such as the conformance of journals.
 pytest.register_assert_rewrite(
     "eventspine.testing.conformance",

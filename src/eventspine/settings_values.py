@@ -48,7 +48,7 @@ def parse_duration(text: str) -> timedelta | None:
 
 def url(value: Any) -> str:
     if not isinstance(value, str) or "://" not in value:
-        raise Refused("a URL, such as sqlite:///spine.db or sqlite:////var/lib/shop/spine.db")
+        raise Refused("a URL, such as sqlite:///spine.db, sqlite:////var/lib/shop/spine.db or postgresql://host/shop")
     return value
 
 

@@ -47,8 +47,9 @@ UNKNOWN_TRIES = 5
 
 
 class Spine(State, Commanding):
-    """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`, `memory://`; or pass a
-    journal object. `service` is whom this program publishes for: the envelope's `source`, and what it may publish.
+    """`url` names the journal: `sqlite:///spine.db` (relative), `sqlite:////var/lib/spine.db`,
+    `postgresql://user@host/shop?schema=spine`, `memory://`; or pass a journal object. `service` is whom this program
+    publishes for: the envelope's `source`, and what it may publish.
     `broker` names what carries events to and from services on other journals: `kafka://…`, `amqp://…`, `nats://…`,
     `pulsar://…`, `eventbridge://…`; `take_over` takes the place of a journal that is gone; `outbox_max` is how many events
     the broker may be behind before publishing raises OutboxFull. `commands` are services whose commands are handled here,

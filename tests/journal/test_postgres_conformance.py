@@ -11,17 +11,16 @@ from eventspine.journal.port import Journal
 from eventspine.testing.conformance import JournalCapabilities, JournalConformance
 
 from .material import HandClock
-from .postgres_server import postgres, schema, url  # noqa: F401 -- fixtures
 
 
 @pytest.mark.setup("postgres", processes="postgres processes")
 class TestPostgresJournal(JournalConformance):
     capabilities = JournalCapabilities(sql=True, within=True, backups=False, persistent=True, processes=True)
 
-    async def make(self, clock: HandClock, url: str) -> Journal:  # noqa: F811
+    async def make(self, clock: HandClock, postgres_url: str) -> Journal:
         from eventspine.journal.postgres import PostgresJournal
 
-        return PostgresJournal(url, clock)
+        return PostgresJournal(postgres_url, clock)
 
     def connect(self, journal: Journal) -> AbstractContextManager[psycopg.Connection]:
         connection = psycopg.connect(journal.target.conninfo, options=f"-c search_path={journal.target.schema}")

@@ -90,7 +90,13 @@ IMPORT_ALL = """
 import importlib, pkgutil, eventspine
 from eventspine.brokers import _MODULES, open_broker
 from eventspine.errors import MissingExtra
-told = {}  # clients of brokers, which open_broker is the door to
+from eventspine.journal import open_journal
+told = {}  # clients of brokers and of PostgreSQL, which open_broker and open_journal are the doors to
+try:
+    open_journal("postgresql://localhost/shop")
+except MissingExtra as error:
+    assert "eventspine[postgres]" in str(error), error
+    told["postgres"] = "postgres"
 for scheme, (broker, extra, _) in _MODULES.items():
     try:
         if extra:
@@ -108,8 +114,9 @@ for module in pkgutil.walk_packages(eventspine.__path__, "eventspine.", onerror=
         assert "eventspine[" in str(error), error
         print(module.name, "needs an extra")
     except ModuleNotFoundError as error:
-        broker = module.name.removeprefix("eventspine.brokers.").strip("_").partition("_")[0]
-        print(module.name, "needs an extra" if broker in told else f"failed: {error!r}")
+        store = module.name.removeprefix("eventspine.brokers.").removeprefix("eventspine.journal.")
+        client = store.strip("_").partition("_")[0]
+        print(module.name, "needs an extra" if client in told else f"failed: {error!r}")
     except ImportError as error:
         print(module.name, f"failed: {error!r}")
 """

@@ -63,6 +63,13 @@ SETUPS = [
         journal="sqlite",
         has=frozenset({"disk", "file", "sql", "processes"}),
     ),
+    Setup("postgres", "PostgreSQL, one process", journal="postgres", has=frozenset({"sql", "server"})),
+    Setup(
+        "postgres processes",
+        "PostgreSQL, several processes",
+        journal="postgres",
+        has=frozenset({"sql", "server", "processes"}),
+    ),
     Setup(CARRIED, "a broker in memory (simulated)", journal="", broker="memory", has=frozenset(NEEDED)),
     Setup(NATS, "NATS JetStream", journal="", broker="nats", has=frozenset(NEEDED)),
     Setup("rabbitmq", "RabbitMQ", journal="", broker="amqp", has=frozenset(NEEDED)),

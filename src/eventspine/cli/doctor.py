@@ -165,6 +165,11 @@ def _of_the_file(facts: dict[str, Any]) -> list[str]:
             f"The WAL has grown to {size(wal)}: somebody keeps an old read transaction open. End it; the next "
             "checkpoint then shortens the file."
         )
+    if by := facts.get("feed_held_up_by"):
+        found.append(
+            f"A transaction that has appended is still open, and readers wait for its place in the feed ({by}). End it: "
+            "select pg_terminate_backend(PID)."
+        )
     since = facts.get("lock_since_us")
     if isinstance(since, int) and (held_us := now_us() - since) > HELD_LONG_US:
         found.append(_held(facts["lock_pid"], facts.get("lock_waits_pid"), span(held_us)))

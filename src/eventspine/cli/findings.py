@@ -121,6 +121,9 @@ def _of_the_place(seen: Examined) -> Iterator[Promise]:
         )
     else:
         yield Promise("power loss;" in durability and "may take" not in durability, f"Survives {durability}.")
+    if seen.facts.get("kind") == "postgres":
+        yield Promise(True, "Serves other hosts: whoever reaches the database.")
+        return
     yield Promise(False, "Survives the loss of the disk: there is no replica. `spine backup` makes copies.")
     yield Promise(False, "Serves other hosts: one file belongs to one host.")
 

@@ -44,7 +44,7 @@ async def existing_journal(invocation: Invocation, url: str | None = None) -> As
         raise NothingFound(
             f"There is no journal at {place_of(journal)}.\n"
             "`spine run MODULE` makes one with the first service that it runs; "
-            "name another with --journal sqlite:///path/to/file or SPINE_JOURNAL."
+            "name another with --journal sqlite:///path/to/file, --journal postgresql://host/database or SPINE_JOURNAL."
         )
     await journal.open()
     try:

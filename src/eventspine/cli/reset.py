@@ -52,7 +52,10 @@ async def contents(invocation: Invocation) -> Contents:
     async with existing_journal(invocation) as journal:
         path = getattr(journal, "path", None)
         if not isinstance(path, Path):
-            raise SettingsError(f"{journal.url} is no file of this host; only an embedded journal can be reset.")
+            raise SettingsError(
+                f"{journal.url} is no file of this host; only an embedded journal can be reset. In "
+                "PostgreSQL: drop schema NAME cascade."
+            )
         await _refuse_beside_others(journal)
         return Contents(
             path,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import click
 
 from ..journal import open_journal
+from ..journal.memory import MemoryJournal
 from ..journal.sqlite import SQLiteJournal
 from ..observe.logs import write_to
 from ..settings_values import plain
@@ -150,15 +151,16 @@ async def _supervise(plan: Plan, folders: Sequence[Path]) -> int:
     return await supervisor.run(lambda: follow_changes(supervisor, folders))
 
 
-def _file_of(url: str) -> Path:
+def _file_of(url: str) -> Path | None:
+    """Where the write lock of processes on this host is; None: there is none that one of them could hold for all."""
     if os.name != "posix":
         raise Misused("--processes and --reload need pipes to their children that only POSIX has; run one process.")
     journal = open_journal(url)
-    if not isinstance(journal, SQLiteJournal):
+    if isinstance(journal, MemoryJournal):
         raise Misused(
             f"{url} lives inside one process, and several can't share it. Use a file: --journal sqlite:///spine.db."
         )
-    return journal.path
+    return journal.path if isinstance(journal, SQLiteJournal) else None
 
 
 def _child(invocation: Invocation, first: bool, *, once: Sequence[str], handled: bool, reloads: bool) -> list[str]:

@@ -43,7 +43,7 @@ class Plan:
     count: int
     drain_s: float
     lock_limit_s: float
-    journal: Path
+    journal: Path | None  # a file, whose write lock is watched
     health: Address | None = None
     reloads: bool = False
 
@@ -150,7 +150,7 @@ class Supervisor:
     async def _watch_lock(self) -> None:
         limit_s = self.plan.lock_limit_s
         watch, path = LockWatch(), self.plan.journal
-        while True:
+        while path is not None:
             await asyncio.sleep(min(1.0, limit_s / 5))
             pid, since_us = holder_seen_from_outside(path) or (0, 0)
             child = next((one.child for one in self.places if one.child is not None and one.child.pid == pid), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import SettingsError
+from ..errors import MissingExtra, SettingsError
 from .port import Journal
 
 
@@ -20,8 +20,12 @@ def open_journal(url: str) -> Journal:
 
         return SQLiteJournal(url)
     if scheme in ("postgres", "postgresql"):
-        from .postgres import PostgresJournal
-
+        try:
+            from .postgres import PostgresJournal
+        except ModuleNotFoundError as error:
+            if error.name != "psycopg":
+                raise
+            raise MissingExtra('A PostgreSQL journal needs its driver: pip install "eventspine[postgres]"') from error
         return PostgresJournal(url)
     raise SettingsError(
         f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db, "

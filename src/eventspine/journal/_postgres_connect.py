@@ -14,14 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from ..errors import JournalBusy, JournalError, JournalFull, MissingExtra, SettingsError
-from . import without_password
+import psycopg
+from psycopg import errors
 
-try:
-    import psycopg
-    from psycopg import errors, sql
-except ModuleNotFoundError as error:
-    raise MissingExtra('A PostgreSQL journal needs its driver: pip install "eventspine[postgres]"') from error
+from ..errors import JournalBusy, JournalError, JournalFull, SettingsError
+from . import without_password
 
 OLDEST = 130000
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]{0,62}")
@@ -196,7 +193,3 @@ def trouble(error: BaseException, target: Target) -> JournalError | None:
     if isinstance(error, (errors.OutOfMemory, errors.TooManyConnections, errors.ReadOnlySqlTransaction)):
         return JournalError(f"{target.name} can't take it now ({said}). Nothing of this was stored.")
     return None
-
-
-def identifier(name: str) -> sql.Identifier:
-    return sql.Identifier(name)

@@ -1,0 +1,82 @@
+"""An ordinary service on a PostgreSQL journal, by the command line: run, publish, follow, trace, and mend what died."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import time
+
+import pytest
+
+from .test_run import publish, until
+
+pytestmark = pytest.mark.setup("postgres", processes="postgres processes")
+
+
+@pytest.fixture
+def journal(spine, postgres_url: str) -> str:
+    spine.environment["SPINE_JOURNAL"] = postgres_url.replace(
+        "postgres@", "postgres:s3cr3t@"
+    )  # which the server ignores
+    return postgres_url
+
+
+@pytest.mark.parametrize("more", [(), ("--processes", "2")])
+def test_a_shop_runs_on_postgresql(spine, journal, more):
+    process = spine.start("run", "bookshop", *more)
+    told = spine.until(process, "running shopfront")
+    order = publish(spine, "ann")
+    until(spine, "trace", order, shows="email.confirm  done")
+
+    unlucky = publish(spine, "unlucky")
+    until(spine, "trace", unlucky, shows="email.confirm  dead after 1 attempt")
+    assert "email.confirm" in spine("dead", "list").stdout
+    (spine.folder / "mended").touch()
+    assert "1 dead delivery to be tried again.\n" == spine("dead", "replay", "--handler", "email.confirm").stdout
+    until(spine, "trace", unlucky, shows="email.confirm  settled after 2 attempts")
+
+    tailed = spine("tail", "--from", "earliest", "--no-follow", "--json").stdout.splitlines()
+    assert ["BookOrdered", "BookReserved"] * 2 == [json.loads(line)["type"].rpartition(".")[2] for line in tailed]
+    health = spine("health")
+    assert 0 == health.returncode, health.stdout
+    doctor = spine("doctor").stdout
+    assert "Serves other hosts" in doctor
+    assert re.search(r"kind\s+postgres", doctor)
+
+    process.send_signal(signal.SIGTERM)
+    _, rest = process.communicate(timeout=60)
+    assert 0 == process.returncode
+    assert "everything in hand was finished" in rest or more
+    assert 2 == len((spine.folder / "sent").read_text().splitlines())
+    for text in (told, rest, doctor, health.stdout, spine("settings").stdout):
+        assert "s3cr3t" not in text
+
+
+def test_of_two_that_run_a_killed_ones_work_goes_on_in_the_other(spine, journal):
+    one, two = spine.run_shop(), spine.run_shop()
+    publish(spine, "ann")
+    one.kill()
+    for customer in ("ben", "cem", "dee"):
+        publish(spine, customer)
+    deadline = time.monotonic() + 60
+    sent = spine.folder / "sent"
+    while not sent.exists() or 4 > len(sent.read_text().splitlines()):
+        assert time.monotonic() < deadline
+        assert two.poll() is None
+        time.sleep(0.05)
+    assert ["ann", "ben", "cem", "dee"] == sorted(line.split()[0] for line in sent.read_text().splitlines())
+
+
+def test_there_is_no_journal_until_something_runs_on_it(spine, journal):
+    answer = spine("tail", "--no-follow")
+    assert "There is no journal at postgres" in answer.stderr
+    assert "s3cr3t" not in answer.stderr
+
+
+def test_a_server_that_is_not_there_is_told_with_what_to_do(spine):
+    answer = spine("run", "bookshop", "--journal", "postgresql://shop:s3cr3t@127.0.0.1:1/shop")
+    assert 0 != answer.returncode
+    assert "can't be reached" in answer.stderr
+    assert "s3cr3t" not in answer.stderr
+    assert "Traceback" not in answer.stderr

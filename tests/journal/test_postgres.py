@@ -1,0 +1,475 @@
+"""What the PostgreSQL journal promises beyond the public suite: its feed beside many writers, and what becomes of units when
+connections and servers are lost."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+import pytest
+
+from eventspine.errors import (
+    JournalBusy,
+    JournalError,
+    JournalVersion,
+    OutcomeUnknown,
+    SettingsError,
+    StatementRefused,
+    UnitFailed,
+)
+from eventspine.journal import _postgres_lookout, _postgres_schema, _postgres_session, open_journal
+from eventspine.journal.migrations import Migration
+from eventspine.journal.port import Append, Done, Record, Statement, Unit
+from eventspine.journal.postgres import PostgresJournal
+from eventspine.testing.servers import Server
+
+from .material import WAIT_S, Bell, commit, event, one_subscription, publish, whole_feed
+
+pytestmark = pytest.mark.setup("postgres", processes="postgres processes")
+
+
+@asynccontextmanager
+async def opened(url: str, **given: Any) -> AsyncIterator[PostgresJournal]:
+    journal = PostgresJournal(url, **given)
+    await journal.open()
+    try:
+        yield journal
+    finally:
+        await journal.close()
+
+
+@pytest.fixture
+async def journal(postgres_url: str) -> AsyncIterator[PostgresJournal]:
+    async with opened(postgres_url) as journal:
+        yield journal
+
+
+@contextmanager
+def connected(journal: PostgresJournal) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(journal.target.conninfo, options=f"-c search_path={journal.target.schema}") as connection:
+        yield connection
+        connection.rollback()
+
+
+def fresh(**given: Any) -> Record:
+    return event(id=os.urandom(16), **given)
+
+
+# --- the feed -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_event_whose_transaction_commits_late_is_waited_for(journal: PostgresJournal):
+    late, early = fresh(), fresh()
+    with connected(journal) as slow:
+        journal.write_within(slow, Unit([Append([late])]))
+        await publish(journal, early)
+        page = await journal.feed(0, limit=10)
+        assert ((), 0) == (tuple(page.records), page.scanned)
+        assert "server process" in str((await journal.describe())["feed_held_up_by"])
+        slow.commit()
+    assert [late.id, early.id] == [record.id for record in await whole_feed(journal)]
+    assert (await journal.describe())["feed_held_up_by"] is None
+
+
+async def test_without_the_fence_that_event_is_lost(journal: PostgresJournal):
+    """What the fence is good for: the same as above, with the fence switched off."""
+    journal._here().fence.on = False
+    late, early = fresh(), fresh()
+    with connected(journal) as slow:
+        journal.write_within(slow, Unit([Append([late])]))
+        await publish(journal, early)
+        page = await journal.feed(0, limit=10)
+        assert [early.id] == [record.id for record in page.records]
+        slow.commit()
+    assert [] == list((await journal.feed(page.scanned, limit=10)).records), "the reader has passed it, for ever"
+
+
+async def test_a_transaction_that_never_commits_leaves_a_hole_and_holds_nobody_up(journal: PostgresJournal):
+    with connected(journal) as given_up:
+        journal.write_within(given_up, Unit([Append([fresh(), fresh()])]))
+        after = fresh()
+        await publish(journal, after)
+        given_up.rollback()
+    assert [(3, after.id)] == [(record.position, record.id) for record in await whole_feed(journal)]
+    assert 3 == await journal.head()
+
+
+async def test_an_unrelated_transaction_holds_nobody_up_however_long_it_is_open(journal: PostgresJournal):
+    with connected(journal) as given_up, connected(journal) as unrelated:
+        unrelated.execute("create table unrelated (n integer)")  # it has written, and has a number
+        journal.write_within(given_up, Unit([Append([fresh()])]))
+        given_up.rollback()  # a gap, which is the time when readers wait for somebody
+        await publish(journal, fresh())
+        assert 2 == await journal.head()
+
+
+async def test_24_writers_that_also_roll_back_and_dawdle_lose_nothing_and_reorder_nothing(journal: PostgresJournal):
+    """Each takes its own connection and transactions, as programs do that publish within their own."""
+    stored: list[bytes] = []
+    writing = True
+
+    def write(number: int) -> None:
+        draw = random.Random(number)
+        with connected(journal) as own:
+            for _ in range(30):
+                records = [fresh(correlation=f"w{number % 7}") for _ in range(draw.choice((1, 1, 1, 3)))]
+                journal.write_within(own, Unit([Append(records, "orders", f"w{number % 7}")]))
+                if draw.random() < 0.07:
+                    own.rollback()
+                    continue
+                if draw.random() < 0.05:
+                    time.sleep(0.03)
+                own.commit()
+                stored.extend(record.id for record in records)
+
+    seen: list[Record] = []
+
+    async def read() -> None:
+        after = 0
+        while writing or after < await journal.head():
+            page = await journal.feed(after, limit=50)
+            seen.extend(page.records)
+            after = page.scanned
+            await asyncio.sleep(0.002)
+
+    with connected(journal) as unrelated:
+        unrelated.execute("create table unrelated (n integer)")
+        reading = asyncio.create_task(read())
+        await asyncio.gather(*(asyncio.to_thread(write, number) for number in range(24)))
+        writing = False
+        await asyncio.wait_for(reading, WAIT_S)
+    assert Counter(stored) == Counter(record.id for record in seen), "each once"
+    assert sorted(record.position for record in seen) == [record.position for record in seen]
+    for name in {record.correlation for record in seen}:
+        in_stream = [record.id for record in await journal.stream("orders", name or "")]
+        assert in_stream == [record.id for record in seen if record.correlation == name], (
+            "a stream's order is the feed's"
+        )
+
+
+# --- lost connections ---------------------------------------------------------------------------------------------------
+
+
+async def test_a_commit_whose_answer_is_lost_is_looked_up_and_done_once(journal: PostgresJournal):
+    session = journal._here().writer.session
+    record, other = fresh(), fresh()
+
+    def lost_after(connection: Any, bell: str) -> None:
+        session.commit_statement = _postgres_session._commit
+        connection.execute(f"commit{bell}")
+        connection.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    def lost_before(connection: Any, bell: str) -> None:
+        session.commit_statement = _postgres_session._commit
+        connection.close()
+        raise psycopg.OperationalError("the connection was lost")
+
+    for lost, one in ((lost_after, record), (lost_before, other)):
+        session.commit_statement = lost
+        assert "done" == (await commit(journal, Unit([Append([one])]))).kind
+    assert [record.id, other.id] == [each.id for each in await whole_feed(journal)]
+
+
+async def test_a_commit_that_nobody_can_tell_of_is_unknown_until_it_is_asked_again(
+    postgres_url: str, postgres_server: Server
+):
+    async with opened(postgres_url, busy_s=0.5) as journal:
+        mine = await one_subscription(journal)
+        session = journal._here().writer.session
+        unit = Unit([Append([fresh()])], done=[Done(mine.number, 5, [(0, 1)], mine.generation)])
+
+        def server_dies(connection: Any, bell: str) -> None:
+            session.commit_statement = _postgres_session._commit
+            connection.execute(f"commit{bell}")
+            postgres_server.kill()
+            raise psycopg.OperationalError("the connection was lost")
+
+        session.commit_statement = server_dies
+        verdict = await commit(journal, unit)
+        assert "unknown" == verdict.kind
+        assert isinstance(verdict.error, OutcomeUnknown)
+        postgres_server.start()
+        assert "repeated" == (await commit(journal, unit)).kind
+        assert 1 == len(await whole_feed(journal))
+
+
+async def test_killed_backends_lose_nothing_and_double_nothing(journal: PostgresJournal, postgres_url: str):
+    async with opened(postgres_url) as other:
+        acknowledged: list[bytes] = []
+        killing = True
+
+        async def write(each: PostgresJournal) -> None:
+            for _ in range(60):
+                records = [fresh() for _ in range(3)]
+                assert "done" == (await commit(each, Unit([Append(records)]))).kind
+                acknowledged.extend(record.id for record in records)
+
+        def kill() -> None:
+            with psycopg.connect(journal.target.conninfo, autocommit=True) as admin:
+                while killing:
+                    admin.execute(
+                        "select pg_terminate_backend(pid) from pg_stat_activity"
+                        " where application_name = 'eventspine' and pid <> pg_backend_pid()"
+                    )
+                    time.sleep(0.05)
+
+        reaper = threading.Thread(target=kill)
+        reaper.start()
+        try:
+            await asyncio.gather(write(journal), write(other))
+        finally:
+            killing = False
+            reaper.join()
+        assert Counter(acknowledged) == Counter(record.id for record in await whole_feed(journal))
+
+
+async def test_a_server_that_is_killed_and_started_again_loses_nothing(
+    journal: PostgresJournal,
+    postgres_url: str,
+    postgres_server: Server,
+):
+    async with opened(postgres_url) as other:
+        acknowledged: list[bytes] = []
+        asked: set[bytes] = set()
+        bell, writing = Bell(other), True
+
+        async def write(each: PostgresJournal) -> None:
+            while writing:
+                record = fresh()
+                asked.add(record.id)
+                while not (await commit(each, Unit([Append([record])]))).ok:
+                    await asyncio.sleep(0.01)
+                acknowledged.append(record.id)
+
+        writers = [asyncio.create_task(write(each)) for each in (journal, other)]
+        for _ in range(2):
+            count = len(acknowledged)
+            while len(acknowledged) < count + 20:
+                await asyncio.sleep(0.01)
+            await asyncio.to_thread(postgres_server.kill)
+            await asyncio.to_thread(postgres_server.start)
+        count = len(acknowledged)
+        while len(acknowledged) < count + 20:
+            await asyncio.sleep(0.01)
+        writing = False
+        await asyncio.gather(*writers)
+        seen = Counter(record.id for record in await whole_feed(journal))
+        assert Counter(acknowledged) == seen
+        assert asked == set(acknowledged)
+        await bell.rings()
+        before = bell.times
+        await publish(journal, fresh())
+        async with asyncio.timeout(WAIT_S):
+            while bell.times == before:  # who watched before hears again
+                await asyncio.sleep(0.01)
+        bell.stop()
+
+
+async def test_a_server_that_is_gone_is_named_without_its_password():
+    journal = PostgresJournal("postgres://shop:s3cr3t@127.0.0.1:1/shop?schema=spine&password=s3cr3t", busy_s=0.1)
+    with pytest.raises(JournalError) as caught:
+        await journal.open()
+    assert "can't be reached" in str(caught.value)
+    for text in (str(caught.value), repr(caught.value), str(journal.url), repr(journal.target), f"{journal.url}"):
+        assert "s3cr3t" not in text
+
+
+# --- waking up ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("notified", [True, False], ids=["by a notification", "by looking"])
+async def test_a_commit_elsewhere_is_heard(postgres_url: str, monkeypatch: pytest.MonkeyPatch, notified: bool):
+    if notified:
+        monkeypatch.setattr(_postgres_lookout, "LOOK_EVERY_S", 3600.0)
+    else:
+        monkeypatch.setattr(_postgres_lookout, "channel_of", lambda _: "nobody_notifies_this")
+    async with opened(postgres_url) as one, opened(postgres_url) as other:
+        bell = Bell(one)
+        await bell.rings()  # the first look of all
+        before = bell.times
+        await publish(other, fresh())
+        async with asyncio.timeout(WAIT_S):
+            while bell.times == before:
+                await asyncio.sleep(0.01)
+        bell.stop()
+        if notified:  # end its waiting
+            await publish(other, fresh())
+
+
+async def test_a_commit_of_a_callers_own_transaction_is_heard(postgres_url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(_postgres_lookout, "LOOK_EVERY_S", 3600.0)
+    async with opened(postgres_url) as journal:
+        bell = Bell(journal)
+        await bell.rings()
+        before = bell.times
+        with connected(journal) as own:
+            journal.write_within(own, Unit([Append([fresh()])]))
+            own.commit()
+        async with asyncio.timeout(WAIT_S):
+            while bell.times == before:
+                await asyncio.sleep(0.01)
+        bell.stop()
+        await publish(journal, fresh())
+
+
+# --- limits -------------------------------------------------------------------------------------------------------------
+
+
+async def test_sql_that_takes_too_long_fails_its_unit_alone(postgres_url: str):
+    async with opened(postgres_url, statements_s=0.3) as journal:
+        slow = Unit([Append([fresh()])], statements=[Statement("select pg_sleep(60)", {})])
+        verdicts = await journal.commit([slow, Unit([Append([fresh()])])])
+        assert ["failed", "done"] == [verdict.kind for verdict in verdicts]
+        assert "took longer than 0.3 s" in str(verdicts[0].error)
+
+
+async def test_a_row_that_somebody_else_holds_is_busy_and_nothing_is_to_blame(postgres_url: str):
+    async with opened(postgres_url, statements_s=0.3) as journal:
+        with connected(journal) as own:
+            journal.write_within(own, Unit([Append([fresh()], "orders", "o-1", 0)]))
+            verdict = await commit(journal, Unit([Append([fresh()], "orders", "o-1")]))
+            assert "failed" == verdict.kind
+            assert isinstance(verdict.error, JournalBusy)
+            own.commit()
+        assert "done" == (await commit(journal, Unit([Append([fresh()], "orders", "o-1")]))).kind
+
+
+async def test_transactions_beyond_what_the_url_allows_wait_for_their_turn(postgres_url: str):
+    async with opened(f"{postgres_url}&transactions=2", busy_s=0.3) as journal:
+        held = [await journal.begin(10), await journal.begin(10)]
+        with pytest.raises(JournalError, match="transactions=8"):
+            await journal.begin(10)
+        await held.pop().rollback()
+        held.append(await journal.begin(10))
+        for each in held:
+            await each.rollback()
+
+
+async def test_sql_of_a_handler_keeps_away_from_the_journals_tables(journal: PostgresJournal):
+    for sql in (
+        'select * from "spine_events"',
+        "delete from spine_cursors",
+        "do $$ begin end $$",
+        "select 1; select 2",
+    ):
+        verdict = await commit(journal, Unit([Append([fresh()])], statements=[Statement(sql, {})]))
+        assert isinstance(verdict.error, (StatementRefused, UnitFailed)), sql
+    assert 0 == await journal.head()
+
+
+# --- schemas and roles --------------------------------------------------------------------------------------------------
+
+
+async def test_two_schemas_of_a_database_are_two_journals(postgres_url: str):
+    async with opened(postgres_url) as one, opened(f"{postgres_url}_too") as two:
+        await publish(one, fresh())
+        assert (1, 0) == (await one.head(), await two.head())
+        assert one.id != two.id
+        with connected(two) as own:
+            two.write_within(own, Unit([Append([fresh()])]))
+            one.write_within(own, Unit([Append([fresh()])]))  # one transaction, one database: one commit
+            own.commit()
+        assert (2, 1) == (await one.head(), await two.head())
+        with psycopg.connect(one.target.conninfo, autocommit=True) as admin:
+            admin.execute(f"drop schema {two.target.schema} cascade")
+
+
+async def test_the_tables_belong_to_the_role_that_is_named(postgres_url: str, schema: str, postgres_server: Server):
+    role = f"{schema}_owner"
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"create role {role}; grant create on database postgres to {role}")
+        async with opened(f"{postgres_url}&role={role}") as journal:
+            await publish(journal, fresh())
+            query = "select tableowner from pg_tables where schemaname = %s and tablename = 'spine_events'"
+            assert (role,) == admin.execute(query, (schema,)).fetchone()
+
+
+async def test_a_role_that_may_not_make_tables_says_what_to_grant(postgres_server: Server, schema: str):
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"create role {schema}_nobody login")
+    poor = postgres_server.url.replace("postgres@", f"{schema}_nobody@") + f"?schema={schema}"
+    with pytest.raises(SettingsError, match="grant create"):
+        await PostgresJournal(poor).open()
+
+
+async def test_a_journal_that_a_newer_release_has_closed_refuses_this_one(journal: PostgresJournal, postgres_url: str):
+    with connected(journal) as admin:
+        admin.execute("update spine_meta set value = '99' where name = 'writer_min'")
+        admin.commit()
+    verdict = await commit(journal, Unit([Append([fresh()])]))
+    assert isinstance(verdict.error, JournalVersion)
+    with pytest.raises(JournalVersion):
+        await PostgresJournal(postgres_url).open()
+
+
+async def test_a_migration_runs_once_whoever_opens_it(
+    journal: PostgresJournal,
+    postgres_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    await publish(journal, fresh())
+    monkeypatch.setattr(_postgres_schema, "MIGRATIONS", (Migration(3, "create table spine_notes_more (n integer);"),))
+    async with opened(postgres_url) as one, opened(postgres_url) as two:
+        assert 1 == await one.head() == await two.head()
+        assert 3 == (await one.describe())["schema_version"]
+    await publish(journal, fresh())  # the older release, which is still at work
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("schema=a-b", "no plain name"),
+        ("role=x;drop", "no plain name"),
+        ("prepare=maybe", "neither on nor off"),
+        ("transactions=0", "no number from 1 to 100"),
+        ("readers=many", "no number from 1 to 100"),
+        ("colour=blue", "names no PostgreSQL database"),
+    ],
+)
+def test_an_option_that_is_wrong_is_refused(option: str, said: str):
+    with pytest.raises(SettingsError, match=said) as caught:
+        open_journal(f"postgresql://shop:s3cr3t@localhost/shop?{option}")
+    assert "s3cr3t" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_without_its_driver_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch):
+    import sys
+
+    from eventspine.errors import MissingExtra
+
+    for name in [name for name in sys.modules if name.startswith("eventspine.journal.") and "postgres" in name]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtra, match=r'pip install "eventspine\[postgres\]"'):
+        open_journal("postgresql://localhost/shop")
+
+
+# --- within -------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_connection_that_is_not_on_the_journals_database_is_refused(
+    journal: PostgresJournal, postgres_server: Server
+):
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute("create database elsewhere")
+    with psycopg.connect(postgres_server.url.removesuffix("postgres") + "elsewhere") as elsewhere:
+        with pytest.raises(SettingsError, match="elsewhere"):
+            journal.write_within(elsewhere, Unit([Append([fresh()])]))
+    with psycopg.connect(postgres_server.url, autocommit=True) as own:
+        with pytest.raises(SettingsError, match=r"connection\.transaction"):
+            journal.write_within(own, Unit([Append([fresh()])]))
+        with own.transaction():
+            assert "done" == journal.write_within(own, Unit([Append([fresh()])])).kind
+    with pytest.raises(SettingsError, match="no psycopg connection"):
+        journal.write_within(object(), Unit([Append([fresh()])]))
+    assert 1 == await journal.head()
