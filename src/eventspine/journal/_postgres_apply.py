@@ -64,6 +64,7 @@ class PostgresPlan(Plan):
         if any(position is None and id not in inserted for id, position in self._known.ids.items()):
             raise Raced("events")  # somebody published one of them a moment ago; what was judged new is a repetition
         if len(inserted) == len(self.records) and all(placed.start >= 0 for placed in self.placed):
+            self.first = min(inserted.values(), default=0)  # they are in one piece, and in this order
             for placed in self.placed:
                 placed.verdict.positions = [inserted[id] for id in placed.ids]
             return event_trace(self.records[0][0])
