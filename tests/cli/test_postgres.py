@@ -53,6 +53,7 @@ def test_a_shop_runs_on_postgresql(spine, journal, more):
         assert "s3cr3t" not in text
 
 
+@pytest.mark.promise("process killed", "postgres processes")
 def test_of_two_that_run_a_killed_ones_work_goes_on_in_the_other(spine, journal):
     one, two = spine.run_shop(), spine.run_shop()
     publish(spine, "ann")

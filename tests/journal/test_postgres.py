@@ -158,6 +158,7 @@ async def test_24_writers_that_also_roll_back_and_dawdle_lose_nothing_and_reorde
 # --- lost connections ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.promise("commit unknown", "postgres processes")
 async def test_a_commit_whose_answer_is_lost_is_looked_up_and_done_once(journal: PostgresJournal):
     session = journal._here().writer.session
     record, other = fresh(), fresh()
@@ -232,6 +233,7 @@ async def test_killed_backends_lose_nothing_and_double_nothing(journal: Postgres
         assert Counter(acknowledged) == Counter(record.id for record in await whole_feed(journal))
 
 
+@pytest.mark.promise("server killed", "postgres", "postgres processes")
 async def test_a_server_that_is_killed_and_started_again_loses_nothing(
     journal: PostgresJournal,
     postgres_url: str,
@@ -272,6 +274,28 @@ async def test_a_server_that_is_killed_and_started_again_loses_nothing(
             while bell.times == before:  # who watched before hears again
                 await asyncio.sleep(0.01)
         bell.stop()
+
+
+@pytest.mark.promise("cut off", "postgres", "postgres processes")
+async def test_who_is_cut_off_from_the_server_waits_and_goes_on(postgres_server: Server, schema: str):
+    with postgres_server.proxy() as network:
+        async with (
+            opened(f"{network.url}?schema={schema}") as cut_off,
+            opened(f"{postgres_server.url}?schema={schema}") as beside,
+        ):
+            first, waiting, other = fresh(), fresh(), fresh()
+            await publish(cut_off, first)
+            network.refuse()
+            network.reset()
+            held = asyncio.create_task(commit(cut_off, Unit([Append([waiting])])))
+            await publish(beside, other)
+            assert [first.id, other.id] == [record.id for record in await whole_feed(beside)], "nobody waits for it"
+            assert not held.done()
+            network.mend()
+            assert "done" == (await asyncio.wait_for(held, WAIT_S)).kind
+            assert [first.id, other.id, waiting.id] == [record.id for record in await whole_feed(cut_off)]
+        with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+            admin.execute(f"drop schema {schema} cascade")
 
 
 async def test_a_server_that_is_gone_is_named_without_its_password():
