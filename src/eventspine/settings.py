@@ -29,7 +29,7 @@ SETTINGS_VARIABLE = "SPINE_SETTINGS"
 JOURNAL_DEFAULT = "sqlite:///spine.db"  # beside the settings file, else in the folder where the process runs
 _PREFIX = "sqlite:///"
 
-OriginKind = Literal["flag", "environment", "file", "default"]
+OriginKind = Literal["flag", "environment", "file", "default", "project"]
 
 
 class Origin(NamedTuple):

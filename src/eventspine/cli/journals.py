@@ -15,10 +15,15 @@ from ..journal import open_journal
 from ..journal.port import Drop, Journal, Replay, Retry
 from .app import Invocation
 from .exits import NothingFound
+from .inside import inside
 from .progress import progress
 
 P = ParamSpec("P")
 PAGE = 1000
+_HOW = (
+    "`spine run MODULE` makes one with the first service that it runs; "
+    "name another with --journal sqlite:///path/to/file, --journal postgresql://host/database or SPINE_JOURNAL."
+)
 
 
 def asynchronous(command: Callable[P, Coroutine[Any, Any, int | None]]) -> Callable[P, int | None]:
@@ -41,11 +46,9 @@ async def existing_journal(invocation: Invocation, url: str | None = None) -> As
             "A memory:// journal lives inside the process that uses it; there is nothing to read from here."
         )
     if not journal.exists():
-        raise NothingFound(
-            f"There is no journal at {place_of(journal)}.\n"
-            "`spine run MODULE` makes one with the first service that it runs; "
-            "name another with --journal sqlite:///path/to/file, --journal postgresql://host/database or SPINE_JOURNAL."
-        )
+        host = inside.get()
+        how = _HOW if host is None else host.no_journal
+        raise NothingFound(f"There is no journal at {place_of(journal)}.\n{how}")
     await journal.open()
     try:
         yield journal

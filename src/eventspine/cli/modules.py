@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +19,7 @@ from ..events import EventType, describe
 from ..service import Service
 from ..settings import Settings
 from .exits import Failed, Misused
+from .inside import called
 from .tail import named
 
 
@@ -140,14 +142,22 @@ def event_type(module: ModuleType, asked: str) -> EventType:
     known = event_types(module)
     found = [kind for kind in known if named(kind.name, asked)]
     if not found:
-        names = ", ".join(sorted({kind.name for kind in known})) or "none"
-        raise Misused(f"{module.__name__} knows no event {asked!r}. It knows: {names}.")
+        names = sorted({kind.name for kind in known})
+        raise Misused(
+            f"{called(module.__name__)} knows no event {asked!r}.{_meant(asked, names)} It knows: {', '.join(names) or 'none'}."
+        )
     own = [kind for kind in found if kind.cls.__module__ == module.__name__]
     found = own if len(own) == 1 else found
     if len(found) > 1:
         told = ", ".join(sorted(f"{kind.name} in {kind.cls.__module__}" for kind in found))
         raise Misused(f"{asked!r} may be any of several classes: {told}. Name the module that declares the one.")
     return found[0]
+
+
+def _meant(asked: str, names: Sequence[str]) -> str:
+    by_word = {word.lower(): name for name in names for word in (name.rpartition(".")[2], name)}
+    close = get_close_matches(asked.lower(), by_word, n=1)
+    return f" Did you mean {by_word[close[0]]}?" if close else ""
 
 
 def publisher(module: ModuleType, context: str, asked: str | None) -> Service[Any]:
@@ -163,13 +173,15 @@ def publisher(module: ModuleType, context: str, asked: str | None) -> Service[An
     if len(found) == 1:
         return found[0]
     if asked is not None:
-        raise Misused(f"{module.__name__} has {'no service' if not found else 'several services'} named {asked!r}.")
+        raise Misused(
+            f"{called(module.__name__)} has {'no service' if not found else 'several services'} named {asked!r}."
+        )
     if found:
         raise Misused(
             f"Several services publish {context!r}: {', '.join(sorted(service.name for service in found))}. "
             "Say which with --service."
         )
     raise DeclarationError(
-        f"No service in {module.__name__} publishes the context {context!r}. "
+        f"{called(module.__name__)} has no service that publishes the context {context!r}. "
         f"Name the module of the service that owns it, or declare Service(..., publishes={context!r})."
     )

@@ -283,3 +283,46 @@ except Exception as error:
     print(error)
 """
     assert said in shop.manage("shell", "-v", "0", "--settings=given", f"--pythonpath={tmp_path}", "-c", program)
+
+
+# --- the first hour -------------------------------------------------------------------------------------------------------
+
+
+def test_before_migrate_a_reader_is_told_to_migrate(tmp_path):
+    said = Shop(tmp_path).manage("spine", "tail", "--no-follow", code=4)
+    assert "`python manage.py migrate` makes its tables" in said
+    assert "spine run MODULE" not in said
+    assert "--journal" not in said
+
+
+def test_a_first_start_before_migrate_says_migrate_and_alarms_nobody(tmp_path):
+    shop = Shop(tmp_path)
+    run = shop.start("spine", "run")
+    log = tmp_path / "spine.log"
+    until(lambda: "running " in log.read_text(), "the start")
+    run.terminate()
+    assert run.wait(WAIT_S) == 0
+    said = log.read_text()
+    assert "`python manage.py migrate` makes them" in said
+    assert "restore a backup" not in said
+    assert "WARNING" not in said
+    assert "already" not in shop.manage("migrate", "-v", "0")
+    again = shop.start("spine", "run")
+    until(lambda: log.read_text().count("running ") == 2, "the start")
+    again.terminate()
+    assert again.wait(WAIT_S) == 0
+    assert log.read_text().count("have been made") == 1
+
+
+def test_a_misspelt_event_is_told_what_may_be_meant(shop):
+    said = shop.manage("spine", "publish", "OrderPlacd", "{}", code=2)
+    assert "This project knows no event 'OrderPlacd'. Did you mean orders.OrderPlaced?" in said.replace("\n", " ")
+    assert "eventspine.integrations" not in said
+
+
+def test_settings_say_that_the_journal_is_the_projects(shop):
+    said = shop.manage("spine", "settings")
+    assert "project DATABASES['default']" in said
+    assert "SPINE_JOURNAL" not in said
+    told = json.loads(shop.manage("spine", "settings", "--json"))["settings"]["journal"]
+    assert ("project", "DATABASES['default']") == (told["from"], told["where"])

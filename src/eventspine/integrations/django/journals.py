@@ -144,6 +144,15 @@ def make(wrapper: Any, services: Sequence[Service[Any]] = ()) -> None:
             Spine(url, service=service).open().close()
 
 
+def make_first(wrapper: Any) -> bool:
+    """The journal's tables, where there are none: on Django's connection, which may have made the file just now. Whether."""
+    wrapper.ensure_connection()
+    if _has_tables(wrapper.connection):
+        return False
+    _make_on(wrapper)
+    return True
+
+
 def in_tests() -> bool:
     return hasattr(testing._TestState, "saved_data")
 

@@ -20,8 +20,9 @@ from django.core.management.base import BaseCommand, CommandError, SystemCheckEr
 from django.db import connections
 
 from eventspine.cli.app import spine
+from eventspine.cli.inside import Inside, inside
 from eventspine.errors import SettingsError, SpineError
-from eventspine.integrations.django import journals
+from eventspine.integrations.django import journals, settings
 from eventspine.integrations.django.discovery import NAMED
 from eventspine.settings import variable
 
@@ -68,15 +69,34 @@ class Command(BaseCommand):
                 "move the file aside by hand, and `manage.py migrate`."
             )
         os.environ[variable("journal")] = journals.url_of(journals.wrapper())
+        inside.set(_in_this_project())
         if command == "run":
             self.check()
             self.check_migrations()  # a word, as of `runserver`: handlers would fail on tables that are not there
+            self._make_journal()
             os.environ["PYTHONPATH"] = os.pathsep.join(_project_paths())
             arguments = _run_of_project(arguments)
         elif command == "publish" and not any(word.startswith(("-m", "--module")) for word in arguments):
             arguments = [*arguments, "--module", f"{PACKAGE}.declared"]
         connections.close_all()  # of this thread, which will use none
         spine.main(arguments, prog_name=program)
+
+    def _make_journal(self) -> None:
+        if journals.make_first(journals.wrapper()):
+            self.stderr.write(
+                "The tables of the journal were not there yet; they have been made. `python manage.py migrate` makes them with those "
+                "of your models: run it before the first start."
+            )
+
+
+def _in_this_project() -> Inside:
+    alias = settings.read().database
+    return Inside(
+        f"DATABASES[{alias!r}]",
+        "`python manage.py migrate` makes its tables, in the database that EVENTSPINE['DATABASE'] names.",
+        f"{PACKAGE}.declared",
+        "This project",
+    )
 
 
 def _without_djangos(arguments: Sequence[str]) -> list[str]:
