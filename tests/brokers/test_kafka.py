@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from time import monotonic
@@ -24,6 +25,7 @@ from confluent_kafka.admin import (
 )
 
 from eventspine.brokers import open_broker
+from eventspine.brokers._kafka_claims import asked_as
 from eventspine.brokers._kafka_intake import KafkaIntake
 from eventspine.brokers.kafka import KafkaBroker
 from eventspine.brokers.port import Difference, Fetched, Message, Needs, Start
@@ -589,6 +591,30 @@ async def test_of_two_journals_that_claim_at_once_one_has_it(place: Place):
     owners = await asyncio.gather(*claims)
     assert len(set(owners)) == 1
     assert owners[0] in {f"journal {n}" for n in range(4)}
+
+
+async def test_who_looked_before_another_wrote_does_not_write_over_it(place: Place):
+    """However long it was held up in between."""
+    one, two = await place.broker(), await place.broker()
+    settings, cluster = one.settings, one._opened.cluster
+    group, topic = settings.group(f"{CHANNEL}@publisher"), settings.topic(CHANNEL)
+    looked, written, seen = asyncio.Event(), threading.Event(), list[str]()
+    loop = asyncio.get_running_loop()
+
+    def may(owner: str) -> bool:
+        seen.append(owner)
+        loop.call_soon_threadsafe(looked.set)
+        written.wait(60)
+        return not owner
+
+    slow = asyncio.create_task(asked_as(cluster, group, lambda member: member.write(topic, "slow", may)))
+    async with asyncio.timeout(60):
+        await looked.wait()
+        assert await two.claim("publisher", CHANNEL, "quick", force=False) == "quick"
+        written.set()
+        assert await slow == "quick"
+    assert seen == ["", "quick"]
+    assert await one.claim("publisher", CHANNEL, "slow", force=False) == "quick"
 
 
 async def test_doctor_reads_the_topic_from_the_broker(place: Place):

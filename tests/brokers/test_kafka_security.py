@@ -98,6 +98,12 @@ class Access:
         for granted in self.admin.create_acls(grants).values():
             granted.result()
 
+    def enrol(self, user: str) -> None:
+        """One of its own, with the password of all."""
+        credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
+        change = UserScramCredentialUpsertion(user, credential, SECRET.encode())
+        self.admin.alter_user_scram_credentials([change])[user].result()
+
     async def prepare(self) -> None:
         async with opened(f"{self.server.url}/?prefix={self.prefix}&partitions=2") as broker:
             await broker.apply(NEEDS)
@@ -122,12 +128,11 @@ def access(secured: Server, certificate: Path) -> Access:
 async def test_who_logs_in_over_tls_and_may_does_everything(access: Access, sasl: str):
     user = "alice" if sasl == "PLAIN" else f"carol{access.prefix[:6]}"
     if sasl != "PLAIN":
-        credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4096)
-        change = UserScramCredentialUpsertion(user, credential, SECRET.encode())
-        access.admin.alter_user_scram_credentials([change])[user].result()
+        access.enrol(user)
     operations = [AclOperation.CREATE, AclOperation.WRITE, AclOperation.READ, AclOperation.DESCRIBE]
     access.allow(user, ResourceType.TOPIC, *operations, AclOperation.DESCRIBE_CONFIGS)
     access.allow(user, ResourceType.GROUP, AclOperation.READ, AclOperation.DESCRIBE)
+    access.allow(user, ResourceType.TRANSACTIONAL_ID, AclOperation.WRITE, AclOperation.DESCRIBE)
     async with opened(access.url(user, access.ca, sasl=sasl)) as broker:
         assert SECRET not in broker.url
         await broker.apply(NEEDS)
@@ -173,13 +178,24 @@ async def test_who_may_nothing_is_told_what_to_ask_for(access: Access):
             await broker.claim("publisher", "orders", "me", force=False)
 
 
+async def test_who_may_all_but_write_a_claim_is_told_so(access: Access):
+    await access.prepare()
+    user = f"dora{access.prefix[:6]}"
+    access.enrol(user)
+    access.allow(user, ResourceType.TOPIC, AclOperation.READ, AclOperation.DESCRIBE)
+    access.allow(user, ResourceType.GROUP, AclOperation.READ, AclOperation.DESCRIBE)
+    async with opened(access.url(user, access.ca, sasl="SCRAM-SHA-512")) as broker:
+        with pytest.raises(BrokerError, match=f"on the transactional id '{access.prefix}orders@publisher'"):
+            await broker.claim("publisher", "orders", "me", force=False)
+
+
 async def test_who_may_look_and_no_more_is_told_what_is_missing(access: Access):
     await access.prepare()
     access.allow("bob", ResourceType.TOPIC, AclOperation.DESCRIBE)
     async with opened(access.url("bob", access.ca)) as broker:
         (answer,) = await broker.send([MESSAGE])
         assert "Grant WRITE on it to this user" in str(answer)
-        with pytest.raises(BrokerError, match="Grant READ on this group and topic, or say claims=no"):
+        with pytest.raises(BrokerError, match="Grant READ on this group and topic"):
             await broker.claim("publisher", "orders", "me", force=False)
         told = [f"{one.level} {one.what}: {one.says}" for one in await broker.findings(NEEDS)]
         topic = f"{access.prefix}orders"

@@ -1,12 +1,13 @@
 """Claims: which journal publishes a channel, and which reads as a consumer (R14).
 
 The journal's identity stands in the metadata of an offset that is committed in a group of its own, which nobody ever
-joins. Kafka has no compare-and-set for it, so of two that claim at the same moment both write, and both look again
-after a while: the last to have written has it. Kafka forgets an offset of such a group after a week or so
+joins. Kafka has no compare-and-set for it, and a transaction will do: of those under one transactional id the last to
+begin ends the others, and what they had not yet committed they never can. So whoever claims begins one, looks whose it
+is, and only then writes; who was ended meanwhile looks again. Kafka forgets an offset of such a group after a week or so
 (offsets.retention.minutes), so that each claim is renewed while its journal runs.
 
-A consumer of that group asks and writes, not an AdminClient: what that asks of a group's coordinator ends the process when
-the broker dies meanwhile (librdkafka's issue 4605, also in 2.16)."""
+A consumer of that group asks, and a producer writes, not an AdminClient: what that asks of a group's coordinator ends the
+process when the broker dies meanwhile (librdkafka's issue 4605, also in 2.16)."""
 
 from __future__ import annotations
 
@@ -14,22 +15,27 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
+from random import uniform
 from time import monotonic
 from typing import Literal, TypeVar
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from ..errors import BrokerError
 from ._kafka_client import FORBIDDEN, Cluster, Complaints, code_of, config_of, in_thread, made
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
-LOOK_AGAIN_S = 0.3
 LISTEN_S = 1.0
 ASK_AGAIN_S = 0.1
+TRANSACTION_MS = 60_000, 900_000  # at least so long as a socket waits; more than the latter no broker allows by default
 UNSETTLED = frozenset(
     {KafkaError._TIMED_OUT, KafkaError._WAIT_COORD, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR}
+     KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR, KafkaError.UNSTABLE_OFFSET_COMMIT}
+)  # fmt: skip
+ENDED = frozenset(  # by another who claims
+    {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH,
+     KafkaError.CONCURRENT_TRANSACTIONS}
 )  # fmt: skip
 RENEW_S = 3600.0
 
@@ -87,8 +93,11 @@ class Member:
     """Of a group that it never joins: it reads and writes what is committed there. In a thread, since it waits; `over` is
     set when nobody waits for its answer any more."""
 
-    def __init__(self, consumer: Consumer, timeout_s: float, over: threading.Event) -> None:
+    def __init__(
+        self, consumer: Consumer, producer: Callable[[], Producer], timeout_s: float, over: threading.Event
+    ) -> None:
         self._consumer = consumer
+        self._producer = producer
         self._timeout_s = timeout_s
         self._over = over
 
@@ -96,24 +105,37 @@ class Member:
         owner = self.read(topic)
         if owner == identity or (owner and not force):
             return owner
-        self._write(topic, identity)
-        self._over.wait(LOOK_AGAIN_S)
-        return self.read(topic)
+        return self.write(topic, identity, lambda owner: force or not owner)
 
     def renew(self, topic: str, identity: str) -> bool:
         """Whether it is ours still."""
-        ours = self.read(topic) in ("", identity)
-        if ours:
-            self._write(topic, identity)
-        return ours
+        return self.write(topic, identity, lambda owner: owner in ("", identity)) == identity
 
     def read(self, topic: str) -> str:
         (place,) = self._answered(lambda: self._consumer.committed([TopicPartition(topic, 0)], timeout=LISTEN_S))
         return place.metadata or ""
 
-    def _write(self, topic: str, identity: str) -> None:
+    def write(self, topic: str, identity: str, may: Callable[[str], bool]) -> str:
+        """If we may, by whose it is; and whose it is then. Nobody else writes in between."""
+        give_up = monotonic() + self._timeout_s
+        while True:
+            try:
+                return self._write(self._producer(), topic, identity, may)
+            except KafkaException as error:
+                again = code_of(error) in ENDED or code_of(error) in UNSETTLED or error.args[0].retriable()
+                # Two that end each other's should not go on doing so in step.
+                if not again or monotonic() > give_up or self._over.wait(uniform(ASK_AGAIN_S, 5 * ASK_AGAIN_S)):
+                    raise
+
+    def _write(self, producer: Producer, topic: str, identity: str, may: Callable[[str], bool]) -> str:
+        producer.init_transactions(self._timeout_s)
+        if not may(owner := self.read(topic)):
+            return owner
+        producer.begin_transaction()
         told = [TopicPartition(topic, 0, 0, identity)]
-        self._answered(lambda: self._consumer.commit(offsets=told, asynchronous=False) or [])
+        producer.send_offsets_to_transaction(told, self._consumer.consumer_group_metadata(), self._timeout_s)
+        producer.commit_transaction(self._timeout_s)
+        return identity
 
     def _answered(self, ask: Callable[[], list[TopicPartition]]) -> list[TopicPartition]:
         """Again and again while who would know is away, elected or loading, as for a while after a broker has started."""
@@ -144,13 +166,18 @@ def _check(places: list[TopicPartition]) -> None:
 
 async def asked_as(cluster: Cluster, group: str, ask: Callable[[Member], T]) -> T:
     settings, complaints, over = cluster.settings, Complaints(cluster.settings), threading.Event()
-    session_ms = round(settings.timeout_s * 1000)  # how long a commit waits for the group's coordinator
-    own = {"group_id": group, "enable_auto_commit": False, "session_timeout_ms": session_ms}
+    timeout_ms = round(settings.timeout_s * 1000)
+    least, most = TRANSACTION_MS
+    writing = {"transactional_id": group, "transaction_timeout_ms": min(max(least, timeout_ms), most)}
+    own = {"group_id": group, "enable_auto_commit": False, "isolation_level": "read_committed"}
+
+    def producer() -> Producer:
+        return made(Producer, settings, config_of(settings, complaints, **writing))
 
     def work() -> T:
         consumer = made(Consumer, settings, config_of(settings, complaints, **own))
         try:
-            return ask(Member(consumer, settings.timeout_s, over))
+            return ask(Member(consumer, producer, settings.timeout_s, over))
         except KafkaException as error:
             raise _error(cluster, group, error.args[0], complaints) from None
         finally:
@@ -167,7 +194,7 @@ def _error(cluster: Cluster, group: str, said: KafkaError, complaints: Complaint
     if said.code() not in FORBIDDEN:
         return failed
     return BrokerError(
-        f"{failed}. Grant READ on this group and topic, or say claims=no in the URL and see to it yourself that no second "
-        "journal does the same",
+        f"{failed}. Grant READ on this group and topic, and WRITE and DESCRIBE on the transactional id {group!r}; or say "
+        "claims=no in the URL and see to it yourself that no second journal does the same",
         **failed.details,
     )

@@ -41,9 +41,9 @@ GONE = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION,
      KafkaError.UNKNOWN_TOPIC_ID, KafkaError.INCONSISTENT_TOPIC_ID}
 )  # fmt: skip
-FORBIDDEN = frozenset(  # the last: an idempotent producer may write to no topic at all
+FORBIDDEN = frozenset(  # the third: an idempotent producer may write to no topic at all
     {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED,
-     KafkaError.CLUSTER_AUTHORIZATION_FAILED}
+     KafkaError.CLUSTER_AUTHORIZATION_FAILED, KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED}
 )  # fmt: skip
 
 

@@ -165,7 +165,7 @@ class Relaying:
                         published += 1
                         await say(spine, [published])
                         await asyncio.sleep(0.02)  # it looks once a second how full it is
-            assert spine.health()["status"] == "degraded"
+            await until(lambda: spine.health()["status"] == "degraded", "health to say so")
             await site.start_server()
             found = await until_heard(there, published)
         assert {1} == set(found.values())
