@@ -219,7 +219,9 @@ class Relay:
             await self._send_page(new, page.scanned)
             self._before_rows -= len(new)
             self.trouble = None
-            return True
+            # Without a change since it was read there is nothing to look for. Before it ends, it looks all the same.
+            changed = self._changed.is_set() or self._stopping.is_set()
+            return page.more or changed or self._before_rows > 0 or bool(self._aside.due)
         self._numbering.passed(page.scanned, PASSED_EVERY_S)
         if not page.more:
             self._before_rows = 0

@@ -8,6 +8,7 @@ from ..clock import Clock
 from ..journal.port import Journal
 
 AT_ONCE = 1000
+MOMENT_S = 0.01  # between two looks, where the journal changes all the time
 
 
 class Timers:
@@ -35,3 +36,5 @@ class Timers:
         finally:
             if waking is not None:
                 waking.cancel()
+        if due_us is None or due_us > self._clock.now_us():
+            await self._clock.sleep(MOMENT_S)
