@@ -22,7 +22,7 @@ from typing import Literal, TypeVar
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from ..errors import BrokerError
-from ._kafka_client import FORBIDDEN, Cluster, Complaints, code_of, config_of, in_thread, made
+from ._kafka_client import FORBIDDEN, REFUSED, Cluster, Complaints, code_of, config_of, in_thread, made
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
@@ -32,10 +32,6 @@ TRANSACTION_MS = 60_000, 900_000  # at least so long as a socket waits; more tha
 UNSETTLED = frozenset(
     {KafkaError._TIMED_OUT, KafkaError._WAIT_COORD, KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
      KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.NOT_COORDINATOR, KafkaError.UNSTABLE_OFFSET_COMMIT}
-)  # fmt: skip
-ENDED = frozenset(  # by another who claims
-    {KafkaError._FENCED, KafkaError.PRODUCER_FENCED, KafkaError.INVALID_PRODUCER_EPOCH,
-     KafkaError.CONCURRENT_TRANSACTIONS}
 )  # fmt: skip
 RENEW_S = 3600.0
 
@@ -122,9 +118,10 @@ class Member:
             try:
                 return self._write(self._producer(), topic, identity, may)
             except KafkaException as error:
-                again = code_of(error) in ENDED or code_of(error) in UNSETTLED or error.args[0].retriable()
-                # Two that end each other's should not go on doing so in step.
-                if not again or monotonic() > give_up or self._over.wait(uniform(ASK_AGAIN_S, 5 * ASK_AGAIN_S)):
+                # By another who claims, or by a broker that is away or doesn't say: what became of it is read again. Two
+                # that end each other's should not go on doing so in step.
+                over = code_of(error) in FORBIDDEN or code_of(error) in REFUSED or monotonic() > give_up
+                if over or self._over.wait(uniform(ASK_AGAIN_S, 5 * ASK_AGAIN_S)):
                     raise
 
     def _write(self, producer: Producer, topic: str, identity: str, may: Callable[[str], bool]) -> str:
