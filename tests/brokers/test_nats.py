@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import json
 import os
 import subprocess
 from collections.abc import AsyncIterator, Iterator, Mapping
@@ -247,10 +249,68 @@ async def test_an_nkey(tmp_path: Path, nats_server: Server):
 
 
 def new_user() -> tuple[bytes, str]:
+    return new_key(nkeys.PREFIX_BYTE_USER)
+
+
+def new_key(kind: int) -> tuple[bytes, str]:
     """As `nk -gen user` makes them: the seed, and the public key."""
     raw = os.urandom(32)
-    seed = nkeys.encode_seed(raw, nkeys.PREFIX_BYTE_USER)
+    seed = nkeys.encode_seed(raw, kind)
     return seed, nkeys.from_seed(bytearray(seed)).public_key.decode()
+
+
+async def test_credentials_of_an_account(tmp_path: Path, nats_server: Server):
+    """A server whose operator vouches for accounts, and those for their users, as `nsc` sets them up."""
+    operator, name = new_key(nkeys.PREFIX_BYTE_OPERATOR)
+    (ours, account), (_, system) = new_key(nkeys.PREFIX_BYTE_ACCOUNT), new_key(nkeys.PREFIX_BYTE_ACCOUNT)
+    limits = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn", "leaf"), -1)
+    stored = dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), -1)
+    known = {
+        account: vouched(
+            operator, name, account, {"type": "account", "limits": {**limits, **stored, "wildcards": True}}
+        ),
+        system: vouched(operator, name, system, {"type": "account", "limits": {**limits, "wildcards": True}}),
+    }
+    settings = {
+        "operator": vouched(operator, name, name, {"type": "operator"}),
+        "system_account": system,
+        "resolver": "MEMORY",
+        "resolver_preload": "{" + ", ".join(f"{one}: {said}" for one, said in known.items()) + "}",
+    }
+    stranger, _ = new_key(nkeys.PREFIX_BYTE_ACCOUNT)
+    with serving(tmp_path, settings) as server:
+        await let_in(f"{server.url}/?credentials={credentials(tmp_path / 'ours.creds', ours, account)}")
+        bad = credentials(tmp_path / "others.creds", stranger, account)
+        await kept_out(f"{server.url}/?credentials={bad}", *secrets_of(bad))
+        await kept_out(server.url)
+
+
+def vouched(seed: bytes, issuer: str, subject: str, says: Mapping[str, object]) -> str:
+    """What one key says of another, signed."""
+    claims = {"jti": subject, "iat": 1_700_000_000, "iss": issuer, "sub": subject, "name": says["type"]}
+    parts = ({"typ": "JWT", "alg": "ed25519-nkey"}, {**claims, "nats": {**says, "version": 2}})
+    text = ".".join(_plain(json.dumps(part).encode()) for part in parts)
+    return f"{text}.{_plain(nkeys.from_seed(bytearray(seed)).sign(text.encode()))}"
+
+
+def _plain(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def credentials(file: Path, account_seed: bytes, account: str) -> Path:
+    """A file of a new user's, for whom this account vouches."""
+    seed, user = new_user()
+    unlimited = {"type": "user", "subs": -1, "data": -1, "payload": -1}
+    jwt = vouched(account_seed, account, user, unlimited)
+    file.write_text(
+        f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"
+        f"-----BEGIN USER NKEY SEED-----\n{seed.decode()}\n------END USER NKEY SEED------\n"
+    )
+    return file
+
+
+def secrets_of(file: Path) -> list[str]:
+    return [line for line in file.read_text().splitlines() if line and not line.startswith("-")]
 
 
 async def test_tls_with_an_authority_of_ones_own(tmp_path: Path, nats_server: Server):
