@@ -74,6 +74,10 @@ class AsyncCarrier(Carrier):
 # Class, by any of its bases → module:carrier. The first that fits, in the class's method resolution order.
 KINDS: Final[dict[str, str]] = {
     "sqlite3.Connection": "eventspine.within:Carrier",
+    "psycopg.Connection": "eventspine.within:Carrier",
+    "psycopg.AsyncConnection": "eventspine.integrations.postgres:OfPostgres",
+    "asyncpg.connection.Connection": "eventspine.integrations.postgres:OfPostgres",
+    "asyncpg.pool.PoolConnectionProxy": "eventspine.integrations.postgres:OfPooled",
     "aiosqlite.core.Connection": "eventspine.integrations.aiosqlite:OfAiosqlite",
     "sqlalchemy.orm.session.Session": "eventspine.integrations.sqlalchemy:OfSession",
     "sqlalchemy.orm.scoping.scoped_session": "eventspine.integrations.sqlalchemy:OfSession",
@@ -91,7 +95,7 @@ def carrier_of(within: Any) -> Carrier:
     found = _named(within)
     if found is None:
         raise SettingsError(
-            f"within= and join() take a transaction of yours: a sqlite3 or aiosqlite connection, an SQLAlchemy Session or "
+            f"within= and join() take a transaction of yours: a connection of sqlite3, aiosqlite, psycopg or asyncpg, an SQLAlchemy Session or "
             f"Connection (also asynchronous), Django's connection or its alias. This is a {type(within).__qualname__}."
         )
     module, _, name = found.partition(":")

@@ -494,6 +494,6 @@ async def test_a_connection_that_is_not_on_the_journals_database_is_refused(
             journal.write_within(own, Unit([Append([fresh()])]))
         with own.transaction():
             assert "done" == journal.write_within(own, Unit([Append([fresh()])])).kind
-    with pytest.raises(SettingsError, match="no psycopg connection"):
+    with pytest.raises(SettingsError, match="no connection to it of psycopg"):
         journal.write_within(object(), Unit([Append([fresh()])]))
     assert 1 == await journal.head()

@@ -12,6 +12,7 @@ Two things to set up where the engine and its sessions are made, each for one mi
 from __future__ import annotations
 
 import os
+import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -99,15 +100,29 @@ async def _write_async(connection: Any, work: Callable[[Any], T]) -> T:
     if not connection.in_transaction():
         await connection.begin()
     driver = (await connection.get_raw_connection()).driver_connection
-    if not hasattr(driver, "_execute"):  # no aiosqlite: the journal says what it takes
+    if type(driver).__module__.partition(".")[0] in ("psycopg", "asyncpg"):
+        return await _write_to_postgres(connection, driver, work)
+    if type(driver).__module__.partition(".")[0] != "aiosqlite":  # the journal says what it takes
         return work(driver)
     nested = connection.in_nested_transaction()
     return await in_its_thread(driver, lambda raw: work(_checked(raw, nested=nested)))
 
 
+async def _write_to_postgres(connection: Any, driver: Any, work: Callable[[Any], T]) -> T:
+    from ..journal._postgres_bridge import write_beside
+
+    await connection.exec_driver_sql("select 1")  # with asyncpg, the first statement is what begins
+    return await write_beside(driver, work)
+
+
 def _checked(driver: Any, *, nested: bool) -> Any:
-    """Python begins no transaction before a SAVEPOINT, and SQLite commits when the outermost one is released."""
-    if nested and getattr(driver, "isolation_level", None) is not None and getattr(driver, "autocommit", -1) == -1:
+    """With SQLite: Python begins no transaction before a SAVEPOINT, and SQLite commits when the outermost one is released."""
+    if (
+        nested
+        and isinstance(driver, sqlite3.Connection)
+        and driver.isolation_level is not None
+        and getattr(driver, "autocommit", -1) == -1
+    ):
         raise SettingsError(
             "This is a nested transaction, and with Python's own transaction control its end may commit what the outer one "
             "could still roll back. Have transactions begin with BEGIN IMMEDIATE, or write in the outer one."

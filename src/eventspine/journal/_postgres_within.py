@@ -14,6 +14,7 @@ from psycopg.pq import TransactionStatus
 
 from ..errors import JournalBusy, SettingsError, SpineError
 from ._postgres_apply import PostgresApplier
+from ._postgres_bridge import Bridge
 from ._postgres_connect import Target, is_passing, trouble
 from ._postgres_known import Raced
 from ._postgres_schema import Identity
@@ -42,6 +43,10 @@ def write_within(connection: Any, unit: Unit, target: Target, identity: Identity
         raise JournalBusy("Others published the same events at the same moment, again and again.") from error
     except psycopg.Error as error:
         raise _explained(error, target) from error
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] != "asyncpg":
+            raise
+        raise _explained(_as_psycopg(error), target) from error
 
 
 def _write(connection: Any, unit: Unit, identity: Identity, now_us: int) -> Verdict:
@@ -53,12 +58,28 @@ def _write(connection: Any, unit: Unit, identity: Identity, now_us: int) -> Verd
         verdict = apply_beside(applier, unit, now_us)
         if unit.appends or unit.timers:  # heard when the caller commits
             cursor.execute(f"notify {channel_of(identity)}")
-    except BaseException as error:
-        if not isinstance(error, psycopg.OperationalError) or not connection.closed:
+    except BaseException:
+        if not connection.closed:
             cursor.execute("rollback to spine_within; release spine_within")
         raise
     cursor.execute("release spine_within")
     return verdict
+
+
+def _in_transaction(connection: Any) -> bool:
+    """Or in one as soon as something is written."""
+    if isinstance(connection, Bridge):
+        return connection.in_transaction()
+    return not connection.autocommit or connection.info.transaction_status != TransactionStatus.IDLE
+
+
+def _as_psycopg(error: Exception) -> psycopg.Error:
+    """asyncpg's errors in psycopg's words, which the rest of the journal knows."""
+    try:
+        kind: type[psycopg.Error] = psycopg.errors.lookup(str(getattr(error, "sqlstate", "")))
+    except KeyError:
+        kind = psycopg.OperationalError
+    return kind(str(error))
 
 
 def _explained(error: psycopg.Error, target: Target) -> SpineError:
@@ -71,14 +92,14 @@ def _explained(error: psycopg.Error, target: Target) -> SpineError:
 
 
 def _check(connection: Any, target: Target, identity: Identity) -> None:
-    if not isinstance(connection, psycopg.Connection):
+    if not isinstance(connection, (psycopg.Connection, Bridge)):
         raise SettingsError(
-            f"The journal is in PostgreSQL at {target.name}, and this is no psycopg connection to it but a "
+            f"The journal is in PostgreSQL at {target.name}, and this is no connection to it of psycopg 3 or asyncpg but a "
             f"{type(connection).__module__}.{type(connection).__qualname__}. Two stores are two commits (a dual write), and "
             "a crash in between leaves one without the other: keep both in one database, and hand over the connection of "
             "your transaction.",
         )
-    if connection.autocommit and connection.info.transaction_status == TransactionStatus.IDLE:
+    if not _in_transaction(connection):
         raise SettingsError(
             "This connection commits each statement by itself, so the event would not share the fate of your own writes. "
             "Begin a transaction on it first: with connection.transaction(): ...",
@@ -88,8 +109,9 @@ def _check(connection: Any, target: Target, identity: Identity) -> None:
     found = cursor.execute("select to_regclass(%s)", (table,)).fetchone()
     row = found and found[0] and cursor.execute(f"select value from {table} where name = 'id'").fetchone()
     if not row or row[0] != identity.id:
+        name = cursor.execute("select current_database()").fetchone()[0]
         raise SettingsError(
-            f"This connection is on the database {connection.info.dbname!r}, where the journal of {target.name} is not. Two "
+            f"This connection is on the database {name!r}, where the journal of {target.name} is not. Two "
             "databases are two commits (a dual write), and a crash in between leaves one without the other: open the "
             "connection on the journal's database.",
         )

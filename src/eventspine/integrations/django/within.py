@@ -20,7 +20,8 @@ class OfDjango(Carrier):
 
     def connection(self) -> Any:
         wrapper = connections[self.within] if isinstance(self.within, str) else connections[self.within.alias]
-        check_sqlite(wrapper)
+        if wrapper.vendor != "postgresql":
+            check_sqlite(wrapper)
         if not in_transaction(wrapper):
             raise SettingsError(
                 f"No transaction is open on the database {wrapper.alias!r}, so there is nothing to share. Do it inside "
