@@ -62,3 +62,14 @@ def test_the_past_is_made_of_events_that_it_applies_and_begins_with_a_new_one() 
     used = given(Account("ann"), *PAST).aggregate
     with pytest.raises(SpineError, match="has a past already"):
         given(used)
+
+
+def test_what_is_no_event_and_no_aggregate_is_refused_with_what_to_write() -> None:
+    with pytest.raises(SpineError, match="takes events that have happened to it, and 'withdraw 200' is none"):
+        given(Account("ann"), "withdraw 200")
+    with pytest.raises(SpineError, match=r"takes an aggregate that you make"):
+        given(Account, *PAST)  # type: ignore[type-var]
+    with pytest.raises(
+        NotApplied, match=r"records the class Opened, and not one of its events: write Opened\(\.\.\.\)"
+    ):
+        given(Account("ann"), Opened)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from eventspine import Service, Spine, View
-from eventspine.errors import RegistrationRefused, SettingsError, ViewRefused
+from eventspine.errors import DeclarationError, RegistrationRefused, SettingsError, ViewRefused
 from eventspine.journal.port import Journal, SetState
 from eventspine.state import versions
 from eventspine.state.dropping import drop
@@ -282,3 +282,69 @@ def test_what_may_become_of_a_view() -> None:
     for refused in (lambda: versions.switched(known(), 3), lambda: versions.rolled_back(known())):
         with pytest.raises(SettingsError):
             refused()
+
+
+# --- code that has changed under a version ------------------------------------------------------------------------------
+
+
+def _doubling(**options: Any) -> Service[Any]:
+    """Another release, whose author forgot to raise the version."""
+    reports = Service[Any]("reports")
+
+    @reports.projection(OrdersByCustomer, OrderPlaced, name="count", **options)
+    def count(view: View[OrdersByCustomer], event: OrderPlaced) -> None:
+        row = view.row(event.customer_id)
+        row.orders += 2
+        row.spent += event.amount
+
+    return reports
+
+
+def _only_written_otherwise(**options: Any) -> Service[Any]:
+    reports = Service[Any]("reports")
+
+    @reports.projection(OrdersByCustomer, OrderPlaced, name="count", timeout_s=7.0, **options)
+    def tally(view: View[OrdersByCustomer], event: OrderPlaced) -> None:
+        """Count them."""
+        row = view.row(
+            event.customer_id,
+        )  # the customer
+        row.orders += 1
+        row.spent += event.amount
+
+    return reports
+
+
+async def test_a_projection_that_became_another_under_its_version_is_told_once(
+    journal: Callable[[], Journal], caplog: pytest.LogCaptureFixture
+) -> None:
+    told = []
+    for release in (counting, counting, _only_written_otherwise, _doubling, _doubling, counting):
+        caplog.clear()
+        async with Spine(journal(), service=publisher()) as spine, spine.running(release()):
+            pass
+        told.append(sum("is other code than version 1" in line for line in caplog.messages))
+    assert [0, 0, 0, 1, 0, 1] == told
+
+
+def test_a_default_that_became_another_is_other_code() -> None:
+    from eventspine.state.code import code_of
+    from eventspine.state.views import describe_view
+
+    def made(default: int) -> str:
+        cls = type(View)("Some", (View,), {"__annotations__": {"a": str, "n": int}, "n": default}, key="a")
+        return code_of(describe_view(cls), _doubling)
+
+    assert made(0) == made(0) != made(1)
+    assert code_of(describe_view(OrdersByCustomer), lambda view, event: None) == ""
+    assert code_of(describe_view(OrdersByCustomer), len) == ""
+
+
+def test_two_projections_of_one_view_are_refused_with_both_ways_out() -> None:
+    reports = counting()
+    with pytest.raises(
+        DeclarationError, match=r"count and again would both keep OrdersByCustomer.*@reports\.projection"
+    ):
+
+        @reports.projection(OrdersByCustomer, OrderPlaced)
+        def again(view: View[OrdersByCustomer], event: OrderPlaced) -> None: ...

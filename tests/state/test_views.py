@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -12,6 +13,7 @@ import pytest
 
 from eventspine import Event, Service, Spine, View
 from eventspine.errors import DeclarationError, StatementRefused, UnitFailed, ViewRefused
+from eventspine.journal.port import Journal
 from eventspine.state.views import describe_view
 
 from .material import OrderPlaced, OrdersByCustomer, counting, publisher, until
@@ -141,8 +143,10 @@ async def test_a_query_sees_the_view_under_its_own_name(file):
         assert await view.query(nested) == [{"n": 2}]
         counting_up = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 3) select i from n"
         assert len(await view.query(counting_up)) == 3
-        with pytest.raises((StatementRefused, UnitFailed)):
+        with pytest.raises(ViewRefused, match="its SQL is a SELECT"):
             await view.query("delete from orders_by_customer")
+        with pytest.raises((StatementRefused, UnitFailed)):
+            await view.query("with x as (select 1) delete from orders_by_customer")
 
 
 async def test_in_memory_a_query_says_what_to_use_instead(journal):
@@ -210,7 +214,7 @@ async def test_reading_names_the_columns_that_there_are(journal):
         ("class V(View, key='a', version=0): a: int", "version=0"),
         ("class V(View, key='a', name='spine_v'): a: int", "does not begin with spine_"),
         ("class V(View, key='a', name='Orders!'): a: int", "lower-case letters"),
-        ("class V(View, key='row'): row: int", "none of delete, execute, get, row, table"),
+        ("class V(View, key='row'): row: int", "none of delete, execute, get, happened, recorded, row, table"),
         ("class V(View, key='a'):\n a: int\n spine_x: int = 0", "not beginning with _ or spine_"),
         ("class V(View, key='a'):\n a: int\n A: int = 0", "differ in case alone"),
         ("class V(View, key='a'):\n a: int\n b: object = None", "can't be a column|default"),
@@ -232,3 +236,12 @@ def test_times_are_kept_so_that_text_sorts_as_time_does():
     texts = [column.store(early + timedelta(microseconds=us)) for us in (0, 1, 10, 500_000, 1_000_000)]
     assert texts == sorted(texts)
     assert column.loaded(column.store(early.astimezone(timezone(timedelta(hours=5))))) == early
+
+
+@pytest.mark.parametrize(
+    "sql", ["delete from orders_by_customer", "drop table orders_by_customer", "pragma user_version"]
+)
+async def test_query_only_reads_and_says_so(file: Callable[[], Journal], sql: str) -> None:
+    async with Spine(file(), service=publisher()) as spine, spine.running(counting()):
+        with pytest.raises(ViewRefused, match=r"its SQL is a SELECT, and this is (delete|drop|pragma)"):
+            await spine.view(OrdersByCustomer).query(sql)

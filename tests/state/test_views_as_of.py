@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventspine import Spine, View
+from eventspine import Service, Spine, View
 from eventspine.errors import SettingsError, ViewRefused
 from eventspine.journal.port import Journal
 
@@ -33,9 +33,14 @@ async def spine(journal: Callable[[], Journal]) -> AsyncIterator[Spine]:
 
 async def test_at_each_position(spine: Spine) -> None:
     view = spine.view(OrdersByCustomer)
-    rows = [(await view.as_of(position)).get("ann") for position in (0, 1, 2, 3, 99)]
+    rows = [(await view.as_of(position)).get("ann") for position in (0, 1, 2, 3, 4)]
     assert [None, 1, 11, 111, 111] == [None if row is None else row.spent for row in rows]
-    assert 4 == (await view.as_of(99)).position
+    assert 4 == (await view.as_of(4)).position
+
+
+async def test_a_position_that_is_yet_to_come_is_no_past(spine: Spine) -> None:
+    with pytest.raises(ViewRefused, match="no position 99 yet: the feed ends at 4"):
+        await spine.view(OrdersByCustomer).as_of(99)
 
 
 async def test_by_what_had_happened_whenever_it_was_recorded(spine: Spine) -> None:
@@ -86,3 +91,21 @@ async def test_trap_28_the_past_is_not_told_without_what_retention_has_deleted(f
         await spine.journal.sweep("orders", after=0, upto=5, limit=100)
         with pytest.raises(ViewRefused, match="deleted by retention"):
             await spine.view(OrdersByCustomer).as_of(8)
+
+
+async def test_a_value_that_its_column_can_t_keep_is_refused_as_it_is_of_the_view_that_is_kept(spine: Spine) -> None:
+    class Wrong(View, key="customer_id"):
+        customer_id: str
+        orders: int = 0
+
+    service = Service[Any]("wrong")
+
+    @service.projection(Wrong, OrderPlaced)
+    def count(view: View[Wrong], event: OrderPlaced) -> None:
+        view.row(event.customer_id).orders = "many"  # type: ignore[assignment]
+
+    with pytest.raises(ViewRefused, match="orders"):
+        await spine.view(Wrong).as_of(1)
+    then = await spine.view(OrdersByCustomer).as_of(1)
+    with pytest.raises(ViewRefused, match="orders"):
+        then.all(orders="many")

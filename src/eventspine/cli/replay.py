@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ..journal import without_password
 from ..journal._sqlite_scratch import Chosen, Scratch, copy_history
 from ..journal.sqlite import SQLiteJournal
 from ..observe.printable import printable
@@ -103,7 +104,7 @@ async def command(
     prints."""
     async with existing_journal(invocation) as journal:
         if not isinstance(journal, SQLiteJournal):
-            raise Misused(f"{journal.url} is no SQLite journal; history can only be taken from one.")
+            raise Misused(f"{without_password(journal.url)} is no SQLite journal; history can only be taken from one.")
         chosen = Chosen(
             await position_of(journal, start), await _upto(journal, to), keys, types, channels,
             correlation and normal_id(correlation), known_id(correlation or ""),

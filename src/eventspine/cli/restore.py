@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import JournalError, SettingsError
-from ..journal import open_journal
+from ..journal import open_journal, without_password
 from ..journal._sqlite_aside import free_name
 from ..journal._sqlite_restore import Newer, Verified, newer, put_in_place, verify
 from ..journal.sqlite import SQLiteJournal
@@ -119,7 +119,7 @@ def command(invocation: Invocation, backup: Path, only_verify: bool, yes: bool, 
     whole. With --verify nothing is changed, and the exit code is 1 for a backup that is not whole."""
     journal = open_journal(invocation.url)
     if not isinstance(journal, SQLiteJournal):
-        raise SettingsError(f"{journal.url} is no SQLite file; `spine restore` puts a file in place.")
+        raise SettingsError(f"{without_password(journal.url)} is no SQLite file; `spine restore` puts a file in place.")
     with progress_bar() as progress:
         found = verify(backup, progress=progress)
     elsewhere, told = _compared(backup, journal.path) if not wrong(found) else (None, [])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
+from difflib import get_close_matches
 
 import click
 
 from ..clock import us_of
+from ..journal import without_password
 from ..journal.port import Journal, Record
+from ..journal.sqlite import SQLiteJournal
+from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
-from .exits import NothingFound
+from .exits import Misused, NothingFound
 from .journals import PAGE, asynchronous, existing_journal
 from .output import say_listing, shorten
 from .records import cloud_event, data_text
@@ -46,6 +50,54 @@ async def _later_than(after: int, events: AsyncIterator[tuple[int, Record]]) -> 
             yield version, record
 
 
+async def named(journal: Journal, service: str | None) -> AsyncIterator[tuple[str, str, int]]:
+    """Each stream: its service, its name and its version. Only a file can be asked."""
+    after = ("", "")
+    if isinstance(journal, SQLiteJournal):
+        while page := await journal.streams(service, after, PAGE):
+            for one in page:
+                yield one
+            after = page[-1][:2]
+
+
+async def _no_such(journal: Journal, service: str, stream: str) -> str:
+    """An aggregate's streams are called by its name and its id, and people know the id."""
+    if not isinstance(journal, SQLiteJournal):
+        return f"{service} has no stream {stream!r}."
+    names = [name async for _, name, _ in named(journal, service)]
+    if not names:
+        others = sorted({of async for of, _, _ in named(journal, None)})
+        whose = f" There are some of {', '.join(others)}." if others else " Nobody has any."
+        return f"{service} has no streams.{whose}"
+    meant = [name for name in names if name.endswith(f"-{stream}")] or get_close_matches(stream, names, n=1)
+    if meant:
+        return f"{service} has no stream {stream!r}. Did you mean {' or '.join(meant[:3])}?"
+    return f"{service} has no stream {stream!r}, among {len(names):,}. `spine streams list --service {service}` shows them."
+
+
+@command.command("list")
+@click.option("--service", help="Only of this service.", shell_complete=completion.services)
+@click.option("--prefix", default="", metavar="TEXT", help="Only those whose name begins so: account-.")
+@json_option
+@pass_invocation
+@asynchronous
+async def list_(invocation: Invocation, service: str | None, prefix: str, as_json: bool) -> None:
+    """List streams, by their names."""
+    async with existing_journal(invocation) as journal:
+        if not isinstance(journal, SQLiteJournal):
+            raise Misused(
+                f"The streams of {without_password(journal.url)} can't be listed; only those of a SQLite file can."
+            )
+        await say_listing(
+            (one async for one in named(journal, service) if one[1].startswith(prefix)),
+            as_json=as_json,
+            view=lambda one: {"service": one[0], "stream": one[1], "version": one[2]},
+            columns=("service", "stream", "version"),
+            row=lambda one: one,
+            none="There are no streams.",
+        )
+
+
 @command.command()
 @click.argument("service")
 @click.argument("stream")
@@ -60,7 +112,7 @@ async def show(
     """Show the events of STREAM, which belongs to SERVICE."""
     async with existing_journal(invocation) as journal:
         if not await journal.stream_version(service, stream):
-            raise NothingFound(f"{service} has no stream {stream!r}.")
+            raise NothingFound(await _no_such(journal, service, stream))
         await say_listing(
             _later_than(after, by_then(versions(journal, service, stream, 0 if at else after), at)),
             as_json=as_json,

@@ -157,6 +157,16 @@ def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
     return int(row[0]) if row else 0
 
 
+def streams(
+    cursor: sqlite3.Cursor, service: str | None, after: tuple[str, str], limit: int
+) -> list[tuple[str, str, int]]:
+    query = (
+        "/*spine*/ select service, name, version from spine_streams where (service, name) > (?, ?)"
+        " and (? is null or service = ?) order by service, name limit ?"
+    )
+    return cursor.execute(query, (*after, service, service, limit)).fetchall()
+
+
 def event(cursor: sqlite3.Cursor, id: bytes) -> Record | None:
     rows = cursor.execute(f"/*spine*/ select {RECORD} from spine_events where id = ?", (id,)).fetchall()
     return records_of(rows)[0] if rows else None

@@ -105,6 +105,12 @@ class Aggregate:
         """It has happened: apply the event, and keep it to be saved. `time`: when it happened, if not now."""
         shape, standing = shape_of(type(self)), self._spine
         apply = shape.appliers.get(type(event))
+        if apply is None and isinstance(event, type):
+            raise NotApplied(
+                f"{type(self).__name__} records the class {event.__name__}, and not one of its events: write "
+                f"{event.__name__}(...).",
+                aggregate=type(self).__qualname__,
+            )
         if apply is None:
             raise NotApplied(
                 f"{type(self).__name__} records {type(event).__name__}, and has no method with @applies({type(event).__name__})"

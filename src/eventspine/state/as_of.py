@@ -40,6 +40,9 @@ class ViewThen(Generic[V]):
             where[self._view.tenant or ""] = self._tenant
         order = ordering(self._view, order_by)
         self._view.check_names(where)
+        for column in self._view.columns:
+            if column.name in where:
+                column.stored(where[column.name], self._view.where)
         rows = [
             self._rows[key]
             for key in sorted(self._rows)
@@ -78,7 +81,9 @@ async def fold(
         rows.current = record
         projection.function(rows, event)
         position = record.position
-    return {key: row for key, row in rows.live.items() if row is not None}, position
+    store, load = projection.view.store, projection.view.load
+    # As its columns keep it: what can't be stored there is refused here as well.
+    return {key: load(store(row)) for key, row in rows.live.items() if row is not None}, position
 
 
 def _projection_of(view: ViewType) -> Projection:
@@ -96,7 +101,11 @@ async def _bounds(journal: Journal, when: datetime | int, by: str) -> tuple[int,
     if by not in ("happened", "recorded"):
         raise SettingsError(f'by={by!r} is neither "happened" nor "recorded".')
     if isinstance(when, int) and not isinstance(when, bool) and when >= 0:
-        return min(when, await journal.head()), None
+        if when > (head := await journal.head()):
+            raise ViewRefused(
+                f"There is no position {when:,} yet: the feed ends at {head:,}. What will be in it nobody can say."
+            )
+        return when, None
     if not isinstance(when, datetime) or when.tzinfo is None:
         raise SettingsError(f"as_of({when!r}) is neither a position nor an aware datetime.")
     if by == "recorded":

@@ -18,7 +18,7 @@ import time
 from asyncio import sleep
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from functools import wraps
+from functools import cached_property, wraps
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
@@ -31,6 +31,7 @@ from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
 from ..service import Handler, Service, _check_options
 from . import versions
+from .code import code_of
 from .progress import held_up_by, progress_of
 from .rows import Missing, Rows
 from .store import Store, store_of
@@ -101,12 +102,28 @@ class Projection:
         """Before the service registers: the table is there, and the version is known."""
         subscription = f"{service}.{self.name}"
         stored = await versions.known(journal, self.view.name)
-        if versions.declared(self.view, service, subscription, stored) is not None:
+        versions.declared(self.view, service, subscription, stored)  # raises what refuses
+        before = None if stored is None else stored.versions.get(self.view.version)
+        if before is None:
             await self._check_history(journal, service)
+        elif before.code and self.code and before.code != self.code:
+            self._say_that_it_changed(service)
         await self._on(journal).store.prepare(journal, service)
         await versions.change(
-            journal, self.view.name, lambda now: versions.declared(self.view, service, subscription, now)
+            journal, self.view.name, lambda now: versions.declared(self.view, service, subscription, now, self.code)
         )
+
+    def _say_that_it_changed(self, service: str) -> None:
+        log.warning(
+            "%s.%s, or a default of %s, is other code than version %d of the view was kept by until now: rows that are there "
+            "stay as they are, and only new events are handled by the new code. Raise the version, to have it built anew "
+            "beside the old one; if it does the same as before, there is nothing to do.",
+            service, self.name, self.view.where, self.view.version,
+        )  # fmt: skip
+
+    @cached_property
+    def code(self) -> str:
+        return code_of(self.view, self.function)
 
     async def _check_history(self, journal: Journal, service: str) -> None:
         """A new version is made of all that ever happened, so that has to be there."""
@@ -236,6 +253,7 @@ def declare(
         name = f"{name}@{kind.version}"
     described = tuple(describe(cls) for cls in types)
     check_projection(where, kind, described, function)
+    _refuse_second(service, kind, function)
     order = options.get("order", "feed")
     projection = Projection(
         kind,
@@ -263,6 +281,17 @@ def declare(
     )
     check_handler(handler, service.name)
     return handler
+
+
+def _refuse_second(service: Service[Any], view: ViewType, function: Callable[..., Any]) -> None:
+    for handler in service.handlers.values():
+        if handler.projection is not None and handler.projection.view is view:
+            raise DeclarationError(
+                f"{service.name}: {handler.projection.name} and {function.__name__} would both keep {view.where}. A view is kept "
+                f"by one projection, which may read several types: @{service.name}.projection({view.where}, A, B). Or give one "
+                "of the two a view of its own.",
+                view=view.name,
+            )
 
 
 def _runs_of(projection: Projection) -> Callable[..., Any]:

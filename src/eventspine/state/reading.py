@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 V = TypeVar("V")
 T = TypeVar("T")
 TENANT = "spine_tenant"
+_SELECT = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
 _WITH = re.compile(r"\s*with\s+(recursive\s+)?", re.IGNORECASE)
 
 
@@ -63,6 +64,12 @@ class ViewReader(Generic[V]):
         journal = await self._journal()
         if not journal.sql:
             raise ViewRefused(f"{self._view.where} is in memory here, and has no SQL. Use get() and all().")
+        if not _SELECT.match(sql):
+            raise ViewRefused(
+                f"query() of {self._view.where} reads: its SQL is a SELECT, and this is {sql.strip():.60}. Rows are changed by "
+                "the projection alone, lest they differ from what the events say.",
+                view=self._view.name,
+            )
         return await self._read(lambda source: self._query(source, sql, parameters))
 
     async def _query(self, source: _Source, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

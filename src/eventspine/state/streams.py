@@ -117,6 +117,13 @@ async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity
         if len(records) < PAGE or len(wanted) < len(records):
             break
         records = await journal.stream(service, stream, after=found.version, limit=PAGE)
+    if as_of.version is not None and found.version < as_of.version:
+        raise NoSuchAggregate(
+            f"{stream} of {service} has {found.version:,} versions, and no version {as_of.version:,} yet. Load it without "
+            "at_version=, or as of one that it has.",
+            aggregate=cls.__qualname__,
+            id=found.id,
+        )
     if not as_of.is_now:
         found._spine.as_of = str(as_of)
     return found

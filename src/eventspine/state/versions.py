@@ -31,6 +31,7 @@ class Version(msgspec.Struct, kw_only=True):
     key: list[str]
     tenant: str | None = None
     dropped: bool = False
+    code: str = ""  # of its projection and defaults, as a hash; "": nobody knows
 
 
 class Known(msgspec.Struct, kw_only=True):
@@ -92,9 +93,11 @@ def _check(verdict: Verdict) -> None:
 # --- what may become of it: pure ------------------------------------------------------------------------------------
 
 
-def declared(view: ViewType, service: str, subscription: str, stored: Known | None) -> Known | None:
+def declared(view: ViewType, service: str, subscription: str, stored: Known | None, code: str = "") -> Known | None:
     """A release that has this version starts."""
-    version = Version(subscription=subscription, columns=view.signature, key=list(view.key), tenant=view.tenant)
+    version = Version(
+        subscription=subscription, columns=view.signature, key=list(view.key), tenant=view.tenant, code=code
+    )
     if stored is None:
         return Known(service=service, active=view.version, versions={view.version: version})
     if stored.service != service:
@@ -108,6 +111,8 @@ def declared(view: ViewType, service: str, subscription: str, stored: Known | No
     if before is None:
         return _with(stored, versions={**stored.versions, view.version: version})
     _check_same(view, service, stored, version)
+    if code and code != before.code:
+        return _with(stored, versions={**stored.versions, view.version: version})
     return None
 
 

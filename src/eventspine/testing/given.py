@@ -14,7 +14,8 @@ from difflib import ndiff
 from pprint import pformat
 from typing import Any, Generic, Self, TypeVar
 
-from ..errors import SpineError
+from ..errors import DeclarationError, SpineError
+from ..events import describe
 from ..state.aggregate import Aggregate
 from ..state.saving import saved
 
@@ -69,12 +70,29 @@ class Then(Generic[A]):
 
 def given(aggregate: A, /, *events: Any) -> Given[A]:
     """A new aggregate to which these events have happened."""
+    if not isinstance(aggregate, Aggregate):
+        raise SpineError(
+            f'given() takes an aggregate that you make, such as given(Account("ann")), and not {aggregate!r}.'
+        )
     if aggregate.version:
         raise SpineError(f"given() takes a new aggregate and what happened to it; {aggregate!r} has a past already.")
     for event in events:
+        if not (isinstance(event, type) or _is_event(event)):
+            raise SpineError(
+                f"given({aggregate!r}, ...) takes events that have happened to it, and {event!r} is none. What it is asked to "
+                "do goes into when(...)."
+            )
         aggregate.record(event)
     saved(aggregate)
     return Given(aggregate)
+
+
+def _is_event(value: object) -> bool:
+    try:
+        describe(type(value))
+    except DeclarationError:
+        return False
+    return True
 
 
 def _difference(wanted: Any, recorded: list[Any]) -> str:
