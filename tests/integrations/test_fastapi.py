@@ -156,7 +156,10 @@ def test_a_mounted_application_finds_the_spine_of_the_whole(url: str) -> None:
 def test_without_its_lifespan_an_application_says_what_is_missing() -> None:
     app = FastAPI()
     app.include_router(router)
-    with TestClient(app) as client, pytest.raises(SettingsError, match="lifespan=events.lifespan"):
+    with (
+        TestClient(app) as client,
+        pytest.raises(SettingsError, match=r"Events\(url, service=\.\.\.\).*lifespan=events.lifespan"),
+    ):
         client.post("/orders")
     with pytest.raises(SettingsError, match="lifespan=events.lifespan"):
         _ = Events().blocking
