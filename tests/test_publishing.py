@@ -181,7 +181,7 @@ async def test_many_publishers_at_once_each_get_their_own_answer(spine: Spine) -
 
 def test_a_journal_is_named_by_its_url() -> None:
     with pytest.raises(SettingsError, match="names no journal"):
-        Spine("postgres://nowhere")
+        Spine("mysql://nowhere")
 
 
 @pytest.mark.parametrize("given", ["", "x" * 256, "two\nlines", "\udc80"])

@@ -216,7 +216,7 @@ def test_any_value_is_either_refused_or_readable(value: Any) -> None:
     assert known.encode(known.decode(data)) == data
 
 
-@given(st.floats(), st.decimals(), st.datetimes(timezones=st.none() | st.timezones()))
+@given(st.floats(), st.decimals(), st.datetimes(timezones=st.none() | st.timezones(), allow_imaginary=False))
 def test_checked_fields_are_either_refused_or_come_back(number: float, money: Decimal, at: datetime) -> None:
     class Checked(Event, context="samples"):
         number: float

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from eventspine.engine import upkeep
-from eventspine.journal import _sqlite_growth, _sqlite_writer
+from eventspine.journal import _sql_growth, _sqlite_writer
 from tests.faults import child, services
 
 
@@ -26,7 +26,7 @@ def main() -> None:
 
 def die(times: int, when: str) -> None:
     left, deleting = times, False
-    sweep, commit = _sqlite_growth.retention.sweep, _sqlite_writer._commit
+    sweep, commit = _sql_growth.retention.sweep, _sqlite_writer._commit
 
     def swept(*given: Any) -> Any:
         nonlocal left, deleting
@@ -42,7 +42,7 @@ def die(times: int, when: str) -> None:
         if deleting:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    _sqlite_growth.retention.sweep = swept  # type: ignore[assignment]
+    _sql_growth.retention.sweep = swept  # type: ignore[assignment]
     _sqlite_writer._commit = committed
 
 

@@ -6,10 +6,14 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from pydantic_core import PydanticCustomError, core_schema as schemas
 
-from ..errors import CommandRefused
+from ..errors import CommandRefused, MissingExtra
 from .declare import CommandType
+
+try:
+    from pydantic_core import PydanticCustomError, core_schema as schemas
+except ImportError as missing:
+    raise MissingExtra("Commands as pydantic's need pydantic: pip install 'eventspine[pydantic]'.") from missing
 
 
 def core_schema(kind: CommandType) -> Any:
