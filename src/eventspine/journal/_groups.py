@@ -1,7 +1,8 @@
-"""Running a group of units: all in one transaction; and in halves, when that fails as a whole, until the culprit stands alone."""
+"""What waits for a writer, and running a group of units: all in one transaction; and in halves, when that fails as a whole, until the culprit stands alone."""
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ from dataclasses import dataclass, field
 from ..errors import JournalError, OutcomeUnknown
 from ._sqlite_apply import Applied, TransactionGone
 from ._sqlite_guard import as_unit_failed
-from ._sqlite_jobs import weigh
+from ._sqlite_jobs import Given, Job, Units, weigh
 from .port import Unit, Verdict
 
 UNITS_MAX = 2_000
@@ -65,6 +66,70 @@ def _slow_one(units: Sequence[Unit], error: Exception) -> int | None:
 def cause(error: Exception) -> Exception:
     found = error.__cause__
     return found if isinstance(error, TransactionGone) and isinstance(found, Exception) else error
+
+
+class Queue:
+    """Jobs that wait for the writer's thread; put in by any other."""
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._closing = False
+
+    def put(self, job: Job) -> None:
+        with self._changed:
+            if self._closing:
+                raise JournalError(
+                    "The journal is closed. Open it again, or keep its spine open for as long as it is used."
+                )
+            self._jobs.append(job)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """What waits is still taken; nothing more comes."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+
+    def wait(self) -> bool:
+        """Until there is something; False when nothing will come any more."""
+        with self._changed:
+            while not self._jobs and not self._closing:
+                self._changed.wait()
+            return bool(self._jobs)
+
+    def take(self) -> list[Job]:
+        """Units up to the bounds of one transaction, or else the first job."""
+        jobs: list[Job] = []
+        units = weight = 0
+        with self._changed:
+            while self._jobs:
+                job = self._jobs[0]
+                if isinstance(job, Units):
+                    units, weight = units + len(job.units), weight + job.weight
+                if jobs and (not isinstance(job, Units) or units > UNITS_MAX or weight > BYTES_MAX):
+                    break
+                jobs.append(self._jobs.popleft())
+                if not isinstance(job, Units):
+                    break
+        return jobs
+
+    def take_all(self) -> list[Job]:
+        with self._changed:
+            jobs = list(self._jobs)
+            self._jobs.clear()
+        return jobs
+
+
+def answers_of(jobs: Sequence[Units], verdicts: Sequence[Verdict]) -> list[Given]:
+    """Each job's part of them."""
+    answers: list[Given] = []
+    start = 0
+    for job in jobs:
+        end = start + len(job.units)
+        answers.append((job.answer, verdicts[start:end], None))
+        start = end
+    return answers
 
 
 def portions(units: Sequence[Unit]) -> list[tuple[Sequence[Unit], int]]:

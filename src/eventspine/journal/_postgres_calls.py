@@ -6,19 +6,15 @@ units they are safe by the rows that both lock. Decided is in the same functions
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-import psycopg
-
-from ..errors import JournalBusy
 from . import _sqlite_control as control, _sqlite_registry as registry
 from ._postgres_apply import insert
-from ._postgres_connect import Target, is_lost, is_passing, is_slow, trouble
+from ._postgres_connect import Target
 from ._postgres_schema import Identity
-from ._postgres_session import Again, Session
+from ._postgres_session import Session
 from ._postgres_sql import Cursor
 from ._records import decode_record
 from ._sqlite_apply import check_version
@@ -26,7 +22,6 @@ from .port import Control, LeaseView, Process, Registered, Registration, Rename,
 
 T = TypeVar("T")
 LIMIT_S = 30.0
-TRIES = 8
 Function = Callable[[Any], tuple[T, bool]]
 
 
@@ -47,22 +42,11 @@ class Calls:
         self._session.disconnect()
 
     def _run(self, function: Function[T], alone: bool, token: bool, limit_s: float) -> T:
-        deadline, tries = time.monotonic() + self._busy_s, 0
-        while True:
-            tries += 1
-            try:
-                value, rings = self._try(function, deadline, alone, token, limit_s)
-            except (Again, psycopg.Error) as error:
-                self._session.roll_back(error)
-                passing = isinstance(error, Again) or is_lost(error) or (tries < TRIES and is_passing(error))
-                if not passing or time.monotonic() > deadline:
-                    raise self._explained(error) from error
-            except BaseException as error:
-                self._session.roll_back(error)
-                raise
-            else:
-                self._rang(rings)
-                return value
+        value, rings = self._session.repeatedly(
+            lambda deadline: self._try(function, deadline, alone, token, limit_s), self._busy_s
+        )
+        self._rang(rings)
+        return value
 
     def _try(self, function: Function[T], deadline: float, alone: bool, token: bool, limit_s: float) -> tuple[T, bool]:
         xid = self._session.begin(deadline, limit_s=limit_s, alone=alone, token=token)
@@ -71,14 +55,6 @@ class Calls:
         )
         self._session.commit(xid, deadline, rings=rings)
         return value, rings
-
-    def _explained(self, error: Exception) -> Exception:
-        if isinstance(error, Again) or is_slow(error):
-            return JournalBusy(
-                f"{self._session.target.name}: others' transactions were in the way for too long ({error}). "
-                "Nothing of this was stored."
-            )
-        return trouble(error, self._session.target) or error
 
 
 # --- functions that need more locks, or less, than on SQLite --------------------------------------------------------------

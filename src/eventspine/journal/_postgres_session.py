@@ -10,21 +10,25 @@ begin ──► ... ──► COMMIT ──► done
 from __future__ import annotations
 
 import contextlib
+import random
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
-from ..errors import JournalError, OutcomeUnknown
-from ._postgres_connect import Target, begin, connect, is_lost
+from ..errors import JournalBusy, JournalError, OutcomeUnknown
+from ._postgres_connect import Target, begin, connect, is_lost, is_passing, is_slow, trouble
+from ._postgres_known import Raced
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor
 from ._sqlite_outcome import Trace
 
+T = TypeVar("T")
 TOKEN = 0x7370_696E  # the appender token: this, and the journal's own number
 CALLS = 0x7370_6361  # held by whoever registers, leases, operates or sweeps: one after the other
-RECONNECT_S = 0.05
+RECONNECT_S = 0.05  # the thread's own; nothing tells when a server is back
+TRIES = 8  # of what others got in the way of
 # Where a role or a database has it off, an acknowledged commit could be lost; whatever else is set stays.
 _DURABLE = "select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"
 
@@ -122,11 +126,42 @@ class Session:
         except psycopg.Error:
             self.disconnect()
 
+    def repeatedly(self, attempt: Callable[[float], T], limit_s: float) -> T:
+        """`attempt`, given its deadline, in a transaction; again when others were in its way, or the connection was lost and
+        nothing of it happened. Raises JournalBusy, JournalError, or what the attempt itself is to blame for."""
+        deadline, tries = time.monotonic() + limit_s, 0
+        while True:
+            tries += 1
+            try:
+                return attempt(deadline)
+            except (Again, Raced, psycopg.Error) as error:
+                self.roll_back(error)
+                if not _may_try_again(error, tries) or time.monotonic() > deadline:
+                    raise self._explained(error) from error
+                time.sleep(random.uniform(0, 0.005) * tries)  # on a thread of our own: who is in the way gets out of it
+            except BaseException as error:
+                self.roll_back(error)
+                raise
+
+    def _explained(self, error: Exception) -> Exception:
+        if isinstance(error, (Again, Raced)) or is_slow(error):
+            return JournalBusy(
+                f"{self.target.name}: others' transactions were in the way for too long "
+                f"({str(error) or type(error).__name__}). Nothing of this was stored."
+            )
+        return trouble(error, self.target) or error
+
     def disconnect(self) -> None:
         if self.connection is not None:
             with contextlib.suppress(psycopg.Error):
                 self.connection.close()
             self.connection = None
+
+
+def _may_try_again(error: Exception, tries: int) -> bool:
+    if isinstance(error, Again) or is_lost(error):
+        return True
+    return tries < TRIES and (isinstance(error, Raced) or is_passing(error))
 
 
 def take_token(identity: Identity) -> str:

@@ -18,14 +18,12 @@ from ._postgres_bridge import Bridge
 from ._postgres_connect import Target, is_passing, trouble
 from ._postgres_known import Raced
 from ._postgres_schema import Identity
-from ._postgres_session import channel_of, take_token
+from ._postgres_session import TRIES, channel_of, take_token
 from ._postgres_sql import check_theirs, opened
 from ._sqlite_apply import Safeguards
 from ._sqlite_guard import as_unit_failed
 from ._sqlite_within import apply_beside
 from .port import Unit, Verdict
-
-TRIES = 8
 
 
 def write_within(connection: Any, unit: Unit, target: Target, identity: Identity, now_us: int) -> Verdict:

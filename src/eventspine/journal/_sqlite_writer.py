@@ -20,7 +20,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ from typing import Any
 from ..clock import Clock
 from ..errors import JournalError, OutcomeUnknown
 from . import _sqlite_file as file
-from ._groups import BYTES_MAX, UNITS_MAX, Figures, cause, run
+from ._groups import Figures, Queue, answers_of, cause, run
 from ._sqlite_apply import STATEMENTS_S, Applied, Applier, Safeguards
 from ._sqlite_guard import Guard, as_unit_failed
 from ._sqlite_jobs import Call, Given, Job, Units, deliver
@@ -57,10 +56,8 @@ class Writer:
         self.figures = Figures()
         self._rang = rang  # called after a commit; True: others may have more to read
         self._safeguards = safeguards
-        self._queue: deque[Job] = deque()
-        self._changed = threading.Condition(threading.Lock())
-        self._closing = False
-        self._open = threading.Event()
+        self._queue = Queue()
+        self.submit = self._queue.put
         self.turn = TurnLock(Path(f"{path}-lock"))
         self._lock = WriteLock(path, self.turn, busy_s, safeguards)
         self._watch = Watch(path)
@@ -74,15 +71,6 @@ class Writer:
 
     # --- from any thread --------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job) -> None:
-        with self._changed:
-            if self._closing:
-                raise JournalError(
-                    "The journal is closed. Open it again, or keep its spine open for as long as it is used."
-                )
-            self._queue.append(job)
-            self._changed.notify()
-
     def refuse_waiting(self, limit_s: float) -> None:
         """Refuse what waits when another process has held the turn for longer than the limit (R6), or at once when that
         process can't give it back, since it waits for a transaction of a caller in this one (R21)."""
@@ -94,10 +82,7 @@ class Writer:
         own = self._safeguards.own_lock and self._watch.kept_by_ourselves(pid, since, now)
         if now - since < limit_s and not own:
             return
-        with self._changed:
-            jobs = list(self._queue)
-            self._queue.clear()
-        for job in jobs:
+        for job in self._queue.take_all():
             job.refuse(file.busy(self.path, turn, pid))
 
     @property
@@ -118,9 +103,7 @@ class Writer:
 
     def close(self, limit_s: float) -> bool:
         """Finish what waits, then end; False when another process held the turn for too long."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify()
+        self._queue.close()
         deadline = time.monotonic() + limit_s
         while self._thread.is_alive() and time.monotonic() < deadline:
             self._thread.join(0.25)
@@ -148,31 +131,25 @@ class Writer:
 
     def _work(self) -> None:
         try:
-            while self._wait():
+            while self._queue.wait():
                 self._serve()
         finally:
             with inside_sqlite():
                 self._disconnect()
             self.turn.close()
 
-    def _wait(self) -> bool:
-        with self._changed:
-            while not self._queue and not self._closing:
-                self._changed.wait()
-            return bool(self._queue)
-
     def _serve(self) -> None:
         """One turn: what fits into one transaction, or one call, or one conversation."""
         jobs: list[Job] = []
         try:
             with self._turn():
-                jobs = self._take_jobs()
+                jobs = self._queue.take()
                 with inside_sqlite():
                     answers, rings = self._do(jobs)
                     self._look_after_log()
         except Exception as error:  # noqa: BLE001 -- the writer must live on, and nobody may wait for ever
             self.figures.errors.append(repr(error))
-            for job in jobs or self._take_jobs():
+            for job in jobs or self._queue.take():
                 job.refuse(_unexpected(error))
             return
         try:
@@ -191,22 +168,6 @@ class Writer:
         finally:
             self.turn.give_back()
 
-    def _take_jobs(self) -> list[Job]:
-        """Units up to the bounds, or else the first job."""
-        jobs: list[Job] = []
-        units = weight = 0
-        with self._changed:
-            while self._queue:
-                job = self._queue[0]
-                if isinstance(job, Units):
-                    units, weight = units + len(job.units), weight + job.weight
-                if jobs and (not isinstance(job, Units) or units > UNITS_MAX or weight > BYTES_MAX):
-                    break
-                jobs.append(self._queue.popleft())
-                if not isinstance(job, Units):
-                    break
-        return jobs
-
     def _do(self, jobs: list[Job]) -> tuple[list[Given], bool]:
         if not jobs:
             return [], False
@@ -218,13 +179,7 @@ class Writer:
         batch = [job for job in jobs if isinstance(job, Units)]
         applied = self._run([unit for job in batch for unit in job.units])
         self.figures.units += len(applied.verdicts)
-        answers: list[Given] = []
-        start = 0
-        for job in batch:
-            end = start + len(job.units)
-            answers.append((job.answer, applied.verdicts[start:end], None))
-            start = end
-        return answers, applied.rings
+        return answers_of(batch, applied.verdicts), applied.rings
 
     def _call(self, job: Call) -> tuple[list[Given], bool]:
         try:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,11 +25,13 @@ from ._postgres_lookout import Lookout
 from ._postgres_readers import Readers
 from ._postgres_schema import Identity, identity, prepare, schema_of
 from ._postgres_sql import Cursor
-from ._postgres_tables import run_tables
+from ._postgres_tables import dialect
 from ._postgres_within import write_within
 from ._postgres_writer import Writer
 from ._sql_growth import Retaining
+from ._sql_opening import Opening
 from ._sql_reading import Reading
+from ._sql_tables import run_tables
 from ._sql_writing import Writing
 from ._sqlite_apply import STATEMENTS_S, Safeguards
 from .port import (
@@ -47,10 +48,9 @@ from .port import (
 
 T = TypeVar("T")
 TABLES_S = 600.0  # how long a service's own schema may take to be made
-_of_parents: list[object] = []  # what a fork left behind: never closed here, since the parent is still using it
 
 
-class PostgresJournal(Writing, Reading, Retaining):
+class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
     sql = True
     backups = False
 
@@ -59,6 +59,7 @@ class PostgresJournal(Writing, Reading, Retaining):
     ) -> None:
         """`busy_s`: how long to wait for a server that can't be reached, or for others' transactions; `statements_s`: how
         long a statement of a unit may take, its wait for others' rows included."""
+        super().__init__()
         self.url: str = Url(url)
         self.target = target_of(url)
         self.id = ""
@@ -68,35 +69,10 @@ class PostgresJournal(Writing, Reading, Retaining):
         self._busy_s = busy_s
         self._statements_s = statements_s
         self._safeguards = Safeguards()
-        self._opened = 0
-        self._running: _Running | None = None
-        self._lock = threading.Lock()
 
     def exists(self) -> bool:
         with closing(connect(self.target)) as connection:
             return describe.is_journal(connection, schema_of(connection, self.target))
-
-    async def open(self) -> None:
-        await asyncio.to_thread(self.open_blocking)
-
-    def open_blocking(self) -> None:
-        self._leave_parent()
-        with self._lock:
-            if self._running is None:
-                self._running = self._start()
-            self._opened += 1
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.close_blocking)
-
-    def close_blocking(self) -> None:
-        self._leave_parent()
-        with self._lock:
-            self._opened = max(0, self._opened - 1)
-            if self._opened or self._running is None:
-                return
-            running, self._running = self._running, None
-        running.close(self._busy_s)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -116,7 +92,8 @@ class PostgresJournal(Writing, Reading, Retaining):
 
     async def run_tables(self, service: str, version: str, script: str | Callable[[Any], None]) -> bool:
         return await self._call(
-            lambda cursor: run_tables(cursor, service, version, script, self._clock.now_us()), limit_s=TABLES_S
+            lambda cursor: run_tables(cursor, dialect(cursor), service, version, script, self._clock.now_us()),
+            limit_s=TABLES_S,
         )
 
     # --- who does the work ------------------------------------------------------------------------------------------
@@ -217,28 +194,6 @@ class PostgresJournal(Writing, Reading, Retaining):
 
     def _identity(self) -> Identity:
         return self._here().identity
-
-    def _here(self) -> _Running:
-        running = self._running
-        if running is not None and running.pid == os.getpid():
-            return running
-        self._leave_parent()
-        with self._lock:
-            if not self._opened:
-                raise JournalError(
-                    "The journal is not open. Open it first, or keep its spine open for as long as it is used."
-                )
-            if self._running is None:
-                self._running = self._start()
-            return self._running
-
-    def _leave_parent(self) -> None:
-        """After a fork: the parent's threads don't exist here, and its connections must not be touched, nor closed."""
-        running = self._running
-        if running is not None and running.pid != os.getpid():
-            self._lock = threading.Lock()  # a thread of the parent may have held the old one
-            _of_parents.append(running)
-            self._running = None
 
     def _start(self) -> _Running:
         with closing(connect(self.target)) as connection:

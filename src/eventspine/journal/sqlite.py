@@ -9,17 +9,15 @@ new events by a doorbell (doorbell). Whoever forks gets a journal that opens its
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import logging
 import os
 import sqlite3
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from ..clock import Clock, SystemClock
-from ..errors import JournalBusy, JournalError
+from ..errors import JournalBusy
 from . import (
     _sqlite_control as control,
     _sqlite_describe as describe,
@@ -29,14 +27,16 @@ from . import (
     migrations,
 )
 from ._records import filter_of
+from ._sql_opening import Opening
 from ._sql_reading import Reading
+from ._sql_tables import run_tables
 from ._sql_writing import Writing
 from ._sqlite_apply import STATEMENTS_S, Safeguards
 from ._sqlite_growth import Growth
 from ._sqlite_interactive import Held, SQLiteTransaction
 from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer
 from ._sqlite_readers import Readers
-from ._sqlite_tables import run_tables
+from ._sqlite_tables import dialect
 from ._sqlite_within import write_within
 from ._sqlite_writer import Writer
 from .doorbell import Bells, Lookout
@@ -57,7 +57,7 @@ T = TypeVar("T")
 INLINE = 500  # records or notes that are read on the loop itself: sooner done than handed to a thread and back
 
 
-class SQLiteJournal(Writing, Reading, Growth):
+class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
     sql = True
 
     def __init__(
@@ -65,6 +65,7 @@ class SQLiteJournal(Writing, Reading, Growth):
     ) -> None:
         """`busy_s`: how long to wait for another program's transaction; `statements_s`: how long one delivery's SQL may
         take, during which nobody else can write."""
+        super().__init__()
         self.url = url
         self.path: Path = file.path_of(url)
         self.id = ""
@@ -74,34 +75,9 @@ class SQLiteJournal(Writing, Reading, Growth):
         self._busy_s = busy_s
         self._statements_s = statements_s
         self._safeguards = Safeguards()
-        self._opened = 0
-        self._running: _Running | None = None
-        self._lock = threading.Lock()
 
     def exists(self) -> bool:
         return describe.is_journal(self.path, self._busy_s)
-
-    async def open(self) -> None:
-        await asyncio.to_thread(self.open_blocking)
-
-    def open_blocking(self) -> None:
-        self._leave_parent()
-        with self._lock:
-            if self._running is None:
-                self._running = self._start()
-            self._opened += 1
-
-    async def close(self) -> None:
-        await asyncio.to_thread(self.close_blocking)
-
-    def close_blocking(self) -> None:
-        self._leave_parent()
-        with self._lock:
-            self._opened = max(0, self._opened - 1)
-            if self._opened or self._running is None:
-                return
-            running, self._running = self._running, None
-        running.close(self._busy_s)
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
@@ -128,7 +104,7 @@ class SQLiteJournal(Writing, Reading, Growth):
     async def run_tables(self, service: str, version: str, script: str | Callable[[Any], None]) -> bool:
         writer = self._here().writer
         return await self._call(
-            lambda cursor: run_tables(cursor, writer.guard, service, version, script, self._clock.now_us())
+            lambda cursor: run_tables(cursor, dialect(writer.guard), service, version, script, self._clock.now_us())
         )
 
     # --- who does the work ------------------------------------------------------------------------------------------
@@ -212,28 +188,8 @@ class SQLiteJournal(Writing, Reading, Growth):
     async def _read(self, function: Callable[[sqlite3.Cursor], T]) -> T:
         return await asyncio.wrap_future(self._here().readers.submit(function))
 
-    def _here(self) -> _Running:
-        running = self._running
-        if running is not None and running.pid == os.getpid():
-            return running
-        self._leave_parent()
-        with self._lock:
-            if not self._opened:
-                raise JournalError(
-                    "The journal is not open. Open it first, or keep its spine open for as long as it is used."
-                )
-            if self._running is None:
-                self._running = self._start()
-            return self._running
-
-    def _leave_parent(self) -> None:
-        """After a fork: the parent's threads don't exist here, and its connections must not be touched, nor closed."""
-        running = self._running
-        if running is not None and running.pid != os.getpid():
-            self._lock = threading.Lock()  # a thread of the parent may have held the old one
-            running.writer.turn.close()  # else a turn of the parent's would outlive it here
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(running))  # for ever: even a finalizer would close them
-            self._running = None
+    def _forked(self, running: _Running) -> None:
+        running.writer.turn.close()  # else a turn of the parent's would outlive it here
 
     def _start(self) -> _Running:
         file.check_path(self.path)

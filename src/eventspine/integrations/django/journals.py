@@ -20,9 +20,11 @@ from django.test import utils as testing
 
 from ...clock import SystemClock
 from ...errors import SettingsError
-from ...journal import _sqlite_tables as tables, _sqlite_within as within, migrations
+from ...journal import _sqlite_within as within, migrations
+from ...journal._sql_tables import run_tables
 from ...journal._sqlite_apply import SCHEMA_VERSION
 from ...journal._sqlite_guard import Unguarded
+from ...journal._sqlite_tables import dialect
 from ...journal.doorbell import Bells
 from ...journal.port import Unit, Verdict
 from ...journal.sqlite import SQLiteJournal
@@ -167,7 +169,7 @@ def _make_on(wrapper: Any, wanting: Sequence[Service[Any]] = ()) -> None:
         for service in wanting:
             assert service.tables is not None
             version, script = tables_script(service.tables)
-            tables.run_tables(connection.cursor(), Unguarded(connection), service.name, version, script, now_us)
+            run_tables(connection.cursor(), dialect(Unguarded(connection)), service.name, version, script, now_us)
 
 
 def ring(path: Path) -> None:
