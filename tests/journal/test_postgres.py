@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -61,6 +62,28 @@ def connected(journal: PostgresJournal) -> Iterator[psycopg.Connection]:
 
 def fresh(**given: Any) -> Record:
     return event(id=os.urandom(16), **given)
+
+
+# --- its tables ---------------------------------------------------------------------------------------------------------
+
+
+async def test_several_that_open_a_new_schema_at_the_same_moment_make_its_tables_once(postgres_url: str, schema: str):
+    """All of them have seen that there are none, and wait for the lock of who makes them."""
+    journals = [PostgresJournal(postgres_url) for _ in range(5)]
+    key = (_postgres_schema._MAKING, _postgres_schema.signed(zlib.crc32(f'"{schema}"'.encode())))
+    waiting = "select count(*) from pg_locks where locktype = 'advisory' and classid = %s and not granted"
+    with psycopg.connect(journals[0].target.conninfo, autocommit=True) as first:
+        first.execute("select pg_advisory_lock(%s, %s)", key)
+        opening = [asyncio.create_task(journal.open()) for journal in journals]
+        async with asyncio.timeout(WAIT_S):
+            while first.execute(waiting, (key[0],)).fetchone() != (len(journals),):
+                await asyncio.sleep(0.01)
+        first.execute("select pg_advisory_unlock(%s, %s)", key)
+        await asyncio.gather(*opening)
+    assert [journal.created for journal in journals].count(True) == 1
+    assert len({journal.id for journal in journals}) == 1
+    for journal in journals:
+        await journal.close()
 
 
 # --- the feed -----------------------------------------------------------------------------------------------------------

@@ -70,9 +70,8 @@ def prepare(connection: psycopg.Connection[Any], target: Target, schema: str, no
         if target.role:
             connection.execute(f"set local role {quoted(target.role)}")
         connection.execute("select pg_advisory_xact_lock(%s, %s)", (_MAKING, signed(zlib.crc32(schema.encode()))))
-        found = connection.execute("select to_regclass(%s)", (f"{schema}.spine_meta",)).fetchone()
-        made = found is None or found[0] is None
         cursor = Cursor(connection, schema)
+        made = not _has_tables(cursor)
         if made:
             _create(cursor, target)
         _migrate(cursor, now_us)
@@ -99,6 +98,15 @@ def _create(cursor: Cursor, target: Target) -> None:
             ("control", "0"),
         ],
     )
+
+
+def _has_tables(cursor: Cursor) -> bool:
+    """Asked of the catalogue's rows: `to_regclass` may still answer as of before the lock was waited for."""
+    query = (
+        "select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+        " where c.relname = 'spine_meta' and '\"' || replace(n.nspname, '\"', '\"\"') || '\"' = %s"
+    )
+    return cursor.run(query, (cursor.schema,)).fetchone() is not None
 
 
 def _has_schema(cursor: Cursor, name: str) -> bool:
