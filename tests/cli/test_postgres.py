@@ -81,3 +81,19 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do(spine):
     assert "can't be reached" in answer.stderr
     assert "s3cr3t" not in answer.stderr
     assert "Traceback" not in answer.stderr
+
+
+def test_what_only_a_file_can_do_is_refused_with_what_it_is(spine, journal):
+    spine.run_shop()
+    told = {
+        "only a file can be reset": ["reset", "--yes"],
+        "history can only be taken from one": ["replay", "--into", "scratch.db"],
+        "only the streams of one can be listed": ["streams", "list"],
+        "puts a file in place": ["restore", "copy.db"],
+    }
+    for why, command in told.items():
+        answer = spine(*command)
+        assert 2 == answer.returncode, answer.stderr
+        assert "is no SQLite file; " in answer.stderr
+        assert why in answer.stderr
+        assert "s3cr3t" not in answer.stderr

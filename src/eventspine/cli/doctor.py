@@ -19,10 +19,10 @@ import click
 from ..errors import JournalError
 from ..journal.pages import feed
 from ..journal.port import Journal, Lease, Process, Subscription
-from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
+from .at_work import lives
 from .exits import FAILED
 from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
 from .journals import asynchronous, existing_journal
@@ -140,11 +140,6 @@ async def _facts_of(journal: Journal) -> dict[str, Any]:
 def _is_held(facts: dict[str, Any]) -> bool:
     """By a connection that takes no turns, so that its beginning is not known."""
     return facts.get("lock_pid") is not None and facts.get("lock_since_us") is None
-
-
-def lives(process: Process, now: int) -> bool:
-    """Of this host the system tells; its lease may have run out because it can't renew it now."""
-    return not is_gone(process) and (process.host == this_host() or process.until_us > now)
 
 
 def findings(seen: Examined) -> list[str]:
@@ -275,9 +270,9 @@ def _promises(seen: Examined, there: AtBroker | None) -> list[Promise]:
 def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell], there: AtBroker | None = None) -> None:
     for name, value in _facts(seen):
         say(f"{name:<14} {printable(value)}")
-    for process, lives in seen.processes:
+    for process, alive in seen.processes:
         held = sum(lease.owner == process.id for lease in seen.leases)
-        told = _condition(seen, process, lives)
+        told = _condition(seen, process, alive)
         release = f"  eventspine {printable(process.release)}" if process.release else ""
         say(
             f"{'process':<14} {printable(process.service)}  pid {process.pid}{release}  {told}  {plural(held, 'lease')}"

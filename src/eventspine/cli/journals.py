@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import wraps
-from typing import Any, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 from ..clock import us_of
 from ..errors import SettingsError
-from ..journal import open_journal
+from ..journal import open_journal, without_password
 from ..journal.port import Drop, Journal, Replay, Retry
 from .app import Invocation
-from .exits import NothingFound
+from .exits import Misused, NothingFound
 from .inside import inside
 from .progress import progress
+
+if TYPE_CHECKING:
+    from ..journal.sqlite import SQLiteJournal
 
 P = ParamSpec("P")
 PAGE = 1000
@@ -59,6 +62,15 @@ async def existing_journal(invocation: Invocation, url: str | None = None) -> As
 def place_of(journal: Journal) -> str:
     """Where it is, in full: the path of a file, else its URL."""
     return str(getattr(journal, "path", journal.url))
+
+
+def file_of(journal: Journal, why: str) -> SQLiteJournal:
+    """For what only a file can do, which `why` says."""
+    from ..journal.sqlite import SQLiteJournal
+
+    if not isinstance(journal, SQLiteJournal):
+        raise Misused(f"{without_password(journal.url)} is no SQLite file; {why}")
+    return journal
 
 
 async def position_of(journal: Journal, place: str | int | datetime) -> int:

@@ -14,13 +14,12 @@ from typing import Any
 
 import click
 
-from ..journal import without_password
 from ..journal._sqlite_scratch import Chosen, Scratch, copy_history
-from ..journal.sqlite import SQLiteJournal
+from ..journal.port import Journal
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
-from .exits import Misused, NothingFound
-from .journals import asynchronous, existing_journal, position_of
+from .exits import NothingFound
+from .journals import asynchronous, existing_journal, file_of, position_of
 from .output import json_document, note, plural, say
 from .records import known_id, normal_id
 from .times import place
@@ -57,7 +56,7 @@ def view(made: Scratch) -> dict[str, Any]:
     }
 
 
-async def _upto(journal: SQLiteJournal, to: str | int | datetime | None) -> int:
+async def _upto(journal: Journal, to: str | int | datetime | None) -> int:
     """A position, itself included; or a time, and what was recorded before it."""
     if to is None or to == "now":
         return await journal.head()
@@ -103,13 +102,12 @@ async def command(
     begin before the first chosen event, and services make their tables anew. MODULE is only for the commands that it
     prints."""
     async with existing_journal(invocation) as journal:
-        if not isinstance(journal, SQLiteJournal):
-            raise Misused(f"{without_password(journal.url)} is no SQLite journal; history can only be taken from one.")
+        file = file_of(journal, "history can only be taken from one.")
         chosen = Chosen(
             await position_of(journal, start), await _upto(journal, to), keys, types, channels,
             correlation and normal_id(correlation), known_id(correlation or ""),
         )  # fmt: skip
-        copy = partial(copy_history, journal.path, into, chosen, origin=journal.id, busy_s=30.0)
+        copy = partial(copy_history, file.path, into, chosen, origin=file.id, busy_s=30.0)
         made = await asyncio.to_thread(copy)
     if made is None:
         raise NothingFound("No event fits; no file was made. `spine tail --no-follow` shows what there is.")

@@ -15,15 +15,11 @@ from typing import NamedTuple
 
 import click
 
-from ..errors import SettingsError
-from ..journal.port import Journal
 from ..observe.printable import printable
 from .app import Command, Invocation, pass_invocation
-from .doctor import lives
-from .exits import Refused
-from .journals import existing_journal
+from .at_work import refuse_beside_others
+from .journals import existing_journal, file_of
 from .output import confirm, note, plural, say
-from .times import now_us
 
 _TABLES = "select name from sqlite_master where type = 'table' and name not like 'spine\\_%' escape '\\' and name not like 'sqlite\\_%' escape '\\' order by name"
 
@@ -50,13 +46,8 @@ class Contents(NamedTuple):
 async def contents(invocation: Invocation) -> Contents:
     """What would be gone. Refuses beside a living process."""
     async with existing_journal(invocation) as journal:
-        path = getattr(journal, "path", None)
-        if not isinstance(path, Path):
-            raise SettingsError(
-                f"{journal.url} is no file of this host; only an embedded journal can be reset. In "
-                "PostgreSQL: drop schema NAME cascade."
-            )
-        await _refuse_beside_others(journal)
+        path = file_of(journal, "only a file can be reset. In PostgreSQL: drop schema NAME cascade.").path
+        await refuse_beside_others(journal)
         return Contents(
             path,
             await journal.head(),
@@ -65,14 +56,6 @@ async def contents(invocation: Invocation) -> Contents:
             len(await journal.timers(100_000)),
             tuple(str(row["name"]) for row in await journal.query(_TABLES, {})),
         )
-
-
-async def _refuse_beside_others(journal: Journal) -> None:
-    now = now_us()
-    alive = [process for process in await journal.processes() if lives(process, now)]
-    if alive:
-        told = ", ".join(sorted({f"{process.service} (pid {process.pid})" for process in alive}))
-        raise Refused(f"At work on this journal: {printable(told)}. Stop it first; nothing was changed.")
 
 
 @click.command(cls=Command)

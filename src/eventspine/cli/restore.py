@@ -10,18 +10,17 @@ from typing import Any
 import click
 
 from ..errors import JournalError, SettingsError
-from ..journal import open_journal, without_password
+from ..journal import open_journal
 from ..journal._sqlite_aside import free_name
 from ..journal._sqlite_restore import Newer, Verified, newer, put_in_place, verify
-from ..journal.sqlite import SQLiteJournal
 from ..observe.printable import printable
 from .app import Command, Invocation, json_option, pass_invocation
+from .at_work import refuse_beside_others
 from .backup import progress_bar
-from .doctor import lives
 from .exits import FAILED, Refused
-from .journals import existing_journal
+from .journals import existing_journal, file_of
 from .output import confirm, json_document, note, plural, say, size
-from .times import iso, now_us
+from .times import iso
 
 _SEALS = {
     "holds": "its events are those that were sealed",
@@ -85,15 +84,12 @@ def lacks(place: Path, found: Newer) -> list[str]:
 async def _refuse_beside_others(invocation: Invocation) -> None:
     try:
         async with existing_journal(invocation) as journal:
-            now = now_us()
-            alive = sorted({f"{one.service} (pid {one.pid})" for one in await journal.processes() if lives(one, now)})
+            await refuse_beside_others(journal)
     except JournalError as error:
         raise Refused(
             f"{error} Nothing was changed. Once nothing runs on it any more, move it away by hand, with its -wal and -shm, "
             "and say this again."
         ) from error
-    if alive:
-        raise Refused(f"At work on this journal: {printable(', '.join(alive))}. Stop it first; nothing was changed.")
 
 
 def _compared(backup: Path, place: Path) -> tuple[Newer | None, Sequence[str]]:
@@ -117,9 +113,7 @@ def command(invocation: Invocation, backup: Path, only_verify: bool, yes: bool, 
 
     The file that is there is moved aside to FILE.bak. Refused while a process is at work on it, and for a backup that is not
     whole. With --verify nothing is changed, and the exit code is 1 for a backup that is not whole."""
-    journal = open_journal(invocation.url)
-    if not isinstance(journal, SQLiteJournal):
-        raise SettingsError(f"{without_password(journal.url)} is no SQLite file; `spine restore` puts a file in place.")
+    journal = file_of(open_journal(invocation.url), "`spine restore` puts a file in place.")
     with progress_bar() as progress:
         found = verify(backup, progress=progress)
     elsewhere, told = _compared(backup, journal.path) if not wrong(found) else (None, [])

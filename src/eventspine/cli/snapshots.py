@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..journal.port import Journal, Process, Subscription
-from .doctor import lives
+from .at_work import lives
 from .rates import Look, Rate, look, rates
 from .subscriptions import Row, rows, view as subscription_view
 from .times import iso, now_us

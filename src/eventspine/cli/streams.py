@@ -9,13 +9,12 @@ from difflib import get_close_matches
 import click
 
 from ..clock import us_of
-from ..journal import without_password
 from ..journal.port import Journal, Record
 from ..journal.sqlite import SQLiteJournal
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
-from .exits import Misused, NothingFound
-from .journals import PAGE, asynchronous, existing_journal
+from .exits import NothingFound
+from .journals import PAGE, asynchronous, existing_journal, file_of
 from .output import say_listing, shorten
 from .records import cloud_event, data_text
 from .times import clock_time, moment
@@ -50,14 +49,13 @@ async def _later_than(after: int, events: AsyncIterator[tuple[int, Record]]) -> 
             yield version, record
 
 
-async def named(journal: Journal, service: str | None) -> AsyncIterator[tuple[str, str, int]]:
-    """Each stream: its service, its name and its version. Only a file can be asked."""
+async def named(file: SQLiteJournal, service: str | None) -> AsyncIterator[tuple[str, str, int]]:
+    """Each stream: its service, its name and its version."""
     after = ("", "")
-    if isinstance(journal, SQLiteJournal):
-        while page := await journal.streams(service, after, PAGE):
-            for one in page:
-                yield one
-            after = page[-1][:2]
+    while page := await file.streams(service, after, PAGE):
+        for one in page:
+            yield one
+        after = page[-1][:2]
 
 
 async def _no_such(journal: Journal, service: str, stream: str) -> str:
@@ -84,12 +82,9 @@ async def _no_such(journal: Journal, service: str, stream: str) -> str:
 async def list_(invocation: Invocation, service: str | None, prefix: str, as_json: bool) -> None:
     """List streams, by their names."""
     async with existing_journal(invocation) as journal:
-        if not isinstance(journal, SQLiteJournal):
-            raise Misused(
-                f"The streams of {without_password(journal.url)} can't be listed; only those of a SQLite file can."
-            )
+        file = file_of(journal, "only the streams of one can be listed.")
         await say_listing(
-            (one async for one in named(journal, service) if one[1].startswith(prefix)),
+            (one async for one in named(file, service) if one[1].startswith(prefix)),
             as_json=as_json,
             view=lambda one: {"service": one[0], "stream": one[1], "version": one[2]},
             columns=("service", "stream", "version"),

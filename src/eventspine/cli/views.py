@@ -12,11 +12,10 @@ from ..state import versions
 from ..state.dropping import drop as drop_version
 from ..state.progress import Progress, held_up_by, progress_of
 from .app import Group, Invocation, json_option, pass_invocation
-from .doctor import lives
+from .at_work import at_work
 from .exits import NothingFound, Refused
 from .journals import asynchronous, existing_journal
 from .output import confirm, say, say_listing
-from .times import now_us
 
 COLUMNS = ("view", "version", "state", "position", "behind", "kept by", "held up by")
 
@@ -134,8 +133,7 @@ async def _refuse_kept(journal: Journal, known: versions.Known, version: int) ->
     keeping = await progress_of(journal, known.service, name)
     if keeping is None or keeping.subscription.state != "active":
         return
-    now = now_us()
-    alive = [one for one in await journal.processes() if one.service == known.service and lives(one, now)]
+    alive = [one for one in await at_work(journal) if one.service == known.service]
     if alive:
         raise Refused(
             f"Version {version} is kept by {name}, which {known.service} (pid {alive[0].pid}) is at work at. Deploy {known.service} "
