@@ -12,10 +12,6 @@ An exchange of the type x-consistent-hash, which is made for such things, does n
 anew whenever the server starts, in whatever order they come, and what follows of a key gets into another queue than what
 is still waiting. Messages with another routing key than ours, from producers that are not ours, share the first queue.
 
-A message that no queue wants is not confirmed but returned; it then waits in the journal until somebody consumes the
-channel. So that the first consumer misses none of them, whether a channel is wanted is found out with one message before
-others follow: else those behind it could get into a queue that is made just then, and be ahead of it.
-
 A queue keeps what was published since it was made. It has no positions, and nothing older for anybody; what can be
 rewound is the copy in the journal. Which process reads which queue is said by the journal's leases. That the queue has a
 single active consumer is a second lock, for a process that was stopped and does not know yet that it has lost its lease.
@@ -32,21 +28,15 @@ from typing import Any, Literal
 from urllib.parse import unquote
 
 from aiormq.channel import Channel
-from aiormq.exceptions import (
-    AMQPChannelError,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    DeliveryError,
-    PublishError,
-)
-from pamqp.commands import Basic
+from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity, ChannelPreconditionFailed
 
-from ..errors import BrokerError, MessageRefused, NotWanted
+from ..errors import BrokerError
 from ..journal.port import SLOTS
 from . import _rabbitmq_findings as findings, urls
 from ._rabbitmq_intake import PREFIX, RabbitIntake
-from ._rabbitmq_keys import KEYS, pattern_of
+from ._rabbitmq_keys import pattern_of
 from ._rabbitmq_link import Link, Settings
+from ._rabbitmq_sender import Sender
 from .port import Difference, Features, Finding, Message, Needs, Sent
 
 EXAMPLE = "amqp://user:password@localhost:5672/?partitions=8"
@@ -61,7 +51,6 @@ QUEUE = {
     "x-single-active-consumer": True,
     "x-delivery-limit": -1,  # whose event is dead is said by the journal (R16)
 }
-_TOO_LARGE = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 _Declare = Callable[[Channel, bool], Any]
 
 
@@ -117,8 +106,7 @@ class RabbitBroker:
         self._links: dict[Literal["reading", "publishing"], Link] = {}
         self._opening = asyncio.Lock()
         self._open = False
-        self._publishers: dict[str, Channel] = {}
-        self._wanted: set[str] = set()  # channels of which a message has found a queue
+        self._sender: Sender | None = None  # of the connection for publishing
 
     # --- connections ------------------------------------------------------------------------------------------------
 
@@ -139,7 +127,7 @@ class RabbitBroker:
     async def close(self) -> None:
         self._open = False
         links, self._links = list(self._links.values()), {}
-        self._publishers.clear()
+        self._sender = None
         await asyncio.gather(*(link.close() for link in links))
 
     async def _link(self, purpose: Literal["reading", "publishing"]) -> Link:
@@ -152,9 +140,6 @@ class RabbitBroker:
                 raise self.settings.error("is not connected")
             if link is not None:
                 await link.close()
-            if purpose == "publishing":
-                self._publishers.clear()
-                self._wanted.clear()
             link = Link(self.settings)
             await link.open(watched=purpose == "reading")
             self._links[purpose] = link
@@ -178,112 +163,12 @@ class RabbitBroker:
 
     async def send(self, messages: Sequence[Message]) -> Sequence[Sent]:
         link = await self._link("publishing")
-        if not await link.unblocked(self.settings.timeout_s):
-            return [self._blocked()] * len(messages)
-        limit = self.features.message_bytes_max
-        fit = [message for message in messages if len(message.data) <= limit]
-        by_channel = {
-            name: [one for one in fit if one.channel == name] for name in dict.fromkeys(one.channel for one in fit)
-        }
-        answers = {name: iter(await self._send_in_order(link, name, some)) for name, some in by_channel.items()}
-        return [next(answers[one.channel]) if len(one.data) <= limit else self._refused(one, limit) for one in messages]
+        if self._sender is None or self._sender.link is not link:
+            self._sender = Sender(link, self.settings, self.exchange, self._learn)
+        return await self._sender.send(messages, self.features.message_bytes_max)
 
-    async def _send_in_order(self, link: Link, name: str, messages: Sequence[Message]) -> Sequence[Sent]:
-        channel = await self._publisher(link, name)
-        answers: list[Sent] = []
-        if name not in self._wanted and self.settings.wait_unrouted and len(messages) > 1:
-            answers += await self._publish(link, channel, messages[:1])
-            if (first := answers[0]) is not None:
-                others = first if isinstance(first, NotWanted) else self.settings.error("was not asked to take it yet")
-                return [first, *[others] * (len(messages) - 1)]
-        return answers + await self._publish(link, channel, messages[len(answers) :])
-
-    async def _publisher(self, link: Link, name: str) -> Channel:
-        channel = self._publishers.get(name)
-        if channel is None or channel.is_closed:
-            self._wanted.discard(name)
-            channel = self._publishers[name] = await link.channel(confirms=True)
-        return channel
-
-    async def _publish(self, link: Link, channel: Channel, messages: Sequence[Message]) -> list[Sent]:
-        """All at once, in order; then their answers."""
-        tasks = [asyncio.create_task(self._publish_one(channel, message)) for message in messages]
-        lost = asyncio.get_running_loop().create_future()
-        unwatch = link.watch(lambda: None if lost.done() else lost.set_result(None))
-        try:
-            await self._answered(link, tasks, lost)
-        finally:
-            unwatch()
-            lost.cancel()
-            for task in tasks:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        return [self._answer(message, task) for message, task in zip(messages, tasks, strict=True)]
-
-    async def _answered(self, link: Link, tasks: Sequence[asyncio.Task[Any]], lost: asyncio.Future[None]) -> None:
-        """Until all are, the connection is gone, or none has come for as long as it may take."""
-        every = asyncio.gather(*tasks, return_exceptions=True)
-        left = len(tasks)
-        while not every.done() and not lost.done():
-            waited: list[asyncio.Future[Any]] = [every, lost]
-            await asyncio.wait(waited, timeout=self.settings.timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            before, left = left, sum(not task.done() for task in tasks)
-            if left == before and not every.done() and not lost.done():
-                if await link.unblocked(0.1):  # else it will answer when it has room again
-                    link.abort()
-                return
-
-    async def _publish_one(self, channel: Channel, message: Message) -> Any:
-        properties = Basic.Properties(
-            content_type=message.content_type, headers=dict(message.headers), delivery_mode=2, message_id=message.id
-        )
-        return await channel.basic_publish(
-            message.data,
-            exchange=self.exchange(message.channel),
-            routing_key=KEYS[message.slot],
-            properties=properties,
-            mandatory=self.settings.wait_unrouted,
-            wait=False,
-        )
-
-    def _answer(self, message: Message, task: asyncio.Task[Any]) -> Sent:
-        if task.cancelled():
-            return self.settings.error("did not confirm a message: the connection broke, or it took too long")
-        error = task.exception()
-        if error is None:
-            self._wanted.add(message.channel)
-            return None
-        if isinstance(error, PublishError):
-            self._wanted.discard(message.channel)
-            return NotWanted(
-                f"{self.url} has no queue that wants what is published as {message.channel!r}: it waits in the journal until "
-                "a service that subscribes to it has run, or its topology is applied. Where nobody ever will, say unrouted=drop."
-            )
-        if isinstance(error, DeliveryError):
-            return self.settings.error(
-                "did not take a message: a queue is full by a policy, or the majority of its replicas is away"
-            )
-        if isinstance(error, ChannelPreconditionFailed) and (found := _TOO_LARGE.search(str(error))):
-            return self._too_large(message, int(found[1]))
-        if isinstance(error, ChannelNotFoundEntity):
-            return self.settings.error(
-                f"has no exchange {self.exchange(message.channel)!r}. Make it: spine topology apply"
-            )
-        return self.settings.error("did not take a message", error)
-
-    def _too_large(self, message: Message, limit: int) -> BrokerError:
-        """The server has closed the channel, and does not say for which: it is the one that is."""
-        self.features = replace(self.features, message_bytes_max=limit)
-        if len(message.data) > limit:
-            return self._refused(message, limit)
-        return self.settings.error("did not take a message: another one with it was too large")
-
-    @staticmethod
-    def _refused(message: Message, limit: int) -> MessageRefused:
-        return MessageRefused(f"{len(message.data):,} bytes are more than the {limit:,} that the server takes")
-
-    def _blocked(self) -> BrokerError:
-        return self.settings.error("takes no messages: it is short of memory or disk, and says so in its alarms")
+    def _learn(self, message_bytes_max: int) -> None:
+        self.features = replace(self.features, message_bytes_max=message_bytes_max)
 
     # --- topology ---------------------------------------------------------------------------------------------------
 
