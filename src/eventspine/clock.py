@@ -83,6 +83,11 @@ class SystemClock:
         await sleep(seconds)
 
 
+def time_of(us: int) -> datetime:
+    """Wall time, as stored."""
+    return _EPOCH + timedelta(microseconds=us)
+
+
 def us_of(time: datetime) -> int:
     """An aware time as clocks here say it: exactly, where its `timestamp()` would be rounded."""
     return (time - _EPOCH) // timedelta(microseconds=1)

@@ -43,10 +43,12 @@ def headline(seen: Snapshot) -> list[str]:
     facts = seen.facts
     published = "" if seen.published is None else f", {seen.published} published"
     where = printable(facts.get("file") or facts.get("database") or "the journal")
-    lock = lock_of(seen, seen.look.at_us) or "free"
-    on_disk = f"file {size(facts.get('file_bytes') or 0)}  WAL {size(facts.get('wal_bytes') or 0)}  write lock {lock}"
+    stored = size(facts.get("file_bytes") or 0)
     if "database" in facts:
-        on_disk = f"tables {size(facts.get('file_bytes') or 0)}  held up by {facts['feed_held_up_by'] or 'nobody'}"
+        on_disk = f"tables {stored}  held up by {facts['feed_held_up_by'] or 'nobody'}"
+    else:
+        lock = lock_of(seen, seen.look.at_us) or "free"
+        on_disk = f"file {stored}  WAL {size(facts.get('wal_bytes') or 0)}  write lock {lock}"
     return [
         f"{where}  {clock_time(seen.look.at_us)}",
         f"{plural(seen.look.head, 'event')}{published}  {on_disk}",

@@ -181,27 +181,31 @@ def _commit(subscription: Subscription, items: list[Item], events: list[Any], de
         return
     unit = delivery._unit
     delivery._move_all(events)
-    for part, some in _by_part(items):
+    parts = _by_part(items)
+    for part, some in parts:
         unit.fences.append(Fence(part.lease, part.epoch))
         ranges = [(item.after, item.record[0]) for item in some]  # type: ignore[index]  # handled, so loaded
         unit.done.append(Done(subscription.number, part.number, ranges, part.generation))
-    subscription.committer.submit(unit, partial(_all_done, subscription, items))
+    subscription.committer.submit(unit, partial(_all_done, subscription, items, parts))
 
 
-def _by_part(items: list[Item]) -> list[tuple[Part, list[Item]]]:
+ByPart = Sequence[tuple[Part, list[Item]]]
+
+
+def _by_part(items: list[Item]) -> ByPart:
     found: dict[Part, list[Item]] = {}
     for item in items:
         found.setdefault(item.part, []).append(item)
     return list(found.items())
 
 
-def _all_done(subscription: Subscription, items: list[Item], verdict: Verdict) -> None:
+def _all_done(subscription: Subscription, items: list[Item], parts: ByPart, verdict: Verdict) -> None:
     """The verdict on a run of which every event is done, and none has a row of its own."""
     if not verdict.ok:
         _verdict(subscription, items, [], verdict)
         return
     with _answering_for(subscription, items) as left:
-        for _, some in _by_part(items):
+        for _, some in parts:
             subscription.finished(some, verdict)
         left.clear()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from ..clock import time_of
 from ..envelope import Envelope
 from ..errors import SpineError, ViewRefused
 from ..journal.port import Record, Statement
@@ -64,8 +65,7 @@ class Rows:
     @property
     def recorded(self) -> datetime:
         """When the event was recorded in this journal. It never goes back along the feed."""
-        record = self.record_of(self.current)
-        return Envelope(record._replace(time_us=record.recorded_us)).time
+        return time_of(self.record_of(self.current).recorded_us)
 
     def row(self, *key: Any) -> Any:
         """The row of this key, to be changed; with its defaults if there is none, and then it is there."""

@@ -13,6 +13,7 @@ from contextlib import AsyncExitStack, suppress
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self, TypeVar, overload
 
+from ..clock import time_of
 from ..engine.subscription import Subscription
 from ..envelope import Envelope
 from ..errors import SettingsError, SpineError
@@ -25,7 +26,7 @@ from ..publishing import Publisher
 from ..service import Middleware, Service
 from ..spine import Spine
 from ..sync.spine import Block
-from .clock import EPOCH, VirtualClock
+from .clock import VirtualClock
 from .quiet import NotIdle, at_once, engine_work, gathering, handlers_at_work, next_due, picture
 from .switches import Switches, WatchedRuntime, name_of_handler
 
@@ -360,7 +361,7 @@ class VirtualSpine(Spine):
         ]
 
     def _as_kept(self, row: Row, name: str) -> Kept:
-        due = None if row.due_us is None or row.state == "dead" else EPOCH + timedelta(microseconds=row.due_us)
+        due = None if row.due_us is None or row.state == "dead" else time_of(row.due_us)
         event = None if row.record is None else self._decoded(row.record, name)
         return Kept(name, event, row.key, row.attempts, row.reason, row.error, row.traceback, due, row.late, row.number)
 
