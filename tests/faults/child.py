@@ -27,7 +27,7 @@ from eventspine import Service, Spine
 from eventspine.cli import main as command
 from eventspine.engine import health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
-from eventspine.journal import _sqlite_apply, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
+from eventspine.journal import _sql_apply, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
 from eventspine.journal.sqlite import SQLiteJournal
 from tests.faults import services
 
@@ -194,14 +194,14 @@ def line(path: Path, text: str) -> None:
 
 def be_release(number: int) -> None:
     """Release 2 adds a table to the schema; release 3 takes away what release 1 needs."""
-    ours = _sqlite_apply.SCHEMA_VERSION
+    ours = _sql_apply.SCHEMA_VERSION
     steps = (
         migrations.Migration(ours + 1, "create table spine_added (name text)"),
         migrations.Migration(ours + 2, "drop table spine_added", removes=True, needs="3.0"),
     )
     runtime.RELEASE = f"{number}.0"
     migrations.MIGRATIONS += steps[: number - 1]
-    for module in (_sqlite_apply, _sqlite_describe, migrations):
+    for module in (_sql_apply, _sqlite_describe, migrations):
         module.SCHEMA_VERSION = ours + number - 1  # type: ignore[attr-defined]
 
 
@@ -287,20 +287,20 @@ SAFEGUARDS = {"fences": "fences", "savepoints": "savepoints"}
 
 
 def without_repetition() -> None:
-    _sqlite_apply._is_repetition = lambda *_: False
+    _sql_apply._is_repetition = lambda *_: False
 
 
 def without_folding() -> None:
     """The cursor moves with a commit, whatever the verdicts in it are."""
-    judge = _sqlite_apply.Applier._judge
+    judge = _sql_apply.Applier._judge
 
     def judged(self: Any, unit: Any, known: Any, *more: Any) -> Any:
         verdict = judge(self, unit, known, *more)
         if not verdict.ok:
-            _sqlite_apply._accept_ranges(unit, known)
+            _sql_apply._accept_ranges(unit, known)
         return verdict
 
-    _sqlite_apply.Applier._judge = judged  # type: ignore[method-assign]
+    _sql_apply.Applier._judge = judged  # type: ignore[method-assign]
 
 
 def without_care() -> None:

@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 
 from eventspine.errors import JournalVersion, SettingsError, StatementRefused
-from eventspine.journal import _sqlite_apply, migrations
+from eventspine.journal import _sql_apply, migrations
 from eventspine.journal.migrations import Migration, statements
 from eventspine.journal.port import Append, Note, Process, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import LEASE_US, START_US, HandClock, commit, event, one_subscription, process
 
-OURS, WRITER_MIN = _sqlite_apply.SCHEMA_VERSION, _sqlite_apply.WRITER_MIN
+OURS, WRITER_MIN = _sql_apply.SCHEMA_VERSION, _sql_apply.WRITER_MIN
 ADDS = Migration(
     OURS + 1,
     "create table spine_added (added text); -- a column more, say\n create index spine_n on spine_added (added)",
@@ -41,7 +41,7 @@ async def opened(url: str) -> SQLiteJournal:
 def newer(monkeypatch: pytest.MonkeyPatch, *steps: Migration) -> None:
     """This process is of a release with these migrations."""
     monkeypatch.setattr(migrations, "MIGRATIONS", (*migrations.MIGRATIONS, *steps))
-    monkeypatch.setattr(_sqlite_apply, "SCHEMA_VERSION", steps[-1].version)
+    monkeypatch.setattr(_sql_apply, "SCHEMA_VERSION", steps[-1].version)
 
 
 def tables(url: str) -> set[str]:

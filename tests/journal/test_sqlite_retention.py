@@ -15,7 +15,7 @@ import pytest
 
 from eventspine.clock import SystemClock
 from eventspine.engine.upkeep import sweep
-from eventspine.journal import _sqlite_retention as retention
+from eventspine.journal import _sql_retention as retention
 from eventspine.journal.port import SetState
 from eventspine.journal.sqlite import SQLiteJournal
 

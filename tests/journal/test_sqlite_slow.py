@@ -14,7 +14,7 @@ import pytest
 
 from eventspine import Spine
 from eventspine.errors import JournalError, UnitFailed
-from eventspine.journal._sqlite_apply import STATEMENTS_S
+from eventspine.journal._sql_apply import STATEMENTS_S
 from eventspine.journal.port import Append, Statement, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 

@@ -18,8 +18,8 @@ from hypothesis import given, strategies as st
 
 from eventspine.errors import JournalError, RowsUnexpected, StatementRefused, UnitFailed
 from eventspine.journal import cursors
+from eventspine.journal._sql_known import Coming
 from eventspine.journal._sqlite_guard import parameters_of
-from eventspine.journal._sqlite_known import Coming
 from eventspine.journal.port import Append, Fence, Seen, Statement, Unit, Verdict
 from eventspine.journal.sqlite import SQLiteJournal
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import JournalError, OutcomeUnknown
-from ._sqlite_apply import Applied, TransactionGone
+from ._sql_apply import Applied, TransactionGone
+from ._sql_jobs import Given, Job, Units, weigh
 from ._sqlite_guard import as_unit_failed
-from ._sqlite_jobs import Given, Job, Units, weigh
 from .port import Unit, Verdict
 
 UNITS_MAX = 2_000

@@ -1,4 +1,4 @@
-"""Applying a group of units on PostgreSQL: judged as on SQLite (see _sqlite_apply), under row locks, and written in bulk.
+"""Applying a group of units on PostgreSQL: judged as on SQLite (see _sql_apply), under row locks, and written in bulk.
 
 Every transaction that appends holds the appender token, a shared advisory lock, from before its first position is given out
 until it ends. Nobody waits for it; readers look at who holds it (see _postgres_feed).
@@ -15,11 +15,11 @@ from ._postgres_connect import is_lost, is_passing, is_slow
 from ._postgres_known import MARKS, NOTES, PostgresKnown, Raced, take_away
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor, Guard
-from ._sqlite_apply import STATEMENTS_S, Applier, Safeguards, _too_slow
+from ._sql_apply import STATEMENTS_S, Applier, Safeguards, _too_slow
+from ._sql_known import Known
+from ._sql_plan import Plan
 from ._sqlite_guard import as_unit_failed, run_statement
-from ._sqlite_known import Known
 from ._sqlite_outcome import Trace, event_trace
-from ._sqlite_plan import Plan
 from .port import Statement
 
 _COLUMNS = (

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from . import _sqlite_control as control, _sqlite_registry as registry
+from . import _sql_control as control, _sql_registry as registry
 from ._postgres_apply import insert
 from ._postgres_connect import Target
 from ._postgres_schema import Identity
 from ._postgres_session import Session
 from ._postgres_sql import Cursor
 from ._records import decode_record
-from ._sqlite_apply import check_version
+from ._sql_apply import check_version
 from .port import Control, LeaseView, Process, Registered, Registration, Rename, Rewind, SetState
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from typing import Any
 
 import psycopg
 
-from . import _sqlite_retention as retention
+from . import _sql_retention as retention
 from ._postgres_connect import Target
 from ._postgres_feed import Fence
 from ._postgres_sql import Cursor

@@ -22,7 +22,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from . import _sqlite_read as read
+from . import _sql_read as read
 from ._postgres_schema import Identity
 from ._postgres_session import TOKEN
 from ._postgres_sql import Cursor

@@ -22,7 +22,7 @@ from ._postgres_known import Raced
 from ._postgres_schema import Identity
 from ._postgres_session import Again, Session, take_token
 from ._postgres_sql import Guard, bind, check_query
-from ._sqlite_apply import Safeguards
+from ._sql_apply import Safeguards
 from ._sqlite_guard import as_unit_failed, run_statement
 from .port import Statement, Unit, Verdict
 

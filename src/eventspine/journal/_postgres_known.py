@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ._postgres_sql import Cursor
-from ._sqlite_known import Coming, Head, Known, NoteHead, _asked_first
+from ._sql_known import Coming, Head, Known, NoteHead, _asked_first
 from .cursors import decode
 from .port import Unit
 

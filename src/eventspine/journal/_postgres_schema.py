@@ -13,7 +13,7 @@ import psycopg
 from ..errors import JournalCorrupt, JournalVersion, SettingsError
 from ._postgres_connect import Target, quoted
 from ._postgres_sql import Cursor, statements
-from ._sqlite_apply import SCHEMA_VERSION, WRITER_MIN
+from ._sql_apply import SCHEMA_VERSION, WRITER_MIN
 from .migrations import Migration, _refuse_older
 
 MIGRATIONS: tuple[Migration, ...] = ()  # the tables were first made at version 2

@@ -20,7 +20,7 @@ from ._postgres_known import Raced
 from ._postgres_schema import Identity
 from ._postgres_session import TRIES, channel_of, take_token
 from ._postgres_sql import check_theirs, opened
-from ._sqlite_apply import Safeguards
+from ._sql_apply import Safeguards
 from ._sqlite_guard import as_unit_failed
 from ._sqlite_within import apply_beside
 from .port import Unit, Verdict

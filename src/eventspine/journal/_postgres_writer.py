@@ -19,8 +19,8 @@ from ._postgres_apply import PostgresApplier
 from ._postgres_connect import Target
 from ._postgres_schema import Identity
 from ._postgres_session import Session
-from ._sqlite_apply import STATEMENTS_S, Applied, Safeguards
-from ._sqlite_jobs import Units, deliver
+from ._sql_apply import STATEMENTS_S, Applied, Safeguards
+from ._sql_jobs import Units, deliver
 from .port import Unit
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..clock import Clock
-from . import _sqlite_retention as retention
+from . import _sql_retention as retention
 from .port import ChannelSize, Deleted, Fence, Keep, Sweep
 from .retention import said
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import _sqlite_read as read, _sqlite_registry as registry
+from . import _sql_read as read, _sql_registry as registry
 from .cursors import Range
 from .port import Cursor, Delivery, Lease, Noted, Process, Record, State, Subscription, Timer
 

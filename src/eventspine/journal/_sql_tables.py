@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from ..errors import SettingsError, StatementRefused
-from ._sqlite_apply import check_version
+from ._sql_apply import check_version
 
 Script = str | Callable[[Any], None]
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ._groups import Figures, portions
-from ._sqlite_jobs import LoopAnswer, ThreadAnswer, Units
+from ._sql_jobs import LoopAnswer, ThreadAnswer, Units
 from .port import Unit, Verdict
 
 

@@ -13,7 +13,7 @@ from importlib.resources import files
 import msgspec
 
 from ..keys import slot_of_id, slot_of_key
-from . import _sqlite_read as read
+from . import _sql_read as read
 from ._records import decode_record
 from .migrations import run_script
 

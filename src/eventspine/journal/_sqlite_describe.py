@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from . import (
+    _sql_retention as retention,
     _sqlite_file as file,
-    _sqlite_retention as retention,
     migrations,
 )
-from ._sqlite_apply import SCHEMA_VERSION
+from ._sql_apply import SCHEMA_VERSION
 from ._sqlite_locks import write_lock_holder
 from .forks import inside_sqlite
 from .lockfile import read_holder

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from . import _sqlite_read as read
+from . import _sql_read as read
 from ._sql_growth import Retaining
 from ._sqlite_backup import Stopped, back_up
 from ._sqlite_check import check

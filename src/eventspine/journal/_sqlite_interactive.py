@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import JournalError, UnitFailed
 from . import _sqlite_file as file
+from ._sql_jobs import Answer, LoopAnswer, give
 from ._sqlite_guard import as_unit_failed, bind, check_read, is_refusal, refused, run_statement
-from ._sqlite_jobs import Answer, LoopAnswer, give
 from .port import Statement, Unit, Verdict
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 from . import _sqlite_file as file
-from ._sqlite_apply import Safeguards
+from ._sql_apply import Safeguards
 from .lockfile import TurnLock, read_holder
 
 LOCKS = Path("/proc/locks")

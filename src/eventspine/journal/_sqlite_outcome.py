@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from .notes import Place
 
 if TYPE_CHECKING:
-    from ._sqlite_known import NoteHead
+    from ._sql_known import NoteHead
 
 
 class Trace(NamedTuple):

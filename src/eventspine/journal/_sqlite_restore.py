@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import JournalCorrupt, SettingsError
-from . import _sqlite_file as file, _sqlite_read as read, forks
+from . import _sql_read as read, _sqlite_file as file, forks
 from ._sqlite_aside import move_aside
 from ._sqlite_backup import Progress, _sync, back_up, check_target
 from ._sqlite_check import check

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ..clock import SystemClock
 from ..errors import JournalError, SettingsError
-from . import _sqlite_file as file, _sqlite_read as read, forks, migrations
+from . import _sql_read as read, _sqlite_file as file, forks, migrations
 from ._sqlite_backup import _name, _new, _sync, check_target
 from .notes import SCRATCH
 from .port import OWN_FEED

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from . import _sqlite_read as read
+from . import _sql_read as read
 
 SEAL = "seal"  # in spine_meta
 PAGE = 2_000

@@ -6,8 +6,8 @@ import sqlite3
 from functools import partial
 from typing import Any
 
+from ._sql_apply import is_journal_trouble
 from ._sql_tables import Dialect
-from ._sqlite_apply import is_journal_trouble
 from ._sqlite_guard import Guard, bind, check_script, is_refusal, refused
 from .migrations import statements
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import Fenced, JournalBusy, SettingsError, SpineError
 from . import _sqlite_file as file
-from ._sqlite_apply import Applier, Safeguards
+from ._sql_apply import Applier, Safeguards
 from ._sqlite_guard import Unguarded, as_unit_failed, check_text
 from .port import Unit, Verdict
 

@@ -2,7 +2,7 @@
 
 Units wait in a queue while a commit is on its way; the next commit takes all that have come meanwhile (within bounds),
 so that many units share one transaction and one fsync, without any waiting on purpose. Each unit has a verdict of its
-own (see _sqlite_apply). When a group fails as a whole, because a statement ended the transaction or COMMIT itself was
+own (see _sql_apply). When a group fails as a whole, because a statement ended the transaction or COMMIT itself was
 refused, nothing of it was stored, and it runs again in halves until the culprit stands alone (R5).
 
         queue ──► turn lock ──► BEGIN IMMEDIATE ──► judge, write ──► COMMIT ──► verdicts, one call per event loop
@@ -28,9 +28,9 @@ from ..clock import Clock
 from ..errors import JournalError, OutcomeUnknown
 from . import _sqlite_file as file
 from ._groups import Figures, Queue, answers_of, cause, run
-from ._sqlite_apply import STATEMENTS_S, Applied, Applier, Safeguards
+from ._sql_apply import STATEMENTS_S, Applied, Applier, Safeguards
+from ._sql_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_guard import Guard, as_unit_failed
-from ._sqlite_jobs import Call, Given, Job, Units, deliver
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
 from ._sqlite_log import Log
 from ._sqlite_outcome import was_committed

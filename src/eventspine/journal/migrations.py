@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from ..errors import JournalVersion
-from . import _sqlite_read as read
-from ._sqlite_apply import SCHEMA_VERSION, WRITER_MIN
-from ._sqlite_registry import is_live
+from . import _sql_read as read
+from ._sql_apply import SCHEMA_VERSION, WRITER_MIN
+from ._sql_registry import is_live
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,12 +28,12 @@ from ._postgres_sql import Cursor
 from ._postgres_tables import dialect
 from ._postgres_within import write_within
 from ._postgres_writer import Writer
+from ._sql_apply import STATEMENTS_S, Safeguards
 from ._sql_growth import Retaining
 from ._sql_opening import Opening
 from ._sql_reading import Reading
 from ._sql_tables import run_tables
 from ._sql_writing import Writing
-from ._sqlite_apply import STATEMENTS_S, Safeguards
 from .port import (
     Backup,
     Control,

@@ -19,22 +19,22 @@ from typing import Any, TypeVar
 from ..clock import Clock, SystemClock
 from ..errors import JournalBusy
 from . import (
-    _sqlite_control as control,
+    _sql_control as control,
+    _sql_read as read,
+    _sql_registry as registry,
     _sqlite_describe as describe,
     _sqlite_file as file,
-    _sqlite_read as read,
-    _sqlite_registry as registry,
     migrations,
 )
 from ._records import filter_of
+from ._sql_apply import STATEMENTS_S, Safeguards
+from ._sql_jobs import Call, LoopAnswer, ThreadAnswer
 from ._sql_opening import Opening
 from ._sql_reading import Reading
 from ._sql_tables import run_tables
 from ._sql_writing import Writing
-from ._sqlite_apply import STATEMENTS_S, Safeguards
 from ._sqlite_growth import Growth
 from ._sqlite_interactive import Held, SQLiteTransaction
-from ._sqlite_jobs import Call, LoopAnswer, ThreadAnswer
 from ._sqlite_readers import Readers
 from ._sqlite_tables import dialect
 from ._sqlite_within import write_within

@@ -21,8 +21,8 @@ from django.test import utils as testing
 from ...clock import SystemClock
 from ...errors import SettingsError
 from ...journal import _sqlite_within as within, migrations
+from ...journal._sql_apply import SCHEMA_VERSION
 from ...journal._sql_tables import run_tables
-from ...journal._sqlite_apply import SCHEMA_VERSION
 from ...journal._sqlite_guard import Unguarded
 from ...journal._sqlite_tables import dialect
 from ...journal.doorbell import Bells

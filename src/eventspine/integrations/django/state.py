@@ -25,7 +25,7 @@ from ... import sync
 from ...commands.on_spine import Commanding
 from ...delivery import Delivery
 from ...errors import DeclarationError, SettingsError, SpineError, WouldDeadlock
-from ...journal import _sqlite_read as read
+from ...journal import _sql_read as read
 from ...journal._sqlite_guard import Unguarded, as_unit_failed, bind, check_read
 from ...journal._sqlite_within import _TAKE_LOCK
 from ...journal.port import Noted, Record, Unit, Verdict

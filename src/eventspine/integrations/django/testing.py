@@ -31,7 +31,7 @@ from ...delivery import Delivery, as_events
 from ...errors import SpineError
 from ...events import describe
 from ...ids import IdSource
-from ...journal import _sqlite_read as read
+from ...journal import _sql_read as read
 from ...journal.port import Record, Unit
 from ...observe.correlation import current
 from ...publishing import Publisher, through

@@ -11,10 +11,10 @@ import os
 import sqlite3
 from collections.abc import Sequence
 
-from . import _sqlite_read as read
-from ._sqlite_apply import check_version
-from ._sqlite_known import among
-from ._sqlite_plan import EVENTS
+from . import _sql_read as read
+from ._sql_apply import check_version
+from ._sql_known import among
+from ._sql_plan import EVENTS
 from .port import OWN_FEED, LeaseView, Process, Registered, Registration, Subscription
 from .processes import is_gone
 from .registry import Create, StoredService, passes, plan

@@ -6,8 +6,8 @@ import sqlite3
 from collections.abc import Sequence
 
 from ..errors import SettingsError
-from ._sqlite_apply import check_version
-from ._sqlite_registry import raise_control
+from ._sql_apply import check_version
+from ._sql_registry import raise_control
 from .port import OWN_FEED, Control, Drop, Rename, Replay, Retry, Rewind, SetState
 from .registry import partitions_of
 

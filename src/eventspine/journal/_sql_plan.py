@@ -9,7 +9,7 @@ from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 from ._records import encode_record
-from ._sqlite_known import Coming, Known, among
+from ._sql_known import Coming, Known, among
 from ._sqlite_outcome import Trace, cursor_trace, event_trace, mark_trace, note_trace
 from .cursors import encode
 from .port import PARTITIONS, Change, Note, Put, Record, StartMark, Timer, Unit, Verdict

@@ -15,10 +15,10 @@ from typing import Any
 
 from ..errors import Conflict, Fenced, JournalVersion, SpineError, UnitFailed
 from . import notes
+from ._sql_known import Known
+from ._sql_plan import Plan, StreamRow
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
-from ._sqlite_known import Known
 from ._sqlite_outcome import Trace
-from ._sqlite_plan import Plan, StreamRow
 from .port import Append, Record, Statement, Unit, Verdict
 
 SCHEMA_VERSION = 2

@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..errors import Fenced
-from . import _sqlite_read as read
-from ._sqlite_apply import check_version
+from . import _sql_read as read
+from ._sql_apply import check_version
 from .port import OWN_FEED, ChannelSize, Deleted, Fence, Keep, Sweep
 from .retention import Facts, held, held_back, kept, said
 
