@@ -73,12 +73,7 @@ def lacks(place: Path, found: Newer) -> list[str]:
             f"From position {found.differs_at:,} on the two hold different events: one of them was put in place before and "
             "went on by itself."
         )
-    if found.differs_at is not None:  # counted by position, as `events` is, would be a part of it
-        told.append(
-            f"What {place} has recorded from position {found.differs_at:,} on is not in the backup. It would be lost here; a "
-            "broker, or other services' journals, may have it."
-        )
-    elif found.events:
+    if found.events:
         told.append(
             f"{place} has {plural(found.events, 'event')} that the backup lacks, recorded from {iso(found.first_us or 0)} to "
             f"{iso(found.last_us or 0)}. They would be lost here; a broker, or other services' journals, may have them."

@@ -47,7 +47,7 @@ class Verified(NamedTuple):
 class Newer(NamedTuple):
     """What the journal in place has and the backup lacks."""
 
-    events: int
+    events: int  # from where the two differ, else from beyond the backup's last
     first_us: int | None  # when the first of them was recorded
     last_us: int | None
     differs_at: int | None  # the first position at which the two hold different events
@@ -119,10 +119,11 @@ def newer(backup: Path, place: Path, *, busy_s: float = 30.0) -> Newer:
         closing(_open(backup, busy_s)) as one,
         closing(file.connect(place, busy_s=busy_s, readonly=True)) as other,
     ):
-        head = read.head(one.cursor())
-        query = "/*spine*/ select count(*), min(recorded_us), max(recorded_us) from spine_events where position > ?"
-        count, first, last = other.execute(query, (head,)).fetchone()
-        return Newer(count, first, last, _differ(one, other), _id(one) == _id(other))
+        differs_at = _differ(one, other)
+        beyond = read.head(one.cursor()) + 1
+        query = "/*spine*/ select count(*), min(recorded_us), max(recorded_us) from spine_events where position >= ?"
+        count, first, last = other.execute(query, (beyond if differs_at is None else differs_at,)).fetchone()
+        return Newer(count, first, last, differs_at, _id(one) == _id(other))
 
 
 def _id(connection: sqlite3.Connection) -> Any:
