@@ -9,19 +9,20 @@ A refusal leaves no note: nothing was done, and the same command under the same 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from datetime import timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import CommandReused, SettingsError
-from ..journal.notes import KEY_BYTES_MAX
+from ..errors import CommandReused
 from ..journal.port import Note
+from ..state.changing import ANSWERS_KEPT
 
 if TYPE_CHECKING:
     from ..journal.port import Journal
 
 KIND = "answer"
-KEPT_US = 7 * 24 * 3600 * 1_000_000  # at least; the same time as of the commands of `spine.change`
+KEPT_US = ANSWERS_KEPT // timedelta(microseconds=1)  # at least
 
 
 class Answer(msgspec.Struct, array_like=True, frozen=True):
@@ -49,13 +50,3 @@ def check_same(answer: Answer, same: bytes, type: str, command_id: str) -> None:
             command_id=command_id,
             type=type,
         )
-
-
-def checked(command_id: Any) -> str:
-    size = len(command_id.encode("utf-8", "surrogatepass")) if isinstance(command_id, str) else 0
-    if not 0 < size <= KEY_BYTES_MAX or not command_id.isprintable():
-        raise SettingsError(
-            f"command_id={command_id!r:.100}: pass 1 to {KEY_BYTES_MAX} bytes of printable text that the sender made for this "
-            "command, such as a UUID."
-        )
-    return cast("str", command_id)

@@ -37,7 +37,6 @@ class Attempt:
     attempts: int
     same: bytes
     command_id: str
-    result: bytes | None = None  # as the handler said when it joined a connection
     late: bool = False
     timed_out: bool = False
     started: float = 0.0
@@ -90,8 +89,8 @@ class CommandDelivery(Delivery[R]):
         """Write this command's events and its answer in a transaction of the caller's: `delivery.join(session, order_id)`,
         with what the handler is going to return. Call it last; then commit, and return."""
         handler = self._subscription.handler
-        self._item.result = handler.kind.write_result(result, handler.where)
-        self._finishing(self._changeable(), self._item.result)
+        written = handler.kind.write_result(result, handler.where)
+        self._finishing(self._changeable(), written)
         return self._joining(within)
 
     def _finishing(self, unit: Unit, result: bytes) -> None:
