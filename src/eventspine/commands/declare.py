@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from hashlib import blake2b
 from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, dataclass_transform
@@ -19,12 +18,11 @@ from msgspec import inspect
 
 from ..errors import CommandRefused, DeclarationError, EventRefused, ResultRefused, Undecodable
 from ..events.codec import DATA_BYTES_MAX, _encode_foreign, raw_codec
-from ..events.declare import COMMAND, Key, Rename, _names, _resolve_local
+from ..events.declare import _INHERIT, COMMAND, Key, Rename, _completed, _options, _register, _resolve_local
 from ..events.pydantic_models import is_pydantic
 from ..events.types import EventType, Options
 
 T = TypeVar("T")
-_INHERIT: Any = object()  # "not said"
 # The same command is the same text, whatever order a set or a dict has in this process.
 _same_text = msgspec.json.Encoder(order="deterministic", enc_hook=_encode_foreign).encode
 
@@ -141,32 +139,10 @@ class CommandMeta(msgspec.StructMeta):
         cls = super().__new__(
             mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename, omit_defaults=True
         )
-        parent = _inherited(cls)
-        if parent is not None:
-            context = parent.context if context is _INHERIT else context
-            key = parent.key if key is _INHERIT else key
-            tenant = parent.tenant if tenant is _INHERIT else tenant
-        if context is not _INHERIT:
-            result = _result_of(cls)
-            declared = Options(context, _names(_or_none(key)), type, version, _or_none(tenant))
-            known = CommandType(cls, declared, result)
-            with suppress(NameError):  # a field's type is defined further down: `describe_command` tries again
-                known.complete()
-            setattr(cls, COMMAND, known)
-        elif key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None:
-            raise DeclarationError(
-                f"{class_name} says what kind of command it is, but not whose: add context=, the name of the context that owns it"
-            )
+        declared = _options(cls, COMMAND, context, key, type, version, tenant)
+        if declared is not None:
+            _register(cls, CommandType(cls, declared, _result_of(cls)), COMMAND)
         return cls
-
-
-def _or_none(value: Any) -> Any:
-    return None if value is _INHERIT else value
-
-
-def _inherited(cls: type) -> CommandType | None:
-    found = (base.__dict__.get(COMMAND) for base in cls.__mro__[1:])
-    return next((known for known in found if known is not None), None)
 
 
 def _result_of(cls: type) -> Any:
@@ -196,13 +172,7 @@ def describe_command(cls: Any) -> CommandType:
     found: CommandType | None = vars(cls).get(COMMAND) if isinstance(cls, type) else None
     if found is None:
         raise _undescribed(cls)
-    try:
-        found.complete()
-    except NameError as error:
-        raise DeclarationError(
-            f"{cls.__name__} has a field whose type can't be found: {error}. "
-            "Define that type in the module of the command, outside of functions and of `if TYPE_CHECKING`."
-        ) from error
+    _completed(found, "command")
     return found
 
 

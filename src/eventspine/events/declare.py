@@ -27,15 +27,43 @@ Key = str | tuple[str, ...] | None
 Rename = Literal["lower", "upper", "camel", "pascal", "kebab"] | Callable[[str], str | None] | Mapping[str, str] | None
 
 
-def _register(cls: Any, options: Options) -> None:
-    known = EventType(cls, options)
+def _register(cls: Any, known: EventType, stored: str = _STORED) -> None:
     with suppress(NameError):  # a field's type is defined further down: `describe` tries again
         known.complete()
-    setattr(cls, _STORED, known)
+    setattr(cls, stored, known)
 
 
-def _inherited(cls: type) -> EventType | None:
-    found = (base.__dict__.get(_STORED) for base in cls.__mro__[1:])
+def _completed(known: EventType, what: str) -> None:
+    try:
+        known.complete()
+    except NameError as error:
+        raise DeclarationError(
+            f"{known.cls.__name__} has a field whose type can't be found: {error}. "
+            f"Define that type in the module of the {what}, outside of functions and of `if TYPE_CHECKING`."
+        ) from error
+
+
+def _options(
+    cls: Any, stored: str, context: Any, key: Key, type: Any, version: Any, tenant: Any, renamed_from: Any = ()
+) -> Options | None:
+    """What this class was declared with, of which a base may have said some. None: it says nothing, and is a base."""
+    parent = _inherited(cls, stored)
+    if parent is not None:
+        context = parent.context if context is _INHERIT else context
+        key = parent.key if key is _INHERIT else key
+        tenant = parent.tenant if tenant is _INHERIT else tenant
+    if context is not _INHERIT:
+        return Options(context, _names(key), type, version, None if tenant is _INHERIT else tenant, renamed_from)
+    if key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None or renamed_from:
+        what, whose = ("command", "the context that owns it") if stored == COMMAND else ("event", "its context")
+        raise DeclarationError(
+            f"{cls.__name__} says what kind of {what} it is, but not whose: add context=, the name of {whose}"
+        )
+    return None
+
+
+def _inherited(cls: type, stored: str) -> EventType | None:
+    found = (base.__dict__.get(stored) for base in cls.__mro__[1:])
     return next((known for known in found if known is not None), None)
 
 
@@ -81,20 +109,9 @@ class EventMeta(msgspec.StructMeta):
     ) -> EventMeta:
         _resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
-        parent = _inherited(cls)
-        if parent is not None:
-            context = parent.context if context is _INHERIT else context
-            key = parent.key if key is _INHERIT else key
-            tenant = parent.tenant if tenant is _INHERIT else tenant
-        if context is not _INHERIT:
-            declared = Options(
-                context, _names(key), type, version, None if tenant is _INHERIT else tenant, renamed_from
-            )
-            _register(cls, declared)
-        elif key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None or renamed_from:
-            raise DeclarationError(
-                f"{class_name} says what kind of event it is, but not whose: add context=, the name of its context"
-            )
+        declared = _options(cls, _STORED, context, key, type, version, tenant, renamed_from)
+        if declared is not None:
+            _register(cls, EventType(cls, declared))
         return cls
 
 
@@ -149,7 +166,7 @@ def event(
                 f"{getattr(cls, '__name__', cls)!r} is neither a dataclass nor a pydantic model. "
                 "Put @event above @dataclass, or derive the class from Event."
             )
-        _register(cls, Options(context, _names(key), type, version, tenant, renamed_from))
+        _register(cls, EventType(cls, Options(context, _names(key), type, version, tenant, renamed_from)))
         return cls
 
     return declare
@@ -161,13 +178,7 @@ def describe(cls: type) -> EventType:
     if found is None or found.cls is not cls:  # a subclass must not pass for its parent
         raise _undescribed(cls)
     if not found.ready:
-        try:
-            found.complete()
-        except NameError as error:
-            raise DeclarationError(
-                f"{cls.__name__} has a field whose type can't be found: {error}. "
-                "Define that type in the module of the event, outside of functions and of `if TYPE_CHECKING`."
-            ) from error
+        _completed(found, "event")
     return found
 
 
