@@ -13,8 +13,9 @@ from .observe.acting import acting
 from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry
 from .publishing import Receipt
+from .running import Running
 from .service import Middleware, Service
-from .spine import Running, Spine
+from .spine import Spine
 
 if _typing.TYPE_CHECKING:
     from .commands.declare import Command

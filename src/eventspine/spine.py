@@ -26,6 +26,7 @@ from .observe.correlation import Cause, current
 from .observe.unheard import Unheard
 from .observe.written import wrote
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
+from .running import Running, at_work
 from .service import Middleware, Service, check_commands, check_services, check_upcasters, tables_script
 from .state.on_spine import State
 from .within import beside, carrier_of, opening, write_async
@@ -408,49 +409,13 @@ class Spine(State, Commanding):
         """Run these services until the block is left, then drain: nothing new is handed out, what is at work finishes
         within `drain_s` (30 seconds, or as the settings say), cursors are stored and leases given back. If the engine fails, the block is cancelled and
         the failure is raised."""
-        import asyncio
-
         check_services(services)
         check_commands([*self._owners(), *services])
         check_upcasters(services)
         await self._at_first_use()
         drain_s = self.drain_s if drain_s is None else drain_s
-
-        runtime = self._runtime()
-        self._runtimes = [*(one for one in self._runtimes if one.failure is None), runtime]
-        carrying, brought = self._carrying, []
-        try:
-            if carrying is not None:
-                await carrying.publish([channel for service in services for channel in service.publishes])
-                brought = await carrying.consume(services)
-            await runtime.start(services, roll_back=roll_back, retire=retire)
-        except BaseException:
-            self._runtimes.remove(runtime)
-            if carrying is not None:
-                await carrying.stop_intakes(brought)
-            raise
-        running = Running(runtime)
-        guard = asyncio.create_task(running.guard(asyncio.current_task()))
-        try:
+        async with at_work(self, services, roll_back, retire, drain_s) as running:
             yield running
-        except asyncio.CancelledError:
-            if runtime.failure is None:
-                raise
-            task = asyncio.current_task()
-            if task is not None:
-                task.uncancel()
-        finally:
-            guard.cancel()
-            await asyncio.gather(guard, return_exceptions=True)
-            stopping = runtime.stop(0.0 if runtime.failure else drain_s)
-            bringing_in = carrying.stop_intakes(brought) if carrying is not None else asyncio.sleep(0)
-            try:
-                running.drained, _ = await asyncio.shield(asyncio.gather(stopping, bringing_in))
-            finally:
-                if runtime.failure is None:  # else health goes on telling of it, until something runs again
-                    self._runtimes.remove(runtime)
-        if runtime.failure is not None:
-            raise runtime.failure
 
     def _runtime(self) -> Runtime:
         from .engine.runtime import Runtime  # here, since who only publishes does without the engine
@@ -489,32 +454,3 @@ def _limit_of(broker: Broker) -> Callable[[Record], None]:
     from .brokers.limits import Limit
 
     return Limit(broker).check
-
-
-class Running:
-    """Services at work in this process."""
-
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.drained: bool | None = None  # after the block: whether everything at work finished in time
-        from asyncio import Event
-
-        self._stop: asyncio.Event = Event()
-
-    def stop(self) -> None:
-        """Let `wait` return, so that the block is left and the drain begins. Safe from a signal handler."""
-        self._stop.set()
-
-    async def wait(self) -> None:
-        """Until `stop()`."""
-        await self._stop.wait()
-
-    @property
-    def unfinished_threads(self) -> int:
-        """`def` handlers that have not returned. The interpreter waits for them at exit; `os._exit` does not."""
-        return self.runtime.unfinished_threads
-
-    async def guard(self, task: asyncio.Task[Any] | None) -> None:
-        await self.runtime.stopped.wait()
-        if self.runtime.failure is not None and task is not None:
-            task.cancel()
