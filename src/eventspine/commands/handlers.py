@@ -61,7 +61,10 @@ class CommandHandler:
 
 
 class CommandDecorator(Generic[C_co, R]):
-    """Takes a handler and gives it back unchanged; checkers see that it returns what the command is answered with."""
+    """Takes a handler and gives it back unchanged; checkers see that it returns what the command is answered with.
+
+    No Protocol as the other decorators are: those may not be covariant in what they take, and a command stands here for the
+    `Command[T]` that it is."""
 
     @overload
     def __call__(
