@@ -9,6 +9,7 @@ import pytest
 
 from eventspine import Delivery, Event, Service, Spine
 from eventspine.brokers.memory import MemoryBroker, Server, server
+from eventspine.engine.claims import Claim
 from eventspine.errors import BrokerTaken, JournalError, OutboxFull
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Replay
@@ -240,6 +241,35 @@ async def test_a_second_journal_that_publishes_or_consumes_the_same_is_refused(b
         with pytest.raises(BrokerTaken, match=r"consumes as 'inventory\.orders'"):
             async with other, other.running(inventory(Heard())):
                 pass
+
+
+async def test_a_place_is_taken_over_once_and_not_back_again_by_who_loses_it(broker: Server):
+    taken: dict[str, Any] = {"service": storefront, "broker": to(broker), "take_over": True, "lease_s": 0.3}
+    async with Spine("memory://", **taken) as first, Spine("memory://", **taken) as second:
+        await until(lambda: "publishes the channel" in " ".join(first.health()["problems"]))
+        await second.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        await first.publish(Placed(customer="ann", number=1))
+        first.drain_s = 0.0
+    assert broker.sent == 1
+    assert broker.owners["publisher", "orders"] == second.journal.id + ".1"
+
+
+async def test_without_the_look_at_its_claim_two_journals_publish_one_channel(
+    broker: Server, monkeypatch: pytest.MonkeyPatch
+):
+    async def not_looking(self: Claim, identity: str) -> None: ...
+
+    monkeypatch.setattr(Claim, "others_by_now", not_looking)
+    given: dict[str, Any] = {"service": storefront, "broker": to(broker), "lease_s": 0.3}
+    async with Spine("memory://", **given) as first:
+        await first.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        async with Spine("memory://", take_over=True, **given) as second:
+            await second.publish(Placed(customer="ann", number=0))
+            await until(lambda: broker.sent == 2)
+            await first.publish(Placed(customer="ann", number=1))
+            await until(lambda: broker.sent == 3)
 
 
 async def test_a_hole_holds_up_its_slot_until_patience_ends_and_is_reported(broker: Server, caplog: Any):

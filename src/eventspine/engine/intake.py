@@ -23,6 +23,7 @@ from ..ids import IdSource
 from ..journal.cursors import Range
 from ..journal.port import OWN_FEED, Append, Done, Journal, Seen, Unit, Verdict
 from .arrivals import Arrivals, Lane
+from .claims import Claim
 from .landing import Item, Landing
 from .membership import Membership
 from .numbering import origin_of
@@ -74,7 +75,7 @@ class Intake:
         self.resting = False  # since handlers are too far behind
         self._patience_s = patience_s
         self._behind_max = behind_max
-        self._take_over = take_over
+        self._claim = Claim(broker, clock, "consumer", consumer, lease_s, take_over)
         self._member = Membership(journal, clock, ids, f"intake:{channel}", consumer, (), lease_s)
         self._intake: BrokerIntake | None = None
         self._begun: dict[int, int] = {}  # partition, with its lease's epoch
@@ -141,8 +142,10 @@ class Intake:
 
     async def claim(self) -> None:
         """Two journals that consume as one service would each get a part of the events (R14)."""
-        owner = await self.broker.claim("consumer", self.consumer, self.journal.id, force=self._take_over)
-        if owner not in ("", self.journal.id):
+        self._refuse(await self._claim.others(self.journal.id))
+
+    def _refuse(self, owner: str | None) -> None:
+        if owner is not None:
             raise BrokerTaken(
                 f"Another journal ({owner}) consumes as {self.consumer!r} on {self.broker.url}, and this one is "
                 f"{self.journal.id}: each would get a part of the events. Let all processes of a service share one journal, "
@@ -203,6 +206,8 @@ class Intake:
     async def _begin(self, intake: BrokerIntake, partitions: dict[int, int]) -> None:
         if not partitions:
             return
+        if not self._claim.asked_just_now:
+            await self.claim()
         stored = await self.journal.cursors([self._member.row.number])
         cursors = {one.partition: (one.position, one.beyond) for one in stored if one.feed == intake.feed}
         # What was made anew at the broker has nothing that is not new.
@@ -368,6 +373,7 @@ class Intake:
         if now - self._looked < LOOK_S:
             return
         self._looked = now
+        self._refuse(await self._claim.others_by_now(self.journal.id))
         await self._rest(intake)
         await self._read_again()
         if now - self._came > SILENT_S:

@@ -31,6 +31,7 @@ from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefu
 from ..ids import IdSource
 from ..journal.port import Delivery, Journal, Put, Record
 from .aside import Aside, changing
+from .claims import Claim
 from .membership import Membership
 from .numbering import AHEAD_MAX, PAGE, Numbering
 
@@ -62,7 +63,7 @@ class Relay:
         )
         self.sent = 0
         self.behind = 0  # events of this channel that the broker does not have, as last looked at
-        self._take_over = take_over
+        self._claim = Claim(broker, clock, "publisher", channel, lease_s, take_over)
         name = f"relay:{channel}"
         self._member = Membership(journal, clock, ids, name, name, (channel,), lease_s)
         self._numbering = Numbering(channel, journal, clock, self._member, self.wake, self._note)
@@ -156,6 +157,7 @@ class Relay:
                 continue
             if self._numbering.epoch != self._member.held[0].epoch:
                 await self._take_up()
+            self._refuse(await self._claim.others_by_now(self.origin))
             if not await self._step():
                 if self._stopping.is_set():
                     await self._numbering.store()
@@ -195,8 +197,10 @@ class Relay:
 
     async def claim(self) -> None:
         """One journal publishes a channel: two would number it twice, and order it in two ways (R14)."""
-        owner = await self.broker.claim("publisher", self.channel, self.origin, force=self._take_over)
-        if owner not in ("", self.origin):
+        self._refuse(await self._claim.others(self.origin))
+
+    def _refuse(self, owner: str | None) -> None:
+        if owner is not None:
             raise BrokerTaken(
                 f"Another journal ({owner}) publishes the channel {self.channel!r} on {self.broker.url}, and this one is "
                 f"{self.origin}. Publish from the services on that journal; if that one is gone for good, or this is "

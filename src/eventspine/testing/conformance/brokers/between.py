@@ -82,9 +82,30 @@ class Journals:
                 await leads.broker.claim("publisher", "talk", "another.1", force=True)  # type: ignore[union-attr]
                 await leads.close()
                 await say(stands_by, [2])
-                await until(lambda: "Another journal" in " ".join(stands_by.health()["problems"]))
+                await until(lambda: "Another journal" in _problems(stands_by))
                 assert [1] == log.of("ann")
                 stands_by.drain_s = 0.0  # it will not be let in
+
+    @needs("claims")
+    async def test_r14_who_loses_its_place_while_it_publishes_finds_out(self, site: CarriedSite) -> None:
+        log = Log()
+        async with listening(site, listener(log)), speaking(site) as before:
+            await say(before, [1])
+            await until(lambda: log.of("ann") == [1])
+            other = Spine("memory://", service=speaker(), broker=site.broker(), lease_s=LEASE_S, take_over=True)
+            async with other:
+                await until(lambda: "publishes the channel" in _problems(before))
+                await say(other, [2])
+                await until(lambda: log.of("ann") == [1, 2])
+                assert not _problems(other)  # told to take over, it is not thrown out in turn
+
+    @needs("claims")
+    async def test_r14_who_loses_its_place_while_it_consumes_finds_out(self, site: CarriedSite) -> None:
+        async with listening(site, _silent(Log())) as before:
+            other = Spine("memory://", broker=site.broker(), lease_s=LEASE_S, take_over=True)
+            async with other, other.running(_silent(Log())):
+                await until(lambda: "consumes as" in _problems(before))
+                assert not _problems(other)
 
     @needs("processes", "claims")
     async def test_r15_a_journal_that_was_restored_from_a_copy_issues_no_number_twice(
@@ -196,3 +217,7 @@ class Forgetful(Refusing):
             self.left -= 1
             return [OSError("the answer was lost") for _ in messages]
         return answers
+
+
+def _problems(spine: Spine) -> str:
+    return " ".join(spine.health()["problems"])

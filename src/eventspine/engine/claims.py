@@ -1,0 +1,56 @@
+"""Whose a channel, or a consumer, is at the broker (R14).
+
+It is asked before anything is sent or fetched, at every take-over and assignment, and while running, every now and then:
+another journal may have been told to take our place meanwhile, and two would send, or fetch, the same."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from ..brokers.port import Broker
+from ..clock import Clock
+from ..errors import BrokerError
+
+LEASES = 2  # of whose time one that lost its place goes on at most, on what it holds already
+JUST_NOW_S = 1.0
+
+
+class Claim:
+    def __init__(
+        self,
+        broker: Broker,
+        clock: Clock,
+        role: Literal["publisher", "consumer"],
+        name: str,
+        lease_s: float,
+        force: bool,
+    ) -> None:
+        self._broker = broker
+        self._clock = clock
+        self._role = role
+        self._name = name
+        self._every_s = LEASES * lease_s
+        self._force = force  # once: whoever takes it from us later is not thrown out again
+        self._asked_at = float("-inf")
+
+    async def others(self, identity: str) -> str | None:
+        """Who has it, unless it is ours now. Raises BrokerError when nobody can tell."""
+        self._asked_at = self._clock.monotonic()
+        owner = await self._broker.claim(self._role, self._name, identity, force=self._force)
+        if owner not in ("", identity):
+            return owner
+        self._force = False
+        return None
+
+    @property
+    def asked_just_now(self) -> bool:
+        return self._clock.monotonic() - self._asked_at < JUST_NOW_S
+
+    async def others_by_now(self, identity: str) -> str | None:
+        """The same for who is at work: seldom, and a broker that does not answer is no news."""
+        if self._clock.monotonic() - self._asked_at < self._every_s:
+            return None
+        try:
+            return await self.others(identity)
+        except BrokerError:
+            return None
