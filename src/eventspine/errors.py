@@ -19,7 +19,9 @@ SpineError
 ├── CommandReused             this command id was given to another command before
 ├── ResultRefused             a handler returned what its command does not promise; nothing was stored
 ├── HeaderRefused             what a client sent in a header is not what it should be; to be answered with 400
+│   └── ContentTypeRefused    a command that is sent as something else than JSON; to be answered with 415
 ├── ViewRefused               a use of a view that it can't have: a value, a key, a column, a tenant
+│   └── ViewNotKept           no projection has kept it on this journal yet, so there is nothing to read
 ├── ViewBehind                a view has not come to an event within the time
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
@@ -88,6 +90,10 @@ class HeaderRefused(SpineError):
     pass
 
 
+class ContentTypeRefused(HeaderRefused):
+    pass
+
+
 class NoSuchAggregate(SpineError):
     pass
 
@@ -105,6 +111,10 @@ class CommandReused(SpineError):
 
 
 class ViewRefused(SpineError):
+    pass
+
+
+class ViewNotKept(ViewRefused):
     pass
 
 

@@ -735,3 +735,8 @@ async def test_a_unit_without_the_note_would_be_done_twice(
     for _ in range(2):
         await shop[1].send(PlaceOrder(), command_id="k")
     assert 2 == len(shop[0].called) == await rows(shop[1])
+
+
+async def test_the_class_in_place_of_a_command_is_explained(shop: tuple[Shop, Spine]) -> None:
+    with pytest.raises(SpineError, match=r"the class PlaceOrder, and takes a command: PlaceOrder\(\.\.\.\)"):
+        await shop[1].send(PlaceOrder)  # type: ignore[arg-type]

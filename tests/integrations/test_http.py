@@ -12,15 +12,18 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import httpx
+import msgspec
 import pytest
-from fastapi import Body, FastAPI
+from fastapi import Body, FastAPI, HTTPException
+from fastapi.responses import PlainTextResponse
 from flask import Flask
+from starlette.exceptions import HTTPException as HTTPError
 
 from eventspine import Command, Delivery, Event, Reject, Service, Spine, View, errors
 from eventspine.errors import HeaderRefused, OutcomeUnknown, ViewBehind
 from eventspine.integrations import fastapi as of_fastapi, flask as of_flask
 from eventspine.integrations.asgi import Correlation
-from eventspine.integrations.http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, key_of, token_of
+from eventspine.integrations.http import IDEMPOTENCY_KEY, PROBLEM, RULES, TOKEN, answer_of, key_of, token_of
 from eventspine.observe.written import EVENTS_MAX, Written, collected, collecting
 from eventspine.state.token import Token
 from eventspine.sync import Spine as Blocking
@@ -28,6 +31,10 @@ from eventspine.sync import Spine as Blocking
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # Starlette would rather have the successor of httpx
     from fastapi.testclient import TestClient
+
+
+class Line(msgspec.Struct):
+    sku: str = ""
 
 
 class OrderPlaced(Event, context="orders", key="customer"):
@@ -38,6 +45,8 @@ class OrderPlaced(Event, context="orders", key="customer"):
 class PlaceOrder(Command[UUID], context="orders", key="customer"):
     customer: str
     units: int = 1
+    lines: list[Line] = msgspec.field(default_factory=list)
+    notes: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class OrdersByCustomer(View, key="customer"):
@@ -65,11 +74,12 @@ def services() -> tuple[Service[Any], Service[Any], list[PlaceOrder]]:
     return orders, reports, called
 
 
-def fastapi_app(url: str, *, view: bool = True) -> tuple[FastAPI, list[PlaceOrder]]:
+def fastapi_app(url: str, *, view: bool = True, correlation: bool = True) -> tuple[FastAPI, list[PlaceOrder]]:
     orders, reports, called = services()
     events = of_fastapi.Events(url, service=orders, run=[reports] if view else [])
     app = FastAPI(lifespan=events.lifespan, exception_handlers=of_fastapi.answers)
-    app.add_middleware(Correlation)
+    if correlation:
+        app.add_middleware(Correlation)
 
     @app.post("/orders", status_code=201)
     async def place(
@@ -82,6 +92,14 @@ def fastapi_app(url: str, *, view: bool = True) -> tuple[FastAPI, list[PlaceOrde
         command: Annotated[PlaceOrder, Body()], spine: of_fastapi.BlockingSpineDep, key: of_fastapi.IdempotencyKeyDep
     ) -> UUID:
         return spine.send(command, command_id=key)
+
+    @app.get("/rows/{customer}")
+    async def row_of(customer: str, spine: of_fastapi.SpineDep) -> bool:
+        return await spine.view(OrdersByCustomer).get(customer) is not None
+
+    @app.get("/numbers")
+    async def number(n: int) -> int:
+        return n
 
     @app.get("/orders/{customer}")
     async def orders_of(customer: str, spine: of_fastapi.SpineDep, token: of_fastapi.TokenDep) -> int:
@@ -102,6 +120,10 @@ def flask_app(url: str, *, view: bool = True, answers: bool = True) -> tuple[Fla
     @app.post("/orders")
     def place() -> tuple[Any, int]:
         return app.json.response(events.send(events.command(PlaceOrder))), 201  # type: ignore[return-value]
+
+    @app.get("/rows/<customer>")
+    def row_of(customer: str) -> Any:
+        return app.json.response(events.spine.view(OrdersByCustomer).get(customer) is not None)
 
     @app.get("/orders/<customer>")
     def orders_of(customer: str) -> Any:
@@ -135,14 +157,16 @@ class Client:
 def of_fastapi_client(client: TestClient, called: list[PlaceOrder]) -> Client:
     def ask(method: str, path: str, body: Any, headers: list[tuple[str, str]]) -> httpx.Response:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers]
-        return client.request(method, path, json=body, headers=raw)  # type: ignore[arg-type]
+        given = {"content": body} if isinstance(body, bytes) else {"json": body}
+        return client.request(method, path, headers=raw, **given)  # type: ignore[arg-type]
 
     return Client(ask, called)
 
 
 def of_flask_client(app: Flask, called: list[PlaceOrder]) -> Client:
     def ask(method: str, path: str, body: Any, headers: Any) -> httpx.Response:
-        got = app.test_client().open(path, method=method, json=body, headers=headers)
+        given = {"data": body} if isinstance(body, bytes) else {"json": body}
+        got = app.test_client().open(path, method=method, headers=headers, **given)
         return httpx.Response(got.status_code, headers=list(got.headers), content=got.data)
 
     return Client(ask, called)
@@ -202,10 +226,91 @@ def test_a_refusal_says_why(client: Client) -> None:
     assert "Spine-Token" not in refused.headers
 
 
-@pytest.mark.parametrize("body", [{"customer": 3}, {"units": 1}, [], None, {"customer": "ann", "units": "many"}, "x"])
+@pytest.mark.parametrize("body", [{"customer": 3}, {"units": 1}, [], {"customer": "ann", "units": "many"}, "x"])
 def test_a_body_that_is_no_command_is_refused_and_nothing_is_called(client: Client, body: Any) -> None:
-    assert 422 == client("POST", "/orders", body).status_code
+    refused = client("POST", "/orders", body)
+    assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert "This can't be asked for" == refused.json()["title"]
+    assert refused.json()["detail"].startswith("orders.PlaceOrder: ")
     assert client.called == []
+
+
+JSON = {"Content-Type": "application/json"}
+UNREADABLE = [
+    b"",
+    b"{",
+    b'{"customer": "ann"',
+    b"\xff\xfe{\x00}\x00",
+    b'{"customer": "\xff"}',
+    b'{"customer": "\\ud800"}',
+    b'{"customer": "ann", "units": ' + b"9" * 5_000 + b"}",
+    b'{"customer": "ann", "units": NaN}',
+    b'{"customer": "ann", "notes": ' + b'{"a":' * 200 + b"1" + b"}" * 200 + b"}",
+    b"[" * 100_000,
+    b'{"customer": "ann", "notes": {"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}}",
+    b'{"customer": "' + b"x" * 1_000_001 + b'"}',
+]
+
+
+@pytest.mark.parametrize("body", UNREADABLE, ids=lambda body: f"{body[:40]!r}")
+def test_bytes_that_are_no_command_are_refused_as_a_problem_and_nothing_is_called(client: Client, body: bytes) -> None:
+    refused = client("POST", "/orders", body, **JSON)
+    assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert len(refused.content) < 500
+    assert client.called == []
+
+
+@pytest.mark.parametrize(
+    ("body", "where"),
+    [
+        ({"customer": "ann", "unit": 2}, "unit"),
+        ({"customer": "ann", "": 2}, '""'),
+        ({"customer": "ann", "lines": [{"sku": "a"}, {"sku": "b", "x": 1}]}, "lines[1].x"),
+    ],
+)
+def test_a_field_that_the_command_has_not_is_refused_by_name(client: Client, body: Any, where: str) -> None:
+    refused = client("POST", "/orders", body)
+    assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert f"orders.PlaceOrder: {where}: there is no such field. Nothing was done." == refused.json()["detail"]
+    assert client.called == []
+
+
+def test_a_dict_takes_any_names(client: Client) -> None:
+    taken = client("POST", "/orders", {"customer": "ann", "lines": [{"sku": "a"}], "notes": {"any": 1}})
+    assert 201 == taken.status_code
+    assert {"any": 1} == client.called[0].notes
+
+
+FORMS = [
+    "text/plain",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data; boundary=x",
+    "text/plain; application/json",
+    "application/jsonp",
+    "application/json, text/plain",
+    "",
+]
+
+
+@pytest.mark.parametrize("content_type", FORMS)
+def test_what_a_form_of_another_page_could_send_is_refused(client: Client, content_type: str) -> None:
+    body = b'{"customer": "ann", "units": 2}'
+    refused = client("POST", "/orders", body, **{"Content-Type": content_type})
+    assert (415, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert client.called == []
+
+
+def test_a_body_without_a_content_type_is_refused(client: Client) -> None:
+    assert 415 == client("POST", "/orders", b'{"customer": "ann"}').status_code
+    assert client.called == []
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/vnd.shop+json"]
+)
+def test_json_by_any_of_its_names_is_taken(client: Client, content_type: str) -> None:
+    body = b'{"customer": "ann", "units": 2}'
+    assert 201 == client("POST", "/orders", body, **{"Content-Type": content_type}).status_code
 
 
 HOSTILE = [
@@ -226,7 +331,9 @@ HOSTILE = [
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_a_key_that_is_none_is_refused(client: Client, key: str) -> None:
-    assert 400 == client("POST", "/orders", ORDER, Idempotency_Key=key).status_code
+    refused = client("POST", "/orders", ORDER, Idempotency_Key=key)
+    assert (400, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert "A header can't be used" == refused.json()["title"]
     assert client.called == []
 
 
@@ -261,7 +368,7 @@ def test_what_publishes_nothing_has_no_token_and_without_one_nothing_is_waited_f
 )
 def test_a_token_that_is_none_is_refused(client: Client, token: str) -> None:
     got = client("GET", "/orders/ann", Spine_Token=token)
-    assert 400 == got.status_code
+    assert (400, PROBLEM) == (got.status_code, got.headers["content-type"])
     assert len(got.content) < 400
 
 
@@ -297,6 +404,91 @@ def check_behind(client: Client) -> None:
     assert 503 == client("GET", "/orders/ann", Spine_Token=made_up).status_code
 
 
+@pytest.mark.parametrize("kind", ["fastapi", "flask"])
+def test_a_view_that_nobody_has_kept_yet_is_to_be_asked_for_again(kind: str, tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    if kind == "fastapi":
+        app, called = fastapi_app(url, view=False)
+        with TestClient(app) as testing:
+            check_not_kept(of_fastapi_client(testing, called))
+    else:
+        flask, called = flask_app(url, view=False)
+        check_not_kept(of_flask_client(flask, called))
+        flask.extensions["close"]()
+
+
+def check_not_kept(client: Client) -> None:
+    got = client("GET", "/rows/ann")
+    assert (503, "5", PROBLEM) == (got.status_code, got.headers["retry-after"], got.headers["content-type"])
+    assert "orders_by_customer" not in got.text
+
+
+def test_an_application_without_correlation_says_what_was_published(tmp_path: Path) -> None:
+    app, called = fastapi_app(f"sqlite:///{tmp_path / 'shop.db'}", correlation=False)
+    for _ in range(2):  # an application may be started again
+        with TestClient(app) as testing:
+            client = of_fastapi_client(testing, called)
+            answer = client("POST", "/orders", ORDER)
+            assert 1 == len(answer.headers.get_list("Spine-Token"))
+            client("GET", "/orders/ann", Spine_Token=answer.headers["Spine-Token"])
+            assert "Spine-Token" not in client("GET", "/orders/ann").headers
+
+
+def test_with_correlation_there_is_one_token(client: Client) -> None:
+    assert 1 == len(client("POST", "/orders", ORDER).headers.get_list("Spine-Token"))
+
+
+def test_a_command_that_is_no_body_is_found_at_the_start(tmp_path: Path) -> None:
+    events = of_fastapi.Events(f"sqlite:///{tmp_path / 'shop.db'}")
+    app = FastAPI(lifespan=events.lifespan)
+
+    @app.post("/orders")
+    async def place(command: PlaceOrder) -> None: ...
+
+    with pytest.raises(errors.SettingsError, match=r"command: Annotated\[PlaceOrder, Body\(\)\]"), TestClient(app):
+        pass
+
+
+def test_what_is_no_command_is_answered_as_fastapi_does(tmp_path: Path) -> None:
+    app, _ = fastapi_app(f"sqlite:///{tmp_path / 'shop.db'}")
+    with TestClient(app) as testing:
+        got = testing.get("/numbers?n=x")
+        assert (422, "int_parsing") == (got.status_code, got.json()["detail"][0]["type"])
+
+
+def test_the_applications_own_handler_of_http_errors_stays(tmp_path: Path) -> None:
+    app, _ = fastapi_app(f"sqlite:///{tmp_path / 'shop.db'}")
+    app.add_exception_handler(HTTPError, lambda _, error: PlainTextResponse(f"no: {error.detail}", error.status_code))  # type: ignore[attr-defined]
+
+    @app.get("/teapot")
+    async def teapot() -> None:
+        raise HTTPException(418, "short and stout")
+
+    with TestClient(app) as testing:
+        assert (418, "no: short and stout") == ((got := testing.get("/teapot")).status_code, got.text)
+
+
+def test_without_answers_an_application_still_refuses(tmp_path: Path) -> None:
+    events = of_fastapi.Events(f"sqlite:///{tmp_path / 'shop.db'}", service=services()[0])
+    app = FastAPI(lifespan=events.lifespan)
+
+    @app.post("/orders")
+    async def place(command: Annotated[PlaceOrder, Body()], key: of_fastapi.IdempotencyKeyDep) -> None: ...
+
+    with TestClient(app) as testing:
+        assert 400 == testing.post("/orders", json=ORDER, headers={"Idempotency-Key": "a b"}).status_code
+        assert 422 == testing.post("/orders", json={**ORDER, "unit": 1}).status_code
+        assert 422 == testing.post("/orders", content=b'{"customer": "ann"}').status_code
+
+
+def test_text_in_place_of_the_flask_application_is_explained() -> None:
+    with pytest.raises(errors.SettingsError, match=r"Events\(url='sqlite:///shop.db'\)"):
+        of_flask.Events("sqlite:///shop.db")  # type: ignore[arg-type]
+    with pytest.raises(errors.SettingsError) as refused:
+        of_flask.Events("postgresql://ann:secret@db/shop")  # type: ignore[arg-type]
+    assert "secret" not in str(refused.value)
+
+
 def test_def_endpoints_send_too(tmp_path: Path) -> None:
     app, called = fastapi_app(f"sqlite:///{tmp_path / 'shop.db'}")
     with TestClient(app) as testing:
@@ -311,7 +503,8 @@ def test_the_document_of_the_interface_knows_the_command_and_the_headers(tmp_pat
     app, _ = fastapi_app("memory://")
     told = app.openapi()["paths"]
     schema = told["/orders"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]) == {"customer", "units"}
+    assert set(schema["properties"]) == {"customer", "units", "lines", "notes"}
+    assert schema["additionalProperties"] is False
     assert [one["name"].lower() for one in told["/orders"]["post"]["parameters"]] == ["idempotency-key"]
     assert [one["name"].lower() for one in told["/orders/{customer}"]["get"]["parameters"]] == [
         "customer",

@@ -15,6 +15,8 @@ try:
 except ImportError as missing:
     raise MissingExtra("Commands as pydantic's need pydantic: pip install 'eventspine[pydantic]'.") from missing
 
+REFUSED = "command_refused"  # the type of the error, by which it is known among others
+
 
 def core_schema(kind: CommandType) -> Any:
     return schemas.no_info_plain_validator_function(
@@ -28,17 +30,25 @@ def _read(kind: CommandType, given: Any) -> Any:
     if isinstance(given, kind.cls):
         return given
     try:
-        return kind.admitted(msgspec.json.encode(given))
+        return kind.asked(_json(kind, given))
     except CommandRefused as error:
         # The message is data, not a template: what a client sent stands in it.
-        raise PydanticCustomError("command_refused", "{why}", {"why": str(error)}) from error
+        raise PydanticCustomError(REFUSED, "{why}", {"why": str(error)}) from error
+
+
+def _json(kind: CommandType, given: Any) -> bytes:
+    """Of what was JSON, and may be none any more: Python reads texts that are no Unicode, and any number."""
+    try:
+        return msgspec.json.encode(given)
+    except (ValueError, OverflowError, RecursionError, TypeError) as error:
+        raise CommandRefused(f"{kind.name} can't be read: {error}. Nothing was done.", type=kind.name) from error
 
 
 def _json_schema(kind: CommandType, *_: Any) -> dict[str, Any]:
     """Written out, without references: they would be to a place that is not the document's."""
     (schema,), parts = msgspec.json.schema_components([kind.cls])
     found: dict[str, Any] = _inlined(schema, parts, ())
-    return found
+    return {**found, "additionalProperties": False}
 
 
 def _inlined(node: Any, parts: dict[str, Any], above: tuple[str, ...]) -> Any:

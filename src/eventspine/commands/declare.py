@@ -21,6 +21,7 @@ from ..events.codec import DATA_BYTES_MAX, _encode_foreign, raw_codec
 from ..events.declare import _INHERIT, COMMAND, Key, Rename, _completed, _options, _register, _resolve_local
 from ..events.pydantic_models import is_pydantic
 from ..events.types import EventType, Options
+from .strangers import stranger
 
 T = TypeVar("T")
 # The same command is the same text, whatever order a set or a dict has in this process.
@@ -62,6 +63,19 @@ class CommandType(EventType):
             return self.decode(data)
         except Undecodable as error:
             self._refuse(error)
+
+    def asked(self, data: bytes) -> Any:
+        """The command that a client's bytes are. Unlike `admitted`, which reads what a sender of another release may have
+        written, this refuses a field that the class doesn't have: whoever misspells one is told, and it is not dropped."""
+        command = self.admitted(data)
+        if (path := stranger(msgspec.json.decode(data), command)) is not None:
+            self._refuse(Undecodable("", path=path, reason="there is no such field"))
+        return command
+
+    def check_size(self, bytes: int) -> None:
+        """Of what is not read yet."""
+        if bytes > DATA_BYTES_MAX:
+            self._refuse(Undecodable("", size_bytes=bytes, limit_bytes=DATA_BYTES_MAX))
 
     def same(self, command: Any) -> bytes:
         """Equal for equal commands, and for no others. A field that has its default is as one that is not there, so that a

@@ -189,6 +189,10 @@ def _unknown(error: SpineError) -> OutcomeUnknown:
 
 async def send(spine: Commanding, command: Command[T], command_id: str | None, caller: Caller | None = None) -> T:
     """Have the command handled here, and give what its class says that it is answered with."""
+    if isinstance(command, type):
+        raise SpineError(
+            f"send() was given the class {command.__name__}, and takes a command: {command.__name__}(...)."
+        )
     kind = describe_command(type(command))
     _refuse_in_handlers(kind)
     data, read = kind.admit(command)

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..observe.acting import of_request
 from ..observe.correlation import correlate
-from ..observe.written import Written, collecting
+from ..observe.written import Written, collected, collecting
 from .requests import REQUEST_ID, TRACEPARENT, Request, headers_of, request_of
 
 Message = MutableMapping[str, Any]
@@ -53,12 +53,26 @@ class Correlation:
             await self.app(scope, receive, partial(_send, send, request, written if self.token else None))
 
 
+class Tokens:
+    """`Spine-Token` alone, for an application that has no Correlation, neither around it nor inside."""
+
+    def __init__(self, app: App) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or collected.get() is not None:
+            await self.app(scope, receive, send)
+            return
+        with collecting() as written:
+            await self.app(scope, receive, partial(_send, send, None, written))
+
+
 def _values(scope: Message, name: str) -> list[str]:
     wanted = name.lower().encode()
     return [value.decode("latin-1") for key, value in scope.get("headers", ()) if key.lower() == wanted]
 
 
-async def _send(send: Send, request: Request, written: Written | None, message: Message) -> None:
+async def _send(send: Send, request: Request | None, written: Written | None, message: Message) -> None:
     if message["type"] in _STARTS:
         ours = [(name.lower().encode(), value.encode()) for name, value in headers_of(request, written)]
         names = {name for name, _ in ours}

@@ -20,23 +20,28 @@ import asyncio
 import logging
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Annotated, Any, Literal, TypeVar
 
 from .. import sync
-from ..errors import HeaderRefused, MissingExtra, SettingsError, WouldDeadlock
+from ..commands.body import REFUSED
+from ..errors import CommandRefused, ContentTypeRefused, HeaderRefused, MissingExtra, SettingsError, WouldDeadlock
 from ..service import Service, check_services
 from ..spine import Spine
 from ..state.token import Token
 from ..sync.loop import Loop, inside, with_context
-from .http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, key_of, token_of
+from .asgi import Tokens
+from .http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, check_json, key_of, token_of
 
 try:
     from fastapi import Depends, Header, HTTPException
-    from fastapi.responses import JSONResponse
-    from starlette.requests import HTTPConnection
+    from fastapi.exception_handlers import http_exception_handler, request_validation_exception_handler
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import JSONResponse, Response
+    from starlette.exceptions import HTTPException as HTTPError
+    from starlette.requests import HTTPConnection, Request
 except ImportError as missing:
     raise MissingExtra("eventspine.integrations.fastapi needs FastAPI: pip install 'eventspine[fastapi]'.") from missing
 
@@ -44,6 +49,7 @@ __all__ = ["BlockingSpineDep", "Events", "IdempotencyKeyDep", "SpineDep", "Token
 
 T = TypeVar("T")
 Lifespan = Callable[[Any], AbstractAsyncContextManager[Mapping[str, Any] | None]]
+_UNREAD = "There was an error parsing the body"  # FastAPI's own words
 STATE = "eventspine"  # where a request finds its application's Events
 
 log = logging.getLogger("eventspine.fastapi")
@@ -85,13 +91,15 @@ class Events:
         """FastAPI(lifespan=events.lifespan)."""
         if self._blocking is not None:
             raise SettingsError("These Events are at work for an application already: make one Events(...) for each.")
+        _check_bodies(app)
         self.failure = None
         async with self.spine:
             self._blocking = _Blocking(self.spine, asyncio.get_running_loop())
             engine = _Engine(self)
             try:
                 await engine.start()
-                yield {STATE: self}
+                with _tokens(app):
+                    yield {STATE: self}
             finally:
                 await engine.stop()
                 self._blocking = None
@@ -163,7 +171,18 @@ def _of_header(read: Callable[[list[str]], T], connection: HTTPConnection, name:
     try:
         return read(connection.headers.getlist(name))
     except HeaderRefused as error:
-        raise HTTPException(400, str(error)) from error
+        raise _Unfit(error) from error
+
+
+# --- answers ------------------------------------------------------------------------------------------------------------
+
+
+class _Unfit(HTTPException):
+    """What a dependency refuses: answered with 400 in any application, and as a problem where `answers` are."""
+
+    def __init__(self, error: HeaderRefused) -> None:
+        super().__init__(400, str(error))
+        self.error = error
 
 
 async def _answer(_: Any, error: Exception) -> JSONResponse:
@@ -172,7 +191,87 @@ async def _answer(_: Any, error: Exception) -> JSONResponse:
     return JSONResponse(answer.body, status_code=answer.status, headers=answer.headers)
 
 
-answers: dict[Any, Any] = dict.fromkeys(RULES, _answer)
+async def _answer_unfit(request: Any, error: _Unfit) -> JSONResponse:
+    return await _answer(request, error.error)
+
+
+async def _answer_invalid(request: Request, error: RequestValidationError) -> Response:
+    """A body that is no command is answered like other refusals of commands; all else as FastAPI does."""
+    refused = _refused(request, error)
+    return await (_answer(request, refused) if refused else request_validation_exception_handler(request, error))
+
+
+async def _answer_unread(request: Request, error: HTTPError) -> Response:
+    """The same for bytes that Python can't read as JSON, of which FastAPI makes an answer of another kind."""
+    kind = _command_of(request.scope.get("route"))
+    if kind is not None and error.detail == _UNREAD and isinstance(error.__cause__, (ValueError, RecursionError)):
+        return await _answer(request, CommandRefused(f"{kind.name}: it is no JSON that can be read. Nothing was done."))
+    return await http_exception_handler(request, error)
+
+
+def _refused(request: Request, error: RequestValidationError) -> CommandRefused | ContentTypeRefused | None:
+    of_body = [one for one in error.errors() if one["loc"][:1] == ("body",)]
+    ours = next((one["ctx"]["why"] for one in of_body if one["type"] == REFUSED), None)
+    kind = _command_of(request.scope.get("route"))
+    if not of_body or (ours is None and kind is None):
+        return None
+    try:
+        check_json(request.headers.get("content-type"))
+    except ContentTypeRefused as refused:
+        return refused
+    if ours is not None:
+        return CommandRefused(ours)
+    assert kind is not None
+    first = of_body[0]
+    why = first.get("ctx", {}).get("error", first["msg"])
+    return CommandRefused(f"{kind.name}: {why}. Nothing was done.", type=kind.name)
+
+
+def _command_of(route: Any) -> Any:
+    """The command that is the whole body of the endpoint, if one is."""
+    from ..commands.declare import CommandMeta, describe_command
+
+    fields = getattr(getattr(route, "dependant", None), "body_params", ())
+    kinds = [getattr(getattr(field, "field_info", None), "annotation", None) for field in fields]
+    return describe_command(kinds[0]) if len(kinds) == 1 and isinstance(kinds[0], CommandMeta) else None
+
+
+def _check_bodies(app: Any) -> None:
+    """FastAPI looks for what it does not know in the query, where no command is ever found."""
+    from ..commands.declare import CommandMeta
+
+    for route in getattr(app, "routes", ()):
+        for field in getattr(getattr(route, "dependant", None), "query_params", ()):
+            kind = field.field_info.annotation
+            if isinstance(kind, CommandMeta):
+                raise SettingsError(
+                    f"{route.path} takes the command {field.name} from the query. Have it taken from the body: "
+                    f"{field.name}: Annotated[{kind.__name__}, Body()]."
+                )
+
+
+@contextmanager
+def _tokens(app: Any) -> Iterator[None]:
+    """Have the application's answers say what was published, whether or not it has the middleware. It has built what
+    it answers with by now: its lifespan is one of the things that go through it."""
+    built = getattr(app, "middleware_stack", None)
+    if built is None:
+        yield
+        return
+    app.middleware_stack = ours = Tokens(built)
+    try:
+        yield
+    finally:
+        if app.middleware_stack is ours:
+            app.middleware_stack = built
+
+
+answers: dict[Any, Any] = {
+    **dict.fromkeys(RULES, _answer),
+    _Unfit: _answer_unfit,
+    RequestValidationError: _answer_invalid,
+    HTTPError: _answer_unread,
+}
 """For `FastAPI(exception_handlers=answers)`: what commands and views raise, as problems (RFC 9457)."""
 
 IdempotencyKeyDep = Annotated[str | None, Depends(_key)]

@@ -19,10 +19,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import MissingExtra, SettingsError
+from ..journal import without_password
 from ..service import Service
 from ..state.token import Token
 from ..sync import Spine
-from .http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, key_of, token_of
+from .http import IDEMPOTENCY_KEY, RULES, TOKEN, answer_of, check_json, key_of, token_of
 from .wsgi import Correlation
 
 try:
@@ -61,6 +62,10 @@ class Events:
     ) -> None:
         self._url, self._service, self._commands = url, service, commands
         self._trust, self._actor, self._answers = trust, actor, answers
+        if isinstance(app, str):
+            raise SettingsError(
+                f"Events() takes the application first, and this is text: Events(url={without_password(app)!r})."
+            )
         if app is not None:
             self.init_app(app)
 
@@ -89,10 +94,14 @@ class Events:
     # --- in requests ------------------------------------------------------------------------------------------------
 
     def command(self, kind: type[C]) -> C:
-        """The command that the request's JSON is. Raises CommandRefused, which is answered with 422."""
+        """The command that the request's JSON is. Raises CommandRefused, which is answered with 422, and for what does
+        not say that it is JSON ContentTypeRefused, answered with 415."""
         from ..commands.declare import describe_command
 
-        found: C = describe_command(kind).admitted(request.get_data())
+        check_json(request.headers.get("Content-Type"))
+        known = describe_command(kind)
+        known.check_size(request.content_length or 0)  # before so much is read
+        found: C = known.asked(request.get_data())
         return found
 
     def send(self, command: Command[T]) -> T:

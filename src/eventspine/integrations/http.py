@@ -3,7 +3,8 @@
     Idempotency-Key: 8e03978e-40d5-43dd-bc93-6894a57f9324    the command's id; quoted, as the draft of the IETF has it, or not
     Spine-Token: 1.AaIlbo…                                    of an answer: what was published; of a request: be that far
 
-What clients send is taken as it is meant, or refused with 400. An error is answered by `answer_of`, as a problem (RFC 9457): what
+What clients send is taken as it is meant, or refused with 400. A command is JSON and says so: a form on somebody else's page can
+send a visitor's cookies with any text, but not with this content type, unless the browser has asked here first. An error is answered by `answer_of`, as a problem (RFC 9457): what
 a client can mend or was refused says why, and what is the server's trouble (5xx) says nothing of its inside.
 """
 
@@ -17,6 +18,7 @@ from ..errors import (
     CommandRefused,
     CommandReused,
     Conflict,
+    ContentTypeRefused,
     HeaderRefused,
     JournalBusy,
     JournalFull,
@@ -26,6 +28,7 @@ from ..errors import (
     Reject,
     SpineClosed,
     ViewBehind,
+    ViewNotKept,
 )
 from ..state.token import Token
 
@@ -33,6 +36,7 @@ TOKEN = "Spine-Token"  # noqa: S105 -- the name of a header
 IDEMPOTENCY_KEY = "Idempotency-Key"
 PROBLEM = "application/problem+json"
 
+_JSON = re.compile(r"application/(?:[a-z0-9.+-]+\+)?json[ \t]*(?:;|\Z)", re.IGNORECASE)
 _KEY = re.compile(r'(?P<quote>"?)(?P<key>[A-Za-z0-9._:/+=@~-]{1,255})(?P=quote)\Z')
 
 
@@ -54,6 +58,16 @@ def key_of(values: Sequence[str]) -> str | None:
             header=IDEMPOTENCY_KEY,
         )
     return found["key"]
+
+
+def check_json(content_type: str | None) -> None:
+    """Of a request whose body is to be a command."""
+    if content_type is None or not _JSON.match(content_type):
+        said = "nothing" if not content_type else f"{content_type!r:.60}"
+        raise ContentTypeRefused(
+            f"A command is sent as JSON, with Content-Type: application/json; this request says {said}.",
+            header="Content-Type",
+        )
 
 
 def _check_one(values: Sequence[str], name: str) -> None:
@@ -80,6 +94,7 @@ class _Rule(NamedTuple):
 _AGAIN = "Try again."
 RULES: dict[type[Exception], _Rule] = {
     HeaderRefused: _Rule(400, "A header can't be used", None),
+    ContentTypeRefused: _Rule(415, "Not JSON", None),
     CommandRefused: _Rule(422, "This can't be asked for", None),
     CommandReused: _Rule(
         422,
@@ -92,6 +107,7 @@ RULES: dict[type[Exception], _Rule] = {
     ViewBehind: _Rule(
         503, "Not that far yet", "What you have written is stored and will be seen here soon. Ask again.", 1
     ),
+    ViewNotKept: _Rule(503, "Not there yet", "What is asked for is not kept here yet. Ask again.", 5),
     OutcomeUnknown: _Rule(
         503, "Perhaps done", f"It may have been done. Send the same again, under the same {IDEMPOTENCY_KEY}.", 1
     ),

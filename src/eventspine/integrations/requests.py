@@ -30,14 +30,15 @@ class Request(NamedTuple):
         return (REQUEST_ID, self.id), (TRACEPARENT, self.traceparent)
 
 
-def headers_of(request: Request, written: Written | None) -> list[tuple[str, str]]:
+def headers_of(request: Request | None, written: Written | None) -> list[tuple[str, str]]:
     """Of the answer: with a token, where something was published."""
+    named = list(request.headers) if request is not None else []
     if written is None or not written.ids:
-        return list(request.headers)
+        return named
     from ..state.token import Token
     from .http import TOKEN
 
-    return [*request.headers, (TOKEN, str(Token.of_ids(written.ids)))]
+    return [*named, (TOKEN, str(Token.of_ids(written.ids)))]
 
 
 def request_of(ids: Sequence[str], traceparents: Sequence[str], *, trust: bool = True) -> Request:

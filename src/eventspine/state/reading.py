@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from ..errors import UnitFailed, ViewRefused
+from ..errors import UnitFailed, ViewNotKept, ViewRefused
 from ..journal.port import Journal
 from . import versions
 from .columns import Column
@@ -118,7 +118,7 @@ class ViewReader(Generic[V]):
     async def _source(self, journal: Journal) -> _Source:
         stored = await versions.known(journal, self._view.name)
         if stored is None:
-            raise ViewRefused(
+            raise ViewNotKept(
                 f"Nobody has kept the view {self._view.name} on this journal yet. Run the service whose projection does: "
                 "spine run MODULE, or spine.running(service).",
                 view=self._view.name,

@@ -26,6 +26,11 @@ def found() -> dict[str, str]:
     return messages
 
 
+def test_commands_without_the_middleware_are_told(path):
+    with override_settings(MIDDLEWARE=[]):
+        assert "MIDDLEWARE lacks CorrelationMiddleware" in found()["eventspine.W003"]
+
+
 @pytest.fixture
 def options(path):
     """Of the default database, put back afterwards."""

@@ -31,6 +31,7 @@ from eventspine.errors import (
     SettingsError,
     SpineError,
     ViewBehind,
+    ViewNotKept,
     WouldDeadlock,
 )
 from eventspine.integrations.django import asend, change, load, load_or_new, publish, save, send, view
@@ -305,6 +306,21 @@ def test_one_that_is_behind_says_so_and_inside_of_a_transaction_it_is_not_waited
 # --- over HTTP ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("url", ["/command/", "/async/command/"])
+def test_a_form_of_another_page_is_refused(stored, url):
+    for content_type in ("application/x-www-form-urlencoded", "text/plain", "multipart/form-data; boundary=x", ""):
+        refused = Client().generic("POST", url, b'{"n": 1}', content_type=content_type)
+        assert (415, "application/problem+json") == (refused.status_code, refused["Content-Type"])
+    assert ([], []) == (stored.rows, stored.keys)
+
+
+def test_a_view_that_nobody_has_kept_yet_is_to_be_asked_for_again(stored):
+    with pytest.raises(ViewNotKept, match="Nobody has kept the view counts"):
+        view(Counts).get("ann")
+    got = Client().get("/counts/ann/")
+    assert (503, "5", "application/problem+json") == (got.status_code, got["Retry-After"], got["Content-Type"])
+
+
 def post(url, body, **headers):
     return Client().post(url, body, content_type="application/json", headers=headers)
 
@@ -325,6 +341,7 @@ def test_a_request_with_a_key_is_done_once_and_its_answer_has_a_token(stored, ke
     [
         ({"n": 13}, {}, 409),
         ({"n": "x"}, {}, 422),
+        ({"m": 1}, {}, 422),
         ([], {}, 422),
         ({}, {"Idempotency-Key": "a b"}, 400),
         ({}, {"Idempotency-Key": "a,b"}, 400),

@@ -11,6 +11,7 @@ eventspine.E008  the handler of a command is `async def`, where Django has no tr
 eventspine.E009  two services handle one command
 eventspine.W001  transactions don't begin with the write lock
 eventspine.W002  its init_command has it acknowledge commits that a loss of power takes back
+eventspine.W003  commands are handled, and MIDDLEWARE lacks what answers refusals and says Spine-Token
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import django
+from django.conf import settings as django_settings
 from django.core.checks import CheckMessage, Error, Warning as Advice
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
+from django.utils.module_loading import import_string
 
 from ...errors import SettingsError, SpineError
 from ...service import check_commands
@@ -168,6 +171,23 @@ def _commands() -> Iterator[CheckMessage]:
         check_commands(services)
     except SettingsError as error:
         yield Error(str(error), id="eventspine.E009")
+    if any(service.commands for service in services) and not any(map(_is_ours, django_settings.MIDDLEWARE)):
+        yield Advice(
+            "Commands are handled here, and MIDDLEWARE lacks CorrelationMiddleware: what is refused would be answered with 500, and no "
+            "answer says Spine-Token.",
+            hint='Put "eventspine.integrations.django.middleware.CorrelationMiddleware" first in MIDDLEWARE.',
+            id="eventspine.W003",
+        )
+
+
+def _is_ours(middleware: str) -> bool:
+    from .middleware import CorrelationMiddleware
+
+    try:
+        found = import_string(middleware)
+    except ImportError:
+        return False  # Django's own checks say it
+    return isinstance(found, type) and issubclass(found, CorrelationMiddleware)
 
 
 CHECKS: tuple[Callable[..., list[CheckMessage]], ...] = (check_settings, check_database, check_decorators)

@@ -1,6 +1,6 @@
 """What a request says of commands and views: its body, its Idempotency-Key, its Spine-Token.
 
-What can't be used raises CommandRefused or HeaderRefused, which the middleware answers with 422 and 400."""
+What can't be used raises CommandRefused or HeaderRefused, which the middleware answers with 422 and 400 (415 for what does not say that it is JSON)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from ...state.token import Token
-from ..http import IDEMPOTENCY_KEY, TOKEN, key_of, token_of as _token_of
+from ..http import IDEMPOTENCY_KEY, TOKEN, check_json, key_of, token_of as _token_of
 
 C = TypeVar("C")
 T = TypeVar("T")
@@ -18,7 +18,8 @@ def command_of(request: Any, kind: type[C]) -> C:
     """The command that the request's JSON is."""
     from ...commands.declare import describe_command
 
-    found: C = describe_command(kind).admitted(request.body)
+    check_json(request.headers.get("Content-Type"))
+    found: C = describe_command(kind).asked(request.body)
     return found
 
 
