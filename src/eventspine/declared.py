@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .errors import DeclarationError
 from .policies import Batch, Dead, Drop, Retry, is_number, is_whole
+from .wording import plural
 
 if TYPE_CHECKING:
     from .service import Handler
@@ -183,7 +184,7 @@ def _check_function(function: Callable[..., Any], where: str) -> None:
     count = len(positional(function))
     if count not in (1, 2):
         raise DeclarationError(
-            f"{where} takes {count} arguments; a handler takes the event, and the delivery if it likes."
+            f"{where} takes {plural(count, 'argument')}; a handler takes the event, and the delivery if it likes."
         )
 
 

@@ -18,6 +18,7 @@ from .declared import positional
 from .errors import DeclarationError
 from .journal.port import Cursor, Record
 from .keys import slot_of_key
+from .wording import plural
 
 TICKS = "/ticks"  # no context's name can have this in it
 TICK = "/tick"  # and no type's this
@@ -118,7 +119,7 @@ def taking_ticks(where: str, function: Any) -> Callable[[Tick, Any], Any]:
     count = len(positional(function))
     if count > 1:
         raise DeclarationError(
-            f"{where} takes {count} arguments; a periodic handler takes nothing, or the delivery if it likes. The time at "
+            f"{where} takes {plural(count, 'argument')}; a periodic handler takes nothing, or the delivery if it likes. The time at "
             f"which it was due is delivery.time."
         )
     call = function if count else lambda _: function()

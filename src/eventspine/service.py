@@ -40,6 +40,7 @@ from .errors import DeclarationError, SettingsError
 from .events import EventType, check_chain, describe
 from .journal.port import SubscriptionDeclaration
 from .policies import Batch, Policies, Retry
+from .wording import plural
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
@@ -172,7 +173,7 @@ class Service(Generic[R]):
         return keeps
 
     def __repr__(self) -> str:
-        return f"Service({self.name!r}, {len(self.handlers)} handlers)"
+        return f"Service({self.name!r}, {plural(len(self.handlers), 'handler')})"
 
     @overload
     def on(self, t1: type[E1], /, *, batch: Batch, **options: Unpack[HandlerOptions]) -> BatchDecorator[E1, R]: ...

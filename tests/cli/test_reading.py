@@ -136,7 +136,7 @@ def test_the_doctor_says_what_needs_somebody(say, story):
     assert any("2 deliveries are dead" in finding for finding in seen["findings"])
     report = say("doctor").stdout
     assert "email.count has 2 events to handle" in report
-    assert "email.confirm has 1 events to handle" in report, "one that is parked needs somebody too"
+    assert "email.confirm has 1 event to handle" in report, "one that is parked needs somebody too"
 
 
 def test_the_doctor_s_advice_for_the_dead_is_a_command_that_works(say, story):

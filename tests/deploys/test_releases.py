@@ -55,7 +55,7 @@ def test_what_may_be_a_rename_is_refused_and_who_is_at_work_is_not_disturbed(dep
     refused = deploy.begins("desk5")
     assert 0 != refused.end()
     assert "renamed_from='write'" in refused.said()
-    assert re.search(r"'desk.write' \([\d,]+ events not finished\)", refused.said())
+    assert re.search(r"'desk.write' \([\d,]+ events? not finished\)", refused.said())
     deploy.progress(60, "desk.write")
     assert {old.pid} == deploy.owners("desk")
     assert (0, 0) == (old.health()["services"][0]["fenced"], old.health()["services"][0]["restarts"])

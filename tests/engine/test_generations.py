@@ -166,7 +166,7 @@ async def test_a_start_that_might_lose_a_backlog_is_refused_with_the_ways_on(sto
         with pytest.raises(RegistrationRefused, match=r"renamed_from=.*--retire") as refused:
             async with spine.running(v2.service):
                 pass
-        assert "(1 events not finished)" in str(refused.value)
+        assert "(1 event not finished)" in str(refused.value)
         assert "name='confirm', renamed_from='note'" in str(refused.value)
         async with spine.running(v2.service, retire=["note"]):
             await spine.publish(Placed(number=2))

@@ -170,6 +170,21 @@ def test_what_could_not_travel_is_refused_where_it_is_said(actor: Any, why: Any,
 
 
 @pytest.mark.parametrize(
+    ("told", "shown"), [(("ann", "ticket 811"), "'ticket 811'"), (("ann", 1, 2), "1, 2")], ids=["two", "three"]
+)
+def test_the_reason_has_a_name(told: tuple[Any, ...], shown: str) -> None:
+    with pytest.raises(ActorRefused, match=f"takes who, and why=; not {shown}"):
+        acting(*told)
+
+
+def test_a_misspelt_name_is_refused_before_anything_is_done() -> None:
+    with pytest.raises(ActorRefused, match="not reason="):
+        acting("ann", reason="ticket 811")  # type: ignore[arg-type]
+    with pytest.raises(ActorRefused, match="of type int"):
+        acting(42)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
     ("meta", "actor"),
     [
         ({"actor": "ann"}, "ann"),

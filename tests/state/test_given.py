@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import field
+from functools import cached_property
+from typing import Any
+
 import pytest
 
-from eventspine import Event
-from eventspine.errors import NotApplied, SpineError
+from eventspine import Aggregate, Event, Spine, applies
+from eventspine.errors import DeclarationError, NotApplied, SpineError
 from eventspine.testing import given
 
-from .bank import Account, Deposited, Opened, Overdrawn, Withdrawn
+from .bank import Account, Deposited, Opened, Overdrawn, Withdrawn, bank
 
 
 class Closed(Event, context="bank", key="account"):
@@ -73,3 +77,114 @@ def test_what_is_no_event_and_no_aggregate_is_refused_with_what_to_write() -> No
         NotApplied, match=r"records the class Opened, and not one of its events: write Opened\(\.\.\.\)"
     ):
         given(Account("ann"), Opened)
+
+
+# --- what only events may change, and whose they are ------------------------------------------------------------------
+
+
+class Careless(Account):
+    seen: list[str] = []  # noqa: RUF012 -- made anew for each
+
+    def take(self, cents: int) -> None:
+        self.withdraw(cents)
+        self.seen.append("taken")
+
+    def spoil(self) -> None:
+        self.cents = 7
+
+    def refuse(self) -> None:
+        self.cents = 7
+        raise Overdrawn
+
+    def mistake(self) -> None:
+        self.record(Deposited(account="bob", cents=1))
+
+
+@pytest.mark.parametrize(
+    ("command", "events", "told"),
+    [
+        (
+            lambda account: account.take(1),
+            (Withdrawn(account="ann", cents=1),),
+            r"seen is \['taken'\], and its events make it \[\]",
+        ),
+        (Careless.spoil, (), "cents is 7, and its events make it 500"),
+    ],
+)
+def test_state_that_no_event_explains_fails(command: Any, events: Any, told: str) -> None:
+    with pytest.raises(AssertionError, match=f"{told}: it was changed outside of @applies"):
+        given(Careless("ann"), *PAST).when(command).then(*events)
+
+
+def test_a_refusal_that_has_changed_something_fails() -> None:
+    with pytest.raises(AssertionError, match="cents is 7"):
+        given(Careless("ann"), *PAST).when(Careless.refuse).raises(Overdrawn)
+
+
+def test_an_event_of_another_key_fails_unless_the_class_says_that_it_is_meant() -> None:
+    recorded = Deposited(account="bob", cents=1)
+    with pytest.raises(AssertionError, match=r"bank\.Deposited of Careless 'ann' has the key 'bob'"):
+        given(Careless("ann"), *PAST).when(Careless.mistake).then(recorded)
+
+    class Meant(Careless, keys="any"): ...
+
+    class Private(Careless, private=True): ...
+
+    for other in (Meant, Private):
+        given(other("ann"), *PAST).when(other.mistake).then(recorded)
+
+
+def test_an_event_without_a_key_fails() -> None:
+    class Loose(Event, context="bank"): ...
+
+    class Jar(Aggregate):
+        def shake(self) -> None:
+            self.record(Loose())
+
+        @applies(Loose)
+        def _shaken(self, event: Loose) -> None: ...
+
+    with pytest.raises(AssertionError, match="has no key"):
+        given(Jar("ann")).when(Jar.shake).then(Loose())
+
+
+def test_state_that_knows_no_equality_and_what_is_remembered_beside_it_are_no_reason_to_fail() -> None:
+    class Odd(Account):
+        least: float = float("nan")
+        tags: Tags = field(default_factory=Tags)
+
+        @cached_property
+        def label(self) -> str:
+            return f"account {self.id}"
+
+        def look(self) -> None:
+            assert "account ann" == self.label
+
+    given(Odd("ann"), *PAST).when(Odd.look).then()
+
+
+class Tags:
+    """Compared by identity."""
+
+
+async def test_a_save_tells_once_of_events_with_another_key(caplog: pytest.LogCaptureFixture) -> None:
+    class Wrong(Careless): ...
+
+    class Meant(Careless, keys="any"): ...
+
+    async with Spine("memory://", service=bank()) as spine:
+        for id in ("ann", "eve"):
+            for one in (Wrong(id), Meant(id)):
+                one.mistake()
+                one.deposit(1)
+                await spine.save(one)
+    told = [record.getMessage() for record in caplog.records if record.name == "eventspine.state"]
+    assert 1 == len(told)
+    assert told[0].startswith("bank.Deposited of Wrong 'ann' has the key 'bob', so who subscribes does not see")
+
+
+def test_a_word_that_says_nothing_of_keys_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="keys='own' is neither 'id' nor 'any'"):
+
+        class Wrong(Account, keys="own"):  # type: ignore[call-arg]
+            ...

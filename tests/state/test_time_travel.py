@@ -82,7 +82,7 @@ async def test_what_is_no_point_in_time_is_refused(spine: Spine, wrong: dict[str
 
 async def test_a_version_that_it_has_not_come_to_is_none(spine: Spine) -> None:
     await spine.save(_began())
-    with pytest.raises(NoSuchAggregate, match="has 1 versions, and no version 99 yet"):
+    with pytest.raises(NoSuchAggregate, match="has 1 version, and no version 99 yet"):
         await spine.load(Account, "zoe", at_version=99)
     assert (await spine.load(Account, "zoe", at_version=1)).open
 

@@ -128,11 +128,24 @@ def test_windows_meet_without_a_gap_and_begin_in_utc(minutes: int) -> None:
         lambda: Tumbling(timedelta(0)),
         lambda: Tumbling(HOUR, grace=-HOUR),
         lambda: Tumbling(HOUR, late="dropped"),  # type: ignore[arg-type]
+        Tumbling,
+        lambda: Tumbling(3600),  # type: ignore[arg-type]
+        lambda: Tumbling(None),  # type: ignore[arg-type]
+        lambda: Tumbling(hours=1),  # type: ignore[call-arg]
+        lambda: Tumbling(HOUR, HOUR),  # type: ignore[misc]
+        lambda: Tumbling(HOUR, every=HOUR),  # type: ignore[misc]
+        lambda: Tumbling(HOUR, grace=600),  # type: ignore[arg-type]
+        lambda: Tumbling(HOUR, late=[]),  # type: ignore[arg-type]
+        lambda: Tumbling(HOUR, gracious=HOUR),  # type: ignore[call-arg]
     ],
 )
 def test_windows_that_can_t_be_are_refused_where_they_are_declared(make: Callable[[], Any]) -> None:
     with pytest.raises(DeclarationError):
         make()
+
+
+def test_windows_may_be_named() -> None:
+    assert HOUR == Tumbling(every=HOUR).every
 
 
 async def test_a_view_without_the_column_for_late_events_says_which() -> None:
@@ -141,8 +154,53 @@ async def test_a_view_without_the_column_for_late_events_says_which() -> None:
         start: str
         units: int = 0
 
-    with pytest.raises(ViewRefused, match="write late: int = 0"):
-        await sold(Bare, Tumbling(HOUR, late="counted"), NOON - 3 * HOUR)
+    with pytest.raises(DeclarationError, match=r"reports\.count: Bare has no column 'late', .*: write late: int = 0"):
+        service(Bare, Tumbling(HOUR, late="counted"))
+    with pytest.raises(DeclarationError, match="write amended: int = 0"):
+        service(Bare, Tumbling(HOUR))
+
+
+async def test_a_view_whose_windows_are_not_seen_in_its_code_is_found_with_its_first_event() -> None:
+    class Bare(View, key=("sku", "start")):
+        sku: str
+        start: str
+        units: int = 0
+
+    reports: Service[Any] = Service("reports")
+    hidden = [Tumbling(HOUR, late="counted")]
+
+    @reports.projection(Bare, Sold)
+    def count(view: View[Bare], event: Sold) -> None:
+        hidden[0].row(view, event.sku)
+
+    async with testing.spine(reports, start=NOON) as spine:
+        await spine.publish(Sold())  # in time
+        with pytest.raises(ViewRefused, match="write late: int = 0"):
+            await spine.idle()
+
+
+def test_a_view_whose_key_does_not_end_with_the_start_of_a_window_is_refused() -> None:
+    class Numbered(View, key=("sku", "start")):
+        sku: str
+        start: int
+        units: int = 0
+        amended: int = 0
+
+    with pytest.raises(DeclarationError, match="'start', is to be the start of a window, and so a str"):
+        service(Numbered, Tumbling(HOUR))
+
+
+def test_windows_of_which_no_row_is_asked_are_nobodys_business() -> None:
+    class Plain(View, key="start"):
+        start: str
+        units: int = 0
+
+    reports: Service[Any] = Service("reports")
+    hours = Tumbling(HOUR)
+
+    @reports.projection(Plain, Sold)
+    def count(view: View[Plain], event: Sold) -> None:
+        view.row(hours.start(view.happened)).units += 1
 
 
 def test_happened_and_recorded_are_no_columns() -> None:

@@ -12,9 +12,10 @@ import click
 
 from ..journal.port import Backup
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .journals import asynchronous, existing_journal
-from .output import json_document, plural, say, size
+from .output import json_document, say, size
 from .times import iso
 
 Progress = Callable[[str, float], None]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import click
 
 from ..journal.port import Drop, Replay
+from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
 from .deliveries import all_subscriptions, dead_row, in_full, view
 from .exits import NothingFound
 from .journals import asynchronous, existing_journal, in_pages
-from .output import confirm, json_document, plural, say, say_listing
+from .output import confirm, json_document, say, say_listing
 
 COLUMNS = ("number", "died", "handler", "type", "key", "attempts", "reason")
 

@@ -11,8 +11,8 @@ import msgspec
 from ..ids import id_text
 from ..journal.port import Delivery, Journal, Subscription
 from ..observe.printable import printable, printable_json, printable_lines
+from ..wording import plural
 from .choosing import type_of
-from .output import plural
 from .records import cloud_event, data_of
 from .standings import failure, title
 from .times import clock_time, due_in, iso, now_us, span

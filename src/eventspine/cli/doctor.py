@@ -20,6 +20,7 @@ from ..errors import JournalError
 from ..journal.pages import feed
 from ..journal.port import Journal, Lease, Process, Subscription
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
 from .at_work import lives
@@ -27,7 +28,7 @@ from .exits import FAILED
 from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
 from .journals import asynchronous, existing_journal
 from .lags import positions
-from .output import json_document, note, plural, say, size
+from .output import json_document, note, say, size
 from .promised import DOES_NOT_ARISE, Cell, of_setup
 from .standings import cursors_of, finished, title
 from .subscriptions import Row, rows
@@ -197,7 +198,7 @@ def _of_the_work(seen: Examined) -> list[str]:
             if is_carrying(row.subscription.service):
                 nobody = ". " + nobody_at_work(row.subscription.service)
             found.append(
-                f"{name} has {row.to_handle} events to handle{waits_since(seen, row.subscription.number)}{nobody}"
+                f"{name} has {row.to_handle.in_words} to handle{waits_since(seen, row.subscription.number)}{nobody}"
             )
     if dead := seen.stored["dead"]:
         found.append(

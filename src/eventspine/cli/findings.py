@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..journal.port import Process
 from ..journal.processes import this_host
 from ..observe.printable import printable
-from .output import plural, size
+from ..wording import plural
+from .output import size
 from .standings import title
 from .times import span
 
@@ -92,7 +93,7 @@ def of_the_waiting(seen: Examined) -> Iterator[str]:
         if row.subscription.state == "paused" and since is not None and seen.now - since > PAUSED_LONG_US:
             name = title(row.subscription)
             yield (
-                f"{name} is paused with {row.to_handle} events to handle, the oldest {span(seen.now - since)} old; they "
+                f"{name} is paused with {row.to_handle.in_words} to handle, the oldest {span(seen.now - since)} old; they "
                 f"are kept until it has handled them. `spine subscriptions resume {name}`, or retire it."
             )
 

@@ -19,11 +19,12 @@ from ..journal.port import Journal, Process
 from ..journal.processes import is_gone, this_host
 from ..observe.printable import printable
 from ..settings_values import Refused, address
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .at_broker import nobody_at_work
 from .exits import FAILED, Misused
 from .journals import asynchronous, existing_journal
-from .output import json_document, plural, say, say_table
+from .output import json_document, say, say_table
 from .subscriptions import Row, rows
 from .times import now_us, span
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ..journal.pages import feed
 from ..journal.port import Cursor, Journal, Subscription
+from ..wording import plural
 from .standings import finished
 
 COUNT_MAX = 10_000
@@ -22,6 +23,10 @@ class Lag(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.events:,}+" if self.more else f"{self.events:,}"
+
+    @property
+    def in_words(self) -> str:
+        return f"{self} events" if self.more else plural(self.events, "event")
 
 
 def positions(subscription: Subscription, cursors: Cursors) -> list[int]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import click
 
 from ..journal.port import Delivery, Drop, Journal, Retry
+from ..wording import plural
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
 from .dead import show
 from .deliveries import Subscriptions, all_subscriptions, lane_of, parked_row, view
 from .journals import asynchronous, existing_journal, in_pages
-from .output import confirm, plural, say, say_listing
+from .output import confirm, say, say_listing
 
 COLUMNS = ("number", "due", "handler", "type", "key", "attempts", "reason")
 

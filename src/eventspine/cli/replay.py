@@ -17,10 +17,11 @@ import click
 from ..journal._sqlite_scratch import Chosen, Scratch, copy_history
 from ..journal.port import Journal
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import NothingFound
 from .journals import asynchronous, existing_journal, file_of, position_of
-from .output import json_document, note, plural, say
+from .output import json_document, note, say
 from .records import known_id, normal_id
 from .times import place
 

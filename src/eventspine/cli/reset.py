@@ -16,10 +16,11 @@ from typing import NamedTuple
 import click
 
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, pass_invocation
 from .at_work import refuse_beside_others
 from .journals import existing_journal, file_of
-from .output import confirm, note, plural, say
+from .output import confirm, note, say
 
 _TABLES = "select name from sqlite_master where type = 'table' and name not like 'spine\\_%' escape '\\' and name not like 'sqlite\\_%' escape '\\' order by name"
 

@@ -14,12 +14,13 @@ from ..journal import open_journal
 from ..journal._sqlite_aside import free_name
 from ..journal._sqlite_restore import Newer, Verified, newer, put_in_place, verify
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .at_work import refuse_beside_others
 from .backup import progress_bar
 from .exits import FAILED, Refused
 from .journals import existing_journal, file_of
-from .output import confirm, json_document, note, plural, say, size
+from .output import confirm, json_document, note, say, size
 from .times import iso
 
 _SEALS = {

@@ -14,9 +14,10 @@ from ..clock import SystemClock
 from ..journal.port import ChannelSize, Deleted, Journal
 from ..journal.retention import HeldBack, deleted_after, duration, held_back, kept
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Group, Invocation, json_option, pass_invocation
 from .journals import asynchronous, existing_journal
-from .output import note, plural, say, say_listing
+from .output import note, say, say_listing
 from .standings import title
 from .times import clock_time, iso, now_us
 

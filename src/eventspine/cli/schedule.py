@@ -14,11 +14,12 @@ from ..journal.port import Append, Journal, Subscription, Timer, Unit
 from ..observe.printable import printable
 from ..periodic import is_ticks, latest_life, tick
 from ..schedules import schedule_of
+from ..wording import plural
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import by_name
 from .exits import Misused, NothingFound
 from .journals import asynchronous, existing_journal
-from .output import plural, say, say_listing, shorten
+from .output import say, say_listing, shorten
 from .records import cloud_event, data_text, known_id
 from .standings import title
 from .times import clock_time, due_in, iso, now_us, span

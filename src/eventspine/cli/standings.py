@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 from ..journal.cursors import is_finished
 from ..journal.port import OWN_FEED, Cursor, Delivery, Journal, Record, Subscription
 from ..observe.printable import printable
-from .output import plural, shorten
+from ..wording import plural
+from .output import shorten
 from .times import due_in, iso, now_us
 
 IDS_AT_ONCE = 100

@@ -307,7 +307,7 @@ async def rewind(
         plan = await _plan(journal, subscription, start)
         if plan.skipped.events and not skip_unhandled:
             raise Misused(
-                f"{title(subscription)} has not handled {plan.skipped} events before that place; they would be passed. "
+                f"{title(subscription)} has not handled {plan.skipped.in_words} before that place, which would be passed. "
                 "Name an earlier place, or say --skip-unhandled."
             )
         _announce(subscription, plan)
@@ -356,7 +356,7 @@ def _announce(subscription: Subscription, plan: Plan) -> None:
     if open_ones:
         note(f"Discarding {' and '.join(open_ones)} from there on; their events are handled again.")
     if plan.skipped.events:
-        note(f"Passing {plan.skipped} events that were not handled.")
+        note(f"Passing {plan.skipped.in_words} not handled.")
 
 
 async def replayable(journal: Journal, subscription: Subscription) -> bool:

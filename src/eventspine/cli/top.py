@@ -20,11 +20,12 @@ import click
 
 from ..journal.port import Journal
 from ..observe.printable import printable
+from ..wording import plural
 from . import completion
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import NothingFound
 from .journals import asynchronous, existing_journal
-from .output import json_document, on_terminal, plural, say, say_table, size
+from .output import json_document, on_terminal, say, say_table, size
 from .snapshots import Seen, Snapshot, lock_of, snapshot, view
 from .standings import title
 from .times import clock_time, span

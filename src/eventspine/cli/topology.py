@@ -14,12 +14,13 @@ import click
 
 from ..brokers import open_broker
 from ..brokers.port import Broker, Difference, Finding, Needs, Replaying
+from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation, setting_option
 from .exits import FAILED, Failed, Misused
 from .journals import asynchronous
 from .modules import services_of, services_to_run
-from .output import json_document, note, plural, say, say_table
+from .output import json_document, note, say, say_table
 from .times import past
 
 DIFFERENCES = ("what", "wanted", "found", "apply")

@@ -16,11 +16,12 @@ from ..ids import id_text
 from ..journal import without_password
 from ..journal.port import Timer
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .causes import INDENTS_MAX, LIMIT, Copy, Step, Trace, trace
 from .exits import NothingFound
 from .journals import asynchronous, existing_journal
-from .output import json_line, note, plural, say
+from .output import json_line, note, say
 from .records import cloud_event
 from .standings import in_words, title, view
 from .times import clock_time, due_in, iso, now_us, span

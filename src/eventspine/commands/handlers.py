@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 from ..declared import check_handler_name, positional
 from ..errors import DeclarationError, SettingsError
 from ..policies import is_number, is_whole
+from ..wording import plural
 from .declare import CommandType, describe_command
 
 if TYPE_CHECKING:
@@ -174,5 +175,5 @@ def _check_function(handler: CommandHandler) -> None:
     count = len(positional(function))
     if count not in (1, 2):
         raise DeclarationError(
-            f"{handler.where} takes {count} arguments; a handler takes the command, and the delivery if it likes."
+            f"{handler.where} takes {plural(count, 'argument')}; a handler takes the command, and the delivery if it likes."
         )

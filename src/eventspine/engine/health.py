@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..journal import without_password
 from ..journal.port import Journal
+from ..wording import plural
 from .readers import ROOM
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _problems(runtime: Runtime) -> Iterable[str]:
                 yield problem
             if one.waiting.full and one.capacity < ROOM:
                 yield (
-                    f"{one.name} reads no further: {one.waiting.count:,} deliveries wait behind keys that fail. Mend the "
+                    f"{one.name} reads no further: {plural(one.waiting.count, 'delivery waits', 'deliveries wait')} behind keys that fail. Mend the "
                     f"handler, or give up the first of each such key: `spine parked list`, `spine parked skip`."
                 )
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 import msgspec
 
 from ..keys import slot_of_id, slot_of_key
+from ..wording import plural
 from . import _sql_read as read
 from ._records import decode_record
 from .migrations import run_script
@@ -66,7 +67,7 @@ def _events(cursor: sqlite3.Cursor) -> Iterator[str]:
         wrong += [row[0] for row in rows if not _fits(*row)]
         after = rows[-1][0]
     if wrong:
-        yield f"{len(wrong):,} events are not what was written, the first at position {wrong[0]}."
+        yield f"{plural(len(wrong), 'event is', 'events are')} not what was written, the first at position {wrong[0]}."
 
 
 def _some_events(cursor: sqlite3.Cursor, after: int) -> list[tuple[int, bytes, int, str | None]]:
@@ -122,7 +123,7 @@ def _records(cursor: sqlite3.Cursor, table: str, name: str) -> Iterator[str]:
         except (msgspec.MsgspecError, TypeError, ValueError):
             wrong.append(row)
     if wrong:
-        yield f"{len(wrong):,} rows of {table} can't be read, the first {wrong[0]}."
+        yield f"{plural(len(wrong), 'row')} of {table} can't be read, the first {wrong[0]}."
 
 
 def _subscriptions(cursor: sqlite3.Cursor) -> Sequence[str]:

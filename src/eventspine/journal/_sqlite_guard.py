@@ -20,6 +20,7 @@ from typing import Any
 from uuid import UUID
 
 from ..errors import RowsUnexpected, SpineError, StatementRefused, UnitFailed
+from ..wording import plural
 from .port import Statement
 
 OURS = "/*spine*/"
@@ -143,7 +144,7 @@ def run_statement(guard: Guard, statement: Statement) -> int:
         raise
     if statement.expect_rows is not None and count != statement.expect_rows:
         raise RowsUnexpected(
-            f"{' '.join(statement.sql.split())[:120]} touched {count} rows; expect_rows={statement.expect_rows}. "
+            f"{' '.join(statement.sql.split())[:120]} touched {plural(count, 'row')}; expect_rows={statement.expect_rows}. "
             "Nothing of this delivery was stored.",
             sql=statement.sql,
             rows=count,

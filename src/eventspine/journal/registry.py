@@ -18,6 +18,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import RegistrationRefused
+from ..wording import plural
 from .port import PARTITIONS, WHOLE_FEED, Passed, Registration, Subscription, SubscriptionDeclaration
 
 Backlog = Callable[[Subscription], int]  # how many events it has not finished; asked only for a refusal's message
@@ -194,7 +195,7 @@ def _refuse_possible_rename(
     own = f"{registration.service}."  # in code, a handler is named without its service
     raise RegistrationRefused(
         f"{registration.service} brings {_list(new)}, and no longer declares "
-        + ", ".join(f"{name!r} ({count:,} events not finished)" for name, count in waiting.items())
+        + ", ".join(f"{name!r} ({plural(count, 'event')} not finished)" for name, count in waiting.items())
         + f", so this may be a rename. If it is, say so: @{registration.service}.on(..., "
         f"name={new[0].removeprefix(own)!r}, renamed_from={old.removeprefix(own)!r}). "
         f"If {old!r} is given up, with what it has not finished, retire it: --retire {old}.",

@@ -11,7 +11,8 @@ What is said here is a claim of whoever publishes. Nobody has checked it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import _GeneratorContextManager, contextmanager
+from typing import Never
 
 import msgspec
 
@@ -25,13 +26,22 @@ ACTOR_MAX, WHY_MAX = 255, 1_000  # characters
 Actor = Callable[[], str | None]
 
 
-@contextmanager
-def acting(actor: str | None = None, *, why: str | None = None) -> Iterator[None]:
+def acting(
+    actor: str | None = None, *more: Never, why: str | None = None, **unknown: Never
+) -> _GeneratorContextManager[None]:
     """Have everything published inside say who has it done, and why. What is left out stays as it is around it."""
+    if more or unknown:
+        told = ", ".join([*map(repr, more), *(f"{name}=" for name in unknown)])
+        raise ActorRefused(f'acting() takes who, and why=; not {told:.80}. Write acting("user:42", why="ticket 811").')
     _check("actor", actor, ACTOR_MAX)
     _check("why", why, WHY_MAX)
     if actor is None and why is None:
         raise ActorRefused('acting() was told nothing: acting("user:42"), or acting("user:42", why="ticket 811").')
+    return _acting(actor, why)
+
+
+@contextmanager
+def _acting(actor: str | None, why: str | None) -> Iterator[None]:
     before = who(current.get())
     now = Who(before.actor if actor is None else actor, before.why if why is None else why)
     token = said.set((current.get(), now))

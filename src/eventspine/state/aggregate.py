@@ -31,6 +31,7 @@ E3 = TypeVar("E3")
 E4 = TypeVar("E4")
 E = TypeVar("E")
 Unknown = Literal["fail", "ignore"]
+Keys = Literal["id", "any"]
 Identity = Any  # str, or int, UUID, date, enum, or a tuple of these: a natural key
 
 
@@ -56,7 +57,8 @@ class Aggregate:
     its events are not published, also those of a context that the service publishes. `snapshot_every`: after so many
     events its state is noted down, so that loading begins there; `snapshot_version` is raised when code outside of the
     class changes what a state is. `unknown`: what is done about an event in its stream of a type that it doesn't apply.
-    `conflict_tries`: how often `spine.change` decides anew, where others save it at the same time.
+    `conflict_tries`: how often `spine.change` decides anew, where others save it at the same time. `keys="any"`: its events have
+    other keys than its id, so that others than its own are handled in order with them.
     """
 
     _spine: Standing
@@ -70,12 +72,13 @@ class Aggregate:
         snapshot_version: int | None = None,
         unknown: Unknown | None = None,
         conflict_tries: int | None = None,
+        keys: Keys | None = None,
         **more: Any,
     ) -> None:
         super().__init_subclass__(**more)
         given: dict[str, Any] = {
             "private": private, "snapshot_every": snapshot_every, "snapshot_version": snapshot_version, "unknown": unknown,
-            "conflict_tries": conflict_tries,
+            "conflict_tries": conflict_tries, "keys": keys,
         }  # fmt: skip
         said = {word: value for word, value in given.items() if value is not None}
         options = inherited_options(cls)._replace(name=name or kebab(cls.__name__), **said)

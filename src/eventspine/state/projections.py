@@ -36,6 +36,7 @@ from .progress import held_up_by, progress_of
 from .rows import Missing, Rows
 from .store import Store, store_of
 from .views import ViewType, describe_view
+from .windows import check_windows
 
 if TYPE_CHECKING:
     from ..engine.subscription import Subscription
@@ -324,6 +325,7 @@ def check_projection(where: str, view: ViewType, types: Sequence[EventType], fun
     names = [name for kind in types for name in kind.names]
     if len(set(names)) < len(names):
         raise DeclarationError(f"{where}: two of its classes stand for one event type; it reads each type one way.")
+    check_windows(where, view, function)
     if view.tenant is not None and (without := [kind.cls.__name__ for kind in types if kind.tenant is None]):
         raise DeclarationError(
             f"{where}: the rows of {view.where} belong to tenants, and {', '.join(without)} says no tenant. Declare it with "

@@ -6,6 +6,7 @@ again, and decide again."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +16,9 @@ from ..observe.correlation import Cause
 from ..publishing import Speaker
 from . import snapshots
 from .aggregate import Aggregate, check_sound
-from .shapes import shape_of
+from .shapes import Shape, shape_of
 
+log = logging.getLogger("eventspine.state")
 NextId = Callable[[], bytes]
 
 
@@ -31,6 +33,8 @@ def add(
     if standing.records is None:
         private = shape.options.private
         standing.records = speaker.records(standing.pending, next_id=next_id, cause=cause, private=private)
+        if shape.options.keys == "id":
+            _look_at_keys(shape, aggregate, standing.records)
     records, before = standing.records, standing.version - len(standing.pending)
     unit.appends.append(Append(records, speaker.service, shape.stream(aggregate.id), before))
     if snapshots.due(shape, before, aggregate.version):
@@ -38,6 +42,25 @@ def add(
         if noted is not None:
             unit.notes.append(noted)
     return records
+
+
+def odd_key(aggregate: Aggregate, type: str, key: str | None) -> str | None:
+    """What is to be said of an event with another key than its aggregate's id; None: nothing."""
+    if key == aggregate.id or shape_of(aggregate.__class__).options.keys == "any":
+        return None
+    name, has = aggregate.__class__.__name__, "no key" if key is None else f"the key {key!r}"
+    return (
+        f"{type} of {name} {aggregate.id!r} has {has}, so who subscribes does not see the events of one {name} in their order. Give "
+        f'it the id: key="..." at the event. Or say that it is meant: class {name}(Aggregate, keys="any").'
+    )
+
+
+def _look_at_keys(shape: Shape, aggregate: Aggregate, records: Sequence[Record]) -> None:
+    """Told once of each type, since it may be meant: what is published is ordered by its key, and not by its stream."""
+    for record in records:
+        if record.key != aggregate.id and record.channel is not None and record.type not in shape.odd_keys:
+            shape.odd_keys.add(record.type)
+            log.warning("%s", odd_key(aggregate, record.type, record.key))
 
 
 def saved(aggregate: Aggregate) -> None:

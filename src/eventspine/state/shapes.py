@@ -30,6 +30,7 @@ class Options(NamedTuple):
     snapshot_version: int = 1
     unknown: Literal["fail", "ignore"] = "fail"
     conflict_tries: int = 10
+    keys: Literal["id", "any"] = "id"
 
 
 class Reader(NamedTuple):
@@ -51,6 +52,7 @@ class Shape:
         self.codec: Any = None  # of snapshots; made when the first is read or written
         _check(cls, options)
         self._own = _appliers_of(cls)
+        self.odd_keys: set[str] = set()  # types of events whose key is not the id, of which it was told
 
     @property
     def _line(self) -> list[Shape]:
@@ -129,6 +131,8 @@ def _check(cls: type, options: Options) -> None:
             raise DeclarationError(f"{cls.__name__}: {word}={value!r} must be a whole number from 1 on.")
     if options.unknown not in ("fail", "ignore"):
         raise DeclarationError(f"{cls.__name__}: unknown={options.unknown!r} is neither 'fail' nor 'ignore'.")
+    if options.keys not in ("id", "any"):
+        raise DeclarationError(f"{cls.__name__}: keys={options.keys!r} is neither 'id' nor 'any'.")
 
 
 def _appliers_of(cls: type) -> dict[type, str]:

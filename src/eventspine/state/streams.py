@@ -15,6 +15,7 @@ from typing import NamedTuple, Protocol, TypedDict, TypeVar
 from ..clock import us_of
 from ..errors import NewerVersion, NoSuchAggregate, SettingsError, Undecodable, UnknownEvent
 from ..journal.port import Noted, Record
+from ..wording import plural
 from . import snapshots
 from .aggregate import Aggregate, Identity
 from .shapes import Shape, shape_of
@@ -119,7 +120,7 @@ async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity
         records = await journal.stream(service, stream, after=found.version, limit=PAGE)
     if as_of.version is not None and found.version < as_of.version:
         raise NoSuchAggregate(
-            f"{stream} of {service} has {found.version:,} versions, and no version {as_of.version:,} yet. Load it without "
+            f"{stream} of {service} has {plural(found.version, 'version')}, and no version {as_of.version:,} yet. Load it without "
             "at_version=, or as of one that it has.",
             aggregate=cls.__qualname__,
             id=found.id,

@@ -27,6 +27,7 @@ import msgspec
 from ..errors import DeclarationError, ViewRefused
 from ..events.declare import _resolve_local  # the same for events: a test declares them where it uses them
 from ..policies import is_whole
+from ..wording import plural
 from .columns import KEY_KINDS, Column, columns_of
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ class ViewType:
         if len(parts) != len(self.key):
             wanted = ", ".join(self.given) or "nothing"
             raise ViewRefused(
-                f"A row of {self.where} is named by {wanted}; {len(given)} values were given.", view=self.name
+                f"A row of {self.where} is named by {wanted}; {plural(len(given), 'value was', 'values were')} given.",
+                view=self.name,
             )
         return tuple([column.stored(part, self.where) for column, part in zip(self.columns, parts, strict=False)])
 

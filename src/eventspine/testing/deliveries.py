@@ -23,6 +23,7 @@ from ..journal.port import Record, Unit, Verdict
 from ..observe.correlation import Cause
 from ..publishing import Receipt
 from ..within import carrier_of
+from ..wording import plural
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
@@ -270,7 +271,7 @@ class _Transaction:
     async def execute(self, sql: str, parameters: Mapping[str, Any], expect_rows: int | None = None) -> int:
         count = self._connection.execute(sql, parameters).rowcount
         if expect_rows is not None and count != expect_rows:
-            raise RowsUnexpected(f"{sql} touched {count} rows; expect_rows={expect_rows}.")
+            raise RowsUnexpected(f"{sql} touched {plural(count, 'row')}; expect_rows={expect_rows}.")
         return count
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -4,12 +4,15 @@
         .when(lambda account: account.withdraw(200)) \\
         .then(Withdrawn(account="ann", cents=200))
 
-No journal and no clock: events are applied as a load would apply them, and what the command records is compared."""
+No journal and no clock: events are applied as a load would apply them, and what the command records is compared. So is the
+state: what it is now must be what its events make of a new one, else a method has changed what only `@applies` may, and the
+next load would not know of it. And so are the keys of what was recorded, by which those who subscribe see them in order."""
 
 from __future__ import annotations
 
+import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import ndiff
 from pprint import pformat
 from typing import Any, Generic, Self, TypeVar
@@ -17,7 +20,8 @@ from typing import Any, Generic, Self, TypeVar
 from ..errors import DeclarationError, SpineError
 from ..events import describe
 from ..state.aggregate import Aggregate
-from ..state.saving import saved
+from ..state.saving import odd_key, saved
+from ..state.shapes import shape_of
 
 A = TypeVar("A", bound=Aggregate)
 
@@ -25,24 +29,26 @@ A = TypeVar("A", bound=Aggregate)
 class Given(Generic[A]):
     """An aggregate with a past."""
 
-    def __init__(self, aggregate: A) -> None:
+    def __init__(self, aggregate: A, past: Sequence[Any] = ()) -> None:
         self.aggregate = aggregate
+        self._past = past
 
     def when(self, command: Callable[[A], Any]) -> Then[A]:
         """Have the command call its methods."""
         try:
             command(self.aggregate)
         except Exception as error:  # noqa: BLE001 -- `then` raises it, where `raises` does not expect it
-            return Then(self.aggregate, error)
-        return Then(self.aggregate, None)
+            return Then(self.aggregate, error, self._past)
+        return Then(self.aggregate, None, self._past)
 
 
 class Then(Generic[A]):
     """What came of it."""
 
-    def __init__(self, aggregate: A, error: Exception | None) -> None:
+    def __init__(self, aggregate: A, error: Exception | None, past: Sequence[Any] = ()) -> None:
         self.aggregate = aggregate
         self.error = error
+        self._past = past
 
     @property
     def events(self) -> list[Any]:
@@ -55,6 +61,8 @@ class Then(Generic[A]):
             raise self.error
         if self.events != list(events):
             raise AssertionError(f"the command recorded other events than these:\n{_difference(events, self.events)}")
+        self._check_folded()
+        self._check_keys()
         return self
 
     def raises(self, error: type[Exception], match: str = "") -> Self:
@@ -65,7 +73,28 @@ class Then(Generic[A]):
             raise self.error
         if self.events:
             raise AssertionError(f"the command raised {self.error!r}, and had recorded {self.events} before")
+        self._check_folded()
         return self
+
+    def _check_folded(self) -> None:
+        aggregate = self.aggregate
+        folded = _folded(type(aggregate), aggregate.id, [*self._past, *self.events])
+        names = [*shape_of(type(aggregate)).state, *vars(folded)]
+        for name in dict.fromkeys(names):
+            here, there = getattr(aggregate, name, None), getattr(folded, name, None)
+            if name != "_spine" and not _same(here, there):
+                raise AssertionError(
+                    f"{name} is {here!r:.200}, and its events make it {there!r:.200}: it was changed outside of @applies, and a load "
+                    "would not know of it. Record an event, and change it in the method that @applies it."
+                )
+
+    def _check_keys(self) -> None:
+        if shape_of(type(self.aggregate)).options.private:
+            return
+        for event in self.events:
+            kind = describe(type(event))
+            if (told := odd_key(self.aggregate, kind.name, kind.key_of(event))) is not None:
+                raise AssertionError(told)
 
 
 def given(aggregate: A, /, *events: Any) -> Given[A]:
@@ -84,7 +113,23 @@ def given(aggregate: A, /, *events: Any) -> Given[A]:
             )
         aggregate.record(event)
     saved(aggregate)
-    return Given(aggregate)
+    return Given(aggregate, events)
+
+
+def _folded(cls: type[A], id: str, events: Sequence[Any]) -> A:
+    """A new one to which these have happened, and nothing else."""
+    folded = cls(id)
+    for event in events:
+        folded.record(event)
+    return folded
+
+
+def _same(here: Any, there: Any) -> bool:
+    """Objects that know no equality, and NaN, are the same when they are written as the same bytes."""
+    try:
+        return bool(here == there) or pickle.dumps(here) == pickle.dumps(there)
+    except Exception:  # noqa: BLE001 -- what can't be compared says nothing
+        return True
 
 
 def _is_event(value: object) -> bool:

@@ -26,6 +26,7 @@ from ..publishing import Publisher
 from ..service import Middleware, Service
 from ..spine import Spine
 from ..sync.spine import Block
+from ..wording import plural
 from .clock import VirtualClock
 from .quiet import NotIdle, at_once, engine_work, gathering, handlers_at_work, next_due, picture
 from .switches import Switches, WatchedRuntime, name_of_handler
@@ -286,7 +287,9 @@ class VirtualSpine(Spine):
         if len(raised) == 1:
             raise raised[0].error
         if raised:
-            raise BaseExceptionGroup(f"{len(raised)} deliveries failed", [error for error, _ in raised])
+            raise BaseExceptionGroup(
+                f"{plural(len(raised), 'delivery', 'deliveries')} failed", [error for error, _ in raised]
+            )
 
     def _explain(self, error: BaseException) -> None:
         """A test that fails by another error is told what handlers have raised, too."""
