@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
 from eventspine import Event, Retry, Service, Spine, View
+from eventspine.journal.port import Journal
 
 WAIT_S = 20.0  # the longest that a test waits for a condition; nothing waits that long unless it fails
 ONCE = Retry(attempts=1)
@@ -46,6 +48,15 @@ def counting(**options: Any) -> Service[Any]:
         row.spent += event.amount
 
     return reports
+
+
+def connection_to(journal: Journal) -> Any:
+    """One of the caller's own, on the same database."""
+    if journal.dialect == "sqlite":
+        return sqlite3.connect(journal.url.removeprefix("sqlite:///"))
+    import psycopg
+
+    return psycopg.connect(journal.target.conninfo)
 
 
 async def until(condition: Callable[[], Awaitable[Any] | Any], limit_s: float = WAIT_S) -> Any:

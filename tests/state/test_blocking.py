@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import closing
@@ -15,7 +14,7 @@ from eventspine.journal.port import Journal
 from eventspine.sync import Spine
 
 from .bank import Account, bank
-from .material import OrderPlaced, OrdersByCustomer, counting, publisher
+from .material import OrderPlaced, OrdersByCustomer, connection_to, counting, publisher
 
 
 def test_load_save_and_change(journal: Callable[[], Journal]) -> None:
@@ -44,9 +43,9 @@ def test_a_command_decides_in_the_thread_that_sent_it(journal: Callable[[], Jour
     assert [threading.get_ident()] == threads
 
 
-def test_within_a_transaction_of_the_caller(file: Callable[[], Journal]) -> None:
-    with Spine(file(), service=bank()) as spine:
-        with closing(sqlite3.connect(spine.journal.url.removeprefix("sqlite:///"))) as connection:
+def test_within_a_transaction_of_the_caller(database: Callable[[], Journal]) -> None:
+    with Spine(database(), service=bank()) as spine:
+        with closing(connection_to(spine.journal)) as connection:
             for end in (connection.rollback, connection.commit):
                 account = Account("ann")
                 account.begin()

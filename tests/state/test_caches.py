@@ -115,7 +115,7 @@ async def test_nothing_is_forgotten_for_an_event_that_was_never_committed(journa
     assert cache.deleted == ["orders:bob"]
 
 
-async def test_a_reader_that_fills_the_cache_again_finds_the_new_row(file: Callable[[], Journal]) -> None:
+async def test_a_reader_that_fills_the_cache_again_finds_the_new_row(database: Callable[[], Journal]) -> None:
     """The view stands still for a while: without `after` the key would be deleted before, and the old row put back."""
     cache: dict[str, int] = {}
     slow = Service[Any]("reports")
@@ -125,7 +125,7 @@ async def test_a_reader_that_fills_the_cache_again_finds_the_new_row(file: Calla
         time.sleep(0.3)
         view.row(event.customer_id).orders += 1
 
-    async with Spine(file(), service=publisher()) as spine:
+    async with Spine(database(), service=publisher()) as spine:
         with_view = forgetting(cache, after=OrdersByCustomer, timeout_s=20.0)
         async with spine.running(slow), spine.running(with_view):
             cache["orders:ann"] = 0

@@ -239,24 +239,24 @@ async def test_a_testing_spine_keeps_views_in_memory():
         assert await spent(spine) == Decimal("2.50")
 
 
-async def test_plain_sql_is_a_projection_too(file):
+async def test_plain_sql_is_a_projection_too(database):
     service = Service("reports")
 
     @service.projection(OrdersByCustomer, OrderPlaced)
     def count(view: View[OrdersByCustomer], event: OrderPlaced) -> None:
         view.execute(
             "insert into {table} (customer_id, orders, spent) values (:who, 1, '0')"
-            " on conflict (customer_id) do update set orders = orders + 1",
+            " on conflict (customer_id) do update set orders = {table}.orders + 1",
             who=event.customer_id,
         )
 
-    async with Spine(file(), service=publisher()) as spine, spine.running(service):
+    async with Spine(database(), service=publisher()) as spine, spine.running(service):
         receipts = await spine.publish(*[OrderPlaced() for _ in range(3)])
         await spine.view(OrdersByCustomer).wait(receipts[-1], timeout_s=20)
         assert (await spine.view(OrdersByCustomer).get("ann")).orders == 3
 
 
-async def test_rows_and_sql_do_not_mix(file):
+async def test_rows_and_sql_do_not_mix(database):
     service = Service("reports")
 
     @service.projection(OrdersByCustomer, OrderPlaced, retry=ONCE)
@@ -264,7 +264,7 @@ async def test_rows_and_sql_do_not_mix(file):
         view.row("ann").orders += 1
         view.execute("delete from {table}")
 
-    async with Spine(file(), service=publisher()) as spine, spine.running(service):
+    async with Spine(database(), service=publisher()) as spine, spine.running(service):
         await spine.publish(OrderPlaced())
         (dead,) = await until(lambda: spine.journal.deliveries(states=["dead"]))
         assert "Do it one way" in dead.error
@@ -340,9 +340,9 @@ def test_what_is_declared_wrongly_says_what_to_write():
 
 
 @pytest.mark.timeout(100)
-async def test_processes_that_are_killed_at_any_moment_leave_rows_that_equal_an_exact_fold(file):
+async def test_processes_that_are_killed_at_any_moment_leave_rows_that_equal_an_exact_fold(database):
     """Trap: a crash between the rows and the cursor."""
-    journal = file()
+    journal = database()
     chance = random.Random(11)
     async with Spine(journal, service=publisher()) as spine:
         expected: Counter[str] = Counter()

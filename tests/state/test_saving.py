@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from eventspine.state.shapes import figures
 from eventspine.testing.conformance.journals.material import event as record
 
 from .bank import Account, Opened, Overdrawn, bank
+from .material import connection_to
 
 
 @pytest.fixture
@@ -398,12 +400,9 @@ async def test_trap_17_what_a_failed_command_did_to_its_aggregate_is_seen_by_nob
     assert 500 == (await spine.load(Account, "ann")).cents
 
 
-async def test_within_a_transaction_of_the_caller(file: Callable[[], Journal]) -> None:
-    import sqlite3
-    from contextlib import closing
-
-    async with Spine(file(), service=bank()) as spine:
-        with closing(sqlite3.connect(spine.journal.url.removeprefix("sqlite:///"))) as connection:
+async def test_within_a_transaction_of_the_caller(database: Callable[[], Journal]) -> None:
+    async with Spine(database(), service=bank()) as spine:
+        with closing(connection_to(spine.journal)) as connection:
             for end in (connection.rollback, connection.commit):
                 account = Account("ann")
                 account.begin()

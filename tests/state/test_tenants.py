@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from eventspine import Aggregate, Event, Service, Spine, View, applies
 from eventspine.cli.audit_trail import trail
 from eventspine.cli.tail import Wanted
 from eventspine.events import describe
+from eventspine.journal import open_journal
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Journal
 from eventspine.journal.sqlite import SQLiteJournal
 from eventspine.keys import key_text
 from eventspine.state.shapes import shape_of
+from eventspine.testing.servers import Server
 
 
 class Bought(Event, context="shop", key="who", tenant="shop"):
@@ -98,8 +101,8 @@ async def _are_its_own(spine: Spine, shop: str, items: dict[str, int]) -> None:
     rows = await view.all()
     assert {row.who: row.items for row in rows} == items == {row.who: row.items for row in then.all()}
     assert {row.shop for row in rows} <= {shop}
-    for who, count in items.items():
-        assert (await view.get(who)) == then.get(who) == Bills(shop=shop, who=who, items=count)
+    for who, bills in items.items():
+        assert (await view.get(who)) == then.get(who) == Bills(shop=shop, who=who, items=bills)
     assert len(await view.all(shop="a")) == len(rows)  # it can't be asked for another's
     if spine.journal.sql:
         assert (await view.query("select coalesce(sum(items), 0) as n from bills")) == [{"n": sum(items.values())}]
@@ -118,9 +121,15 @@ def test_trap_22_in_a_file_as_well(tmp_path_factory: pytest.TempPathFactory, bou
     asyncio.run(check(SQLiteJournal(f"sqlite:///{path}"), bought))
 
 
+@given(st.lists(st.tuples(NAMES, NAMES), min_size=4, max_size=12))
+@settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_trap_22_in_postgresql_as_well(postgres_server: Server, bought: list[Pair]) -> None:
+    asyncio.run(check(open_journal(f"{postgres_server.url}?schema=tenants_{next(_schemas)}"), bought))
+
+
+_schemas = count(1)
 HARD: list[Pair] = [("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a", "b%3Ac"), ("A", "b"), ("a", "b"), ("a", "b ")]
 
 
-@pytest.mark.parametrize("make", [lambda path: MemoryJournal(), lambda path: SQLiteJournal(f"sqlite:///{path}/s.db")])
-def test_names_that_meet_where_a_separator_is_forgotten(make: Callable[[Path], Journal], tmp_path: Path) -> None:
-    asyncio.run(check(make(tmp_path), HARD * 3))
+def test_names_that_meet_where_a_separator_is_forgotten(journal: Callable[[], Journal]) -> None:
+    asyncio.run(check(journal(), HARD * 3))

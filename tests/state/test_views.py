@@ -132,9 +132,9 @@ async def test_rows_are_ordered_by_value_and_limited(journal):
         assert [row.customer_id for row in await view.all()] == ["ann", "bob", "cleo"]
 
 
-async def test_a_query_sees_the_view_under_its_own_name(file):
+async def test_a_query_sees_the_view_under_its_own_name(database):
     service = counting()
-    async with Spine(file(), service=publisher()) as spine, spine.running(service):
+    async with Spine(database(), service=publisher()) as spine, spine.running(service):
         view = spine.view(OrdersByCustomer)
         await view.wait(*await spine.publish(*[OrderPlaced(customer_id=who) for who in "aab"]), timeout_s=20)
         plain = "select sum(orders) as orders from orders_by_customer where customer_id <= :most"
@@ -241,7 +241,7 @@ def test_times_are_kept_so_that_text_sorts_as_time_does():
 @pytest.mark.parametrize(
     "sql", ["delete from orders_by_customer", "drop table orders_by_customer", "pragma user_version"]
 )
-async def test_query_only_reads_and_says_so(file: Callable[[], Journal], sql: str) -> None:
-    async with Spine(file(), service=publisher()) as spine, spine.running(counting()):
+async def test_query_only_reads_and_says_so(database: Callable[[], Journal], sql: str) -> None:
+    async with Spine(database(), service=publisher()) as spine, spine.running(counting()):
         with pytest.raises(ViewRefused, match=r"its SQL is a SELECT, and this is (delete|drop|pragma)"):
             await spine.view(OrdersByCustomer).query(sql)

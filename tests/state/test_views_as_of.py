@@ -84,8 +84,8 @@ async def test_a_view_whose_projection_is_not_known_here_says_so(spine: Spine) -
         await spine.view(Elsewhere).as_of(1)
 
 
-async def test_trap_28_the_past_is_not_told_without_what_retention_has_deleted(file: Callable[[], Journal]) -> None:
-    async with Spine(file(), service=publisher()) as spine, spine.running(counting()):
+async def test_trap_28_the_past_is_not_told_without_what_retention_has_deleted(database: Callable[[], Journal]) -> None:
+    async with Spine(database(), service=publisher()) as spine, spine.running(counting()):
         receipts = await spine.publish(*[OrderPlaced() for _ in range(10)])
         await spine.view(OrdersByCustomer).wait(receipts[-1], timeout_s=20)
         await spine.journal.sweep("orders", after=0, upto=5, limit=100)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import errors
@@ -57,8 +57,8 @@ class Target:
 
 def target_of(url: str) -> Target:
     shown = without_password(url)
-    parts = urlsplit(url)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    parts = urlsplit(url)  # to libpq a plus is a plus, and no space
+    options = dict(parse_qsl(parts.query.replace("+", "%2B"), keep_blank_values=True))
     ours: dict[str, Any] = {
         name: _name(name, options.pop(name), shown) for name in ("schema", "role") if name in options
     }
@@ -67,7 +67,8 @@ def target_of(url: str) -> Target:
     for name in ("transactions", "readers"):
         if name in options:
             ours[name] = _count(name, options.pop(name), shown)
-    query = urlencode({**{name: value for name, value in _DEFAULTS.items() if name not in options}, **options})
+    defaults = {name: value for name, value in _DEFAULTS.items() if name not in options}
+    query = urlencode({**defaults, **options}, quote_via=quote)
     conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
     try:
         psycopg.conninfo.conninfo_to_dict(conninfo)

@@ -35,7 +35,7 @@ _NUMBERS = frozenset(
 # What a name or a mark inside of is none: comments, texts, quoted names, dollar quotes.
 _ASIDE = r"--[^\n]*|/\*.*?\*/|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\"|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$"
 _THEIRS = re.compile(rf"(?P<aside>{_ASIDE})|(?<![:\w]):(?P<name>[A-Za-z_]\w*)|(?P<percent>%)", re.DOTALL)
-_TOUCHES_OURS = re.compile(r"\bspine_\w+", re.IGNORECASE)
+_TOUCHES_OURS = re.compile(r"(?<![^:]:)\bspine_\w+", re.IGNORECASE)  # a parameter may be called so
 _TEXTS_AND_COMMENTS = re.compile(
     r"--[^\n]*|/\*.*?\*/|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$", re.DOTALL
 )

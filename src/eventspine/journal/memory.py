@@ -57,7 +57,7 @@ WINDOW_MIN = 2048  # how many records a page with filters may pass over; the loo
 
 class MemoryJournal:
     incarnation = "1"
-    sql = False
+    sql, dialect = False, ""
     backups = False
 
     def __init__(self, clock: Clock | None = None, url: str = "memory://") -> None:

@@ -472,6 +472,7 @@ class Journal(Protocol):
     incarnation: str  # another in every backup: put in place, it numbers anew (R15)
     url: str
     sql: bool  # whether handlers may use SQL on it
+    dialect: str  # of that SQL: "sqlite" or "postgresql"; "" where there is none
     backups: bool  # whether `backup` can copy it; where not, it raises SettingsError
 
     def exists(self) -> bool:

@@ -51,7 +51,7 @@ TABLES_S = 600.0  # how long a service's own schema may take to be made
 
 
 class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
-    sql = True
+    sql, dialect = True, "postgresql"
     backups = False
 
     def __init__(

@@ -58,7 +58,7 @@ INLINE = 500  # records or notes that are read on the loop itself: sooner done t
 
 
 class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
-    sql = True
+    sql, dialect = True, "sqlite"
 
     def __init__(
         self, url: str, clock: Clock | None = None, *, busy_s: float = 30.0, statements_s: float = STATEMENTS_S

@@ -1,7 +1,7 @@
 """Columns: how a field of a view is kept in a table, and how it comes back as what it was.
 
-Each type has one form in the database, the same whoever writes it: money as decimal text, times as UTC with their
-microseconds, so that text sorts as time does. What is not among the types here is kept as JSON. A value of
+Each type has one stored form, the same whoever writes it: money as decimal text, times as UTC with their
+microseconds, so that text sorts as time does; which types a database has for them: dialects.py. What is not among the types here is kept as JSON. A value of
 another type than its column is refused when the run is written; SQLite by itself would store it."""
 
 from __future__ import annotations
@@ -23,18 +23,6 @@ from ..errors import DeclarationError, ViewRefused
 Store = Callable[[Any], Any]
 INTEGER_MAX = 2**63 - 1
 
-SQL_TYPES = {  # by kind
-    "text": "text",
-    "integer": "integer",
-    "real": "real",
-    "blob": "blob",
-    "boolean": "boolean",
-    "decimal": "text",
-    "time": "text",
-    "date": "text",
-    "uuid": "text",
-    "json": "text",
-}
 KEY_KINDS = ("text", "integer", "date", "uuid")
 
 
@@ -50,11 +38,6 @@ class Column(NamedTuple):
     def signature(self) -> str:
         """What a table must have been made with to be this column's."""
         return f"{self.kind}?" if self.nullable else self.kind
-
-    @property
-    def sql_type(self) -> str:
-        name = SQL_TYPES[self.kind]
-        return name if self.nullable else f"{name} not null"
 
     def stored(self, value: Any, view: str) -> Any:
         try:

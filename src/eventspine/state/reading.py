@@ -17,6 +17,7 @@ from ..errors import UnitFailed, ViewNotKept, ViewRefused
 from ..journal.port import Journal
 from . import versions
 from .columns import Column
+from .dialects import Dialect, dialect_of
 from .store import every_note, matching, note_key, notes_kind
 from .tables import table_of
 from .views import ViewType, describe_view
@@ -76,7 +77,9 @@ class ViewReader(Generic[V]):
         own, given = source.named(), dict(parameters)
         if self._tenant is not None:
             own += f' where "{self._view.tenant}" = :{TENANT}'
-            given[TENANT] = self._view.columns[0].stored(self._tenant, self._view.where)
+            tenant = self._view.columns[:1]
+            stored = [column.stored(self._tenant, self._view.where) for column in tenant]
+            [given[TENANT]] = dialect_of(source.journal).putting(tenant)(stored)
         begun = _WITH.match(sql)
         recursive = "recursive " if begun and begun[1] else ""
         rest = f", {sql[begun.end() :]}" if begun else f" {sql}"
@@ -149,8 +152,10 @@ class _Source(NamedTuple):
     columns: list[Column]
 
     def named(self) -> str:
-        names = ", ".join(f'"{column.name}"' for column in self.columns)
-        return f'select {names} from "{table_of(self.view.name, self.version)}"'
+        return self._selecting(", ".join(f'"{column.name}"' for column in self.columns))
+
+    def _selecting(self, columns: str) -> str:
+        return f'select {columns} from "{table_of(self.view.name, self.version)}"'
 
     async def by_key(self, key: Sequence[Any]) -> list[Any]:
         if not self.journal.sql:
@@ -178,12 +183,18 @@ class _Source(NamedTuple):
 
     async def _select(self, where: Mapping[str, Any], order: Sequence[Order], limit: int | None) -> list[Any]:
         tests = [f'"{n}" is null' if value is None else f'"{n}" = :{n}' for n, value in where.items()]
-        by = [*(_ordering(one) for one in order), *(f'"{name}"' for name in self.view.key)]
-        sql = self.named() + (" where " + " and ".join(tests) if tests else "") + f" order by {', '.join(by)}"
-        values = {name: value for name, value in where.items() if value is not None}
+        dialect = dialect_of(self.journal)
+        by = [*(_ordering(one, dialect) for one in order), *(f'"{name}"' for name in self.view.key)]
+        selected = self._selecting(dialect.selected(self.columns))
+        sql = selected + (" where " + " and ".join(tests) if tests else "") + f" order by {', '.join(by)}"
+        columns = [column for column in self.columns if where.get(column.name) is not None]
+        given = dialect.putting(columns)([where[column.name] for column in columns])
+        values = dict(zip([column.name for column in columns], given, strict=True))
         if limit is not None:
             sql, values = f"{sql} limit :spine_limit", {**values, "spine_limit": limit}
-        return self._rows(await self.journal.query(sql, values))
+        got, names = dialect.getting(self.columns), [column.name for column in self.columns]
+        found = await self.journal.query(sql, values)
+        return self._rows([dict(zip(names, got(list(row.values())), strict=True)) for row in found])
 
     def _rows(self, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
         cls, columns = self.view.cls, self.columns
@@ -197,11 +208,13 @@ def ordered(rows: list[V], order: Sequence[Order]) -> list[V]:
     return rows
 
 
-def _ordering(one: Order) -> str:
+def _ordering(one: Order, dialect: Dialect) -> str:
+    """No value is less than any, on each database."""
     name = f'"{one.column.name}"'
-    if one.column.kind == "decimal":  # kept as text, which would put 9 behind 10
-        name = f"cast({name} as real)"
-    return f"{name} desc" if one.descending else name
+    if one.column.kind == "decimal":
+        name = dialect.decimal_order.format(name)
+    nulls = f" nulls {'last' if one.descending else 'first'}" if one.column.nullable else ""
+    return f"{name}{' desc' if one.descending else ''}{nulls}"
 
 
 def ordering(view: ViewType, order_by: str | Sequence[str]) -> list[Order]:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import msgspec
 
 from ..journal.port import Journal, Note, Statement, Unit
+from .dialects import Dialect, dialect_of
 from .rows import Key, Rows, Values
 from .tables import Table, table_of
 from .views import ViewType
@@ -29,13 +30,13 @@ class Store(Protocol):
 
 
 def store_of(view: ViewType, journal: Journal) -> Store:
-    return InTable(view) if journal.sql else InNotes(view)
+    return InTable(view, dialect_of(journal)) if journal.sql else InNotes(view)
 
 
 class InTable:
-    def __init__(self, view: ViewType) -> None:
+    def __init__(self, view: ViewType, dialect: Dialect) -> None:
         self.view = view
-        self.table = Table(view)
+        self.table = Table(view, dialect)
 
     async def prepare(self, journal: Journal, service: str) -> None:
         await journal.run_tables(service, f"view {self.table.name}", self.table.create())
@@ -48,7 +49,7 @@ class InTable:
         parts = len(self.view.key)
         for sql, parameters in self.table.read(keys):
             for row in await journal.query(sql, parameters):
-                values = tuple(row.values())
+                values = self.table.stored(tuple(row.values()))
                 found[values[:parts]] = values
         return found
 

@@ -5,11 +5,12 @@ once; a block that is not full is filled up with what is in it already."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
+from .dialects import SQLITE, Dialect
 from .rows import Key, Values
 from .views import ViewType
 
@@ -25,14 +26,15 @@ def table_of(name: str, version: int) -> str:
 class Table:
     """The table of one version of a view."""
 
-    def __init__(self, view: ViewType) -> None:
-        self.view = view
+    def __init__(self, view: ViewType, dialect: Dialect = SQLITE) -> None:
+        self.view, self.dialect = view, dialect
         self.name = table_of(view.name, view.version)
 
     def create(self) -> str:
-        columns = ", ".join(f'"{column.name}" {column.sql_type}' for column in self.view.columns)
+        self.dialect.check(self.view.columns, self.view.where)
+        columns = ", ".join(map(self.dialect.column, self.view.columns))
         key = _listed(self.view.key)
-        return f'create table "{self.name}" ({columns}, primary key ({key})) without rowid'
+        return f'create table "{self.name}" ({columns}, primary key ({key})){self.dialect.table_options}'
 
     # --- reading by key ---------------------------------------------------------------------------------------------
 
@@ -50,7 +52,7 @@ class Table:
 
     def _read_of(self, size: int) -> str:
         width = len(self.view.key)
-        select = f'select {_listed(self.view.names)} from "{self.name}"'
+        select = f'select {self.dialect.selected(self.view.columns)} from "{self.name}"'
         if width == 1:
             places = ", ".join(f":p{index}" for index in range(size))
             return f'{select} where "{self.view.key[0]}" in ({places})'
@@ -85,7 +87,22 @@ class Table:
             yield f'delete from "{self.name}" where {where}', self._bound([key])
 
     def _bound(self, rows: Sequence[Sequence[Any]]) -> Parameters:
-        return dict(zip(self._names, chain.from_iterable(rows), strict=False))
+        """Of rows, or of their keys, which are a row's first columns."""
+        return dict(zip(self._names, chain.from_iterable(map(self._put[len(rows[0])], rows)), strict=False))
+
+    def stored(self, row: Sequence[Any]) -> Values:
+        """What was read, in its stored form."""
+        return tuple(self._got(row))
+
+    @cached_property
+    def _put(self) -> dict[int, Callable[[Sequence[Any]], Sequence[Any]]]:
+        """By how many of a row's columns are given."""
+        columns = self.view.columns
+        return {size: self.dialect.putting(columns[:size]) for size in (len(self.view.key), len(columns))}
+
+    @cached_property
+    def _got(self) -> Callable[[Sequence[Any]], Sequence[Any]]:
+        return self.dialect.getting(self.view.columns)
 
     @cached_property
     def _names(self) -> list[str]:

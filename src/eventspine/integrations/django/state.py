@@ -288,7 +288,7 @@ _ALL: dict[str, Any] = {
 class _OnConnection:
     """The journal, as far as it is read and written on Django's connection."""
 
-    sql = True
+    sql, dialect = True, "sqlite"
 
     def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper

@@ -44,7 +44,7 @@ REPEATED_MOST = 3  # records
 
 
 class FlakyJournal:
-    sql = True
+    sql, dialect = True, "sqlite"
 
     def __init__(self, world: World, process: Process) -> None:
         self.world = world

@@ -101,7 +101,7 @@ class Tables:
 class SharedJournal(MemoryJournal):
     """The one journal of a history, with tables; each process has its own way to it."""
 
-    sql = True
+    sql, dialect = True, "sqlite"
 
     def __init__(self, clock: Clock, business: Tables) -> None:
         super().__init__(clock)
