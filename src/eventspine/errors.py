@@ -33,6 +33,7 @@ SpineError
 ├── JournalError              the journal itself
 │   ├── JournalBusy           somebody else holds the write lock, or the caller's own connection (then pass within=)
 │   ├── JournalFull           no space
+│   ├── JournalDenied        it lets nobody in like this: a password, database, role or right; waiting does not help
 │   ├── JournalCorrupt
 │   └── JournalVersion        written by a release that this one can't share the file with
 ├── BrokerError               the broker can't be reached, or does not answer; what was sent may have arrived
@@ -191,6 +192,10 @@ class JournalBusy(JournalError):
 
 
 class JournalFull(JournalError):
+    pass
+
+
+class JournalDenied(JournalError):
     pass
 
 

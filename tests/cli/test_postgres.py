@@ -97,3 +97,28 @@ def test_what_only_a_file_can_do_is_refused_with_what_it_is(spine, journal):
         assert "is no SQLite file; " in answer.stderr
         assert why in answer.stderr
         assert "s3cr3t" not in answer.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "bookshop"),
+        ("subscriptions",),
+        ("tail", "--no-follow"),
+        ("doctor",),
+        ("dead", "list"),
+    ],
+)
+def test_what_waiting_does_not_mend_ends_with_2_and_says_what_does(spine, postgres_server, words):
+    spine.environment["SPINE_JOURNAL"] = f"{postgres_server.url.rpartition('/')[0]}/nowhere?schema=shop"
+    ended = spine(*words)
+    assert 2 == ended.returncode, ended.stdout + ended.stderr
+    assert 'database "nowhere" does not exist. Make it, createdb NAME' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_url_of_sqlalchemys_ends_with_2(spine):
+    spine.environment["SPINE_JOURNAL"] = "postgresql+psycopg://shop:s3cr3t@localhost/shop"
+    ended = spine("subscriptions")
+    assert (2, True) == (ended.returncode, "write 'postgresql://" in ended.stderr)
+    assert "s3cr3t" not in ended.stderr

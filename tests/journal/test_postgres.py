@@ -12,6 +12,7 @@ import zlib
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -19,6 +20,7 @@ import pytest
 
 from eventspine.errors import (
     JournalBusy,
+    JournalDenied,
     JournalError,
     JournalVersion,
     OutcomeUnknown,
@@ -438,6 +440,129 @@ async def test_the_tables_belong_to_the_role_that_is_named(postgres_url: str, sc
             await publish(journal, fresh())
             query = "select tableowner from pg_tables where schemaname = %s and tablename = 'spine_events'"
             assert (role,) == admin.execute(query, (schema,)).fetchone()
+
+
+def url_of(server: Server, user: str, options: str, database: str = "") -> str:
+    url = server.url.replace("postgres@", f"{user}@")
+    return f"{url.rpartition('/')[0]}/{database}?{options}" if database else f"{url}?{options}"
+
+
+async def test_everything_is_done_as_the_role_that_is_named(schema: str, postgres_server: Server):
+    """Who connects may do nothing by itself, and inherits nothing."""
+    owner, login = f"{schema}_owner", f"{schema}_login"
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"create role {owner}; grant create on database postgres to {owner}")
+        admin.execute(f"create role {login} login noinherit; grant {owner} to {login}")
+    async with opened(url_of(postgres_server, login, f"schema={schema}&role={owner}")) as journal:
+        assert journal.exists()
+        bell = Bell(journal)
+        await bell.rings()  # who listens has looked
+        await publish(journal, fresh())
+        record = fresh()
+        assert await journal.run_tables("shop", "1", "create table own (n integer);")
+        insert = Statement("insert into own (n) values (:n)", {"n": 7})
+        assert (await commit(journal, Unit([Append([record])], statements=[insert]))).ok
+        assert 2 == len(await whole_feed(journal)) == await journal.head()
+        assert record.id == (await journal.event(record.id) or record).id
+        assert [{"role": owner}] == await journal.query("select current_user::text as role", {})
+        assert [{"n": 7}] == await journal.query("select n from own", {})
+        transaction = await journal.begin(5.0)
+        assert [{"role": owner}] == await transaction.query("select current_user::text as role", {})
+        await transaction.rollback()
+        assert journal.id == (await journal.describe())["id"]
+    async with opened(url_of(postgres_server, login, f"schema={schema}&role={owner}")) as again:
+        assert 2 == await again.head()
+        here = again._here().readers
+        here.submit(lambda cursor: cursor.run("select 1")).result()
+        assert [(login,)] == here._idle[0].execute("select current_user::text").fetchall()  # of the session it is not
+
+
+DENIED = [
+    ("{login}", "schema={schema}", "nowhere", 'database "nowhere" does not exist.*createdb'),
+    ("{login}_too", "schema={schema}", "", 'role ".*_too" does not exist.*Make the role'),
+    ("{login}", "schema={schema}&role=nobody_at_all", "", 'role "nobody_at_all" does not exist.*Make the role'),
+    ("{login}", "schema={schema}&role={owner}", "", "permission denied to set role.*grant {owner} to"),
+    ("{login}", "schema={schema}", "", "permission denied for schema.*grant usage on schema {schema}"),
+    ("{owner}", "schema={schema}", "", "not permitted to log in.*Name a role with LOGIN"),
+    ("{secret}", "schema={schema}", "", "(authentication failed|no password supplied).*Mend the user or the password"),
+    ("{secret}:wr0ng", "schema={schema}", "", "authentication failed.*Mend the user or the password"),
+    ("{outside}", "schema={schema}", "", "pg_hba.conf.*Let this user in"),
+]
+
+
+@pytest.fixture
+def strangers(postgres_server: Server, schema: str) -> Iterator[dict[str, str]]:
+    """Roles that are let in in different ways, beside a journal that is none of theirs."""
+    names = {name: f"{schema}_{name}" for name in ("owner", "login", "secret", "outside")}
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"create role {names['owner']}; create schema {schema} authorization {names['owner']}")
+        admin.execute(f"create table {schema}.spine_meta (name text, value text)")
+        for name in ("login", "secret", "outside"):
+            admin.execute(f"create role {names[name]} login password 's3cr3t'")
+        (path,) = admin.execute("show hba_file").fetchone() or ("",)
+        hba = Path(path)
+        before = hba.read_text()
+        lines = [
+            f"{kind} all {names[role]} {where}{how}"
+            for role, how in (("secret", "scram-sha-256"), ("outside", "reject"))
+            for kind, where in (("local", ""), ("host", "all "))
+        ]
+        hba.write_text("\n".join([*lines, before]))
+        admin.execute("select pg_reload_conf()")
+        until = time.monotonic() + WAIT_S
+        while time.monotonic() < until:
+            try:
+                psycopg.connect(url_of(postgres_server, names["outside"], "connect_timeout=5")).close()
+            except psycopg.OperationalError:
+                break
+            time.sleep(0.02)
+        yield {**names, "schema": schema}
+        hba.write_text(before)
+        admin.execute("select pg_reload_conf()")
+        admin.execute(f"drop schema {schema} cascade")
+
+
+async def test_what_waiting_does_not_mend_is_told_with_what_does(postgres_server: Server, strangers: dict[str, str]):
+    for user, options, database, told in DENIED:
+        url = url_of(postgres_server, user.format(**strangers), options.format(**strangers), database)
+        began = time.monotonic()
+        with pytest.raises(JournalDenied, match=told.format(**strangers)) as denied:
+            await PostgresJournal(url).open()
+        assert time.monotonic() - began < 10, "it was waited for"
+        assert "wr0ng" not in str(denied.value)
+
+
+async def test_a_right_that_is_taken_away_is_told_and_nothing_is_stored(
+    postgres_url: str, schema: str, postgres_server: Server
+):
+    owner, login = f"{schema}_owner", f"{schema}_login"
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"create role {owner}; grant create on database postgres to {owner}")
+        admin.execute(f"create role {login} login noinherit; grant {owner} to {login}")
+        async with opened(url_of(postgres_server, login, f"schema={schema}&role={owner}")) as journal:
+            await publish(journal, fresh())
+            admin.execute(f"revoke {owner} from {login}")
+            verdict = await commit(journal, Unit([Append([fresh()])]))
+            assert isinstance(verdict.error, JournalDenied)
+            for asked in (journal.head(), journal.query("select 1", {}), journal.begin(5.0)):
+                with pytest.raises(JournalDenied, match=f"grant {owner} to"):
+                    await asked
+            admin.execute(f"grant {owner} to {login}")
+            await publish(journal, fresh())  # it goes on where it stood
+            assert 2 == await journal.head()
+
+
+async def test_a_server_that_is_not_there_is_waited_for_and_no_denial():
+    with pytest.raises(JournalError, match="can't be reached") as missed:
+        await PostgresJournal("postgresql://shop@127.0.0.1:1/shop").open()
+    assert not isinstance(missed.value, JournalDenied)
+
+
+@pytest.mark.parametrize("scheme", ["postgresql+psycopg", "postgresql+asyncpg", "postgres+psycopg2"])
+def test_a_url_of_sqlalchemys_is_told_how_it_is_written(scheme: str):
+    with pytest.raises(SettingsError, match=r"write 'postgresql://…@db/shop\?schema=spine'") as refused:
+        open_journal(f"{scheme}://shop:s3cr3t@db/shop?schema=spine")
+    assert "s3cr3t" not in str(refused.value)
 
 
 async def test_a_role_that_may_not_make_tables_says_what_to_grant(postgres_server: Server, schema: str):

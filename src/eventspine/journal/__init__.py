@@ -27,6 +27,11 @@ def open_journal(url: str) -> Journal:
                 raise
             raise MissingExtra('A PostgreSQL journal needs its driver: pip install "eventspine[postgres]"') from error
         return PostgresJournal(url)
+    if scheme.startswith(("postgres+", "postgresql+")):
+        raise SettingsError(
+            f"{without_password(url)!r} is written as for SQLAlchemy. The journal has its own driver: write "
+            f"{without_password('postgresql' + url[len(scheme) :])!r}."
+        )
     raise SettingsError(
         f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db, "
         "postgres://user@host/database or memory://."

@@ -9,7 +9,9 @@ settings are set inside it, so that a pooler which gives each transaction anothe
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -17,7 +19,7 @@ from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 import psycopg
 from psycopg import errors
 
-from ..errors import JournalBusy, JournalError, JournalFull, SettingsError
+from ..errors import JournalBusy, JournalDenied, JournalError, JournalFull, SettingsError
 from . import without_password
 
 OLDEST = 130000
@@ -134,6 +136,33 @@ def begin(target: Target, schema: str | None, *, limit_s: float, read_only: bool
     return "; ".join(parts)
 
 
+@contextlib.contextmanager
+def reading(connection: psycopg.Connection[Any], target: Target) -> Iterator[None]:
+    """Reads inside as the role that the URL names. In a transaction, for the sake of poolers: the role of a session would
+    be left to whoever is given the session next."""
+    if target.role is None:
+        yield
+        return
+    try:
+        with entering(target):
+            connection.execute(f"begin isolation level read committed read only; set local role {quoted(target.role)}")
+        yield
+        connection.execute("commit")
+    except BaseException:
+        with contextlib.suppress(psycopg.Error):
+            connection.execute("rollback")
+        raise
+
+
+@contextlib.contextmanager
+def entering(target: Target) -> Iterator[None]:
+    """What begins a transaction of ours, or looks for the journal: nobody's statement is to blame for what fails."""
+    try:
+        yield
+    except (errors.InsufficientPrivilege, errors.InvalidParameterValue, errors.UndefinedObject) as error:
+        raise _denied(target, " ".join(str(error).split())) from error
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -148,10 +177,43 @@ def unreachable(target: Target, error: BaseException) -> JournalError:
             f"{target.name} takes no more connections ({said}). Raise its max_connections, or let fewer processes of this "
             "service run; each has up to ten (how-to/postgresql.md)."
         )
+    if any(pattern.search(said) for pattern, _ in _DENIALS) and not _PASSING.search(said):
+        return _denied(target, said)
     return JournalError(
         f"PostgreSQL at {target.name} can't be reached: {said}. Nothing of this was stored; it is tried again as soon as "
         "somebody asks."
     )
+
+
+def _denied(target: Target, said: str) -> JournalDenied:
+    instead = next((instead for pattern, instead in _DENIALS if pattern.search(said)), "Ask who administers it")
+    what = {"role": target.role or "its role", "schema": target.schema or "its schema"}
+    return JournalDenied(f"{target.name} refuses: {said}. {instead.format(**what)} (how-to/postgresql.md).")
+
+
+# By PostgreSQL's words, since a refused connection has no code in the driver. In another language it is an outage.
+_DENIALS = (
+    (
+        re.compile(r"authentication failed|no password supplied"),
+        "Mend the user or the password in the journal's URL, or in PGUSER, PGPASSWORD or ~/.pgpass",
+    ),
+    (re.compile(r'database "[^"]*" does not exist'), "Make it, createdb NAME, or name another in the journal's URL"),
+    (
+        re.compile(r"pg_hba\.conf"),
+        "Let this user in from here in its pg_hba.conf, or connect as it asks, such as with sslmode=require in the URL",
+    ),
+    (re.compile(r"permission denied for database"), "As its owner: grant connect on database ... to the user"),
+    (re.compile(r"not permitted to log in"), "Name a role with LOGIN in the URL, and this one with role="),
+    (re.compile(r"permission denied to set role"), "As an administrator: grant {role} to the user that connects"),
+    (
+        re.compile(r"permission denied for (schema|table|sequence|relation)"),
+        "As the owner of the journal's tables grant usage on schema {schema}, and all on its tables and sequences; or name the owner with role=",
+    ),
+    (re.compile(r'role "[^"]*" does not exist'), "Make the role, or name another in the journal's URL"),
+)
+_PASSING = re.compile(
+    r"refused|time[d]? ?out|starting up|shutting down|could not translate|unreachable|No route|reset by peer"
+)
 
 
 def is_lost(error: BaseException) -> bool:
@@ -183,6 +245,8 @@ def trouble(error: BaseException, target: Target) -> JournalError | None:
     if not isinstance(error, psycopg.Error):
         return None
     said = " ".join(str(error).split())
+    if isinstance(error, errors.InsufficientPrivilege) and re.search(r"\bspine_\w+", said):
+        return _denied(target, said)
     if is_lost(error):
         return JournalError(f"The connection to {target.name} was lost: {said}. Nothing of this was stored.")
     if isinstance(error, errors.DiskFull):

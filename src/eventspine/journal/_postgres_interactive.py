@@ -77,6 +77,9 @@ class Transactions:
                 try:
                     xid = session.begin(deadline, limit_s=limit_s, token=False)
                     return Held(self, session, xid, limit_s)
+                except JournalError:
+                    session.disconnect()
+                    raise
                 except psycopg.Error as error:
                     session.roll_back(error)
                     if not is_lost(error) or time.monotonic() > deadline:

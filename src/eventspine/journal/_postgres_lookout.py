@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from ..errors import JournalError
-from ._postgres_connect import Target, connect
+from ._postgres_connect import Target, connect, reading
 from ._postgres_feed import Fence
 from ._postgres_schema import Identity
 from ._postgres_session import channel_of
@@ -71,7 +71,8 @@ class Lookout:
     def _listen(self, connection: psycopg.Connection[Any]) -> None:
         cursor, gap_s = Cursor(connection, self._identity.schema), GAP_S
         while not self._ended:
-            self._look(cursor)
+            with reading(connection, self._target):
+                self._look(cursor)
             waiting = self._fence.waiting_since is not None
             heard = next(connection.notifies(timeout=gap_s if waiting else LOOK_EVERY_S, stop_after=1), None)
             if heard:

@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 
 from ..errors import JournalCorrupt, JournalError, UnitFailed
-from ._postgres_connect import Target, begin, connect, is_lost, trouble
+from ._postgres_connect import Target, begin, connect, entering, is_lost, reading, trouble
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor, Guard, bind, check_query
 
@@ -43,8 +43,13 @@ class Readers:
 
     def read(self, function: Callable[[Cursor], T]) -> T:
         """On this thread."""
+
+        def ask(connection: psycopg.Connection[Any]) -> T:
+            with entering(self._target), reading(connection, self._target):
+                return function(Cursor(connection, self._identity.schema))
+
         try:
-            return self._with_connection(lambda connection: function(Cursor(connection, self._identity.schema)))
+            return self._with_connection(ask)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise JournalCorrupt(
                 f"A row in {self._identity.schema} of {self._target.name} is not as it was written ({error}). Restore a "
@@ -57,7 +62,8 @@ class Readers:
         values = bind(parameters)
 
         def ask(connection: psycopg.Connection[Any]) -> list[dict[str, Any]]:
-            connection.execute(begin(self._target, self._identity.schema, limit_s=QUERY_S, read_only=True))
+            with entering(self._target):
+                connection.execute(begin(self._target, self._identity.schema, limit_s=QUERY_S, read_only=True))
             _, rows, columns = Guard(connection).run(sql, values)
             connection.execute("commit")
             return [dict(zip(columns, row, strict=True)) for row in rows]

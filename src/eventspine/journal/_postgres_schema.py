@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import psycopg
 
 from ..errors import JournalCorrupt, JournalVersion, SettingsError
-from ._postgres_connect import Target, quoted
+from ._postgres_connect import Target, entering, quoted
 from ._postgres_sql import Cursor, statements
 from ._sql_apply import SCHEMA_VERSION, WRITER_MIN
 from .migrations import Migration, _refuse_older
@@ -68,7 +68,8 @@ def prepare(connection: psycopg.Connection[Any], target: Target, schema: str, no
     """Make the tables, or bring them up to date; whether they were made."""
     with connection.transaction():
         if target.role:
-            connection.execute(f"set local role {quoted(target.role)}")
+            with entering(target):
+                connection.execute(f"set local role {quoted(target.role)}")
         connection.execute("select pg_advisory_xact_lock(%s, %s)", (_MAKING, signed(zlib.crc32(schema.encode()))))
         cursor = Cursor(connection, schema)
         made = not _has_tables(cursor)

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 
 import psycopg
 
-from ..errors import JournalBusy, JournalError, OutcomeUnknown
-from ._postgres_connect import Target, begin, connect, is_lost, is_passing, is_slow, trouble
+from ..errors import JournalBusy, JournalDenied, JournalError, OutcomeUnknown
+from ._postgres_connect import Target, begin, connect, entering, is_lost, is_passing, is_slow, reading, trouble
 from ._postgres_known import Raced
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor
@@ -48,6 +48,8 @@ class Session:
         while self.connection is None:
             try:
                 self.connection = connect(self.target)
+            except JournalDenied:
+                raise
             except JournalError:
                 if time.monotonic() > deadline or self.ended:
                     raise
@@ -63,7 +65,13 @@ class Session:
         if token:
             steps.append(take_token(self.identity))
         steps.append(_DURABLE)
-        cursor = self.connected(deadline).execute("; ".join([*steps, "select pg_current_xact_id()::text"]))
+        connection = self.connected(deadline)
+        try:
+            with entering(self.target):
+                cursor = connection.execute("; ".join([*steps, "select pg_current_xact_id()::text"]))
+        except JournalDenied as error:
+            self.roll_back(error)
+            raise
         while cursor.nextset():
             pass
         row = cursor.fetchone()
@@ -113,7 +121,8 @@ class Session:
     def _has(self, connection: psycopg.Connection[Any], trace: Trace | None) -> bool:
         if trace is None or "spine_events" not in trace.sql:
             return True
-        return Cursor(connection, self.identity.schema).execute(trace.sql, trace.values).fetchone() is not None
+        with reading(connection, self.target):
+            return Cursor(connection, self.identity.schema).execute(trace.sql, trace.values).fetchone() is not None
 
     def roll_back(self, error: BaseException) -> None:
         if self.connection is None:

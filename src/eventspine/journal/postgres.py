@@ -16,10 +16,12 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import psycopg
+
 from ..clock import Clock, SystemClock
 from ..errors import JournalError, SettingsError
 from . import Url, _postgres_calls as calls, _postgres_describe as describe, _postgres_feed as feed
-from ._postgres_connect import connect, target_of
+from ._postgres_connect import connect, entering, reading, target_of
 from ._postgres_interactive import PostgresTransaction, Transactions
 from ._postgres_lookout import Lookout
 from ._postgres_readers import Readers
@@ -71,7 +73,11 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
         self._safeguards = Safeguards()
 
     def exists(self) -> bool:
-        with closing(connect(self.target)) as connection:
+        with (
+            closing(connect(self.target)) as connection,
+            entering(self.target),
+            reading(connection, self.target),
+        ):
             return describe.is_journal(connection, schema_of(connection, self.target))
 
     # --- writing ----------------------------------------------------------------------------------------------------
@@ -197,15 +203,19 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
 
     def _start(self) -> _Running:
         with closing(connect(self.target)) as connection:
-            schema = schema_of(connection, self.target)
-            known = identity(connection, schema)
+            schema, known = self._found(connection)
             if known is None:
                 self.created = prepare(connection, self.target, schema, self._clock.now_us()) or self.created
-                known = identity(connection, schema)
+                schema, known = self._found(connection)
         if known is None:
             raise JournalError(f"The tables in {schema} of {self.target.name} were removed as soon as they were made.")
         self.id, self.incarnation = known.id, known.incarnation
         return _Running(self, known)
+
+    def _found(self, connection: psycopg.Connection[Any]) -> tuple[str, Identity | None]:
+        with entering(self.target), reading(connection, self.target):
+            schema = schema_of(connection, self.target)
+            return schema, identity(connection, schema)
 
 
 class _Running:
