@@ -9,11 +9,14 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
 from eventspine import Envelope, Spine
+from eventspine.testing.servers import named
 from examples.shop.orders import read_orders
 
 from .customers import Customer, Spent, Spent2, release_1, release_2
@@ -105,11 +108,24 @@ async def look_back(spine: Spine, book: Book, days: int) -> int:
     return wrong
 
 
-async def main(path: Path, most: int | None, days: int) -> None:
+@contextmanager
+def place(journal: str) -> Iterator[str]:
+    """A journal for the time of the demo: a file, or a schema of a PostgreSQL that is started for it."""
+    with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
+        if journal == "sqlite":
+            yield f"sqlite:///{folder}/ledger.db"
+            return
+        kind = named("postgres")
+        kind.install()
+        with kind(folder) as server:
+            yield f"{server.url}?schema=ledger"
+
+
+async def main(path: Path, most: int | None, days: int, journal: str = "sqlite") -> None:
     book = read(path, most)
     events = sum(map(len, book.values()))
-    with tempfile.TemporaryDirectory(prefix="ledger-") as folder:
-        async with Spine(f"sqlite:///{folder}/ledger.db", service=release_1()) as spine:
+    with place(journal) as url:
+        async with Spine(url, service=release_1()) as spine:
             started = time.perf_counter()
             await write(spine, book)
             written = time.perf_counter()
@@ -133,5 +149,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, help="only so many orders of the file")
     parser.add_argument("--days", type=int, default=1000, help="how many customers and days are looked back on")
+    parser.add_argument(
+        "--journal", choices=("sqlite", "postgres"), default="sqlite", help="a PostgreSQL is installed and started"
+    )
     given = parser.parse_args()
-    asyncio.run(main(ORDERS, given.most, given.days))
+    asyncio.run(main(ORDERS, given.most, given.days, given.journal))

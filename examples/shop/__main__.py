@@ -18,6 +18,8 @@ from eventspine.testing.servers import NotInstalled, ServerError
 from . import places
 from .broker import BROKERS, Broker
 from .demo import Demo, FolderTaken, Stalled, emptied
+from .journals import InFiles, InPostgres, Journals
+from .kept import kept_by
 from .oracle import Expected, expect
 from .orders import OrdersUnreadable, read_orders
 from .processes import Processes, ServiceFailed
@@ -35,9 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         expected = expect(read_orders(options.orders))
         folder = options.check or emptied(options.folder)
         screen = Screen(len(expected.numbers))
-        events = Events() if options.check else _play(expected, options, folder, screen)
-        result = reconcile(expected, folder, events)
-    except (OrdersUnreadable, FolderTaken, NotInstalled) as error:
+        with closing(_journals(options.journal, folder)) as journals:
+            events = Events() if options.check else _play(expected, options, folder, journals, screen)
+            result = reconcile(expected, kept_by(folder, journals), events)
+    except (OrdersUnreadable, FolderTaken, NotInstalled, ServerError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -46,16 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if result.ok else 1
 
 
-def _play(expected: Expected, options: argparse.Namespace, folder: Path, screen: Screen) -> Events:
+def _journals(name: str, folder: Path) -> Journals:
+    if name == "sqlite":
+        return InFiles(folder)
+    journals = InPostgres(folder)
+    journals.start()
+    return journals
+
+
+def _play(expected: Expected, options: argparse.Namespace, folder: Path, journals: Journals, screen: Screen) -> Events:
     failures: list[str] = []
     with ExitStack() as stack:
         broker = _opened(options.broker, folder, stack)
         screen.begin()  # a server that was installed for the first time took its time before
         url, environment = ("", {}) if broker is None else (broker.url, broker.environment)
-        processes = stack.enter_context(Processes(folder, url, environment))
-        gauge = stack.enter_context(closing(Gauge(folder)))
+        processes = stack.enter_context(Processes(folder, journals, url, environment))
         stack.enter_context(screen)
-        demo = Demo(options.orders.resolve(), expected, processes, gauge, screen, options.kill, broker)
+        demo = Demo(options.orders.resolve(), expected, processes, Gauge(journals), screen, options.kill, broker)
         try:
             demo.run()
         except (ServiceFailed, Stalled, ServerError) as error:
@@ -78,7 +88,7 @@ def _opened(name: str | None, folder: Path, stack: ExitStack) -> Broker | None:
 
 def _conclude(result: Reconciliation, options: argparse.Namespace, screen: Screen) -> None:
     screen.show_books(result)
-    if options.check is None:
+    if options.check is None and options.journal == "sqlite":  # a server has ended with the demo
         screen.say("Look around:")
         print(*_looks(options.folder), sep="\n")  # not through the screen, which would break lines
     if options.report is not None:
@@ -107,6 +117,9 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--broker",
         choices=BROKERS,
         help="a journal for each service, and this broker between them: installed, started and killed",
+    )
+    parser.add_argument(
+        "--journal", choices=("sqlite", "postgres"), default="sqlite", help="a PostgreSQL is installed and started"
     )
     parser.add_argument("--kill", nargs=2, choices=places.SERVICES, default=("inventory", "email"), help="whom to kill")
     parser.add_argument("--check", type=Path, metavar="FOLDER", help="only reconcile what a demo has left there")

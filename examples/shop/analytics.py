@@ -12,14 +12,14 @@ from .events import OrderPlaced
 analytics = Service("analytics", tables="analytics.sql")
 
 ADD_TO_DAY = """
-    insert into analytics_days (day, orders, units, cents) values (:day, 1, :units, :cents)
+    insert into analytics_days as days (day, orders, units, cents) values (:day, 1, :units, :cents)
     on conflict (day) do update
-    set orders = orders + 1, units = units + excluded.units, cents = cents + excluded.cents
+    set orders = days.orders + 1, units = days.units + excluded.units, cents = days.cents + excluded.cents
 """
 ADD_TO_CUSTOMER = """
-    insert into analytics_customers (customer_id, orders, units, cents) values (:customer_id, 1, :units, :cents)
+    insert into analytics_customers as customers (customer_id, orders, units, cents) values (:customer_id, 1, :units, :cents)
     on conflict (customer_id) do update
-    set orders = orders + 1, units = units + excluded.units, cents = cents + excluded.cents
+    set orders = customers.orders + 1, units = customers.units + excluded.units, cents = customers.cents + excluded.cents
 """
 
 

@@ -97,7 +97,7 @@ class Demo:
         self.deploy_email(RELEASE_3, "the bug is mended")
         self.replay(died)
         self.processes.stop_all()
-        journals = [word for path in places.journals(self.processes.folder) for word in ("--journal", self.url(path))]
+        journals = [word for url in self.processes.journals.several() for word in ("--journal", url)]
         several = journals if self.broker is not None else []
         self.show_command("trace", died[0]["event"], *several)  # one that has lived through all of it
 
@@ -168,10 +168,6 @@ class Demo:
     def dead_deliveries(self, service: str = "email") -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.processes.spine("dead", "list", "--json", at=service))
         return found
-
-    def url(self, path: Path) -> str:
-        """As seen from where e-mail is at home."""
-        return f"sqlite:///{os.path.relpath(path, places.home(self.processes.folder, 'email'))}"
 
     def until_handled(self, service: str, share: float) -> None:
         orders = len(self.expected.numbers)

@@ -21,8 +21,8 @@ RESERVED = """
     where customer_id = :customer_id and reserved and day > :window_start and day <= :day
 """
 REMEMBER = """
-    insert into inventory_answers (order_id, customer_id, day, units, reserved)
-    values (:order_id, :customer_id, :day, :units, :reserved)
+    insert into inventory_answers (number, order_id, customer_id, day, units, reserved)
+    select coalesce(max(number), 0) + 1, :order_id, :customer_id, :day, :units, :reserved from inventory_answers
 """
 
 

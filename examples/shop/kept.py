@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from . import places
+from .journals import InFiles, Journals
 
 _LETTER = re.compile(r"^Subject: Your (\d+)(?:st|nd|rd|th) order\nX-Order: (\d+)$", re.ASCII | re.MULTILINE)
 
@@ -40,10 +40,12 @@ class Kept:
 
 
 def kept_in(folder: Path) -> Kept:
-    def rows(service: str, sql: str) -> list[Any]:
-        with closing(_opened(places.journal(folder, service))) as journal:
-            return _rows(journal, sql)
+    with closing(InFiles(folder)) as journals:
+        return kept_by(folder, journals)
 
+
+def kept_by(folder: Path, journals: Journals) -> Kept:
+    rows = journals.rows
     return Kept(
         storefront=rows(
             "storefront", "select order_id, customer_id, units, cents from storefront_orders order by number"
@@ -59,23 +61,8 @@ def kept_in(folder: Path) -> Kept:
     )
 
 
-def _opened(path: Path) -> sqlite3.Connection:
-    if not path.exists():
-        return sqlite3.connect(":memory:")  # no service got as far as to open it: nothing is kept
-    return sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-
-
-def _rows(journal: sqlite3.Connection, sql: str) -> list[Any]:
-    try:
-        return journal.execute(sql).fetchall()
-    except sqlite3.OperationalError as error:
-        if "no such table" in str(error):
-            return []  # a service that never got as far as to make its tables has kept nothing
-        raise
-
-
 def _sums(rows: list[Any]) -> dict[str, Sum]:
-    return {name: Sum(*sums) for name, *sums in rows}
+    return {str(name): Sum(*sums) for name, *sums in rows}
 
 
 def _letters(mail: Path) -> Iterator[Letter]:

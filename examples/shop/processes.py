@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Self
 
 from . import places
+from .journals import Journals
 
 CODE = Path(__file__).resolve().parents[2]  # what `examples.shop` is imported from
 STOP_TIMEOUT_S = 60
@@ -27,8 +28,11 @@ class ServiceFailed(Exception):
 
 
 class Processes:
-    def __init__(self, folder: Path, broker_url: str = "", environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, folder: Path, journals: Journals, broker_url: str = "", environment: Mapping[str, str] | None = None
+    ) -> None:
         self.folder = folder
+        self.journals = journals
         self.broker_url = broker_url
         self.environment = environment or {}
         self.kills = 0
@@ -53,7 +57,7 @@ class Processes:
             self._running[service] = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=places.home(self.folder, service),
-                env=self._environment() | patience,
+                env=self._environment(service) | patience,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -102,7 +106,7 @@ class Processes:
         done = subprocess.run(
             [sys.executable, "-m", "eventspine.cli", *arguments],
             cwd=places.home(self.folder, at),
-            env=self._environment(),
+            env=self._environment(at),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -113,9 +117,9 @@ class Processes:
             raise ServiceFailed(f"`spine {' '.join(arguments)}` ended with code {done.returncode}.\n{done.stderr}")
         return done.stdout
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self, service: str) -> dict[str, str]:
         path = os.pathsep.join(filter(None, [str(CODE), os.environ.get("PYTHONPATH")]))
-        own = {"SPINE_JOURNAL": "sqlite:///spine.db", "SPINE_BROKER": self.broker_url}
+        own = {"SPINE_JOURNAL": self.journals.url(service), "SPINE_BROKER": self.broker_url}
         return {**os.environ, "PYTHONPATH": path, "PYTHONUTF8": "1", **own, **self.environment}
 
     def _log(self, service: str) -> Path:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
-from pathlib import Path
 from typing import NamedTuple
 
-from . import places
+from .journals import Journals
 
 _ORDERS = {
     "storefront": "select coalesce(max(number), 0) from storefront_orders",
@@ -31,24 +29,12 @@ class Progress(NamedTuple):
 
 
 class Gauge:
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._connections: dict[Path, sqlite3.Connection] = {}
+    def __init__(self, journals: Journals) -> None:
+        self._journals = journals
 
     def read(self) -> Progress:
         return Progress(**{name: self._number(name, sql) for name, sql in _ORDERS.items()})
 
-    def close(self) -> None:
-        for connection in self._connections.values():
-            connection.close()
-
     def _number(self, name: str, sql: str) -> int:
-        path = places.journal(self._folder, "email" if name == "counted" else name).resolve()
-        if path not in self._connections:
-            if not path.exists():
-                return 0
-            self._connections[path] = sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)
-        try:
-            return int(self._connections[path].execute(sql).fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0  # its table isn't there yet
+        found = self._journals.rows("email" if name == "counted" else name, sql)
+        return int(found[0][0]) if found else 0  # its table isn't there yet

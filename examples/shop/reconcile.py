@@ -10,12 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from .kept import Kept, kept_in
+from .kept import Kept
 from .oracle import Expected
 
 DIFFERENCES_SHOWN_MAX = 5
@@ -92,8 +91,7 @@ class Reconciliation:
         return {name: getattr(book, figure) for name, book in self.books.items() if getattr(book, figure) is not None}
 
 
-def reconcile(expected: Expected, folder: Path, events: Events) -> Reconciliation:
-    kept = kept_in(folder)
+def reconcile(expected: Expected, kept: Kept, events: Events) -> Reconciliation:
     books = {
         "input": _input(expected),
         "storefront": _storefront(expected, kept),

@@ -9,7 +9,6 @@ moment goes on where it stopped: nothing is published twice, nothing is left out
 from __future__ import annotations
 
 import argparse
-import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -23,6 +22,7 @@ from eventspine.sync import Spine
 
 from .events import OrderPlaced
 from .orders import Order, read_orders
+from .till import Till, opened
 
 BATCH_MAX = 200
 TABLES = Path(__file__).with_name("storefront.sql")  # a program of its own brings its tables itself
@@ -30,29 +30,30 @@ TABLES = Path(__file__).with_name("storefront.sql")  # a program of its own brin
 storefront = Service("storefront", publishes="orders")
 
 REMEMBER = """
-    insert into storefront_orders (order_id, customer_id, day, units, cents) values (?, ?, ?, ?, ?)
+    insert into storefront_orders (number, order_id, customer_id, day, units, cents)
+    select coalesce(max(number), 0) + 1, ?, ?, ?, ?, ? from storefront_orders
 """
 
 
 def sell(orders: Sequence[Order], orders_per_second: float) -> None:
     with (
         Spine.from_settings(service=storefront) as spine,
-        closing(sqlite3.connect(spine.journal.path, timeout=30)) as shop,
+        closing(opened(spine.journal)) as shop,
     ):
-        shop.executescript(TABLES.read_text(encoding="utf-8"))
-        [sold] = shop.execute("select count(*) from storefront_orders").fetchone()
-        opened = time.monotonic() - sold / orders_per_second
+        shop.script(TABLES.read_text(encoding="utf-8"))
+        sold = shop.number("select count(*) from storefront_orders")
+        since = time.monotonic() - sold / orders_per_second
         for batch in batches(orders[sold:]):
             place(batch, spine, shop)
             sold += len(batch)
-            time.sleep(max(0.0, opened + sold / orders_per_second - time.monotonic()))
+            time.sleep(max(0.0, since + sold / orders_per_second - time.monotonic()))
 
 
-def place(batch: Sequence[Order], spine: Spine, shop: sqlite3.Connection) -> None:
+def place(batch: Sequence[Order], spine: Spine, shop: Till) -> None:
     """All of one day, and committed as one."""
-    with shop:
-        shop.executemany(REMEMBER, map(row, batch))
-        spine.publish(*map(placed, batch), time=noon(batch[0]), within=shop)
+    with shop.transaction():
+        shop.many(REMEMBER, map(row, batch))
+        spine.publish(*map(placed, batch), time=noon(batch[0]), within=shop.connection)
 
 
 def row(order: Order) -> tuple[int, str, str, int, int]:

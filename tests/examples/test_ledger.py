@@ -5,10 +5,14 @@ from __future__ import annotations
 import pytest
 
 from examples.ledger import __main__ as demo
+from tests.servers import needed
 
 
-async def test_every_figure_is_that_of_the_file(capsys):
-    await demo.main(demo.ORDERS, 2000, 100)
+@pytest.mark.parametrize("journal", ["sqlite", "postgres"])
+async def test_every_figure_is_that_of_the_file(capsys, journal):
+    if journal == "postgres":
+        needed("postgres")
+    await demo.main(demo.ORDERS, 2000, 100, journal)
     told = capsys.readouterr().out.splitlines()
     assert 5 == sum(line.startswith("right ") for line in told)
 

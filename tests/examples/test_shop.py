@@ -93,6 +93,25 @@ def test_books_agree_across_a_broker_that_is_killed_too(tmp_path, broker):
     assert "inventory.StockReserved" in done.stdout
 
 
+@pytest.mark.promise("process killed", "postgres processes")
+@pytest.mark.timeout(300)
+def test_books_agree_on_postgresql_whoever_is_killed(tmp_path):
+    needed("postgres")
+    orders = few_orders(tmp_path / "orders.csv")
+    report, folder = tmp_path / "report.json", tmp_path / "shop"
+    done = demo("--journal", "postgres", "--orders", orders, "--report", report, "--folder", folder)
+    told, expected = json.loads(report.read_text()), expect(read_orders(orders))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert told["ok"] is True
+    assert told["orders"] == dict.fromkeys(["input", "storefront", "inventory", "email", "analytics"], 192)
+    assert (told["lost"], told["twice"], told["out_of_order"]) == (0, 0, 0)
+    assert (told["refused"], told["dead"], told["kills"]) == (len(expected.refused), len(expected.jammed), 2)
+    assert not list(folder.rglob("*.db"))
+    again = demo("--journal", "postgres", "--orders", orders, "--check", folder)  # the server starts with what it had
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
 def test_a_single_order_is_enough_for_a_demo(tmp_path):
     orders = tmp_path / "orders.csv"
     orders.write_text("customer_id,date,units,amount\nonly,2024-02-29,1,0.01\n")

@@ -15,6 +15,7 @@ import pytest
 
 from examples.shop import __main__ as demo
 from examples.shop.email.mailbox import Mailbox, letter, ordinal
+from examples.shop.kept import kept_in
 from examples.shop.oracle import cents, expect
 from examples.shop.orders import Order
 from examples.shop.reconcile import Events, reconcile
@@ -85,7 +86,7 @@ def write(path, orders):
 
 
 def books_of(folder, orders):
-    return reconcile(expect(orders), folder, Events(dead=3, kills=2, seconds=1.25))
+    return reconcile(expect(orders), kept_in(folder), Events(dead=3, kills=2, seconds=1.25))
 
 
 def test_books_of_a_faultless_run_agree(folder, orders):
@@ -180,7 +181,7 @@ def test_a_shop_that_never_opened_has_lost_everything(tmp_path, orders):
 
 
 def test_a_shop_whose_demo_failed_is_not_in_order_even_if_its_books_are(folder, orders):
-    result = reconcile(expect(orders), folder, Events(failures=["inventory ended with code 1"]))
+    result = reconcile(expect(orders), kept_in(folder), Events(failures=["inventory ended with code 1"]))
 
     assert not result.ok
     assert result.differences == ["inventory ended with code 1"]

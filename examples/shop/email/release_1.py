@@ -19,8 +19,8 @@ email = Service("email", tables="release_1.sql", lifespan=mailbox)
 
 EARLIER = "select count(*) as letters from email_letters where customer_id = :customer_id"
 REMEMBER = """
-    insert into email_letters (order_id, customer_id, nth, reserved)
-    values (:order_id, :customer_id, :nth, :reserved)
+    insert into email_letters (number, order_id, customer_id, nth, reserved)
+    select coalesce(max(number), 0) + 1, :order_id, :customer_id, :nth, :reserved from email_letters
 """
 
 

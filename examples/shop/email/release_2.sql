@@ -3,7 +3,7 @@ create table if not exists email_letters (
     order_id    integer not null,
     customer_id text not null,
     nth         integer not null,
-    reserved    integer not null
+    reserved    boolean not null
 );
 
 create index if not exists email_letters_of_customer on email_letters (customer_id);
@@ -11,4 +11,4 @@ create index if not exists email_letters_of_customer on email_letters (customer_
 create table if not exists email_counts (
     answer text primary key,
     orders integer not null
-) without rowid;
+);

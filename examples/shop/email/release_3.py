@@ -17,12 +17,12 @@ email = Service("email", tables="release_2.sql", lifespan=mailbox)
 
 EARLIER = "select count(*) as letters from email_letters where customer_id = :customer_id"
 REMEMBER = """
-    insert into email_letters (order_id, customer_id, nth, reserved)
-    values (:order_id, :customer_id, :nth, :reserved)
+    insert into email_letters (number, order_id, customer_id, nth, reserved)
+    select coalesce(max(number), 0) + 1, :order_id, :customer_id, :nth, :reserved from email_letters
 """
 COUNT = """
     insert into email_counts (answer, orders) values (:answer, 1)
-    on conflict (answer) do update set orders = orders + 1
+    on conflict (answer) do update set orders = email_counts.orders + 1
 """
 
 
