@@ -8,7 +8,9 @@ PY := .venv/bin/python
 TESTS ?= tests --ignore=tests/docs
 PYTEST_ARGS ?=
 WORKERS ?= 4
+QUICK := $(if $(CI)$(ALL),,-m "not long")
 export PYTHON
+unexport PYTHONDONTWRITEBYTECODE  # images set it; hundreds of processes would each compile everything anew
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -22,8 +24,8 @@ set-up-test:
 set-up-bench:
 	@scripts/setup bench
 
-test: set-up-test ## Run the tests, four at a time (WORKERS=0: one by one; TESTS=tests/journal PYTEST_ARGS=-x narrow them)
-	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS) $(PYTEST_ARGS)
+test: set-up-test ## Run the tests, four at a time (ALL=1: the long ones too; WORKERS=0: one by one; TESTS=tests/journal PYTEST_ARGS=-x)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(QUICK) $(TESTS) $(PYTEST_ARGS)
 
 servers: set-up-test ## Install the real brokers, and the PostgreSQL, that tests start and stop; without them those tests are skipped (SERVERS=nats)
 	@$(PY) -m eventspine.cli servers install $(SERVERS)

@@ -30,11 +30,36 @@ settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True
 settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 
+HERE = Path(__file__).parent
+LONG = (  # many processes for each test, or many histories: more than half of the time, for a twentieth of the tests
+    "cli/test_new.py",
+    "cli/test_run_reload.py",
+    "deploys/",
+    "examples/",
+    "faults/",
+    "hostile/test_command_line.py",
+    "integrations/django_project/test_shop.py",
+    "integrations/test_fastapi_killed.py",
+    "packaging/",
+    "promises/",
+    "simulate/test_ablations.py",
+    "soak/",
+    "testing/test_conformance.py",
+    "testing/test_plugin.py",
+)
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: left out by `make test` on a laptop (see LONG in tests/conftest.py)")
     config.addinivalue_line(
         "markers", "promise(fault, *setups, lost=''): what it shows, for the table in docs/why/promises.md"
     )
     config.addinivalue_line("markers", "setup(*setups, processes=''): which of the table's columns a test speaks for")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).as_posix().startswith(LONG):
+        item.add_marker(pytest.mark.long)
 
 
 @pytest.hookimpl(wrapper=True)
