@@ -3,6 +3,7 @@ that are answered as what they are; from FastAPI and Flask, each through its own
 
 from __future__ import annotations
 
+import asyncio
 import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from uuid import UUID, uuid4
 import httpx
 import msgspec
 import pytest
-from fastapi import Body, FastAPI, HTTPException
+from fastapi import APIRouter, Body, FastAPI, HTTPException
 from fastapi.responses import PlainTextResponse
 from flask import Flask
 from starlette.exceptions import HTTPException as HTTPError
@@ -59,9 +60,13 @@ def services() -> tuple[Service[Any], Service[Any], list[PlaceOrder]]:
     reports: Service[None] = Service("reports")
     called: list[PlaceOrder] = []
 
-    @orders.command(PlaceOrder)
+    @orders.command(PlaceOrder, timeout_s=0.5)
     async def place(command: PlaceOrder, delivery: Delivery) -> UUID:
         called.append(command)
+        if command.customer == "slow":
+            await asyncio.sleep(60)
+        if command.customer == "odd":
+            raise Reject("too many \ud800\r\nX-Evil: 1")
         if command.units > 9:
             raise Reject("that is too many")
         delivery.publish(OrderPlaced(customer=command.customer, units=command.units))
@@ -275,6 +280,31 @@ def test_a_field_that_the_command_has_not_is_refused_by_name(client: Client, bod
     assert client.called == []
 
 
+def test_a_name_that_nobody_would_read_is_cut(client: Client) -> None:
+    refused = client("POST", "/orders", {"customer": "ann", "x" * 500_000: 1})
+    assert (422, True) == (refused.status_code, len(refused.content) < 300)
+    assert "x" * 60 + "…: there is no such field" in refused.json()["detail"]
+
+
+def test_a_refusal_that_is_no_unicode_is_answered(client: Client) -> None:
+    refused = client("POST", "/orders", {"customer": "odd", "units": 10})
+    assert (409, "too many \\ud800\r\nX-Evil: 1") == (refused.status_code, refused.json()["detail"])
+    assert "X-Evil" not in refused.headers
+
+
+def test_a_handler_that_takes_too_long_is_answered_and_told_in_the_log(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    slow = client("POST", "/orders", {"customer": "slow"}, Idempotency_Key="k")
+    assert (503, "5", PROBLEM) == (slow.status_code, slow.headers["retry-after"], slow.headers["content-type"])
+    assert "orders.place" not in slow.text
+    told = [record for record in caplog.records if record.name == "eventspine.http"]
+    assert 1 == len(told)
+    assert told[0].getMessage().startswith("answered with 503: orders.place did not return within 0.5 s")
+    assert 503 == client("POST", "/orders", {"customer": "slow"}, Idempotency_Key="k").status_code  # nothing is noted
+    assert 2 == len(client.called)
+
+
 def test_a_dict_takes_any_names(client: Client) -> None:
     taken = client("POST", "/orders", {"customer": "ann", "lines": [{"sku": "a"}], "notes": {"any": 1}})
     assert 201 == taken.status_code
@@ -446,6 +476,28 @@ def test_a_command_that_is_no_body_is_found_at_the_start(tmp_path: Path) -> None
     async def place(command: PlaceOrder) -> None: ...
 
     with pytest.raises(errors.SettingsError, match=r"command: Annotated\[PlaceOrder, Body\(\)\]"), TestClient(app):
+        pass
+
+
+def test_routers_are_looked_at_too(tmp_path: Path) -> None:
+    events = of_fastapi.Events(f"sqlite:///{tmp_path / 'shop.db'}", service=services()[0])
+    good, bad = APIRouter(prefix="/good"), APIRouter(prefix="/bad")
+
+    @good.post("/orders")
+    async def place(command: Annotated[PlaceOrder, Body()]) -> None: ...
+
+    @bad.post("/orders")
+    async def wrong(command: PlaceOrder) -> None: ...
+
+    app = FastAPI(lifespan=events.lifespan, exception_handlers=of_fastapi.answers)
+    app.include_router(good, prefix="/v1")
+    with TestClient(app) as testing:
+        for body in (b"{", b"\xff"):
+            refused = testing.post("/v1/good/orders", content=body, headers=JSON)
+            assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    app = FastAPI(lifespan=events.lifespan)
+    app.include_router(bad, prefix="/v1")
+    with pytest.raises(errors.SettingsError, match="command: Annotated"), TestClient(app):
         pass
 
 

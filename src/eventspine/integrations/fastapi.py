@@ -240,7 +240,7 @@ def _check_bodies(app: Any) -> None:
     """FastAPI looks for what it does not know in the query, where no command is ever found."""
     from ..commands.declare import CommandMeta
 
-    for route in getattr(app, "routes", ()):
+    for route in _routes(app):
         for field in getattr(getattr(route, "dependant", None), "query_params", ()):
             kind = field.field_info.annotation
             if isinstance(kind, CommandMeta):
@@ -248,6 +248,13 @@ def _check_bodies(app: Any) -> None:
                     f"{route.path} takes the command {field.name} from the query. Have it taken from the body: "
                     f"{field.name}: Annotated[{kind.__name__}, Body()]."
                 )
+
+
+def _routes(app: Any) -> Iterator[Any]:
+    """Of what it includes as well, which newer releases of FastAPI keep by itself, and of what is mounted."""
+    for route in getattr(app, "routes", None) or ():
+        yield route
+        yield from _routes(getattr(route, "original_router", route))
 
 
 @contextmanager

@@ -5,11 +5,12 @@
 
 What clients send is taken as it is meant, or refused with 400. A command is JSON and says so: a form on somebody else's page can
 send a visitor's cookies with any text, but not with this content type, unless the browser has asked here first. An error is answered by `answer_of`, as a problem (RFC 9457): what
-a client can mend or was refused says why, and what is the server's trouble (5xx) says nothing of its inside.
+a client can mend or was refused says why, and what is the server's trouble (5xx) says nothing of its inside: that goes to the log.
 """
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ from ..errors import (
     CommandReused,
     Conflict,
     ContentTypeRefused,
+    HandlerTimeout,
     HeaderRefused,
     JournalBusy,
+    JournalError,
     JournalFull,
     NoSuchAggregate,
     OutboxFull,
@@ -31,6 +34,8 @@ from ..errors import (
     ViewNotKept,
 )
 from ..state.token import Token
+
+log = logging.getLogger("eventspine.http")
 
 TOKEN = "Spine-Token"  # noqa: S105 -- the name of a header
 IDEMPOTENCY_KEY = "Idempotency-Key"
@@ -89,6 +94,7 @@ class _Rule(NamedTuple):
     title: str
     detail: str | None  # None: what the error says
     retry_after_s: int | None = None
+    level: int = logging.DEBUG  # at which it is logged; what clients can bring about as often as they like fills no log
 
 
 _AGAIN = "Try again."
@@ -109,11 +115,17 @@ RULES: dict[type[Exception], _Rule] = {
     ),
     ViewNotKept: _Rule(503, "Not there yet", "What is asked for is not kept here yet. Ask again.", 5),
     OutcomeUnknown: _Rule(
-        503, "Perhaps done", f"It may have been done. Send the same again, under the same {IDEMPOTENCY_KEY}.", 1
+        503,
+        "Perhaps done",
+        f"It may have been done. Send the same again, under the same {IDEMPOTENCY_KEY}.",
+        1,
+        logging.ERROR,
     ),
-    JournalBusy: _Rule(503, "Busy", _AGAIN, 1),
-    JournalFull: _Rule(503, "No space", _AGAIN, 30),
-    OutboxFull: _Rule(503, "Too much is waiting", _AGAIN, 30),
+    HandlerTimeout: _Rule(503, "It took too long", f"Nothing was done. {_AGAIN}", 5, logging.ERROR),
+    JournalError: _Rule(503, "Not at work", _AGAIN, 5, logging.ERROR),
+    JournalBusy: _Rule(503, "Busy", _AGAIN, 1, logging.WARNING),
+    JournalFull: _Rule(503, "No space", _AGAIN, 30, logging.ERROR),
+    OutboxFull: _Rule(503, "Too much is waiting", _AGAIN, 30, logging.ERROR),
     SpineClosed: _Rule(503, "Stopping", _AGAIN, 1),
 }
 
@@ -126,7 +138,13 @@ def answer_of(error: BaseException) -> Answer | None:
     headers = {"Content-Type": PROBLEM, "Cache-Control": "no-store"}
     if rule.retry_after_s is not None:
         headers["Retry-After"] = str(rule.retry_after_s)
-    body = {"title": rule.title, "status": rule.status, "detail": str(error) if rule.detail is None else rule.detail}
+    log.log(
+        rule.level, "answered with %d: %s", rule.status, error, exc_info=error if rule.level > logging.WARNING else None
+    )
+    detail = str(error) if rule.detail is None else rule.detail
+    # A handler's text may hold what is no Unicode, which no answer can.
+    detail = detail.encode("utf-8", "backslashreplace").decode()
+    body: dict[str, Any] = {"title": rule.title, "status": rule.status, "detail": detail}
     if isinstance(error, OutcomeUnknown) and "command_id" in error.details:
         body["idempotency_key"] = error.details["command_id"]
     return Answer(rule.status, headers, body)
