@@ -78,8 +78,8 @@ async def test_another_number_of_partitions_is_reported_and_not_made(nats_server
     async with connected(f"{nats_server.url}/?prefix=num.&partitions=6") as broker:
         (one,) = await broker.differences(NEEDS)
         assert (one.wanted, one.found, one.safe) == (
-            "6 partitions, 1 replicas",
-            "4 partitions, 1 replicas",
+            "6 partitions, 1 replica",
+            "4 partitions, 1 replica",
             False,
         )
         assert await broker.apply(NEEDS) == []

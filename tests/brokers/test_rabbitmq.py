@@ -579,7 +579,7 @@ async def test_what_is_made_is_made_once_and_what_is_different_is_only_reported(
     for other in (2, 3, 12):
         more = await place.broker(partitions=other)
         (one,) = await more.differences(NEEDS)
-        assert (f"{other} partitions", "1 partitions", False) == (one.wanted, one.found, one.safe)
+        assert (f"{other} partitions", "1 partition", False) == (one.wanted, one.found, one.safe)
         assert [] == list(await more.apply(NEEDS))
         assert {0} == (await more.intake(CHANNEL, CONSUMER, lambda: None)).assigned()
 

@@ -88,7 +88,7 @@ def test_what_is_different_is_reported_and_left_alone(spine, server, url):
     assert 1 == verified.returncode
     told = json.loads(verified.stdout)
     orders = next(one for one in told["differences"] if one["what"].endswith("orders"))
-    assert ("4 partitions, 1 replicas", "8 partitions, 1 replicas", False) == (
+    assert ("4 partitions, 1 replica", "8 partitions, 1 replica", False) == (
         orders["wanted"], orders["found"], orders["safe"],
     )  # fmt: skip
     applied = spine("topology", "apply", "bookshop", "--broker", drifted)

@@ -8,6 +8,7 @@ import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
 from uuid import UUID, uuid4
@@ -647,3 +648,19 @@ def test_an_unknown_outcome_is_answered_with_the_key_to_send_it_again_under() ->
     assert ("abc", "1") == (answer.body["idempotency_key"], answer.headers["Retry-After"])
     assert answer_of(ViewBehind("x")) is not None
     assert (TOKEN, IDEMPOTENCY_KEY) == ("Spine-Token", "Idempotency-Key")
+
+
+def test_flask_does_not_read_a_body_that_says_to_be_too_large(tmp_path: Path) -> None:
+    class Unread(BytesIO):
+        def read(self, *_: Any) -> bytes:
+            raise AssertionError("it was read")
+
+    app, called = flask_app(f"sqlite:///{tmp_path / 'shop.db'}")
+    given = {"wsgi.input": Unread(), "CONTENT_LENGTH": "1000001", "CONTENT_TYPE": "application/json"}
+    refused = app.test_client().open("/orders", method="POST", environ_overrides=given)
+    assert (422, "orders.PlaceOrder is 1,000,001 bytes; a command has at most 1,000,000. Nothing was done.") == (
+        refused.status_code,
+        refused.get_json()["detail"],
+    )
+    assert called == []
+    app.extensions["close"]()

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from ..errors import BrokerError
+from ..wording import plural
 from ._eventbridge_aws import FAILURES, Aws, in_tens, log
 from ._eventbridge_past import Past
 from ._eventbridge_sender import BYTES, LONG_NUMBER
@@ -265,7 +266,9 @@ class EventBridgeIntake:
             if left:
                 await asyncio.sleep(pause_s)
                 pause_s *= 2
-        raise BrokerError(f"{self._aws.settings.url.shown} did not delete {len(rest)} messages; they will come again.")
+        raise BrokerError(
+            f"{self._aws.settings.url.shown} did not delete {plural(len(rest), 'message')}, which will come again."
+        )
 
     async def _delete_once(self, tokens: Sequence[Token]) -> list[Token]:
         """What is to be tried again."""

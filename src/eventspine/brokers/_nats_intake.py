@@ -14,6 +14,7 @@ from nats.aio.subscription import Subscription
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 
 from ..errors import BrokerError
+from ..wording import plural
 from ._nats_client import BEATS, quietly
 from .port import Fetched, Start
 from .shelf import Shelf
@@ -55,7 +56,9 @@ class _Partition:
     def _take(self, reply: bytes, data: bytes, headers: bytes) -> None:
         sequence, count, time_ns, pending = _place(reply)
         if count != self.count + 1:
-            self.intake.fail(BrokerError(f"{count - self.count - 1} messages were lost on the way"))
+            self.intake.fail(
+                BrokerError(f"{plural(count - self.count - 1, 'message was', 'messages were')} lost on the way")
+            )
             return
         self.count = count
         self.asked = max(0, self.asked - 1)

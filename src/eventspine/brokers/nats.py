@@ -33,6 +33,7 @@ from nats.js.api import (
 )
 
 from ..errors import BrokerError
+from ..wording import plural
 from . import urls
 from ._nats_client import BEATS, Connection, quietly
 from ._nats_intake import NatsIntake
@@ -243,14 +244,14 @@ class NatsBroker:
 
     async def _difference(self, channel: str) -> Difference | None:
         name = self.stream(channel)
-        wanted = f"{self.settings.partitions} partitions, {self.settings.replicas} replicas"
+        wanted = f"{plural(self.settings.partitions, 'partition')}, {plural(self.settings.replicas, 'replica')}"
         try:
             config = (await self.js.stream_info(name)).config
         except nats.js.errors.NotFoundError:
             return Difference(f"stream {name}", wanted, "", safe=True)
         except (nats.errors.Error, OSError) as error:
             raise self.error("does not answer", error) from error
-        found = f"{len(config.subjects or ())} partitions, {config.num_replicas} replicas"
+        found = f"{plural(len(config.subjects or ()), 'partition')}, {plural(config.num_replicas or 1, 'replica')}"
         return None if found == wanted else Difference(f"stream {name}", wanted, found, safe=False)
 
     async def apply(self, needs: Needs) -> Sequence[Difference]:

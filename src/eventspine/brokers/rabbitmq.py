@@ -32,6 +32,7 @@ from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity, ChannelPr
 
 from ..errors import BrokerError
 from ..journal.port import SLOTS
+from ..wording import plural
 from . import _rabbitmq_findings as findings, urls
 from ._rabbitmq_intake import PREFIX, RabbitIntake
 from ._rabbitmq_keys import pattern_of
@@ -188,13 +189,13 @@ class RabbitBroker:
         what, wanted = f"queues of {consumer}", self.settings.partitions
         count = await self._count(link, consumer)
         if count != wanted:
-            found = f"{count} partitions" if count else ""
-            return Difference(what, f"{wanted} partitions", found, safe=not count)
+            found = plural(count, "partition") if count else ""
+            return Difference(what, plural(wanted, "partition"), found, safe=not count)
         first = self.queue(consumer, 0)
         found = await self._look(link, lambda on, passive: self._declare(on, first, passive=passive))
         if found == "same":
             found = await self._look(link, lambda on, passive: self._divide(on, consumer, passive=passive))
-        return None if found == "same" else Difference(what, f"{wanted} partitions", found, safe=not found)
+        return None if found == "same" else Difference(what, plural(wanted, "partition"), found, safe=not found)
 
     async def _look(self, link: Link, declare: _Declare) -> str:
         """ "": it isn't there. "same", or what of it differs: only what is there is declared as we want it."""

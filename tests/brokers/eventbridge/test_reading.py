@@ -41,7 +41,7 @@ async def test_what_can_not_be_settled_is_said_and_comes_again(server: Server, w
         await broker.send([message(n) for n in range(1, 4)])
         found = await fetch(intake, 3)
         way.faults = [failing_batches("DeleteMessageBatch", "InternalError", 1000)]
-        with pytest.raises(BrokerError, match="did not delete 1 messages"):
+        with pytest.raises(BrokerError, match="did not delete 1 message"):
             await intake.settle(found)
         await intake.close()
         way.faults = []
