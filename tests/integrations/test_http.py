@@ -66,6 +66,8 @@ def services() -> tuple[Service[Any], Service[Any], list[PlaceOrder]]:
         called.append(command)
         if command.customer == "slow":
             await asyncio.sleep(60)
+        if command.customer == "nobody":
+            delivery.publish(OrderPlaced(customer="", units=1))
         if command.customer == "odd":
             raise Reject("too many \ud800\r\nX-Evil: 1")
         if command.units > 9:
@@ -279,6 +281,22 @@ def test_a_field_that_the_command_has_not_is_refused_by_name(client: Client, bod
     assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
     assert f"orders.PlaceOrder: {where}: there is no such field. Nothing was done." == refused.json()["detail"]
     assert client.called == []
+
+
+@pytest.mark.parametrize(
+    ("customer", "why"), [("", "a part of the key is empty"), ("k" * 256, "is 256 bytes; a key has at most 255")]
+)
+def test_a_key_of_the_command_that_can_t_be_is_refused(client: Client, customer: str, why: str) -> None:
+    refused = client("POST", "/orders", {"customer": customer})
+    assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert why in refused.json()["detail"]
+    assert client.called == []
+
+
+def test_a_key_that_the_handler_made_of_it_is_refused_as_well(client: Client) -> None:
+    refused = client("POST", "/orders", {"customer": "nobody"})
+    assert (422, PROBLEM) == (refused.status_code, refused.headers["content-type"])
+    assert "An id is empty, too long, or no printable text." == refused.json()["detail"]
 
 
 def test_a_name_that_nobody_would_read_is_cut(client: Client) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, dataclass_tra
 import msgspec
 from msgspec import inspect
 
-from ..errors import CommandRefused, DeclarationError, EventRefused, ResultRefused, Undecodable
+from ..errors import CommandRefused, DeclarationError, EventRefused, KeyRefused, ResultRefused, Undecodable
 from ..events.codec import DATA_BYTES_MAX, _encode_foreign, raw_codec
 from ..events.declare import _INHERIT, COMMAND, Key, Rename, _completed, _options, _register, _resolve_local
 from ..events.pydantic_models import is_pydantic
@@ -60,9 +60,13 @@ class CommandType(EventType):
     def admitted(self, data: bytes) -> Any:
         """The command that these bytes are. Raises CommandRefused, whatever they are."""
         try:
-            return self.decode(data)
+            command = self.decode(data)
+            self.key_of(command)
         except Undecodable as error:
             self._refuse(error)
+        except KeyRefused as error:
+            raise CommandRefused(f"{str(error).rstrip('.')}. Nothing was done.", type=self.name) from error
+        return command
 
     def asked(self, data: bytes) -> Any:
         """The command that a client's bytes are. Unlike `admitted`, which reads what a sender of another release may have

@@ -25,6 +25,7 @@ from ..errors import (
     JournalBusy,
     JournalError,
     JournalFull,
+    KeyRefused,
     NoSuchAggregate,
     OutboxFull,
     OutcomeUnknown,
@@ -102,6 +103,7 @@ RULES: dict[type[Exception], _Rule] = {
     HeaderRefused: _Rule(400, "A header can't be used", None),
     ContentTypeRefused: _Rule(415, "Not JSON", None),
     CommandRefused: _Rule(422, "This can't be asked for", None),
+    KeyRefused: _Rule(422, "No such id", "An id is empty, too long, or no printable text."),
     CommandReused: _Rule(
         422,
         "This key was another request's",
