@@ -18,6 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from eventspine import Event, Service, Spine, View
 from eventspine.errors import (
     JournalBusy,
     JournalDenied,
@@ -27,6 +28,7 @@ from eventspine.errors import (
     SettingsError,
     StatementRefused,
     UnitFailed,
+    ViewNotKept,
 )
 from eventspine.journal import _postgres_lookout, _postgres_schema, _postgres_session, open_journal
 from eventspine.journal.migrations import Migration
@@ -475,6 +477,37 @@ async def test_everything_is_done_as_the_role_that_is_named(schema: str, postgre
         here = again._here().readers
         here.submit(lambda cursor: cursor.run("select 1")).result()
         assert [(login,)] == here._idle[0].execute("select current_user::text").fetchall()  # of the session it is not
+
+
+class Placed(Event, context="orders", key="customer"):
+    customer: str
+
+
+class ByCustomer(View, key="customer"):
+    customer: str
+    orders: int = 0
+
+
+async def test_a_service_and_its_view_are_at_work_as_the_role_that_is_named(schema: str, postgres_server: Server):
+    owner, login = f"{schema}_owner", f"{schema}_login"
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(f"create role {owner}; grant create on database postgres to {owner}")
+        admin.execute(f"create role {login} login noinherit; grant {owner} to {login}")
+    reports: Service[None] = Service("reports", publishes="orders")
+
+    @reports.projection(ByCustomer, Placed)
+    def count(view: View[ByCustomer], event: Placed) -> None:
+        view.row(event.customer).orders += 1
+
+    url = url_of(postgres_server, login, f"schema={schema}&role={owner}")
+    async with Spine(url, service=reports) as spine:
+        with pytest.raises(ViewNotKept):
+            await spine.view(ByCustomer).get("ann")
+        async with spine.running(reports):
+            receipt = await spine.publish(Placed(customer="ann"))
+            await spine.view(ByCustomer).wait(receipt, timeout_s=WAIT_S)
+            assert [ByCustomer(customer="ann", orders=1)] == await spine.view(ByCustomer).all()
+            assert [{"n": 1}] == await spine.view(ByCustomer).query("select sum(orders)::int as n from by_customer")
 
 
 DENIED = [
