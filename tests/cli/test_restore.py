@@ -103,7 +103,7 @@ def test_a_copy_that_was_written_to_says_so_instead_of_holding(say: Any, copy: P
     assert looked_at(say, copy)["seal"] == "written since"
 
 
-def test_a_backup_of_an_older_release_has_no_seal_and_can_be_restored(say: Any, copy: Path, tmp_path: Path) -> None:
+def test_a_copy_without_a_seal_says_so_and_can_be_restored(say: Any, copy: Path, tmp_path: Path) -> None:
     with closing(sqlite3.connect(copy)) as file:
         file.execute("delete from spine_meta where name = 'seal'")
         file.commit()
@@ -132,11 +132,26 @@ def test_it_says_where_two_histories_part(say: Any, copy: Path, url: str) -> Non
     assert "would be lost here" in told
 
 
-def test_it_says_that_it_is_no_backup_of_this_journal(say: Any, copy: Path, tmp_path: Path) -> None:
-    publish(f"sqlite:///{tmp_path}/other.db", "x")
-    result = say("restore", "copy.db", "--verify", "--journal", f"sqlite:///{tmp_path}/other.db")
-    assert "this is no backup of it" in result.stdout
-    assert "has 1 event that the backup lacks" in result.stdout, "by position alone it would be none"
+def test_a_backup_of_another_journal_is_refused_until_that_is_said(say: Any, copy: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    publish(f"sqlite:///{other}", "x")
+    for option in ("--verify", "--yes"):
+        result = say("restore", "copy.db", option, "--journal", f"sqlite:///{other}")
+        assert result.exit_code == 3, result.output
+        assert "this is no backup of it" in result.output
+        assert "has 1 event that the backup lacks" in result.stdout, "by position alone it would be none"
+    assert texts(other) == ["x"]
+    assert say("restore", "copy.db", "--stranger", "--yes", "--journal", f"sqlite:///{other}").exit_code == 0
+    assert texts(other) == ["one", "two"]
+
+
+@pytest.mark.parametrize("place", ["spine.db", "new.db"])
+def test_chosen_history_is_no_backup(say: Any, copy: Path, tmp_path: Path, place: str) -> None:
+    assert say("replay", "--into", "scratch.db").exit_code == 0
+    result = say("restore", "scratch.db", "--yes", "--journal", f"sqlite:///{tmp_path}/{place}")
+    assert result.exit_code == 3, result.output
+    assert "a scratch journal" in result.output
+    assert not list(tmp_path.glob("*.bak"))
 
 
 def test_the_backup_takes_its_place_and_the_old_file_is_moved_aside(

@@ -25,7 +25,7 @@ from .times import iso
 
 _SEALS = {
     "holds": "its events are those that were sealed",
-    "none": "it has no seal: an older release made it, and what its events say can't be checked",
+    "none": "it has no seal, so what its events say can't be checked: only `spine backup` makes sealed copies",
     "written since": "it was written to since it was made, so that its seal says nothing of it",
     "broken": "DAMAGED: its events are not those that were sealed",
 }
@@ -64,11 +64,18 @@ def in_words(found: Verified) -> list[str]:
     ]
 
 
+def stranger(place: Path, found: Verified, elsewhere: Newer | None) -> str | None:
+    """Why it is no backup of the journal in place, however whole it is."""
+    if found.scratch:
+        return f"{printable(found.path)} is a scratch journal of `spine replay`: chosen history, and no backup."
+    if elsewhere is not None and not elsewhere.same:
+        return f"{place} is another journal, by its identity: this is no backup of it."
+    return None
+
+
 def lacks(place: Path, found: Newer) -> list[str]:
     """What would be lost, or would have to be looked for elsewhere."""
     told = []
-    if not found.same:
-        told.append(f"{place} is another journal, by its identity: this is no backup of it.")
     if found.differs_at is not None and found.same:
         told.append(
             f"From position {found.differs_at:,} on the two hold different events: one of them was put in place before and "
@@ -106,14 +113,18 @@ def _compared(backup: Path, place: Path) -> tuple[Newer | None, Sequence[str]]:
 @click.command(cls=Command)
 @click.argument("backup", type=click.Path(path_type=Path))
 @click.option("--verify", "only_verify", is_flag=True, help="Only look; change nothing.")
+@click.option("--stranger", "any_journal", is_flag=True, help="Also where it is no backup of the journal in place.")
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @json_option
 @pass_invocation
-def command(invocation: Invocation, backup: Path, only_verify: bool, yes: bool, as_json: bool) -> int:
+def command(
+    invocation: Invocation, backup: Path, only_verify: bool, any_journal: bool, yes: bool, as_json: bool
+) -> int:
     """Verify a backup, say what it lacks, and put it in the journal's place.
 
-    The file that is there is moved aside to FILE.bak. Refused while a process is at work on it, and for a backup that is not
-    whole. With --verify nothing is changed, and the exit code is 1 for a backup that is not whole."""
+    The file that is there is moved aside to FILE.bak. Refused while a process is at work on it, for a backup that is not
+    whole, and, unless you say --stranger, for one of another journal. With --verify nothing is changed, and the exit code is
+    1 for a backup that is not whole, 3 for one of another journal."""
     journal = file_of(open_journal(invocation.url), "`spine restore` puts a file in place.")
     with progress_bar() as progress:
         found = verify(backup, progress=progress)
@@ -126,6 +137,10 @@ def command(invocation: Invocation, backup: Path, only_verify: bool, yes: bool, 
     if wrong(found):
         note("It is not whole; nothing was changed. Take another backup, or see how-to/recovery.md.")
         return FAILED
+    if (strange := stranger(journal.path, found, elsewhere)) and not any_journal:
+        raise Refused(
+            f"{strange} Nothing was changed. Name a backup of this journal; or, if it is to be that one, say --stranger."
+        )
     if not only_verify:
         if journal.path.exists() and journal.path.samefile(backup):
             raise SettingsError(f"{backup} is the journal itself. Name a backup of it.")

@@ -22,10 +22,19 @@ def parse_time(text: str) -> datetime | None:
     except ValueError:
         return None
     if parsed.tzinfo is None:
+        whole = text if _is_time(f"{text}Z") else f"{text}T00:00"  # a day alone takes no zone
         raise click.BadParameter(
-            f"{text!r} has no time zone. Add one: {text}Z is UTC, {text}+02:00 two hours east of it."
+            f"{text!r} has no time zone. Add one: {whole}Z is UTC, {whole}+02:00 two hours east of it."
         )
     return parsed
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 # Those below are click types: they take what was typed, and refuse it with what to type instead.

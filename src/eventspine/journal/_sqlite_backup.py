@@ -83,7 +83,7 @@ def check_target(source: Path, target: Path, force: bool) -> Path:
     target = Path(os.path.realpath(target))
     file.check_kind(target)
     if not target.parent.is_dir():
-        raise SettingsError(f"The folder {target.parent} doesn't exist. Create it, then back up again.")
+        raise SettingsError(f"The folder {target.parent} doesn't exist. Create it, then try again.")
     if target in (source, *(Path(f"{source}{end}") for end in ("-wal", "-shm", "-lock"))) or _same(source, target):
         raise SettingsError(f"{target} is the journal itself. Name another file.")
     if target.exists() and not force:

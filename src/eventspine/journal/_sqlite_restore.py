@@ -26,6 +26,7 @@ from ._sqlite_aside import move_aside
 from ._sqlite_backup import Progress, _sync, back_up, check_target
 from ._sqlite_check import check
 from ._sqlite_seal import SEAL, Seal, digest
+from .notes import SCRATCH
 
 PAGE = 2_000
 
@@ -40,7 +41,8 @@ class Verified(NamedTuple):
     streams: int
     subscriptions: int
     deliveries: int
-    seal: str  # "holds"; "broken"; "none": an older release made it; "written since": it is no longer what was sealed
+    scratch: bool  # made by `spine replay`: chosen history, and nobody's backup
+    seal: str  # "holds"; "broken"; "none": `spine backup` seals, a plain copy has none; "written since" it was sealed
     damaged: tuple[str, ...]
 
 
@@ -68,7 +70,7 @@ def verify(path: Path, *, busy_s: float = 30.0, progress: Progress = None) -> Ve
             return _verified(path, cursor, tuple(damaged))
         except (sqlite3.Error, msgspec.MsgspecError, ValueError, TypeError) as error:
             damaged = damaged or [f"it can't be read: {error}"]
-            return Verified(str(path), file.size(path), "", 0, None, 0, 0, 0, 0, "broken", tuple(damaged))
+            return Verified(str(path), file.size(path), "", 0, None, 0, 0, 0, 0, False, "broken", tuple(damaged))
 
 
 def _open(backup: Path, busy_s: float) -> sqlite3.Connection:
@@ -96,7 +98,7 @@ def _verified(path: Path, cursor: sqlite3.Cursor, damaged: tuple[str, ...]) -> V
     return Verified(
         str(path), file.size(path), meta["id"], read.head(cursor), recorded, count("spine_events"), count("spine_streams"),
         count("spine_subscriptions where state <> 'retired'"), count("spine_deliveries where state <> 'settled'"),
-        _seal_of(cursor, meta.get(SEAL)), damaged,
+        count(f"spine_notes where kind = '{SCRATCH}'") > 0, _seal_of(cursor, meta.get(SEAL)), damaged,
     )  # fmt: skip
 
 
