@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from eventspine import Service, Spine
+from eventspine import Service, Spine, View
 from eventspine.engine import upkeep
 from eventspine.errors import DeclarationError
+from eventspine.journal import _memory_retention, _sql_retention
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Journal, Replay, SetState
 from eventspine.journal.sqlite import SQLiteJournal
@@ -183,6 +184,63 @@ async def test_a_paused_subscription_holds_what_it_has_not_read(timed: tuple[Sto
             await spine.journal.control([SetState(subscription.number, "active")])
             await until(lambda: len(handled) == 5)
             await left(spine.journal, 1)
+
+
+class Counted(View, key="customer"):
+    customer: str
+    events: int = 0
+
+
+def counting() -> tuple[Service[Any], list[bool]]:
+    """A view that stops at the third event, until it is mended."""
+    service, broken = Service("reports"), [True]
+
+    @service.projection(Counted, Placed, retry=ONCE)
+    def count(view: Any, event: Placed) -> None:
+        if event.number == 2 and broken:
+            raise Broken
+        view.row(event.customer).events += 1
+
+    return service, broken
+
+
+async def test_a_view_that_stands_still_holds_what_it_still_needs(timed: tuple[Store, HandClock]) -> None:
+    store, clock = timed
+    service, broken = counting()
+    async with store.spine(service=shop(KEEPS), clock=clock) as spine:
+        await spine.publish(*(Placed(number=n) for n in range(5)))
+        async with spine.running(service):
+            await until(lambda: spine.journal.deliveries(states=["dead"]))
+            clock.us += 40 * DAY_US
+            await left(spine.journal, 3)
+            await several_rounds(spine)
+            assert 3 == await numbers(spine.journal)
+            broken.clear()
+            (dead,) = await spine.journal.deliveries(states=["dead"])
+            await spine.journal.control([Replay([dead.number])])
+            await until(lambda: counted(spine, 5))
+            clock.us += 2 * DAY_US
+            await left(spine.journal, 1)
+
+
+async def test_without_that_a_view_loses_what_it_had_not_read(
+    timed: tuple[Store, HandClock], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, clock = timed
+    service, _ = counting()
+    monkeypatch.setattr(_memory_retention, "held", lambda *_: None)
+    monkeypatch.setattr(_sql_retention, "held", lambda *_: None)
+    async with store.spine(service=shop(KEEPS), clock=clock) as spine:
+        await spine.publish(*(Placed(number=n) for n in range(5)))
+        async with spine.running(service):
+            await until(lambda: spine.journal.deliveries(states=["dead"]))
+            clock.us += 40 * DAY_US
+            await left(spine.journal, 2)  # the fourth is gone: of the third there is a row, and the fifth ends the feed
+
+
+async def counted(spine: Spine, events: int) -> bool:
+    row = await spine.view(Counted).get("ann")
+    return row is not None and row.events == events
 
 
 async def test_a_dead_delivery_is_replayed_long_after(timed: tuple[Store, HandClock]) -> None:
