@@ -6,7 +6,9 @@ import json
 import re
 import signal
 import time
+from urllib.parse import parse_qsl, urlsplit
 
+import psycopg
 import pytest
 
 from .test_run import publish, until
@@ -96,7 +98,22 @@ def test_what_only_a_file_can_do_is_refused_with_what_it_is(spine, journal):
         assert 2 == answer.returncode, answer.stderr
         assert "is no SQLite file; " in answer.stderr
         assert why in answer.stderr
+        assert "In PostgreSQL: " in answer.stderr, "what to do instead"
         assert "s3cr3t" not in answer.stderr
+
+
+def test_the_query_that_is_advised_instead_of_streams_list_is_one(journal, spine):
+    spine.run_shop()
+    advised = re.search(r"In PostgreSQL: (select .+)\.$", " ".join(spine("streams", "list").stderr.split()))
+    assert advised is not None
+    url = urlsplit(journal)
+    schema = dict(parse_qsl(url.query)).get("schema")
+    with psycopg.connect(url._replace(query="").geturl()) as connection:
+        if schema is not None:
+            connection.execute("select set_config('search_path', %s, false)", (schema,))
+        asked = connection.execute(advised[1])
+        assert asked.description is not None
+        assert ["service", "name", "version"] == [column.name for column in asked.description]
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,8 @@ from .output import json_document, note, say
 from .records import known_id, normal_id
 from .times import place
 
+IN_POSTGRES = "In PostgreSQL: copy the database (pg_dump, pg_restore), and run the service on the copy, with no broker in its settings."
+
 
 def in_words(made: Scratch) -> str:
     whole = f" and {plural(made.earlier, 'earlier event')} of their streams" if made.earlier else ""
@@ -103,7 +105,7 @@ async def command(
     begin before the first chosen event, and services make their tables anew. MODULE is only for the commands that it
     prints."""
     async with existing_journal(invocation) as journal:
-        file = file_of(journal, "history can only be taken from one.")
+        file = file_of(journal, f"history can only be taken from one. {IN_POSTGRES}")
         chosen = Chosen(
             await position_of(journal, start), await _upto(journal, to), keys, types, channels,
             correlation and normal_id(correlation), known_id(correlation or ""),

@@ -30,6 +30,8 @@ _SEALS = {
     "broken": "DAMAGED: its events are not those that were sealed",
 }
 
+IN_POSTGRES = "In PostgreSQL: end what runs on it, and let pg_restore put back what pg_dump made."
+
 
 def wrong(found: Verified) -> list[str]:
     broken = ["its events are not those that were sealed"] if found.seal == "broken" and not found.damaged else []
@@ -125,7 +127,7 @@ def command(
     The file that is there is moved aside to FILE.bak. Refused while a process is at work on it, for a backup that is not
     whole, and, unless you say --stranger, for one of another journal. With --verify nothing is changed, and the exit code is
     1 for a backup that is not whole, 3 for one of another journal."""
-    journal = file_of(open_journal(invocation.url), "`spine restore` puts a file in place.")
+    journal = file_of(open_journal(invocation.url), f"`spine restore` puts a file in place. {IN_POSTGRES}")
     with progress_bar() as progress:
         found = verify(backup, progress=progress)
     elsewhere, told = _compared(backup, journal.path) if not wrong(found) else (None, [])

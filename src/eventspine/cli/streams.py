@@ -20,6 +20,7 @@ from .records import cloud_event, data_text
 from .times import clock_time, moment
 
 COLUMNS = ("version", "recorded", "type", "position", "data")
+IN_SQL = "select service, name, version from spine_streams order by service, name"
 
 
 @click.group(cls=Group)
@@ -82,7 +83,7 @@ async def _no_such(journal: Journal, service: str, stream: str) -> str:
 async def list_(invocation: Invocation, service: str | None, prefix: str, as_json: bool) -> None:
     """List streams, by their names."""
     async with existing_journal(invocation) as journal:
-        file = file_of(journal, "only the streams of one can be listed.")
+        file = file_of(journal, f"only the streams of one can be listed. In PostgreSQL: {IN_SQL}.")
         await say_listing(
             (one async for one in named(file, service) if one[1].startswith(prefix)),
             as_json=as_json,
