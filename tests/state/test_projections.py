@@ -4,15 +4,10 @@ handled."""
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import signal
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 
@@ -21,9 +16,8 @@ from eventspine.errors import DeclarationError, RegistrationRefused
 from eventspine.journal.port import Replay, Rewind, SetState
 from eventspine.state.projections import RUN
 
+from .child import ended, started
 from .material import ONCE, OrderCancelled, OrderPlaced, OrdersByCustomer, counting, publisher, spent, until
-
-ROOT = Path(__file__).parent.parent.parent
 
 
 async def test_a_projection_counts_in_order_and_once(journal):
@@ -346,32 +340,19 @@ async def test_processes_that_are_killed_at_any_moment_leave_rows_that_equal_an_
     chance = random.Random(11)
     async with Spine(journal, service=publisher()) as spine:
         expected: Counter[str] = Counter()
-        child = _child(journal.url)
+        child = started(journal.url)
         for _ in range(12):
             placed = [OrderPlaced(customer_id=f"c{chance.randrange(40)}") for _ in range(200)]
             expected.update(event.customer_id for event in placed)
             await spine.publish(*placed)
             await asyncio.sleep(chance.uniform(0, 0.05))  # the moment of the kill, not something waited for
             if chance.random() < 0.5:
-                os.kill(child.pid, signal.SIGKILL)
-                child.wait()
-                child.stdout.close()
-                child = _child(journal.url)
+                ended(child)
+                child = started(journal.url)
         try:
             await until(lambda: _orders(spine, dict(expected)), 60)
         finally:
-            child.kill()
-            child.wait()
-            child.stdout.close()
-
-
-def _child(url: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.state.child", url], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
-    )
-    assert child.stdout.readline() == "running\n"
-    return child
+            ended(child)
 
 
 async def test_a_handler_of_the_same_service_may_read_the_view(journal):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal
@@ -15,7 +17,9 @@ from eventspine.errors import DeclarationError, RegistrationRefused, SettingsErr
 from eventspine.journal.port import Journal, SetState
 from eventspine.state import versions
 from eventspine.state.dropping import drop
+from eventspine.state.progress import progress_of
 
+from .child import ended, in_runs, started
 from .material import ONCE, OrderPlaced, OrdersByCustomer, counting, publisher, until
 
 NAME = "orders_by_customer"
@@ -162,6 +166,39 @@ async def test_trap_27_building_goes_on_where_it_was_left(journal: Callable[[], 
             await spine.journal.control([Replay([dead.number])])
             await until(lambda: is_active(spine, 2))
             assert await _orders(spine, 1200)
+
+
+@pytest.mark.timeout(120)
+async def test_a_process_that_is_killed_while_it_builds_leaves_no_row_twice_and_none_missing(
+    database: Callable[[], Journal],
+) -> None:
+    """Two kills, each when some more has been committed of version 2, and not all."""
+    journal, chance = database(), random.Random(3)
+    customers = [f"c{chance.randrange(300)}" for _ in range(3000)]
+    async with Spine(journal, service=publisher()) as spine:
+        async with spine.running(counting()):
+            for at in range(0, len(customers), 500):
+                receipts = await spine.publish(*[OrderPlaced(customer_id=who) for who in customers[at : at + 500]])
+            await spine.view(OrdersByCustomer).wait(receipts[-1], timeout_s=30)
+        built, head = 0, await spine.journal.head()
+        for _ in range(2):
+            child = await asyncio.to_thread(started, journal.url, "building")
+            try:
+                built = await until(lambda built=built: _more_than(spine, built), 30)
+                assert built < head
+            finally:
+                ended(child)
+        assert await active(spine) == 1
+        async with spine.running(in_runs(both())):
+            await until(lambda: is_active(spine, 2), 60)
+        found = {row.customer_id: row.orders for row in await spine.view(OrdersByCustomer2).all()}
+        assert found == Counter(customers)
+
+
+async def _more_than(spine: Spine, position: int) -> int:
+    """How far version 2 has come, once that is further than this."""
+    now = await progress_of(spine.journal, "reports", "reports.count@2")
+    return now.position if now is not None and now.position > position else 0
 
 
 async def test_by_hand_it_is_switched_when_it_is_said(journal: Callable[[], Journal]) -> None:
