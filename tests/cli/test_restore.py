@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,7 @@ from typing import Any
 import pytest
 
 from eventspine import Delivery, Event, Service, Spine
+from eventspine.errors import SettingsError
 from eventspine.journal._sqlite_aside import free_name
 
 
@@ -230,6 +235,43 @@ def test_a_log_that_was_left_of_a_journal_that_is_gone_is_not_taken_for_a_part_o
     assert result.exit_code == 2
     assert "spine.db-wal" in result.output
     assert not (tmp_path / "spine.db").exists()
+
+
+KILLED_BEFORE_IT_IS_NAMED = """
+import os, pathlib, runpy, signal, sys
+rename = pathlib.Path.rename
+def killed(self, target):
+    if str(self).endswith(".restoring"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return rename(self, target)
+pathlib.Path.rename = killed
+sys.argv = ["spine", "restore", "copy.db", "--yes"]
+runpy.run_module("eventspine.cli", run_name="__main__")
+"""
+
+
+def test_after_a_restore_that_was_killed_half_way_nobody_begins_an_empty_journal(
+    say: Any, copy: Path, url: str, tmp_path: Path
+) -> None:
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_BEFORE_IT_IS_NAMED],
+        cwd=tmp_path,
+        env=os.environ | {"SPINE_JOURNAL": url},
+        timeout=120,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "spine.db").exists()
+    with pytest.raises(SettingsError, match="was interrupted"):
+        publish(url, "three")
+    told = say("tail", "--no-follow")
+    assert told.exit_code == 2
+    assert "Say `spine restore` with the backup again" in told.output
+    assert not (tmp_path / "spine.db").exists()
+    assert say("restore", "copy.db", "--yes").exit_code == 0
+    assert texts(tmp_path / "spine.db") == ["one", "two"]
+    assert not list(tmp_path.glob("*.restoring"))
+    publish(url, "three")
 
 
 def test_where_no_journal_is_the_backup_becomes_it(say: Any, copy: Path, tmp_path: Path) -> None:

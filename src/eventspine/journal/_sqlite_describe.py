@@ -42,6 +42,7 @@ def identity_if_current(path: Path, busy_s: float) -> tuple[str, str] | None:
 
 
 def _meta_of(path: Path, busy_s: float) -> dict[str, str]:
+    file.check_restored(path)
     if not path.exists():
         return {}
     file.check_kind(path)

@@ -86,10 +86,27 @@ def check_kind(path: Path) -> None:
         raise SettingsError(f"{path} is a device, a pipe or a socket. Name a file.", path=str(path))
 
 
+def restoring_of(path: Path) -> Path:
+    """What a restored file is called until it takes its place."""
+    return Path(f"{path}.restoring")
+
+
+def check_restored(path: Path) -> None:
+    """Nobody begins an empty journal where a restore was killed between the old file's leaving and the new one's coming."""
+    restoring = restoring_of(path)
+    if restoring.exists() and not path.exists():
+        raise SettingsError(
+            f"A restore is under way, or was interrupted: there is {restoring}, and no {path}. Say `spine restore` with the "
+            f"backup again; or, for an empty journal, remove {restoring.name}.",
+            path=str(path),
+        )
+
+
 def check_path(path: Path) -> None:
     """Refuse, in clear words, places where SQLite would fail obscurely or lose data."""
     check_version()
     check_kind(path)
+    check_restored(path)
     if not path.parent.is_dir():
         raise SettingsError(f"The folder {path.parent} doesn't exist. Create it, then start again.", path=str(path))
     if not os.access(path.parent, os.W_OK | os.X_OK):

@@ -6,7 +6,7 @@ event's data, which SQLite's own check can't see, is found before the backup tak
     the backup verified ── copied to TARGET.restoring, another incarnation, verified, synced ── the old file moved aside ── named
 
 Nothing of TARGET is touched before its successor is whole. Whoever is killed before the last step has the old file under
-its new name, and the copy as TARGET.restoring."""
+its new name, and the copy as TARGET.restoring; until it is restored again, no start begins an empty journal there."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def put_in_place(
     backup: Path, place: Path, aside: Path | None, *, busy_s: float = 30.0, progress: Progress = None
 ) -> None:
     """`aside`: what the file that is there is called from now on; None: there is none. The journal must not be open here."""
-    restoring = Path(f"{place}.restoring")
+    restoring = file.restoring_of(place)
     if aside is None:
         check_target(backup, place, force=False)
     back_up(backup, restoring, busy_s=busy_s, force=True, progress=progress, stop=threading.Event())
