@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -272,6 +273,21 @@ def test_after_a_restore_that_was_killed_half_way_nobody_begins_an_empty_journal
     assert texts(tmp_path / "spine.db") == ["one", "two"]
     assert not list(tmp_path.glob("*.restoring"))
     publish(url, "three")
+
+
+def test_nor_after_one_whose_last_step_failed(
+    say: Any, copy: Path, url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EIO, "I/O error")
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "rename", refused)
+        assert say("restore", "copy.db", "--yes").exit_code != 0
+    with pytest.raises(SettingsError, match="was interrupted"):
+        publish(url, "three")
+    assert say("restore", "copy.db", "--yes").exit_code == 0
+    assert texts(tmp_path / "spine.db") == ["one", "two"] == texts(tmp_path / "spine.db.bak")
 
 
 def test_where_no_journal_is_the_backup_becomes_it(say: Any, copy: Path, tmp_path: Path) -> None:

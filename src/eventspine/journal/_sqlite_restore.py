@@ -171,6 +171,7 @@ def put_in_place(
         check_target(backup, place, force=False)  # an old log that was left beside it would be taken for a part of it
         restoring.rename(place)
     finally:
-        restoring.unlink(missing_ok=True)
+        if aside is None or place.exists():  # else it stays: nobody is to begin an empty journal
+            restoring.unlink(missing_ok=True)
     with suppress(OSError):  # a folder can't be synced everywhere
         _sync(place.parent, 0)
