@@ -32,7 +32,14 @@ PAGE = ROOT / "docs" / "reference" / "conformance.md"
 OURS = [
     "tests/journal/test_memory.py",
     "tests/journal/test_sqlite_conformance.py",
+    "tests/journal/test_postgres_conformance.py",
     "tests/brokers/test_feed_conformance.py",
+    "tests/brokers/test_memory_conformance.py",
+    "tests/brokers/test_nats.py::TestNats",
+    "tests/brokers/test_rabbitmq.py::TestRabbitMQ",
+    "tests/brokers/test_kafka_conformance.py",
+    "tests/brokers/test_pulsar.py::TestPulsar",
+    "tests/brokers/test_eventbridge_conformance.py",
 ]
 HEAD = "from eventspine.journal.memory import MemoryJournal\nfrom eventspine.testing.conformance import *\n\n"
 
