@@ -9,11 +9,6 @@ import pytest
 from eventspine.testing import servers
 
 
-def unproven(why: str) -> pytest.MarkDecorator:
-    """What has not been seen to pass again and again yet is no gate; who works on it runs it with UNPROVEN=1."""
-    return pytest.mark.skipif(os.environ.get("UNPROVEN") != "1", reason=f"{why}; UNPROVEN=1 runs it")
-
-
 def needed(name: str) -> type[servers.Server]:
     """Its class, when it is installed here."""
     kind = servers.named(name)

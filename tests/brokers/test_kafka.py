@@ -32,9 +32,6 @@ from eventspine.brokers.port import Difference, Fetched, Message, Needs, Start
 from eventspine.errors import BrokerError, MessageRefused
 from eventspine.keys import slot_of_key
 from eventspine.testing.servers import Server
-from tests.servers import unproven
-
-pytestmark = unproven("whole in two of four runs, not yet in three in a row")
 
 WAIT_S = 60.0
 CHANNEL = "orders"

@@ -15,9 +15,6 @@ from confluent_kafka import Consumer, Producer
 
 from eventspine import Delivery, Event, Foreign, Service, Spine
 from eventspine.testing.servers import Server
-from tests.servers import unproven
-
-pytestmark = unproven("whole in two of four runs, not yet in three in a row")
 
 WAIT_S = 60.0
 

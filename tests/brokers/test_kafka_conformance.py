@@ -11,9 +11,8 @@ from eventspine.brokers import kafka
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
 from eventspine.testing.servers import Server
 from eventspine.testing.servers.proxy import Proxy
-from tests.servers import unproven
 
-pytestmark = [unproven("whole in two of four runs, not yet in three in a row"), pytest.mark.timeout(400)]
+pytestmark = pytest.mark.timeout(400)
 OPTIONS = "/?partitions=4&session_s=6&timeout_s=4"
 
 

@@ -29,9 +29,6 @@ from eventspine.brokers.port import Broker, Message, Needs
 from eventspine.errors import BrokerError
 from eventspine.testing import servers
 from eventspine.testing.servers import Server
-from tests.servers import unproven
-
-pytestmark = unproven("whole in two of four runs, not yet in three in a row")
 
 NEEDS = Needs(["orders"], [("orders", "stock.orders")])
 SECRET = "s3cret of alice"
