@@ -26,6 +26,7 @@ from . import _sql_read as read
 from ._postgres_schema import Identity
 from ._postgres_session import TOKEN
 from ._postgres_sql import Cursor
+from ._records import Wanted
 from .port import Page
 
 STEP = 1_000  # positions that are looked at for gaps at once
@@ -122,25 +123,15 @@ class Fence:
         return [(pid, age) for pid, age in cursor.run(query, (*self._token, list(waiting.holders))).fetchall()]
 
 
-def page(
-    fence: Fence,
-    cursor: Cursor,
-    after: int,
-    limit: int,
-    upto: int | None,
-    channels: Sequence[str] | None,
-    partitions: Sequence[int] | None,
-    types: Sequence[str] | None,
-    private: bool,
-) -> Page:
-    wanted = after + max(read.SPAN, limit)
-    if fence.decided < (wanted if upto is None else min(wanted, upto)):
+def page(fence: Fence, cursor: Cursor, after: int, limit: int, upto: int | None, wanted: Wanted) -> Page:
+    reach = after + max(read.SPAN, limit)
+    if fence.decided < (reach if upto is None else min(reach, upto)):
         fence.advance(cursor)
     last = fence.decided
-    end = min(wanted, last, last if upto is None else upto)
+    end = min(reach, last, last if upto is None else upto)
     if end <= after:
         return Page((), after, last > after)
-    sql, values = read.feed_query(channels, partitions, types, private)
+    sql, values = read.feed_query(wanted)
     rows = cursor.execute(_BOUNDED.format(sql), (after, end, *values, limit, read.PAGE_BYTES_MAX)).fetchall()
     if not rows and end < last and end != upto:
         end = read.before_next(cursor, end, last if upto is None else min(last, upto))  # type: ignore[arg-type]

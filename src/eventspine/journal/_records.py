@@ -4,6 +4,7 @@ of them a reader wants."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -21,10 +22,18 @@ def decode_record(stored: bytes) -> Record:
     return _decoder.decode(stored)
 
 
-def filter_of(
-    channels: Sequence[str] | None, partitions: Sequence[int] | None, types: Sequence[str] | None, private: bool
-) -> Callable[[Record], bool]:
+class Wanted(NamedTuple):
+    """What a reader of the feed wants of it, as in `Journal.feed`; None: all."""
+
+    channels: Sequence[str] | None
+    partitions: Sequence[int] | None
+    types: Sequence[str] | None
+    private: bool
+
+
+def filter_of(wanted: Wanted) -> Callable[[Record], bool]:
     """Whether a record is wanted; specialised, since it runs once per record of the feed."""
+    channels, partitions, types, private = wanted
     wanted_partitions = frozenset(range(PARTITIONS) if partitions is None else partitions)
     if channels is None and types is None and len(wanted_partitions) == PARTITIONS:
         return (lambda _: True) if private else (lambda record: record[2] is not None)

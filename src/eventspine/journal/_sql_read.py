@@ -10,7 +10,7 @@ from itertools import accumulate, repeat
 from operator import itemgetter
 from typing import Any
 
-from ._records import decode_record
+from ._records import Wanted, decode_record
 from .cursors import Range, decode
 from .port import (
     OWN_FEED,
@@ -37,17 +37,8 @@ def head(cursor: sqlite3.Cursor) -> int:
     return int(cursor.execute(_HEAD).fetchone()[0])
 
 
-def feed(
-    cursor: sqlite3.Cursor,
-    after: int,
-    limit: int,
-    upto: int | None,
-    channels: Sequence[str] | None,
-    partitions: Sequence[int] | None,
-    types: Sequence[str] | None,
-    private: bool,
-) -> Page:
-    sql, values = feed_query(channels, partitions, types, private)
+def feed(cursor: sqlite3.Cursor, after: int, limit: int, upto: int | None, wanted: Wanted) -> Page:
+    sql, values = feed_query(wanted)
     cursor.execute("/*spine*/ begin")  # one snapshot, so that `scanned` never passes what is not in `records`
     try:
         last = head(cursor)
@@ -75,9 +66,8 @@ def before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
     return upto if before is None else min(upto, int(before))
 
 
-def feed_query(
-    channels: Sequence[str] | None, partitions: Sequence[int] | None, types: Sequence[str] | None, private: bool
-) -> tuple[str, list[Any]]:
+def feed_query(wanted: Wanted) -> tuple[str, list[Any]]:
+    channels, partitions, types, private = wanted
     where = ["position > ? and position <= ?"]
     values: list[Any] = []
     if channels is not None:

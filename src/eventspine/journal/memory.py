@@ -21,7 +21,7 @@ from . import _memory_control as control, _memory_retention as retention
 from ._memory_retention import there
 from ._memory_tables import Tables
 from ._memory_units import NO_SQL, commit_unit, rings
-from ._records import filter_of
+from ._records import Wanted, filter_of
 from .cursors import Range
 from .port import (
     OWN_FEED,
@@ -167,7 +167,7 @@ class MemoryJournal:
         feed = self._live().feed
         end = min(len(feed), after + max(limit, WINDOW_MIN), len(feed) if upto is None else upto)
         window = there(feed[after:end]) if self._tables.deleted else feed[after:end]
-        wanted = filter_of(channels, partitions, types, private)
+        wanted = filter_of(Wanted(channels, partitions, types, private))
         records = list(islice(filter(wanted, window), limit))
         if window and self._tables.feed_bytes[end] - self._tables.feed_bytes[after] > PAGE_BYTES_MAX:
             records, cut = _bounded(records)

@@ -30,6 +30,7 @@ from ._postgres_sql import Cursor
 from ._postgres_tables import dialect
 from ._postgres_within import write_within
 from ._postgres_writer import Writer
+from ._records import Wanted
 from ._sql_apply import STATEMENTS_S, Safeguards
 from ._sql_growth import Retaining
 from ._sql_opening import Opening
@@ -143,10 +144,8 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
         types: Sequence[str] | None = None,
         private: bool = False,
     ) -> Page:
-        fence = self._here().fence
-        return await self._read(
-            lambda cursor: feed.page(fence, cursor, after, limit, upto, channels, partitions, types, private)
-        )
+        fence, wanted = self._here().fence, Wanted(channels, partitions, types, private)
+        return await self._read(lambda cursor: feed.page(fence, cursor, after, limit, upto, wanted))
 
     async def describe(self) -> dict[str, str | int | None]:
         fence, now_us = self._here().fence, self._clock.now_us()

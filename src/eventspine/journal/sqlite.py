@@ -26,7 +26,7 @@ from . import (
     _sqlite_file as file,
     migrations,
 )
-from ._records import filter_of
+from ._records import Wanted, filter_of
 from ._sql_apply import STATEMENTS_S, Safeguards
 from ._sql_jobs import Call, LoopAnswer, ThreadAnswer
 from ._sql_opening import Opening
@@ -136,14 +136,10 @@ class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
         types: Sequence[str] | None = None,
         private: bool = False,
     ) -> Page:
-        recent = self._here().writer.recent
-        if recent.reaches(after):
-            wanted = filter_of(channels, partitions, types, private)
-            if (page := recent.page(after, limit, upto, wanted)) is not None:
-                return page
-        return await self._few(
-            limit, lambda cursor: read.feed(cursor, after, limit, upto, channels, partitions, types, private)
-        )
+        recent, wanted = self._here().writer.recent, Wanted(channels, partitions, types, private)
+        if recent.reaches(after) and (page := recent.page(after, limit, upto, filter_of(wanted))) is not None:
+            return page
+        return await self._few(limit, lambda cursor: read.feed(cursor, after, limit, upto, wanted))
 
     async def describe(self) -> dict[str, str | int | None]:
         turn, now_us = Path(f"{self.path}-lock"), self._clock.now_us()
