@@ -167,6 +167,25 @@ class Tags:
     """Compared by identity."""
 
 
+class Box:
+    __slots__ = ("content",)
+
+    def __init__(self, content: Any) -> None:
+        self.content = content
+
+
+@pytest.mark.parametrize("changed", [2, [Box(2)], {"a": Box(2)}])
+def test_a_change_inside_of_what_knows_no_equality_is_found(changed: Any) -> None:
+    class Boxed(Account):
+        box: Any = field(default_factory=lambda: Box(1))
+
+        def swap(self) -> None:
+            self.box.content = changed
+
+    with pytest.raises(AssertionError, match=r"box is .* changed outside of @applies"):
+        given(Boxed("ann"), *PAST).when(Boxed.swap).then()
+
+
 async def test_a_save_tells_once_of_events_with_another_key(caplog: pytest.LogCaptureFixture) -> None:
     class Wrong(Careless): ...
 

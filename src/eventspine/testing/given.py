@@ -10,7 +10,6 @@ next load would not know of it. And so are the keys of what was recorded, by whi
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Callable, Sequence
 from difflib import ndiff
@@ -24,6 +23,7 @@ from ..state.saving import odd_key, saved
 from ..state.shapes import shape_of
 
 A = TypeVar("A", bound=Aggregate)
+_NO_EQUALITY: Any = object.__eq__
 
 
 class Given(Generic[A]):
@@ -125,11 +125,25 @@ def _folded(cls: type[A], id: str, events: Sequence[Any]) -> A:
 
 
 def _same(here: Any, there: Any) -> bool:
-    """Objects that know no equality, and NaN, are the same when they are written as the same bytes."""
     try:
-        return bool(here == there) or pickle.dumps(here) == pickle.dumps(there)
+        return _equal(here, there)
     except Exception:  # noqa: BLE001 -- what can't be compared says nothing
         return True
+
+
+def _equal(here: Any, there: Any) -> bool:
+    """Objects that know no equality are equal when what they hold is, and so is what does not even equal itself, as NaN."""
+    if here is there:
+        return True
+    if type(here).__eq__ is _NO_EQUALITY:
+        return type(here) is type(there) and _equal(here.__getstate__(), there.__getstate__())
+    if here == there:
+        return True
+    if isinstance(here, dict) and isinstance(there, dict):
+        return here.keys() == there.keys() and all(_equal(here[name], there[name]) for name in here)
+    if isinstance(here, (list, tuple)) and type(here) is type(there):
+        return len(here) == len(there) and all(map(_equal, here, there))
+    return bool(here != here and there != there)  # noqa: PLR0124
 
 
 def _is_event(value: object) -> bool:
