@@ -5,6 +5,7 @@ A real shop has one database and needs nothing of this; here the same program ru
 from __future__ import annotations
 
 import sqlite3
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -13,23 +14,23 @@ from urllib.parse import parse_qs, urlsplit
 WAITS_S = 30
 
 
-class Till:
+class Till(ABC):
     """SQL with `?` for a value."""
 
     connection: Any  # what `publish(..., within=)` takes
 
-    def transaction(self) -> AbstractContextManager[Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def transaction(self) -> AbstractContextManager[Any]: ...
 
-    def script(self, sql: str) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def script(self, sql: str) -> None: ...
+
+    @abstractmethod
+    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None: ...
 
     def number(self, sql: str) -> int:
         [number] = self.connection.execute(sql).fetchone()
         return int(number)
-
-    def many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        raise NotImplementedError
 
     def close(self) -> None:
         self.connection.close()

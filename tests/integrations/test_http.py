@@ -8,6 +8,7 @@ import warnings
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import Annotated, Any
@@ -426,19 +427,26 @@ def test_a_token_that_comes_twice_is_refused(client: Client) -> None:
     assert 400 == client("GET", "/orders/ann", Spine_Token=[one, one]).status_code
 
 
+@contextmanager
+def without_the_view(kind: str, url: str) -> Iterator[Client]:
+    """An application in which nobody keeps it."""
+    if kind == "fastapi":
+        app, called = fastapi_app(url, view=False)
+        with TestClient(app) as testing:
+            yield of_fastapi_client(testing, called)
+    else:
+        flask, called = flask_app(url, view=False)
+        yield of_flask_client(flask, called)
+        flask.extensions["close"]()
+
+
 @pytest.mark.parametrize("kind", ["fastapi", "flask"])
 def test_a_view_that_is_behind_says_when_to_ask_again_and_nothing_of_its_inside(kind: str, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     with Blocking(url) as spine, spine.running(services()[1]):
         pass  # the view is known, and nobody keeps it
-    if kind == "fastapi":
-        app, called = fastapi_app(url, view=False)
-        with TestClient(app) as testing:
-            check_behind(of_fastapi_client(testing, called))
-    else:
-        flask, called = flask_app(url, view=False)
-        check_behind(of_flask_client(flask, called))
-        flask.extensions["close"]()
+    with without_the_view(kind, url) as client:
+        check_behind(client)
 
 
 def check_behind(client: Client) -> None:
@@ -455,19 +463,8 @@ def check_behind(client: Client) -> None:
 
 @pytest.mark.parametrize("kind", ["fastapi", "flask"])
 def test_a_view_that_nobody_has_kept_yet_is_to_be_asked_for_again(kind: str, tmp_path: Path) -> None:
-    url = f"sqlite:///{tmp_path / 'shop.db'}"
-    if kind == "fastapi":
-        app, called = fastapi_app(url, view=False)
-        with TestClient(app) as testing:
-            check_not_kept(of_fastapi_client(testing, called))
-    else:
-        flask, called = flask_app(url, view=False)
-        check_not_kept(of_flask_client(flask, called))
-        flask.extensions["close"]()
-
-
-def check_not_kept(client: Client) -> None:
-    got = client("GET", "/rows/ann")
+    with without_the_view(kind, f"sqlite:///{tmp_path / 'shop.db'}") as client:
+        got = client("GET", "/rows/ann")
     assert (503, "5", PROBLEM) == (got.status_code, got.headers["retry-after"], got.headers["content-type"])
     assert "orders_by_customer" not in got.text
 

@@ -27,6 +27,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from .. import sync
 from ..commands.body import REFUSED
+from ..commands.declare import CommandMeta, describe_command
 from ..errors import CommandRefused, ContentTypeRefused, HeaderRefused, MissingExtra, SettingsError, WouldDeadlock
 from ..service import Service, check_services
 from ..spine import Spine
@@ -229,8 +230,6 @@ def _refused(request: Request, error: RequestValidationError) -> CommandRefused 
 
 def _command_of(route: Any) -> Any:
     """The command that is the whole body of the endpoint, if one is."""
-    from ..commands.declare import CommandMeta, describe_command
-
     fields = getattr(getattr(route, "dependant", None), "body_params", ())
     kinds = [getattr(getattr(field, "field_info", None), "annotation", None) for field in fields]
     return describe_command(kinds[0]) if len(kinds) == 1 and isinstance(kinds[0], CommandMeta) else None
@@ -238,8 +237,6 @@ def _command_of(route: Any) -> Any:
 
 def _check_bodies(app: Any) -> None:
     """FastAPI looks for what it does not know in the query, where no command is ever found."""
-    from ..commands.declare import CommandMeta
-
     for route in _routes(app):
         for field in getattr(getattr(route, "dependant", None), "query_params", ()):
             kind = field.field_info.annotation

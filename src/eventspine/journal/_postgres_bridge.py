@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+import psycopg
 from psycopg import sql
 from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
 
 T = TypeVar("T")
 _MARK = re.compile(r"%(?:%|(?:\((?P<name>\w+)\))?[sbt])")
@@ -33,23 +36,23 @@ async def write_beside(connection: Any, work: Callable[[Any], T]) -> T:
         raise
 
 
-class Bridge:
+class Bridge(ABC):
     def __init__(self, connection: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.raw, self._loop = connection, loop
 
     def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
 
+    @abstractmethod
     def in_transaction(self) -> bool:
         """Whether what is written now waits for a commit of the caller's."""
-        raise NotImplementedError
 
-    def cursor(self) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def cursor(self) -> Any: ...
 
     @property
-    def closed(self) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def closed(self) -> bool: ...
 
 
 class _Psycopg(Bridge):
@@ -66,9 +69,6 @@ class _Psycopg(Bridge):
 
 class _PsycopgCursor:
     def __init__(self, bridge: _Psycopg) -> None:
-        import psycopg
-        from psycopg.rows import tuple_row
-
         self._wait = bridge.wait
         self._cursor: Any = psycopg.AsyncCursor(bridge.raw, row_factory=tuple_row)
 
