@@ -144,10 +144,12 @@ class Topics:
             return await self._subscribe(channel, name)
         if name == self._settings.claims_topic:
             return await self._admin.make("PUT", topic_path(name))
-        made = await self._admin.make("PUT", f"{topic_path(name)}/partitions", self._settings.partitions)
-        if made:
+        if await self._admin.make("PUT", f"{topic_path(name)}/partitions", self._settings.partitions):
             await self._keep(topic_path(name))
-        return made
+            return True
+        if await self._metadata(name) is None:
+            raise BrokerError(_left_over(name, self._settings.partitions))
+        return False
 
     async def _subscribe(self, channel: str, consumer: str) -> bool:
         """From now on nothing is deleted before it has it."""
@@ -224,6 +226,15 @@ class Topics:
 
     async def _policy(self, path: str, name: str) -> Any:
         return await self._admin.get(f"{path}/{name}?applied=true")
+
+
+def _left_over(topic: str, partitions: int) -> str:
+    """A publisher that was at work while its topic was deleted asks for its partitions again, and Pulsar makes them."""
+    deletions = " ; ".join(f"pulsar-admin topics delete -f {topic}-partition-{number}" for number in range(partitions))
+    return (
+        f"{topic} was deleted, and partitions of it are left: Pulsar neither knows it nor makes it anew. Stop its publishers, "
+        f"delete what is left ({deletions}), then: spine topology apply."
+    )
 
 
 def _other_count(topic: str, wanted: str, count: int) -> Difference:
