@@ -219,3 +219,30 @@ def test_a_decoder_is_declared_once_as_a_plain_function():
     into = Service[None]("into")
     into.include(service)
     assert into.decoders == service.decoders
+
+
+async def test_postgresql_keeps_what_can_t_be_read_whatever_is_in_its_key_and_in_what_is_said_of_it(
+    broker: Server, postgres_url: str
+):
+    """PostgreSQL's texts take no NUL, and a number as Kafka's clients write it is a key with seven of them."""
+    seen: list[Foreign] = []
+
+    def refuse(message: Foreign) -> Placed | None:
+        if message.data == b"\0":
+            seen.append(message)
+            raise ValueError(f"no order: {message.data.decode()}")
+        return read(message)
+
+    reader = Reader(refuse)
+    async with Spine(postgres_url, broker=to(broker)) as stock, stock.running(reader.service):
+        broker.store(Message("orders", 0, "\0\0\0\0\0\0\0\5", "1", {"kind": "a\0b"}, "text/\0", b"\0"))
+        broker.store(legacy(2))
+        broker.ring()
+        await until(lambda: reader.handled == [("ann", 2)])
+        async with asyncio.timeout(WAIT_S):
+            while not (dead := await stock.journal.deliveries(states=["dead"])) or dead[0].attempts != 2:
+                if dead:
+                    await stock.journal.control([Replay([dead[0].number])])
+                await asyncio.sleep(0.01)
+    assert r"no order: \x00" in dead[0].error
+    assert len({(message.key, message.headers["kind"], message.content_type) for message in seen}) == 1

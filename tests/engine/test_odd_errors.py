@@ -11,7 +11,7 @@ import pytest
 from eventspine import Batch, RetryAfter, Service, Spine
 from eventspine.engine import waiting
 
-from .material import QUICK, Broken, Placed, dead, host, subscription, until
+from .material import QUICK, SHOP, Broken, Placed, dead, host, subscription, until
 
 
 class Speechless(Exception):
@@ -29,6 +29,7 @@ ODD = {
     "group": BaseExceptionGroup("some", [NotAnException("no"), Broken()]),
     "cancelled": asyncio.CancelledError(),
     "surrogate": Broken("no such file: caf\udce9.txt"),
+    "nul": Broken("no such customer: a\0b"),
     "str": Speechless(),
     "recursion": RecursionError("too deep"),
 }
@@ -83,11 +84,21 @@ async def test_an_error_that_cannot_be_written_is_told_in_what_can(spine: Spine)
 
 
 async def test_without_that_care_its_row_is_never_stored(file: Spine, monkeypatch: Any, caplog: Any) -> None:
-    monkeypatch.setattr(waiting, "_storable", lambda text: text)
+    monkeypatch.setattr(waiting, "storable", lambda text: text)
     service, _ = failing(ODD["surrogate"], "async")
     await file.publish(Placed(customer="bad"))
     async with file.running(service):
         await until(lambda: "could not be stored" in caplog.text)
+
+
+async def test_an_error_with_a_nul_is_told_in_what_postgresql_can_keep(postgres_url: str) -> None:
+    service, handled = failing(ODD["nul"], "async")
+    async with Spine(postgres_url, service=SHOP) as spine:
+        await spine.publish(Placed(customer="bad"), Placed(customer="ann", number=1))
+        async with spine.running(service):
+            (row,) = await dead(spine)
+            await until(lambda: handled == [1])
+    assert row.error == r"Broken: no such customer: a\x00b"
 
 
 @pytest.mark.parametrize("after", [float("inf"), 1e300, timedelta.max])

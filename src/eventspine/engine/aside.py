@@ -9,6 +9,7 @@ from typing import Any
 
 from ..ids import id_text
 from ..journal.port import WHOLE_FEED, Change, Delivery, Journal, Put, Record, Unit
+from ..wording import storable
 from .membership import Membership
 from .numbering import Numbering
 
@@ -63,7 +64,7 @@ class Aside:
 
     def _put(self, record: Record, state: str, reason: str, error: str) -> Put:
         attempts = 0 if reason == BEHIND else 1
-        return Put(self._member.row.number, WHOLE_FEED, record, state, attempts, None, reason, error)  # type: ignore[arg-type]
+        return Put(self._member.row.number, WHOLE_FEED, record, state, attempts, None, reason, storable(error))  # type: ignore[arg-type]
 
     async def store(self, puts: Sequence[Put]) -> None:
         """Before their tombstones are sent, so that what is decided is decided."""

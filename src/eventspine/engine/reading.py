@@ -6,10 +6,11 @@ from __future__ import annotations
 from ..brokers.binding import Incoming, NotAnEvent, incoming, received_us
 from ..brokers.port import Features, Fetched
 from ..clock import Clock
-from ..foreign import Decoder, Undecodable, fetched_again, kept_beside, whole
+from ..foreign import Decoder, Undecodable, fetched_again, kept_beside
 from ..ids import IdSource
 from ..journal.port import Append, Change, Delivery, Fence, Put, Record, Unit
 from ..keys import slot_of_id
+from ..wording import storable
 
 Unreadable = (NotAnEvent, Undecodable)
 SHOWN_MAX = 100  # of a key that may be anything
@@ -40,12 +41,12 @@ class Reading:
         reason = "undecodable" if isinstance(why, Undecodable) else "not-an-event"
         record = self._kept(fetched)
         return Put(
-            subscription, fetched.partition, record, "dead", 1, None, reason, whole(str(why))[:ERROR_MAX], feed=feed
+            subscription, fetched.partition, record, "dead", 1, None, reason, storable(str(why))[:ERROR_MAX], feed=feed
         )
 
     def _kept(self, fetched: Fetched) -> Record:
         id, now_us = self._ids.one(), self._clock.now_us()
-        key = fetched.key.decode("utf-8", "replace")[:SHOWN_MAX] if fetched.key else None
+        key = storable(fetched.key.decode("utf-8", "replace"))[:SHOWN_MAX] if fetched.key else None
         position = fetched.position or int.from_bytes(id[:8], "big") >> 2
         return Record(
             position, id, self.channel, slot_of_id(id), key, "?", 1, received_us(fetched, now_us), now_us, "?", None, None, 0,
@@ -60,7 +61,7 @@ class Reading:
         except Unreadable as error:
             return Unit(
                 fences=[fence],
-                changes=[Change(row.number, "dead", row.attempts + 1, error=whole(str(error))[:ERROR_MAX])],
+                changes=[Change(row.number, "dead", row.attempts + 1, error=storable(str(error))[:ERROR_MAX])],
             )
         appends = [Append([arrived.record])] if arrived is not None else []
         return Unit(fences=[fence], appends=appends, changes=[Change(row.number, "settled", reason="decoded")])

@@ -30,6 +30,7 @@ from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted
 from ..ids import IdSource
 from ..journal.port import Delivery, Journal, Put, Record
+from ..wording import storable
 from .aside import Aside, changing
 from .claims import Claim
 from .membership import Membership
@@ -331,7 +332,7 @@ class Relay:
             too_large = self._too_large(record, message)
             state, error = ("dead", too_large) if too_large else await self._send_one(message)
             if state == "dead":
-                await self._aside.change(number, state="dead", reason="Refused", error=error)
+                await self._aside.change(number, state="dead", reason="Refused", error=storable(error))
                 message = self._tombstone(record, given)
             await self._deliver([(record, message)])
             if state != "dead":

@@ -16,6 +16,7 @@ from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
 from ..journal.port import Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
 from ..observe.correlation import Cause, current
 from ..policies import Retry
+from ..wording import storable
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
@@ -381,15 +382,11 @@ def _undecided(name: str, error: BaseException, fault: Exception) -> Declaration
 
 
 def _text(error: BaseException) -> tuple[str, str]:
-    """An error as its row keeps it. It may hold what no text in a file can (lone surrogates, of a file's name), or fail
-    to say what it is; an attempt that failed is stored all the same."""
+    """An error as its row keeps it. It may hold what no text in a database can (lone surrogates, of a file's name; a NUL),
+    or fail to say what it is; an attempt that failed is stored all the same."""
     try:
         text = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
     except Exception as fault:  # of the error's own __str__
         text = f"{type(error).__name__}, which can't say what it is: its __str__ raised {type(fault).__name__}"
     trace = "".join(traceback.format_exception(error))
-    return _storable(text[:2000]), _storable(trace[-TRACEBACK_MAX:])
-
-
-def _storable(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace").decode()
+    return storable(text[:2000]), storable(trace[-TRACEBACK_MAX:])
