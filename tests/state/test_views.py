@@ -6,12 +6,13 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from typing import Any
 from uuid import UUID
 
 import msgspec
 import pytest
 
-from eventspine import Event, Service, Spine, View
+from eventspine import Event, Retry, Service, Spine, View
 from eventspine.errors import DeclarationError, StatementRefused, UnitFailed, ViewRefused
 from eventspine.journal.port import Journal
 from eventspine.state.views import describe_view
@@ -245,3 +246,83 @@ async def test_query_only_reads_and_says_so(database: Callable[[], Journal], sql
     async with Spine(database(), service=publisher()) as spine, spine.running(counting()):
         with pytest.raises(ViewRefused, match=r"its SQL is a SELECT, and this is (delete|drop|pragma)"):
             await spine.view(OrdersByCustomer).query(sql)
+
+
+BEYOND = [
+    ("name", "a\0b"),
+    ("name", "caf\udce9"),
+    ("whole", 2**63),
+    ("whole", 10**5000),
+    ("part", 10**400),
+    ("money", Decimal("1E+131072")),
+    ("money", Decimal("1E-16384")),
+    ("money", Decimal("1E+999999999")),  # a gigabyte, written out
+    ("at", datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))),
+    ("at", datetime(9999, 12, 31, 23, tzinfo=timezone(timedelta(hours=-12)))),
+]
+
+
+class Odd(View, key="key"):
+    key: str
+    name: str = ""
+    whole: int = 0
+    part: float = 0.0
+    money: Decimal = Decimal(0)
+    at: datetime | None = None
+
+
+def odd() -> Service:
+    tests = Service("tests", publishes="tests")
+
+    @tests.projection(Odd, Happened, on_dead="goes_on", retry=Retry(attempts=1))
+    def keep(view: View[Odd], event: Happened) -> None:
+        if event.place.isdigit():
+            name, value = BEYOND[int(event.place)]
+            setattr(view.row(event.place), name, value)
+        view.row("all").whole += 1
+
+    return tests
+
+
+async def test_what_no_column_can_have_is_no_event_s_to_write_and_nobody_s_to_find(
+    journal: Callable[[], Journal],
+) -> None:
+    """On each database alike: what writes it is dead, in its words, and who asks for it finds nothing."""
+    service = odd()
+    async with Spine(journal(), service=service) as spine, spine.running(service):
+        await spine.publish(*[Happened(place=str(number)) for number in range(len(BEYOND))])
+        view, receipt = spine.view(Odd), await spine.publish(Happened())
+        await view.wait(receipt, timeout_s=20)
+        dead = await spine.journal.deliveries(states=["dead"])
+        assert [row.reason for row in dead] == ["BeyondColumn"] * len(BEYOND)
+        assert {row.error[:18] for row in dead} == {"BeyondColumn: Odd."}
+        assert [(row.key, row.whole) for row in await view.all()] == [("all", 1)]
+        then = await view.as_of(0)
+        for name, value in BEYOND:
+            assert await view.all(**{name: value}) == then.all(**{name: value}) == []
+        for key in ("a\0b", "caf\udce9", "x" * 100_000):
+            assert await view.get(key) is None
+            assert then.get(key) is None
+
+
+@pytest.mark.parametrize("limit", [-1, 2**63, "1", 1.5, True])
+async def test_a_limit_that_is_no_number_of_rows_is_refused(journal: Callable[[], Journal], limit: Any) -> None:
+    service = odd()
+    async with Spine(journal(), service=service) as spine, spine.running(service):
+        with pytest.raises(ViewRefused, match="no number of rows"):
+            await spine.view(Odd).all(limit=limit)
+        with pytest.raises(ViewRefused, match="no number of rows"):
+            (await spine.view(Odd).as_of(0)).all(limit=limit)
+
+
+@pytest.mark.parametrize("money", [Decimal("1E+131071"), Decimal("1E-16383")])
+async def test_a_decimal_at_the_edge_is_kept_to_its_last_digit(journal: Callable[[], Journal], money: Decimal) -> None:
+    tests = Service("tests", publishes="tests")
+
+    @tests.projection(Odd, Happened)
+    def keep(view: View[Odd], event: Happened) -> None:
+        view.row("edge").money = money
+
+    async with Spine(journal(), service=tests) as spine, spine.running(tests):
+        await spine.view(Odd).wait(await spine.publish(Happened()), timeout_s=20)
+        assert [row.money for row in await spine.view(Odd).all(money=money)] == [money]

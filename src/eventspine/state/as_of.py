@@ -13,7 +13,8 @@ from ..clock import us_of
 from ..errors import SettingsError, ViewRefused
 from ..journal.pages import feed
 from ..journal.port import Journal
-from .reading import ordered, ordering
+from .columns import BeyondColumn
+from .reading import check_limit, ordered, ordering
 from .rows import Key, Rows
 from .views import ViewType
 
@@ -33,16 +34,23 @@ class ViewThen(Generic[V]):
         self.position = position  # of the last event that is in it
 
     def get(self, *key: Any) -> V | None:
-        return self._rows.get(self._view.key_of(key, self._tenant))
+        try:
+            return self._rows.get(self._view.key_of(key, self._tenant))
+        except BeyondColumn:
+            return None
 
     def all(self, *, order_by: str | Sequence[str] = (), limit: int | None = None, **where: Any) -> list[V]:
         if self._tenant is not None:
             where[self._view.tenant or ""] = self._tenant
         order = ordering(self._view, order_by)
         self._view.check_names(where)
-        for column in self._view.columns:
-            if column.name in where:
-                column.stored(where[column.name], self._view.where)
+        check_limit(self._view, limit)
+        try:
+            for column in self._view.columns:
+                if column.name in where:
+                    column.stored(where[column.name], self._view.where)
+        except BeyondColumn:
+            return []
         rows = [
             self._rows[key]
             for key in sorted(self._rows)

@@ -22,8 +22,17 @@ from ..errors import DeclarationError, ViewRefused
 
 Store = Callable[[Any], Any]
 INTEGER_MAX = 2**63 - 1
+WHOLE_DIGITS, PARTS_DIGITS = 131_072, 16_383  # of a decimal, before and behind its point: PostgreSQL's own limits
 
 KEY_KINDS = ("text", "integer", "date", "uuid")
+
+
+class Beyond(ValueError):
+    """Of the right type, and no column can have it."""
+
+
+class BeyondColumn(ViewRefused):
+    """A value that no column can have: who looks for it finds nothing, and who writes it is refused."""
 
 
 class Column(NamedTuple):
@@ -43,8 +52,9 @@ class Column(NamedTuple):
         try:
             return self.store(value)
         except (TypeError, ValueError, msgspec.MsgspecError) as error:
-            raise ViewRefused(
-                f"{view}.{self.name} is {value!r:.80}, and its column keeps {_word(self.python)}: {error}.",
+            kind = BeyondColumn if isinstance(error, Beyond) else ViewRefused
+            raise kind(
+                f"{view}.{self.name} is {_shown(value)}, and its column keeps {_word(self.python)}: {error}.",
                 view=view,
                 column=self.name,
             ) from None
@@ -124,8 +134,17 @@ def _text(value: Any) -> str:
         _check(value, str)
         value = str.__str__(value)
     if "\0" in value:
-        raise ValueError("it has a NUL in it")
+        raise Beyond("it has a NUL in it")
+    if not value.isascii():
+        _check_whole(value)
     return value  # type: ignore[no-any-return]
+
+
+def _check_whole(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Beyond("it has half of a character in it") from None
 
 
 def _integer(value: Any) -> int:
@@ -135,17 +154,24 @@ def _integer(value: Any) -> int:
             raise TypeError("it is of type bool")
         value = int(value)
     if not -INTEGER_MAX - 1 <= value <= INTEGER_MAX:
-        raise ValueError("it takes more than 64 bits")
+        raise Beyond("it takes more than 64 bits")
     return value  # type: ignore[no-any-return]
 
 
 def _real(value: Any) -> float:
     if value.__class__ is int:
-        return float(value)
+        return _real_of(value)
     _check(value, float)
     if isnan(value):
         raise ValueError("NaN is no value of a column")
     return value  # type: ignore[no-any-return]
+
+
+def _real_of(value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise Beyond("it is beyond what a float can be") from None
 
 
 def _blob(value: Any) -> bytes:
@@ -164,6 +190,10 @@ def _decimal(value: Any) -> str:
     _check(value, Decimal)
     if not value.is_finite():
         raise ValueError("a column keeps finite figures")
+    if (
+        value.adjusted() >= WHOLE_DIGITS or value.as_tuple().exponent < -PARTS_DIGITS
+    ):  # a letter can ask for a gigabyte: 1E+999999999
+        raise Beyond(f"a column keeps {WHOLE_DIGITS:,} digits before the point and {PARTS_DIGITS:,} behind it")
     return f"{value:f}"
 
 
@@ -171,7 +201,10 @@ def _time(value: Any) -> str:
     _check(value, datetime)
     if value.tzinfo is None:
         raise ValueError("it has no time zone")
-    return value.astimezone(UTC).isoformat(timespec="microseconds")  # type: ignore[no-any-return]
+    try:
+        return value.astimezone(UTC).isoformat(timespec="microseconds")  # type: ignore[no-any-return]
+    except OverflowError:
+        raise Beyond("in UTC it is beyond the years 1 to 9999") from None
 
 
 def _date(value: Any) -> str:
@@ -197,6 +230,13 @@ _KNOWN: list[tuple[type, str, Store, Store | None]] = [
     (date, "date", _date, date.fromisoformat),
     (UUID, "uuid", _uuid, UUID),
 ]
+
+
+def _shown(value: Any) -> str:
+    try:
+        return f"{value!r:.80}"
+    except ValueError:  # of an int with more digits than Python writes
+        return f"of type {type(value).__name__}, and too long to be shown"
 
 
 def _word(python: Any) -> str:

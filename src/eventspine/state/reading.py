@@ -15,8 +15,9 @@ import msgspec
 
 from ..errors import UnitFailed, ViewNotKept, ViewRefused
 from ..journal.port import Journal
+from ..policies import is_whole
 from . import versions
-from .columns import Column
+from .columns import INTEGER_MAX, BeyondColumn, Column
 from .dialects import Dialect, dialect_of
 from .store import every_note, matching, note_key, notes_kind
 from .tables import table_of
@@ -46,8 +47,11 @@ class ViewReader(Generic[V]):
     # --- rows ---------------------------------------------------------------------------------------------------------
 
     async def get(self, *key: Any) -> V | None:
-        """The row of this key, or None."""
-        at = self._view.key_of(key, self._tenant)
+        """The row of this key, or None. No row has a key that none can have, such as a text with a NUL."""
+        try:
+            at = self._view.key_of(key, self._tenant)
+        except BeyondColumn:
+            return None
         rows = await self._read(lambda source: source.by_key(at))
         return rows[0] if rows else None
 
@@ -57,7 +61,11 @@ class ViewReader(Generic[V]):
             where[self._view.tenant or ""] = self._tenant
         self._view.check_names(where)
         order = ordering(self._view, order_by)
-        return await self._read(lambda source: source.wanted(where, order, limit))
+        check_limit(self._view, limit)
+        try:
+            return await self._read(lambda source: source.wanted(where, order, limit))
+        except BeyondColumn:
+            return []
 
     async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """Rows of a SELECT, in which the view stands under its own name: `select sum(spent) from orders_by_customer`. Values
@@ -226,6 +234,11 @@ def ordering(view: ViewType, order_by: str | Sequence[str]) -> list[Order]:
             raise ViewRefused(f"{view.where} has no column {name!r} to order by; it has {', '.join(columns)}.")
         order.append(Order(columns[name], said.startswith("-")))
     return order
+
+
+def check_limit(view: ViewType, limit: Any) -> None:
+    if limit is not None and not (is_whole(limit) and 0 <= limit <= INTEGER_MAX):
+        raise ViewRefused(f"limit={limit!r:.40} of {view.where} is no number of rows: say 0 or more.", view=view.name)
 
 
 def _tenant_of(view: ViewType, tenant: Any) -> Any:
