@@ -102,13 +102,8 @@ class Publisher:
         time_us = now_us if time is None else _time_us(time, "publish()")
         ids = self.ids.new(len(events))
         said = who(cause)
-        if cause is None and said is NOBODY:
-            return self._fitting(
-                make_record(self.mine(event), event, id, self.service, now_us, time_us, data=data)
-                for event, id, data in zip(events, ids, encoded, strict=False)
-            )
-        correlation, causation, hops, onwards = _caused(cause, said)
-        return self._fitting(
+        correlation, causation, hops, onwards = _FIRST if cause is None and said is NOBODY else _caused(cause, said)
+        made = [
             make_record(
                 self.mine(event),
                 event,
@@ -123,13 +118,11 @@ class Publisher:
                 data=data,
             )
             for event, id, data in zip(events, ids, encoded, strict=False)
-        )
-
-    def _fitting(self, made: Iterable[Record]) -> list[Record]:
-        records = list(made)
-        for record in records:
-            self.fit(record)
-        return records
+        ]
+        if self.fits is not None:
+            for record in made:
+                self.fits(record)
+        return made
 
     def fit(self, record: Record) -> None:
         """Raises what publishing it would have to, because of its size."""
@@ -241,6 +234,9 @@ class _Onwards(NamedTuple):
 
     def meta(self, id: bytes) -> bytes:
         return self.before if self.after is None else self.before + id[-8:].hex().encode() + self.after
+
+
+_FIRST: tuple[None, None, int, None] = (None, None, 0, None)  # of what nothing caused, and nobody said anything about
 
 
 def _caused(cause: Cause | None, said: Who) -> tuple[str | None, str | None, int, _Onwards | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,13 @@ class Running:
             task.cancel()
 
 
+async def _both(stopping: Coroutine[Any, Any, bool], bringing_in: Coroutine[Any, Any, None]) -> bool:
+    import asyncio
+
+    drained: tuple[bool, None] = await asyncio.gather(stopping, bringing_in)
+    return drained[0]
+
+
 @asynccontextmanager
 async def at_work(
     spine: Spine, services: Sequence[Service[Any]], roll_back: bool, retire: Sequence[str], drain_s: float
@@ -77,9 +84,10 @@ async def at_work(
         guard.cancel()
         await asyncio.gather(guard, return_exceptions=True)
         stopping = runtime.stop(0.0 if runtime.failure else drain_s)
-        bringing_in = carrying.stop_intakes(brought) if carrying is not None else asyncio.sleep(0)
+        if carrying is not None:
+            stopping = _both(stopping, carrying.stop_intakes(brought))
         try:
-            running.drained, _ = await asyncio.shield(asyncio.gather(stopping, bringing_in))
+            running.drained = await asyncio.shield(stopping)
         finally:
             if runtime.failure is None:  # else health goes on telling of it, until something runs again
                 spine._runtimes.remove(runtime)

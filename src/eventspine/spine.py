@@ -224,7 +224,8 @@ class Spine(State, Commanding):
                 f"The spine of {without_password(self.journal.url)} is closed. Publish before it is, or open it again: "
                 f"await spine.open(), or async with spine."
             )
-        await self.open()
+        if not self._opened:
+            await self.open()
 
     async def __aenter__(self) -> Self:
         self._inside += 1
@@ -316,13 +317,9 @@ class Spine(State, Commanding):
     ) -> list[Receipt]:
         records = self.records(events, cause=cause, time=time, id=id)
         unit = unit_of(records, due)
-        with opening(within):
-            await self._at_first_use()
         if within is not None:
-            await write_async(carrier_of(within), self.journal, unit)
-            wrote(records if due is None else ())
-            await self._look_soon()
-            return receipts(records, None, due)
+            return await self._publish_within(records, unit, due, within)
+        await self._at_first_use()
         for refuse in beside.get():
             refuse(self.journal)
         if self._carrying is not None:
@@ -331,6 +328,16 @@ class Spine(State, Commanding):
         wrote(records if due is None else ())
         await self._look_soon()
         return receipts(records, verdict, due)
+
+    async def _publish_within(
+        self, records: Sequence[Record], unit: Unit, due: int | None, within: Any
+    ) -> list[Receipt]:
+        with opening(within):
+            await self._at_first_use()
+        await write_async(carrier_of(within), self.journal, unit)
+        wrote(records if due is None else ())
+        await self._look_soon()
+        return receipts(records, None, due)
 
     def records(
         self, events: Sequence[Any], *, cause: Cause | None, time: datetime | None, id: str | None

@@ -276,7 +276,7 @@ ABLATIONS = [
         "A run that fails after its partition was given up does not go back to its key",
         runs_go_back_to_keys_given_up,
         RUNS,
-        85,
+        385,
     ),
     Ablation("Nobody reads on while partitions change", reading_on_while_partitions_change),
     Ablation("An operator's change is noted when it has been read", change_noted_before_it_is_read, KINDS),

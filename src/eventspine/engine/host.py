@@ -106,6 +106,7 @@ class Host:
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
         await self.journal.keep(self.service.name, self.runtime.keeps_of(self.service), self.clock.now_us())
+        self.control = await self.journal.control_version()  # what changes from here on is followed
         self.registered = await register(self)
         self.process = process_of(self)
         self.newest = self.registered.newest

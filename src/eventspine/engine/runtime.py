@@ -141,8 +141,6 @@ class Runtime:
             await host.readers.stop()
         self._store_what_was_passed()
         await self._settle(most_s=1.0)  # before partitions are given back
-        for host in self.hosts:
-            host.give_back()
         drained = await self._drain(drain_s)
         for task in self._tasks:
             task.cancel()
@@ -160,7 +158,10 @@ class Runtime:
 
     async def _drain(self, drain_s: float) -> bool:
         until = self.clock.monotonic() + drain_s
-        while any(host.at_work for host in self.hosts):
+        if self._at_work():
+            for host in self.hosts:
+                host.give_back()
+        while self._at_work():
             if self.clock.monotonic() >= until:
                 log.warning("drained for %g s; what is still at work will be handled again", drain_s)
                 return False
@@ -168,6 +169,9 @@ class Runtime:
                 host.give_back_more()
             await self.clock.sleep(0.01)
         return True
+
+    def _at_work(self) -> bool:
+        return any(host.at_work for host in self.hosts)
 
     def _store_what_was_passed(self) -> None:
         for host in self.hosts:

@@ -72,7 +72,7 @@ class FlakyJournal:
         answers = name in WRITES and self.world.faults.lost_answers
 
         async def call(*args: Any, **options: Any) -> Any:
-            if self._travels or not self.process.reaches_journal:
+            if self._may_not_arrive():
                 await self._travel(name)
             answer = await found(*args, **options)
             await others_turn()
@@ -82,6 +82,9 @@ class FlakyJournal:
 
         self.__dict__[name] = call
         return call
+
+    def _may_not_arrive(self) -> bool:
+        return self._travels or not self.process.reaches_journal
 
     async def _travel(self, what: str) -> None:
         """To the journal; it may take a while, or fail on the way."""
@@ -106,7 +109,8 @@ class FlakyJournal:
         return await self.shared.begin_for(self.process, limit_s)
 
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
-        await self._travel("commit")
+        if self._may_not_arrive():
+            await self._travel("commit")
         world, who = self.world, self.process.name
         if world.falls(who, "lost_requests", world.faults.lost_requests) is not None:
             world.tell(who, "commit lost on the way", len(units))
@@ -121,7 +125,8 @@ class FlakyJournal:
         return verdicts
 
     async def feed(self, after: int, *, limit: int, **options: Any) -> Page:
-        await self._travel("feed")
+        if self._may_not_arrive():
+            await self._travel("feed")
         world, who = self.world, self.process.name
         amount = world.falls(who, "short", world.faults.short)
         if amount is not None:

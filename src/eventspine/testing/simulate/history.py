@@ -21,7 +21,7 @@ from .world import NotSettled, Told, World
 
 Scenario = Callable[[World], Awaitable[None]]
 SETTLED_WITHIN_S = 3600.0  # of virtual time, after the last event
-SHORTENING_MAX = 60  # histories
+SHORTENING_MAX = 200  # histories
 _HEARD = (logging.getLogger("eventspine.engine"), logging.getLogger("eventspine.broker"))
 
 
@@ -180,22 +180,23 @@ def _named(seed: int) -> Iterator[None]:
 
 
 def shortened(setup: Setup, failing: History) -> History:
-    """The same failure with as few faults as possible: first halves are left out, then one after the other."""
+    """The same failure with as few faults as possible: first halves are left out, then less and less, then one after the
+    other until none can be spared."""
     left_out: frozenset[Place] = frozenset()
-    best, left = failing, SHORTENING_MAX
+    best, tries = failing, SHORTENING_MAX
     size = max(1, len(failing.faults) // 2)
     while True:
-        before = best
-        for at in range(0, len(best.faults), size):
+        before, at = best, 0
+        while at < len(best.faults):
+            if not tries:
+                return best
+            tries -= 1
             without = left_out | set(best.faults[at : at + size])
             tried = setup.run(failing.seed, without)
-            left -= 1
             if tried.broken:
-                best, left_out = tried, without
-                break
-            if not left:
-                return best
-        if best is before:
-            if size == 1:
-                return best
-            size = max(1, size // 2)
+                best, left_out = tried, without  # what came behind it is here now
+            else:
+                at += size
+        if size == 1 and best is before:
+            return best
+        size = max(1, size // 2)

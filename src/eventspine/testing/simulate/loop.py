@@ -23,6 +23,8 @@ from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+import msgspec
+
 if TYPE_CHECKING:
     from .threads import Handed
 
@@ -34,17 +36,13 @@ class Stuck(Exception):
     """Nobody has anything to do, now or later, and the history is not at its end."""
 
 
-class Turn:
+class Turn(msgspec.Struct, eq=False):
     """A callback that was asked for: asyncio's Handle, without what it spends on debugging. Histories are made of these."""
 
-    __slots__ = ("args", "callback", "context", "gone", "turns")
-
-    def __init__(self, turns: Turns, context: Context, callback: Callable[..., Any], args: tuple[Any, ...]) -> None:
-        self.turns = turns
-        self.context = context
-        self.callback = callback
-        self.args = args
-        self.gone = False
+    turns: Turns
+    context: Context
+    call: tuple[Any, ...]  # the callback, and its arguments
+    gone: bool = False
 
     def cancel(self) -> None:
         self.gone = True
@@ -53,11 +51,10 @@ class Turn:
         return self.gone
 
 
-class Timed(Turn):
+class Timed(Turn, eq=False):
     """One for later: asyncio's TimerHandle."""
 
-    __slots__ = ("due",)
-    due: float
+    due: float = 0.0
 
     def when(self) -> float:
         return self.due
@@ -110,7 +107,7 @@ class Loop(asyncio.BaseEventLoop):
         if context is None:
             context = copy_context()
         turns = context.get(_mine, self.world)
-        turn = Turn(turns, context, callback, args)
+        turn = Turn(turns, context, (callback, *args) if args else (callback,))
         if turns.alive:
             if not turns.queue and not turns.stopped:
                 self._ready.append(turns)
@@ -125,7 +122,7 @@ class Loop(asyncio.BaseEventLoop):
             return self.call_soon(callback, *args, context=context)
         here = context or copy_context()
         handed.ask(partial(here.run, callback, *args))
-        return Turn(self.world, here, callback, args)
+        return Turn(self.world, here, (callback, *args))
 
     def run_in_executor(self, *_: Any) -> NoReturn:  # type: ignore[override]
         self.refuse("asyncio.to_thread() and run_in_executor() start threads")
@@ -149,8 +146,7 @@ class Loop(asyncio.BaseEventLoop):
     ) -> Timed:
         if context is None:
             context = copy_context()
-        timer = Timed(context.get(_mine, self.world), context, callback, args)
-        timer.due = when
+        timer = Timed(context.get(_mine, self.world), context, (callback, *args), due=when)
         self._asked += 1
         heapq.heappush(self._timers, (when, self._asked, timer))
         return timer
@@ -198,11 +194,11 @@ class Loop(asyncio.BaseEventLoop):
             if step > STEPS_MAX:
                 raise Stuck(f"After {STEPS_MAX} turns of {turns.name} there is no end of it.")
             try:
-                turn.context.run(turn.callback, *turn.args)
+                turn.context.run(*turn.call)
             except (SystemExit, KeyboardInterrupt):
                 raise
             except BaseException as error:  # noqa: BLE001 -- as every event loop does
-                self.call_exception_handler({"message": f"Exception in callback {turn.callback}", "exception": error})
+                self.call_exception_handler({"message": f"Exception in callback {turn.call[0]}", "exception": error})
 
     def _is_kept_from(self, turns: Turns, turn: Turn) -> bool:
         """Let the accident of this turn happen; whether the turn does not, then."""

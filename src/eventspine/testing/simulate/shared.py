@@ -110,7 +110,8 @@ class SharedJournal(MemoryJournal):
         self._tables.run_statements = business.run
 
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
-        await self._free()
+        if self.held is not None:
+            await self._free()
         return await super().commit(units)
 
     async def begin_for(self, process: Process, limit_s: float) -> Held:
