@@ -10,7 +10,7 @@ import pytest
 from eventspine import Delivery, Event, Service, Spine
 from eventspine.brokers.memory import MemoryBroker, Server, server
 from eventspine.engine.claims import Claim
-from eventspine.errors import BrokerTaken, JournalError, OutboxFull
+from eventspine.errors import BrokerError, BrokerTaken, JournalError, OutboxFull
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Replay
 from eventspine.keys import slot_of_key
@@ -270,6 +270,66 @@ async def test_without_the_look_at_its_claim_two_journals_publish_one_channel(
             await until(lambda: broker.sent == 2)
             await first.publish(Placed(customer="ann", number=1))
             await until(lambda: broker.sent == 3)
+
+
+async def test_who_lost_its_place_while_the_broker_was_away_finds_out_soon_after(broker: Server):
+    """What it was sending may get there; what comes after that doesn't, though its next look was a long time off."""
+    async with Spine("memory://", service=storefront, broker=to(broker), lease_s=1000.0) as first:
+        await first.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        (relay,) = first._carrying.relays.values()  # type: ignore[union-attr]
+        broker.stop()
+        relay._claim._again_at = 0.0  # it looks while the broker is away
+        await first.publish(Placed(customer="ann", number=1))
+        await until(lambda: relay.trouble and relay._claim._again_at)
+        broker.owners["publisher", "orders"] = "another.1"
+        broker.restart()
+        await until(lambda: "publishes the channel" in " ".join(first.health()["problems"]))
+        sent = broker.sent
+        await first.publish(Placed(customer="ann", number=2))
+        first.drain_s = 0.0
+    assert broker.sent == sent
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])  # in no order the other waits for what the first has had
+async def test_who_lost_its_place_does_not_bring_in_what_it_has_fetched(broker: Server, kind: str):
+    """As after a pause: its look is due, and messages are there at once."""
+    heard, other = Heard(), Heard()
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker, kind)) as store,
+        Spine("memory://", broker=to(broker, kind)) as first,
+    ):
+        async with first.running(inventory(heard)):
+            await store.publish(Placed(customer="ann", number=0))
+            await until(lambda: heard)
+            (intake,) = first._carrying.intakes.values()  # type: ignore[union-attr]
+            broker.owners["consumer", "inventory.orders"] = "another"
+            intake._claim._again_at = 0.0
+            await store.publish(Placed(customer="ann", number=1))
+            await until(lambda: "consumes as" in (intake.trouble or ""))
+        async with Spine("memory://", broker=to(broker, kind), take_over=True) as second:
+            async with second.running(inventory(other)):
+                await until(lambda: other.of("ann")[-1:] == [1])
+    assert heard.of("ann") == [0]
+
+
+async def test_who_can_t_get_rid_of_what_it_has_looks_whose_the_channel_is(broker: Server):
+    """The broker answers, and takes nothing: its claim is looked at all the same."""
+    given: dict[str, Any] = {"service": storefront, "broker": to(broker), "lease_s": 0.2}
+    async with Spine("memory://", **given) as first:
+        await first.publish(Placed(customer="ann", number=0))
+        await until(lambda: broker.sent == 1)
+        (relay,) = first._carrying.relays.values()  # type: ignore[union-attr]
+
+        async def full(messages: Any) -> Any:
+            return [BrokerError("it is full")] * len(messages)
+
+        relay.broker.send = full  # type: ignore[method-assign]
+        await first.publish(Placed(customer="ann", number=1))
+        await until(lambda: "it is full" in (relay.trouble or ""))
+        broker.owners["publisher", "orders"] = "another.1"
+        await until(lambda: "publishes the channel" in (relay.trouble or ""))
+        first.drain_s = 0.0
 
 
 async def test_a_hole_holds_up_its_slot_until_patience_ends_and_is_reported(broker: Server, caplog: Any):

@@ -31,11 +31,12 @@ class Claim:
         self._name = name
         self._every_s = LEASES * lease_s
         self._force = force  # once: whoever takes it from us later is not thrown out again
-        self._asked_at = float("-inf")
+        self._asked_at = self._again_at = float("-inf")
 
     async def others(self, identity: str) -> str | None:
         """Who has it, unless it is ours now. Raises BrokerError when nobody can tell."""
         self._asked_at = self._clock.monotonic()
+        self._again_at = self._asked_at + self._every_s
         owner = await self._broker.claim(self._role, self._name, identity, force=self._force)
         if owner not in ("", identity):
             return owner
@@ -47,10 +48,12 @@ class Claim:
         return self._clock.monotonic() - self._asked_at < JUST_NOW_S
 
     async def others_by_now(self, identity: str) -> str | None:
-        """The same for who is at work: seldom, and a broker that does not answer is no news."""
-        if self._clock.monotonic() - self._asked_at < self._every_s:
+        """The same for who is at work: seldom, and a broker that does not answer is no news. It is asked again soon then: our
+        place may have been taken while it was away."""
+        if self._clock.monotonic() < self._again_at:
             return None
         try:
             return await self.others(identity)
         except BrokerError:
+            self._again_at = self._clock.monotonic() + JUST_NOW_S
             return None

@@ -164,6 +164,8 @@ class Intake:
                     self._nudge.clear()
                     await self._share(intake)
                 fetched = await intake.fetch(AT_ONCE, min(WAIT_S, max(0.01, self._member.due_in_s)))
+                # Before it is brought in: a process that was stopped for a while has fetched what may be another's by now.
+                self._refuse(await self._claim.others_by_now(self.journal.id))
                 if fetched:
                     self._came = self.clock.monotonic()
                     await self._bring_in(intake, fetched)
@@ -373,7 +375,6 @@ class Intake:
         if now - self._looked < LOOK_S:
             return
         self._looked = now
-        self._refuse(await self._claim.others_by_now(self.journal.id))
         await self._rest(intake)
         await self._read_again()
         if now - self._came > SILENT_S:

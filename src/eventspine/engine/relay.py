@@ -316,6 +316,7 @@ class Relay:
             await self._member.beat([0], shared=False)
             if not self.leads or self._member.held[0].epoch != self._numbering.epoch:
                 raise Fenced(f"Another process relays {self.channel} now.")
+        self._refuse(await self._claim.others_by_now(self.origin))
 
     def _tombstone(self, record: Record, number: int) -> Message:
         return tombstone_of(record, self.origin, number, self.broker.features.prefix)
