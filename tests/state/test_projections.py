@@ -8,11 +8,15 @@ import random
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
+from typing import Literal
 
 import pytest
+from sqlalchemy import select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from eventspine import Batch, Delivery, Event, Service, Spine, View, testing
 from eventspine.errors import DeclarationError, RegistrationRefused
+from eventspine.integrations.sqlalchemy import as_sql, view_table
 from eventspine.journal.port import Replay, Rewind, SetState
 from eventspine.state.projections import RUN
 
@@ -248,6 +252,29 @@ async def test_plain_sql_is_a_projection_too(database):
         receipts = await spine.publish(*[OrderPlaced() for _ in range(3)])
         await spine.view(OrdersByCustomer).wait(receipts[-1], timeout_s=20)
         assert (await spine.view(OrdersByCustomer).get("ann")).orders == 3
+
+
+async def test_expressions_of_sqlalchemy_are_sql_as_well(database):
+    service, kept_in = Service("reports"), database()
+    speaks: Literal["sqlite", "postgresql"] = "postgresql" if kept_in.url.startswith("postgresql") else "sqlite"
+    upsert = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[speaks]
+
+    @service.projection(OrdersByCustomer, OrderPlaced)
+    def count(view: View[OrdersByCustomer], event: OrderPlaced) -> None:
+        kept = view_table(OrdersByCustomer, view.table)
+        first = upsert(kept).values(customer_id=event.customer_id, orders=1, spent=event.amount)
+        once_more = {"orders": kept.c.orders + 1, "spent": first.excluded.spent}
+        sql, values = as_sql(first.on_conflict_do_update(index_elements=["customer_id"], set_=once_more), speaks)
+        view.execute(sql, **values)
+
+    async with Spine(kept_in, service=publisher()) as spine, spine.running(service):
+        receipts = await spine.publish(*[OrderPlaced(customer_id=who) for who in ("ann", "bob", "ann", "o'neil")])
+        view, read = spine.view(OrdersByCustomer), view_table(OrdersByCustomer)
+        await view.wait(receipts[-1], timeout_s=20)
+        wanted = select(read.c.customer_id, read.c.orders).where(read.c.customer_id.in_(["ann", "o'neil"]))
+        sql, values = as_sql(wanted.order_by(read.c.orders.desc()), speaks)
+        rows = await view.query(sql, **values)
+    assert rows == [{"customer_id": "ann", "orders": 2}, {"customer_id": "o'neil", "orders": 1}]
 
 
 async def test_rows_and_sql_do_not_mix(database):

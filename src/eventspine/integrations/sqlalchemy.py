@@ -7,6 +7,9 @@ it holds back are written before the events about them, and a row that is refuse
 Two things to set up where the engine and its sessions are made, each for one mistake that can't be seen afterwards:
 `begin_immediate(engine)`, so that what a transaction has read still holds when it writes; and
 `refuse_dual_writes(sessions)`, so that an event is not published beside uncommitted rows when `within=` was forgotten.
+
+And for who would rather write expressions than SQL as text: `as_sql(select(...))` is what `delivery.execute`, `query` and
+views take, and `view_table(View)` has the columns of a view.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from ..errors import EventRefused, SettingsError
 from ..journal.port import Journal
@@ -24,7 +27,7 @@ from ..within import AsyncCarrier, Carrier, beside
 from .aiosqlite import in_its_thread
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import ClauseElement, Connection, Engine, TableClause
     from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
     from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 
@@ -128,6 +131,33 @@ def _checked(driver: Any, *, nested: bool) -> Any:
             "could still roll back. Have transactions begin with BEGIN IMMEDIATE, or write in the outer one."
         )
     return driver
+
+
+# --- expressions --------------------------------------------------------------------------------------------------------
+
+
+def as_sql(statement: ClauseElement, dialect: Literal["sqlite", "postgresql"] = "sqlite") -> tuple[str, dict[str, Any]]:
+    """A `select`, `insert`, `update` or `delete` as text with `:name` parameters, and their values, for the journal's
+    database: `sql, values = as_sql(...)`, then `delivery.execute(sql, **values)`.
+
+    Values are bound as those of text are: `Decimal`, `UUID`, dates and enums as the journal binds them, and not by the
+    types of the columns."""
+    from sqlalchemy.dialects import postgresql, sqlite
+
+    spoken = {"sqlite": sqlite, "postgresql": postgresql}[dialect].dialect(paramstyle="named")
+    compiled = statement.compile(dialect=spoken, compile_kwargs={"render_postcompile": True})
+    return str(compiled), dict(compiled.params)
+
+
+def view_table(view: type[Any], name: str | None = None) -> TableClause:
+    """A view's columns, to build expressions on: for `view.query` under its own name; in its projection, where the table is
+    that of one version, `view_table(View, view.table)`."""
+    from sqlalchemy import column, table
+
+    from ..state.views import describe_view
+
+    described = describe_view(view)
+    return table(name or described.name, *[column(one) for one in described.names])
 
 
 # --- setting up an engine -----------------------------------------------------------------------------------------------
