@@ -12,7 +12,7 @@ import pytest
 from eventspine import Batch, BatchDelivery, Retry, Service, Spine
 from eventspine.engine.lanes import Item, Lanes, Part
 
-from .material import FOR_EVER, ONCE, SHOP, Broken, Mailed, Placed, dead, parked, rows, subscription, until
+from .material import FOR_EVER, ONCE, SHOP, Broken, Mailed, Placed, dead, host, parked, rows, subscription, turns, until
 
 LATER = Retry(immediate=0, first_s=3600, most_s=3600)
 
@@ -57,6 +57,18 @@ async def test_a_run_waits_for_more_within_its_time_and_no_longer(spine: Spine) 
         await spine.publish(*some(2))
         await until(lambda: len(runs) == 2)
         assert len(runs[1]) == 2, "and one that is not full when its time is over"
+
+
+async def test_a_run_that_was_gathered_when_a_delivery_began_to_run_alone_waits_for_it(spine: Spine) -> None:
+    service, runs = counting(batch=Batch(5, within_ms=200))
+    async with spine.running(service):
+        await spine.publish(*some(2))
+        await until(lambda: subscription(spine).at_work == 2)
+        async with host(spine).runtime.gate.alone(lambda: False):
+            await until(lambda: subscription(spine).workers.items)
+            await turns()
+            assert runs == []
+        await until(lambda: sorted(handled(runs)) == [0, 1])
 
 
 async def test_each_event_has_its_own_outcome_and_what_follows_a_failed_one_comes_after_it(spine: Spine) -> None:
@@ -258,6 +270,25 @@ async def test_order_feed_with_runs_stands_at_the_failing_event(spine: Spine) ->
     assert done == list(range(12))
 
 
+async def test_order_feed_with_runs_stands_at_the_dead_event_after_a_restart_too(spine: Spine) -> None:
+    service, seen = Service("email"), list[int]()
+
+    @service.on(Placed, batch=Batch(4), order="feed", on_dead="waits", retry=ONCE)
+    async def note(events: list[Placed]) -> None:
+        seen.extend(event.number for event in events)
+        if any(event.number == 1 for event in events):
+            raise Broken
+
+    await spine.publish(*some(4))
+    async with spine.running(service):
+        await dead(spine)
+    before = list(seen)
+    async with spine.running(service):
+        await until(lambda: not subscription(spine).lanes.ready and subscription(spine).lanes.size == 3)
+        await turns()
+    assert seen == before
+
+
 async def test_what_can_not_be_decoded_dies_and_the_rest_of_the_run_goes_on(spine: Spine) -> None:
     from eventspine.journal.port import Append, Unit
 
@@ -270,6 +301,23 @@ async def test_what_can_not_be_decoded_dies_and_the_rest_of_the_run_goes_on(spin
         await dead(spine, 2)
         await until(lambda: len(handled(runs)) == 7)
     assert handled(runs) == [0, 1, 3, 4, 6, 7, 8]
+
+
+async def test_a_run_of_which_the_first_can_not_be_decoded_has_its_time_all_the_same(spine: Spine) -> None:
+    from eventspine.journal.port import Append, Unit
+
+    service, endless = Service("email"), asyncio.Event()
+
+    @service.on(Placed, batch=Batch(10), retry=ONCE, timeout_s=0.2)
+    async def note(events: list[Placed]) -> None:
+        await endless.wait()
+
+    records = spine.records(some(3), cause=None, time=None, id=None)
+    records[0] = records[0]._replace(data=b"[]")
+    await spine.journal.commit([Unit(appends=[Append(records)])])
+    async with spine.running(service, drain_s=0.0):
+        found = await dead(spine, 3)
+    assert sorted(row.reason or "" for row in found) == ["HandlerTimeout", "HandlerTimeout", "undecodable"]
 
 
 async def test_what_is_published_names_its_cause(spine: Spine) -> None:

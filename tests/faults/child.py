@@ -25,7 +25,7 @@ from typing import Any
 
 from eventspine import Service, Spine
 from eventspine.cli import main as command
-from eventspine.engine import health as health_module, host, runtime, subscription
+from eventspine.engine import batches, health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
 from eventspine.journal import _sql_apply, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
 from eventspine.journal.sqlite import SQLiteJournal
@@ -304,7 +304,11 @@ def without_folding() -> None:
 
 
 def without_care() -> None:
+    async def unmarked(*_: Any) -> bool:
+        return True
+
     subscription.run_marked = lambda one, item: one.call(item)
+    batches.marked = unmarked
 
 
 def without_generations() -> None:

@@ -55,6 +55,7 @@ till = Service("till", tables=tables)
 books = Service("books", tables=tables)
 mail = Service("mail", tables=tables)
 threads = Service("threads", tables=tables)
+bundles = Service("bundles", tables=tables)
 rough = Service("rough", tables=tables)
 
 
@@ -114,6 +115,17 @@ async def tell(event: Booked, delivery: Delivery) -> None:
     note("start", event, delivery)
     effect(event, delivery)
     note("end", event, delivery)
+
+
+@bundles.on(Counted, batch=Batch(20), concurrency=2, retry=SOON)
+async def bundle(events: list[Counted], delivery: BatchDelivery) -> None:
+    for event in events:
+        one = delivery.of(event)
+        note("start", event, one)
+        await misbehave(event.do, event.key)
+        values = {"handler": one.handler, "key": event.key, "number": event.number, "idem": one.idempotency_key}
+        delivery.execute(EFFECT, **values, pid=os.getpid())
+        note("end", event, one)
 
 
 impatient = Service("impatient", tables=tables)

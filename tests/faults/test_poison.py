@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import pytest
 
@@ -95,10 +96,33 @@ def _dies_or_begins(place: Place, consumer: Child, many: int) -> None:
     until(lambda: not consumer.alive or place.dead() or len(place.log()) >= many, place.told)
 
 
-def test_without_care_it_kills_one_process_after_the_other(place: Place) -> None:
+@pytest.mark.promise("poison", "sqlite")
+def test_r16_an_event_that_kills_its_process_in_a_run_dies_alone_and_all_others_of_it_are_handled(place: Place) -> None:
+    """A batch handler kills itself with SIGKILL, with more than the killer in hand each time."""
+    assert 0 == place.start("publish", "--keys", 8, "--count", 10, "--do", "kill:p-3:4", "--pause", 0).end()
+    marked, alone = list[int](), list[list[int]]()
+    while not place.dead():
+        consumer = place.start("consume", "--services", "bundles", faults="kill")
+        until(lambda: not consumer.alive or place.dead(), place.told)  # noqa: B023
+        if not consumer.alive:
+            assert -signal.SIGKILL == consumer.end()
+            marked.append(place.number("select count(*) from spine_starts"))
+            alone.append([times for (times,) in place.query("select alone from spine_starts where alone > 0")])
+        assert len(alone) < 10
+    place.settle("bundles.bundle")
+
+    assert [[], [], [1], [2], [3]] == alone  # unnoticed, marked in a run, then three times alone
+    assert (0, True) == (marked[0], marked[1] > 1)
+    assert [("p-3", "killed-its-process", 3)] == place.dead()
+    assert NOTHING == place.reckon({"bundles.bundle": "till.Counted"})
+    assert 0 == place.number("select count(*) from spine_starts")
+
+
+@pytest.mark.parametrize("services", [("books", "mail"), ("bundles",)])
+def test_without_care_it_kills_one_process_after_the_other(place: Place, services: tuple[str, ...]) -> None:
     assert 0 == place.start("publish", "--keys", 2, "--count", 3, "--do", "exit:p-0:1", "--pause", 0).end()
     for _ in range(6):  # with care, it is dead after five
-        assert 9 == place.start("consume", "--without", "care", faults="exit").end()
+        assert 9 == place.start("consume", "--services", *services, "--without", "care", faults="exit").end()
 
     assert [] == place.dead()
-    assert [] == handled(place, "books.book", "p-0")
+    assert [] == handled(place, f"{services[0]}.{services[0].rstrip('s')}", "p-0")

@@ -1,7 +1,8 @@
 """Runs: a batch handler takes many events at once; what the run changes is one unit (one commit, or nothing).
 
 Each event still has its own outcome: done, retry or dead. If one fails, those after it in its key are handled again,
-behind it. If the run fails as a whole, its events run one by one, so that only the culprit fails."""
+behind it. If the run fails as a whole, its events run one by one, so that only the culprit fails. What a process that
+died may have had in hand makes runs of its own, under one start mark each (R16)."""
 
 from __future__ import annotations
 
@@ -16,6 +17,7 @@ from ..errors import DeclarationError, HandlerTimeout
 from ..journal.port import Done, Fence, Record, Verdict
 from ..observe.correlation import current
 from .calls import cancelled_from_outside, in_time, invoker
+from .careful import SUSPECTS_AT_ONCE, marked
 from .lanes import Item, Lane, Part
 from .waiting import culprit
 from .workers import Workers
@@ -27,6 +29,22 @@ if TYPE_CHECKING:
 class BatchWorkers(Workers):
     _gathering = False
     gathers_until = 0.0  # monotonic; of the run that is being gathered
+
+    def __init__(self, subscription: Subscription) -> None:
+        super().__init__(subscription)
+        self._suspects_most = max(1, SUSPECTS_AT_ONCE // subscription.handler.concurrency)
+        self.runs: dict[asyncio.Task[None], list[Item]] = {}  # all of what `items` has the first of
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.runs.clear()
+
+    def in_hand(self) -> Sequence[Item]:
+        return [item for run in self.runs.values() for item in run]
+
+    def _lost(self, task: asyncio.Task[None]) -> Sequence[Item]:
+        super()._lost(task)
+        return self.runs.pop(task, ())
 
     async def _work(self) -> None:
         subscription = self.subscription
@@ -46,12 +64,12 @@ class BatchWorkers(Workers):
                 self._gathering = False
             self.wake()
             if items:
-                self.items[me] = items[0]
-                if items[0].suspect:
+                self.items[me], self.runs[me] = items[0], items
+                if items[0].single:
                     await subscription.handle(items[0])
                 else:
-                    await run(subscription, items)
-                del self.items[me]
+                    await run_careful(subscription, items)
+                del self.items[me], self.runs[me]
                 await asyncio.sleep(0)
 
     async def _gather(self, size: int, within_s: float) -> list[Item]:
@@ -59,11 +77,11 @@ class BatchWorkers(Workers):
         clock = self.subscription.clock
         items: list[Item] = []
         until = self.gathers_until = clock.monotonic() + within_s
-        while len(items) < size:
+        while self._room(items, size):
             self._collect(items, size)
-            if not items or items[-1].single or items[-1].suspect or clock.monotonic() >= until or self.halted:
+            if not items or items[-1].single or clock.monotonic() >= until or self.halted:
                 break
-            if len(items) < size:
+            if self._room(items, size):
                 await clock.sleep(min(0.005, within_s))
                 items = self._still_ours(items)
         try:
@@ -88,7 +106,7 @@ class BatchWorkers(Workers):
         for lane in dict.fromkeys(item.lane for item in items):
             if not self._take_all(items, size, lanes.more(lane)):
                 return
-        while lanes.ready and len(items) < size:
+        while lanes.ready and self._room(items, size):
             if not self._take_all(items, size, lanes.take()):
                 return
 
@@ -97,14 +115,18 @@ class BatchWorkers(Workers):
         lanes = self.subscription.lanes
         if item is None:
             return True
-        if items and (item.single or item.suspect or len(items) == size):
+        if items and (item.single or item.suspect != items[0].suspect or not self._room(items, size)):
             lanes.back([item])
             return False
         items.append(item)
-        if item.single or item.suspect:
+        if item.single:
             return False
-        items += lanes.run(item.lane, size - len(items))
-        return len(items) < size
+        items += lanes.run(item.lane, self._room(items, size), suspect=item.suspect)
+        return self._room(items, size) > 0
+
+    def _room(self, items: Sequence[Item], size: int) -> int:
+        """How many more this run may have."""
+        return (min(size, self._suspects_most) if items and items[0].suspect else size) - len(items)
 
 
 async def run_one(subscription: Subscription, item: Item) -> None:
@@ -124,6 +146,20 @@ def _answering_for(subscription: Subscription, items: Sequence[Item]) -> Iterato
         subscription.workers.stumbled(list(left), error)
 
 
+async def run_careful(subscription: Subscription, items: list[Item]) -> None:
+    """A run, beside nothing that must be alone; one of suspects with a start mark for each, in one commit (R16)."""
+    with _answering_for(subscription, items) as left:
+        if not items[0].suspect:
+            await subscription.host.runtime.gate.opened()
+        elif not await marked(subscription, items):
+            for item in items:
+                subscription.fenced(item)
+                del left[item]
+            return
+        left.clear()
+        await run(subscription, items)
+
+
 async def run(subscription: Subscription, items: list[Item]) -> None:
     with _answering_for(subscription, items) as left:
         events, kept, broken, followers = _decoded(subscription, items)
@@ -131,6 +167,7 @@ async def run(subscription: Subscription, items: list[Item]) -> None:
         for item, error in broken:
             _fail(subscription, item, error, left)
         if kept:
+            subscription.workers.items[asyncio.current_task()] = kept[0]  # type: ignore[index]  # its time is the run's
             await _attempt(subscription, kept, events, left)
 
 
@@ -138,6 +175,7 @@ def _back(subscription: Subscription, items: list[Item], left: Left) -> None:
     subscription.back(items)
     for item in items:
         del left[item]
+        subscription.waiting.unsuspect(item)
 
 
 def _fail(subscription: Subscription, item: Item, error: BaseException, left: Left) -> None:

@@ -1,22 +1,28 @@
 """Careful mode: an event that kills its process must not kill the next one for ever, nor take innocents along (R16).
 
 After an unclean take-over, what the dead process may have had in hand is suspect. A suspect gets a start mark,
-committed before it runs. If the process dies again, those that carry a mark run alone, and only a death alone counts:
-at `DEATHS_MAX` the delivery is dead. Random kills never make an innocent event dead, since one that runs alone and
-returns is cleared. A process that ends in order takes its own marks back; the deaths before stay counted."""
+committed before it runs; those of a batch handler get theirs run by run. If the process dies again, those that carry a
+mark run alone, and only a death alone counts: at `DEATHS_MAX` the delivery is dead. Random kills never make an innocent
+event dead, since one that runs alone and returns is cleared. A process that ends in order takes its own marks back; the
+deaths before stay counted."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..journal.port import Fence, StartMark, Unit, Verdict
+from .waiting import record_of
 
 if TYPE_CHECKING:
     from .lanes import Item
     from .subscription import Subscription
 
 DEATHS_MAX = 3
+SUSPECTS_AT_ONCE = (
+    64  # of a batch handler, in all its runs: that few run alone if one kills again, in 32 turns for 2,048
+)
 
 
 def withdrawing(subscription: Subscription) -> list[Unit]:
@@ -26,36 +32,44 @@ def withdrawing(subscription: Subscription) -> list[Unit]:
             fences=[Fence(item.part.lease, item.part.epoch)],
             starts=[item.mark._replace(withdrawn=True)],
         )
-        for item in subscription.workers.items.values()
+        for item in subscription.workers.in_hand()
         if item.mark is not None
     ]
 
 
 async def run_marked(subscription: Subscription, item: Item) -> None:
-    position = item.record.position if item.record is not None else 0
-    times, alone = subscription.marks.get((item.part.number, position), (0, 0))
+    times, alone = subscription.marks.get((item.part.number, record_of(item).position), (0, 0))
     if alone >= DEATHS_MAX:
         item.deaths = alone
         subscription.waiting.killed(item, f"the process died {alone} times while this ran alone")
     elif times == 0:
-        await _run(subscription, item, position, alone=False)
+        await _run(subscription, item, alone=False)
     else:
         async with subscription.host.alone(subscription.workers):
             item.deaths = alone
-            await _run(subscription, item, position, alone=True)
+            await _run(subscription, item, alone=True)
 
 
-async def _run(subscription: Subscription, item: Item, position: int, *, alone: bool) -> None:
-    mark = StartMark(subscription.number, item.part.number, position, alone=alone)
-    verdict = await _committed(subscription, Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark]))
-    if verdict.ok:
-        item.mark = mark
-        subscription.marks.pop((item.part.number, position), None)
-        if not alone:
-            await subscription.host.runtime.gate.opened()  # else a killer may start beside one that runs alone by now
+async def _run(subscription: Subscription, item: Item, *, alone: bool) -> None:
+    if await marked(subscription, [item], alone=alone):
         await subscription.call(item)
     else:
         subscription.fenced(item)
+
+
+async def marked(subscription: Subscription, items: Sequence[Item], *, alone: bool = False) -> bool:
+    """Whether these, in hand together, carry a start mark now and may begin; else they are somebody else's."""
+    marks = [StartMark(subscription.number, item.part.number, record_of(item).position, alone=alone) for item in items]
+    fences = dict.fromkeys(Fence(item.part.lease, item.part.epoch) for item in items)
+    verdict = await _committed(subscription, Unit(fences=list(fences), starts=marks))
+    if not verdict.ok:
+        return False
+    for item, mark in zip(items, marks, strict=True):
+        item.mark = mark
+        subscription.marks.pop((item.part.number, mark.position), None)
+    if not alone:
+        await subscription.host.runtime.gate.opened()  # else a killer may start beside one that runs alone by now
+    return True
 
 
 async def _committed(subscription: Subscription, unit: Unit) -> Verdict:

@@ -60,7 +60,7 @@ class Item(msgspec.Struct, eq=False):
     plain: bool = True  # nothing of it is stored but the cursor before it
     suspect: bool = False
     mark: StartMark | None = None  # of the attempt that runs now (R16)
-    single: bool = False  # its run failed as a whole; now it runs by itself
+    single: bool = False  # runs by itself: its run failed as a whole, it waited, or its process died with it (R16)
     failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
     started: float = 0.0  # monotonic; 0 while its handler is not running
     timed_out: bool = False
@@ -215,13 +215,13 @@ class Lanes:
         self.hand_out(item)
         return item
 
-    def run(self, lane: Lane, most: int) -> list[Item]:
-        """`more`, as often as it gives any, but not what runs by itself."""
+    def run(self, lane: Lane, most: int, *, suspect: bool = False) -> list[Item]:
+        """`more`, as often as it gives any, but not what runs by itself; suspects only, or none."""
         found: list[Item] = []
         queue = lane.queue
         if lane.stored or lane.next is not None:
             return found
-        while queue and len(found) < most and not (queue[0].single or queue[0].suspect):
+        while queue and len(found) < most and not queue[0].single and queue[0].suspect == suspect:
             item = queue.popleft()
             item.part.taken += 1
             found.append(item)

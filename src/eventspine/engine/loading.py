@@ -108,7 +108,7 @@ async def look_at_rows(one: Subscription) -> None:
     before = one.waiting.numbers()
     rows = await _rows(one, list(one.parts))
     known = {row.number: row for row in rows}
-    at_work = {item.number for item in one.workers.items.values()}
+    at_work = {item.number for item in one.workers.in_hand()}
     gone = before - known.keys() - at_work  # what has parked since is no part of the answer, and stays
     lanes = list(one.lanes.lanes.values())
     if one.whole:

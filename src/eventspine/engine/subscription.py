@@ -122,7 +122,7 @@ class Subscription:
             size += len(record[14])
             if part.careful and self.suspects:
                 self.suspects -= 1
-                item.suspect, item.plain = True, False
+                item.suspect, item.plain, item.single = True, False, (part.number, position) in self.marks
             if whole and self.waiting.rows:
                 self.waiting.recall(item)
             key = WHOLE_FEED if whole else (record[2], record[4]) if keyed and record[4] is not None else position

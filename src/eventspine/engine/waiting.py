@@ -105,7 +105,7 @@ class Waiting:
         match outcome:
             case Again():
                 item.failure = (type(error).__name__, text)
-                self._unsuspect(item)
+                self.unsuspect(item)
                 self.lanes.again(item)
                 one.workers.wake()
             case Park():
@@ -117,9 +117,10 @@ class Waiting:
                 item.attempts -= 1  # finishing counts it
                 one.succeeded(item, None)
 
-    def _unsuspect(self, item: Item) -> None:
+    def unsuspect(self, item: Item) -> None:
         """It has returned, if only to fail: its process didn't die of it (R16)."""
         if item.suspect:
+            item.mark = None
             unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[self._returned(item)])
             self.subscription.committer.submit(unit, lambda _: None)
 
@@ -284,7 +285,7 @@ class Waiting:
         """Its row, if it was tried before: the attempts go on from there, and not before they are due."""
         row = self.rows.pop(record_of(item).position, None)
         if row is not None:
-            item.plain = False
+            item.plain, item.single = False, True
             item.number, item.attempts, item.first_us, item.late = row.number, row.attempts, row.first_us, row.late
             item.waits = FOR_A_WORD if row.state == "dead" else 0 if row.reason == NEWER else row.due_us or 0
 

@@ -81,14 +81,18 @@ class Workers:
     def _ended(self, task: asyncio.Task[None]) -> None:
         """A worker only ends when it is cancelled; otherwise a colleague is hired for it."""
         self._waking = False
-        items = self._in_hand(task)
+        items = self._lost(task)
         if task in self.tasks:
             self.tasks.remove(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._paused = not items
             self.stumbled(items, error)
 
-    def _in_hand(self, task: asyncio.Task[None]) -> Sequence[Item]:
+    def in_hand(self) -> Sequence[Item]:
+        """All that is being handled now."""
+        return list(self.items.values())
+
+    def _lost(self, task: asyncio.Task[None]) -> Sequence[Item]:
         """What a worker that has ended was handling."""
         item = self.items.pop(task, None)
         return () if item is None else (item,)
