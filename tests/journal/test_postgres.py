@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -32,7 +33,7 @@ from eventspine.errors import (
 )
 from eventspine.journal import _postgres_lookout, _postgres_schema, _postgres_session, open_journal
 from eventspine.journal.migrations import Migration
-from eventspine.journal.port import Append, Done, Record, Statement, Unit
+from eventspine.journal.port import Append, Done, Note, Record, Statement, Unit
 from eventspine.journal.postgres import PostgresJournal
 from eventspine.testing.servers import Server
 
@@ -606,6 +607,37 @@ async def test_a_role_that_may_not_make_tables_says_what_to_grant(postgres_serve
         await PostgresJournal(poor).open()
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII", "EUC_JP"])
+async def test_a_database_that_can_t_keep_every_text_is_refused(postgres_server: Server, schema: str, encoding: str):
+    name = f"{schema}_{encoding.lower()}"
+    sql = f"create database {name} encoding '{encoding}' lc_collate 'C' lc_ctype 'C' template template0"
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(sql)
+    with pytest.raises(SettingsError, match=f"keeps its texts as {encoding}.*createdb --encoding=UTF8"):
+        await PostgresJournal(urlsplit(postgres_server.url)._replace(path=f"/{name}").geturl()).open()
+
+
+@pytest.mark.parametrize("where", ["PGCLIENTENCODING", "url", "options"])
+async def test_whatever_encoding_a_client_is_told_texts_are_whole(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch, where: str
+):
+    url = {"url": "&client_encoding=LATIN1", "options": "&options=-c%20client_encoding%3DLATIN1"}.get(where, "")
+    if where == "PGCLIENTENCODING":
+        monkeypatch.setenv(where, "LATIN1")
+    async with opened(postgres_url + url) as journal:
+        (verdict,) = await journal.commit([Unit(notes=[Note("", "words", "\u6f22", b"1")])])
+        assert verdict.ok, verdict.error
+        assert [note.key for note in await journal.notes("", "words")] == ["\u6f22"]
+
+
+async def test_a_schema_with_a_percent_sign_in_the_search_path_is_refused(postgres_server: Server, schema: str):
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        connection.execute(f'create schema "{schema}%s"')
+    url = f"{postgres_server.url}?options=-c%20search_path%3D%22{schema}%25s%22"
+    with pytest.raises(SettingsError, match="read as a parameter of SQL"):
+        await PostgresJournal(url).open()
+
+
 async def test_a_journal_that_a_newer_release_has_closed_refuses_this_one(journal: PostgresJournal, postgres_url: str):
     with connected(journal) as admin:
         admin.execute("update spine_meta set value = '99' where name = 'writer_min'")
@@ -633,6 +665,7 @@ async def test_a_migration_runs_once_whoever_opens_it(
     ("option", "said"),
     [
         ("schema=a-b", "no plain name"),
+        ("schema=pg_spine", "PostgreSQL keeps for itself"),
         ("role=x;drop", "no plain name"),
         ("prepare=maybe", "neither on nor off"),
         ("transactions=0", "no number from 1 to 100"),

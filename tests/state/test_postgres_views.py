@@ -88,6 +88,25 @@ async def test_values_come_back_as_they_were_whatever_the_zone_of_the_server(pos
         assert (await view.get("b", 1)).money.as_tuple() == Decimal("1.50").as_tuple()
 
 
+async def test_floats_are_read_as_they_were_written_whatever_a_role_says(postgres_url: str) -> None:
+    class Sums(View, key="name"):
+        name: str
+        part: float = 0.0
+
+    service = Service("tests")
+
+    @service.projection(Sums, Seen)
+    def keep(view: View[Sums], event: Seen) -> None:
+        row = view.row(event.name)
+        row.part = row.part or 0.1 + 0.2
+
+    async with Spine(f"{postgres_url}&options=-c%20extra_float_digits%3D0", service=service) as spine:
+        async with spine.running(service):
+            await spine.view(Sums).wait(await spine.publish(Seen(name="a")), timeout_s=20)
+            assert (await spine.view(Sums).get("a")).part == 0.1 + 0.2
+            assert len(await spine.view(Sums).all(part=0.1 + 0.2)) == 1
+
+
 async def test_in_sql_columns_have_postgresql_s_types(postgres_url: str) -> None:
     service = kinds()
     async with Spine(postgres_url, service=service) as spine, spine.running(service):

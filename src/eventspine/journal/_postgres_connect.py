@@ -70,7 +70,8 @@ def target_of(url: str) -> Target:
         if name in options:
             ours[name] = _count(name, options.pop(name), shown)
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in options}
-    query = urlencode({**defaults, **options}, quote_via=quote)
+    # Whatever PGCLIENTENCODING or a role says: texts are whole Unicode, and one that can't be sent would be tried for ever.
+    query = urlencode({**defaults, **options, "client_encoding": "UTF8"}, quote_via=quote)
     conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
     try:
         psycopg.conninfo.conninfo_to_dict(conninfo)
@@ -88,6 +89,10 @@ def _name(option: str, value: str, shown: str) -> str:
         raise SettingsError(
             f"{option}={value!r} in {shown} is no plain name. Use letters, digits and underscores, at most 63.",
             url=shown,
+        )
+    if option == "schema" and value.lower().startswith("pg_"):
+        raise SettingsError(
+            f"schema={value!r} in {shown} is a name that PostgreSQL keeps for itself. Use another.", url=shown
         )
     return value
 
@@ -113,6 +118,13 @@ def connect(target: Target) -> psycopg.Connection[Any]:
         version = connection.info.server_version // 10000
         connection.close()
         raise SettingsError(f"{target.name} is PostgreSQL {version}; 13 or newer is needed.")
+    encoding = connection.info.parameter_status("server_encoding")
+    if encoding not in ("UTF8", None):
+        connection.close()
+        raise SettingsError(
+            f"{target.name} keeps its texts as {encoding}, and an event may have any character. Make a database that can: "
+            "createdb --encoding=UTF8 --template=template0 NAME."
+        )
     if not target.prepare:
         connection.prepare_threshold = None
     return connection
@@ -127,6 +139,7 @@ def begin(target: Target, schema: str | None, *, limit_s: float, read_only: bool
     parts = [
         "begin read only" if read_only else "begin isolation level read committed",
         f"set local statement_timeout = {limit_ms}",
+        *(["set local extra_float_digits = 1"] if read_only else []),  # a float is read as it was written
         f"set local idle_in_transaction_session_timeout = {max(limit_ms, 1000) * 2}",
     ]
     if target.role:

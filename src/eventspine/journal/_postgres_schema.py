@@ -46,6 +46,11 @@ def schema_of(connection: psycopg.Connection[Any], target: Target) -> str:
         raise SettingsError(
             f"The search path of this role at {target.name} has no schema that exists. Name one: ?schema=spine."
         )
+    if "%" in row[0]:
+        raise SettingsError(
+            f"The first schema in the search path of this role at {target.name} is {row[0]!r}, and a % in it would be read "
+            "as a parameter of SQL. Name another: ?schema=spine."
+        )
     return quoted(row[0])
 
 
