@@ -77,11 +77,13 @@ format: setup ## Let ruff format the code and mend what it can
 	@$(PY) -m ruff check --fix --quiet . ; $(PY) -m ruff format .
 
 lock: setup ## Compile requirements/*.txt anew from pyproject.toml
-	@for set in test check bench; do \
+	@compile() { \
 	  $(PY) -m uv pip compile --quiet --no-config --upgrade --universal --python-version 3.11 --generate-hashes \
-	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links \
-	    --all-extras --group $$set pyproject.toml -o requirements/$$set.txt || exit 1; \
-	done
+	    --no-header --no-annotate --no-emit-index-url --no-emit-find-links "$$@"; }; \
+	for set in test check bench; do \
+	  compile --all-extras --group $$set pyproject.toml -o requirements/$$set.txt || exit 1; \
+	done; \
+	echo pip | compile - -o requirements/pip.txt
 	@if grep -nE '://|^-|(^|[^\\])/[a-z]' requirements/*.txt; then \
 	  echo "lock: the lines above carry a host or a path of this machine; take them out" >&2; exit 1; fi
 

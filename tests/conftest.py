@@ -3,6 +3,7 @@ by Hypothesis on a busy machine."""
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
@@ -31,21 +32,30 @@ settings.load_profile("ci" if os.environ.get("CI") else "laptop")
 
 
 HERE = Path(__file__).parent
-LONG = (  # many processes for each test, or many histories: more than half of the time, for a twentieth of the tests
+LONG = (  # many processes for each test, or many histories: most of the time, for a tenth of the tests
+    "brokers/test_memory_conformance.py::TestMemoryQueueWithoutOrder",
     "cli/test_new.py",
     "cli/test_run_reload.py",
+    "cli/test_top.py::test_the_rate_of_a_subscription_is_that_of_the_handlers_at_work",
     "deploys/",
     "examples/",
     "faults/",
     "hostile/test_command_line.py",
     "integrations/django_project/test_shop.py",
     "integrations/test_fastapi_killed.py",
+    "journal/test_sqlite_processes.py::test_r20_left_alone_it_would_not_stay_small",
     "packaging/",
     "promises/",
     "simulate/test_ablations.py",
+    "simulate/test_simulate.py::test_a_history_does_not_depend_on_hashes_addresses_or_the_process",
+    "simulate/test_simulate.py::test_they_hold_between_journals_too_with_a_broker_that_loses_answers_and_doubles_and_delays[queue]",
+    "simulate/test_simulate.py::test_they_hold_between_journals_too_with_a_broker_that_loses_answers_and_doubles_and_delays[unordered]",
+    "simulate/test_simulate.py::test_they_hold_for_every_kind_of_handler_and_every_way_out_of_one",
     "soak/",
+    "state/test_versions.py::test_a_process_that_is_killed_while_it_builds_leaves_no_row_twice_and_none_missing",
     "testing/test_conformance.py",
     "testing/test_plugin.py",
+    "test_schedules.py::test_the_times_of_a_cron_line_ascend_and_the_way_back_meets_the_same_ones",
 )
 
 
@@ -58,8 +68,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.is_relative_to(HERE) and item.path.relative_to(HERE).as_posix().startswith(LONG):
+    if not item.path.is_relative_to(HERE):
+        return
+    _, _, name = item.nodeid.partition("::")
+    if f"{item.path.relative_to(HERE).as_posix()}::{name}".startswith(LONG):
         item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests are a million objects, and every collection of garbage would look through all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import chdir
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,6 +61,20 @@ class Processes:
             self.line(arguments), cwd=self.folder, env=self.environment, input=stdin,
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
+
+    def asked_here(self, *arguments: str) -> Result:
+        """The same command in this process, for what is asked again and again: starting a process is most of what one costs."""
+        environment: dict[str, str | None] = {name: None for name in os.environ if name.startswith("SPINE_")}
+        with chdir(self.folder):
+            return CliRunner().invoke(command, list(arguments), env=environment | self.environment)
+
+    def until_it_shows(self, *arguments: str, shows: str) -> str:
+        """Ask until the answer has this in it."""
+        give_up = time.monotonic() + 60
+        while shows not in (answer := self.asked_here(*arguments).stdout):
+            assert time.monotonic() < give_up, answer
+            time.sleep(0.02)  # between two looks
+        return answer
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(

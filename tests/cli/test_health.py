@@ -46,7 +46,7 @@ def test_one_that_is_stopped_is_named(spine):
     process = spine.run_shop()
     os.kill(process.pid, signal.SIGSTOP)
     until(lambda: is_stopped(process.pid))
-    until(lambda: 1 == spine("health").returncode)
+    until(lambda: 1 == spine.asked_here("health").exit_code)
     assert f"Process {process.pid} of stock has not renewed its leases for" in spine("health").stdout
 
 
@@ -69,7 +69,7 @@ def test_dead_deliveries_are_told_and_are_not_ill_health(spine):
     spine.run_shop()
     order = '{"customer": "unlucky", "title": "Emma"}'
     assert 0 == spine("publish", "BookOrdered", order, "-m", "bookshop").returncode
-    until(lambda: "email" in spine("dead", "list").stdout)
+    spine.until_it_shows("dead", "list", shows="email")
     answer = spine("health", "--json")
     assert 0 == answer.returncode
     assert 1 == next(one["dead"] for one in json.loads(answer.stdout)["services"] if one["service"] == "email")

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import psycopg
 import pytest
 
-from .test_run import publish, until
+from .test_run import publish
 
 pytestmark = pytest.mark.setup("postgres", processes="postgres processes")
 
@@ -29,14 +29,14 @@ def test_a_shop_runs_on_postgresql(spine, journal, more):
     process = spine.start("run", "bookshop", *more)
     told = spine.until(process, "running shopfront")
     order = publish(spine, "ann")
-    until(spine, "trace", order, shows="email.confirm  done")
+    spine.until_it_shows("trace", order, shows="email.confirm  done")
 
     unlucky = publish(spine, "unlucky")
-    until(spine, "trace", unlucky, shows="email.confirm  dead after 1 attempt")
+    spine.until_it_shows("trace", unlucky, shows="email.confirm  dead after 1 attempt")
     assert "email.confirm" in spine("dead", "list").stdout
     (spine.folder / "mended").touch()
     assert "1 dead delivery to be tried again.\n" == spine("dead", "replay", "--handler", "email.confirm").stdout
-    until(spine, "trace", unlucky, shows="email.confirm  settled after 2 attempts")
+    spine.until_it_shows("trace", unlucky, shows="email.confirm  settled after 2 attempts")
 
     tailed = spine("tail", "--from", "earliest", "--no-follow", "--json").stdout.splitlines()
     assert ["BookOrdered", "BookReserved"] * 2 == [json.loads(line)["type"].rpartition(".")[2] for line in tailed]

@@ -21,14 +21,6 @@ def publish(spine, customer: str) -> str:
     return json.loads(receipt.stdout)["id"]
 
 
-def until(spine, *arguments: str, shows: str) -> str:
-    """Ask until the answer has this in it; every question is a process, which is wait enough."""
-    give_up = time.monotonic() + 60
-    while shows not in (answer := spine(*arguments).stdout):
-        assert time.monotonic() < give_up, answer
-    return answer
-
-
 def test_services_run_until_told_to_stop(spine):
     process = spine.start("run", "bookshop")
     told = spine.until(process, "running")
@@ -36,7 +28,7 @@ def test_services_run_until_told_to_stop(spine):
     assert "running shopfront, stock, email" in told
 
     order = publish(spine, "ann")
-    until(spine, "trace", order, shows="email.confirm  done")
+    spine.until_it_shows("trace", order, shows="email.confirm  done")
     process.send_signal(signal.SIGTERM)
     _, told = process.communicate(timeout=60)
 
@@ -49,8 +41,8 @@ def test_services_run_until_told_to_stop(spine):
 def test_dead_then_mended_then_replayed(spine):
     spine.run_shop()
     order = publish(spine, "unlucky")
-    until(
-        spine, "trace", order, shows="email.confirm  dead after 1 attempt: ValueError: no address \\x1b[31m for unlucky"
+    spine.until_it_shows(
+        "trace", order, shows="email.confirm  dead after 1 attempt: ValueError: no address \\x1b[31m for unlucky"
     )
     assert "test_run" not in spine("dead", "show", "1").stdout
     assert "raise ValueError" in spine("dead", "show", "1").stdout
@@ -58,7 +50,7 @@ def test_dead_then_mended_then_replayed(spine):
     (spine.folder / "mended").touch()
     assert "1 dead delivery to be tried again.\n" == spine("dead", "replay", "--handler", "email.confirm").stdout
 
-    until(spine, "trace", order, shows="email.confirm  settled after ")
+    spine.until_it_shows("trace", order, shows="email.confirm  settled after ")
     assert "[]\n" == spine("dead", "list", "--json").stdout
 
 
@@ -80,19 +72,18 @@ def test_logs_in_json_name_the_delivery(spine):
 def test_a_paused_handler_gets_nothing_until_it_is_resumed(spine):
     spine.run_shop()
     publish(spine, "ann")
-    until(
-        spine,
+    spine.until_it_shows(
         "subscriptions",
         "--json",
         shows='"name":"email.confirm","state":"active","order":"key","on_dead":"goes_on",',
     )
     assert 0 == spine("subscriptions", "pause", "email.confirm").returncode
     order = publish(spine, "bob")
-    until(spine, "trace", order, shows="stock.reserve  done")
+    spine.until_it_shows("trace", order, shows="stock.reserve  done")
     assert "email.confirm  waiting (the subscription is paused)" in spine("trace", order).stdout
 
     spine("subscriptions", "resume", "email.confirm")
-    until(spine, "trace", order, shows="email.confirm  done")
+    spine.until_it_shows("trace", order, shows="email.confirm  done")
 
 
 def test_a_start_that_may_be_a_rename_is_refused_with_3(spine):

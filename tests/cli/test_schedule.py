@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -25,19 +24,12 @@ def crack() -> None:
 """
 
 
-def until(spine, *arguments: str, shows: str) -> str:
-    give_up = time.monotonic() + 60
-    while shows not in (answer := spine(*arguments).stdout):
-        assert time.monotonic() < give_up, answer
-    return answer
-
-
 @pytest.fixture
 def clock(spine):
     (spine.folder / "tower.py").write_text(CLOCK)
     process = spine.start("run", "tower")
     spine.until(process, "running clock")
-    until(spine, "schedule", "list", shows="clock.crack")
+    spine.until_it_shows("schedule", "list", shows="clock.crack")
     return process
 
 
@@ -61,7 +53,7 @@ def test_a_run_out_of_turn_is_a_run(spine, clock):
     assert ran.stdout.startswith("clock.chime runs now; `spine trace ")
     tick = ran.stdout.split("`spine trace ")[1].split("`")[0]
 
-    told = until(spine, "trace", tick, shows="clock.Struck")
+    told = spine.until_it_shows("trace", tick, shows="clock.Struck")
     assert "clock.chime/tick" in told and "clock.chime  done" in told
     tailed = spine("tail", "--no-follow").stdout
     assert "clock.Struck" in tailed and "/tick" not in tailed, "ticks are nobody's facts"
@@ -72,7 +64,7 @@ def test_a_run_out_of_turn_is_a_run(spine, clock):
 
 def test_one_that_fails_is_dead_with_its_reason_and_can_be_replayed(spine, clock):
     assert 0 == spine("schedule", "run", "clock.crack").returncode
-    told = until(spine, "dead", "list", shows="the spring is broken")
+    told = spine.until_it_shows("dead", "list", shows="the spring is broken")
     assert "clock.crack" in told
     assert "1 dead delivery to be tried again.\n" == spine("dead", "replay", "--handler", "crack").stdout
 
@@ -94,7 +86,7 @@ def test_a_run_is_a_line_of_the_log_when_handled_events_are(spine):
     (spine.folder / "tower.py").write_text(CLOCK)
     process = spine.start("run", "tower", "--log-handled")
     spine.until(process, "running clock")
-    until(spine, "schedule", "list", shows="clock.chime")
+    spine.until_it_shows("schedule", "list", shows="clock.chime")
     assert 0 == spine("schedule", "run", "chime").returncode
     told = spine.until(process, "clock.chime")
     assert "clock.chime/tick handled in " in told
@@ -104,7 +96,7 @@ def test_what_a_run_raises_is_in_the_log_from_the_handler_on_when_handled_events
     (spine.folder / "tower.py").write_text(CLOCK)
     process = spine.start("run", "tower", "--log-handled")
     spine.until(process, "running clock")
-    until(spine, "schedule", "list", shows="clock.crack")
+    spine.until_it_shows("schedule", "list", shows="clock.crack")
     assert 0 == spine("schedule", "run", "crack").returncode
     spine.until(process, "clock.crack raised")
     told = spine.until(process, "ValueError: the spring is broken")

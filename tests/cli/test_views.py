@@ -41,13 +41,14 @@ def count_2(view: View[Counted2], event: Placed) -> None:
 
 
 def states(spine) -> dict[int, str]:
-    return {row["version"]: row["state"] for row in json.loads(spine("views", "list", "--json").stdout)}
+    return {row["version"]: row["state"] for row in json.loads(spine.asked_here("views", "list", "--json").stdout)}
 
 
 def until(spine, wanted: dict[int, str]) -> None:
     give_up = time.monotonic() + 60
     while states(spine) != wanted:
         assert time.monotonic() < give_up, states(spine)
+        time.sleep(0.02)  # between two looks
 
 
 @pytest.fixture

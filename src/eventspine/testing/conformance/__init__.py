@@ -9,24 +9,24 @@
 pytest finds the class and runs every test that its declaration implies, in groups, each test with a store of its own. A
 declared capability that doesn't hold fails; one that isn't declared is shown as such in the table at the end of the run.
 The tests need no plug-in for asyncio: each runs on an event loop of its own.
-"""
+Names are loaded when they are used: the processes that the suites start have no part in pytest."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
 from ...errors import MissingExtra
 
-try:
-    import pytest as pytest
-except ModuleNotFoundError as error:
-    raise MissingExtra('The conformance suites are run by pytest: pip install "eventspine[testing]"') from error
-
-from .brokers.capabilities import BrokerCapabilities
-from .brokers.carried import CarriedSite, apart
-from .brokers.site import BrokerSite, EmbeddedSite
-from .brokers.suite import BrokerConformance, FeedConformance
-from .journals.capabilities import JournalCapabilities
-from .journals.suite import JournalConformance
-from .running import capability
+if TYPE_CHECKING:
+    from .brokers.capabilities import BrokerCapabilities
+    from .brokers.carried import CarriedSite, apart
+    from .brokers.site import BrokerSite, EmbeddedSite
+    from .brokers.suite import BrokerConformance, FeedConformance
+    from .journals.capabilities import JournalCapabilities
+    from .journals.suite import JournalConformance
+    from .running import capability
 
 __all__ = [
     "BrokerCapabilities",
@@ -40,3 +40,25 @@ __all__ = [
     "apart",
     "capability",
 ]
+
+if find_spec("pytest") is None:
+    raise MissingExtra('The conformance suites are run by pytest: pip install "eventspine[testing]"')
+
+_MODULES = {
+    "brokers.capabilities": ("BrokerCapabilities",),
+    "brokers.carried": ("CarriedSite", "apart"),
+    "brokers.site": ("BrokerSite", "EmbeddedSite"),
+    "brokers.suite": ("BrokerConformance", "FeedConformance"),
+    "journals.capabilities": ("JournalCapabilities",),
+    "journals.suite": ("JournalConformance",),
+    "running": ("capability",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            found = getattr(import_module(f".{module}", __name__), name)
+            globals()[name] = found
+            return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

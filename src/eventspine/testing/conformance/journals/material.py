@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from inspect import signature
 from itertools import count
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ....ids import id_text
 from ....journal.port import (
@@ -27,7 +27,9 @@ from ....journal.port import (
     Unit,
     Verdict,
 )
-from .capabilities import JournalCapabilities
+
+if TYPE_CHECKING:
+    from .capabilities import JournalCapabilities
 
 START_US = 1_700_000_000_000_000
 LEASE_US = 10_000_000
