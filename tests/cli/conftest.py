@@ -62,11 +62,19 @@ class Processes:
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
 
-    def asked_here(self, *arguments: str) -> Result:
-        """The same command in this process, for what is asked again and again: starting a process is most of what one costs."""
+    def asked_here(self, *arguments: str, stdin: str = "") -> Result:
+        """The same command in this process, for what is asked again and again: starting a process is most of what one costs.
+        Modules that it has imported from the folder are forgotten."""
         environment: dict[str, str | None] = {name: None for name in os.environ if name.startswith("SPINE_")}
-        with chdir(self.folder):
-            return CliRunner().invoke(command, list(arguments), env=environment | self.environment)
+        path, modules = [*sys.path], {*sys.modules}
+        try:
+            with chdir(self.folder):
+                return CliRunner().invoke(command, list(arguments), input=stdin, env=environment | self.environment)
+        finally:
+            sys.path[:] = path
+            for name in {*sys.modules} - modules:
+                if Path(getattr(sys.modules[name], "__file__", None) or "/").is_relative_to(self.folder):
+                    del sys.modules[name]
 
     def until_it_shows(self, *arguments: str, shows: str) -> str:
         """Ask until the answer has this in it."""

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 ASK = """
-source <(spine completion bash)
+source bin/completion
 COMP_WORDS=({words})
 COMP_CWORD={index}
 _spine_completion spine
@@ -26,6 +26,7 @@ def complete(spine):
     bin.mkdir()
     (bin / "spine").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m eventspine.cli "$@"\n')
     (bin / "spine").chmod(0o755)
+    (bin / "completion").write_text(spine("completion", "bash").stdout)
     spine.environment["PATH"] = f"{bin}:{spine.environment['PATH']}"
 
     def ask(*words: str) -> list[str]:

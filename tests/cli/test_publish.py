@@ -6,11 +6,11 @@ ORDER = '{"customer": "ann", "title": "Emma"}'
 
 
 def publish(spine, *arguments: str, stdin: str = ""):
-    return spine("publish", *arguments, "--module", "bookshop", stdin=stdin)
+    return spine.asked_here("publish", *arguments, "--module", "bookshop", stdin=stdin)
 
 
 def test_an_event_is_published_with_its_receipt(spine):
-    receipt = publish(spine, "orders.BookOrdered", ORDER)
+    receipt = spine("publish", "orders.BookOrdered", ORDER, "--module", "bookshop")
 
     assert receipt.stdout.startswith("orders.BookOrdered  key=ann  #1  "), receipt.stderr
     (event,) = [json.loads(line) for line in spine("tail", "--no-follow", "--json").stdout.splitlines()]
@@ -24,7 +24,7 @@ def test_json_lines_are_published_in_order(spine):
     receipts = publish(spine, "BookOrdered", "-", "--json", stdin=lines.rstrip("\n"))
 
     assert list(range(1, 1201)) == [json.loads(line)["position"] for line in receipts.stdout.splitlines()]
-    events = [json.loads(line) for line in spine("tail", "--no-follow", "--json").stdout.splitlines()]
+    events = [json.loads(line) for line in spine.asked_here("tail", "--no-follow", "--json").stdout.splitlines()]
     assert [str(n) for n in range(1200)] == [event["data"]["title"] for event in events]
 
 
@@ -32,10 +32,10 @@ def test_a_line_that_is_no_event_is_named_and_nothing_after_it_is_published(spin
     lines = f'{ORDER}\n\n{{"customer": "ann"}}\n{ORDER}\n'
     stopped = publish(spine, "BookOrdered", "-", stdin=lines)
 
-    assert 1 == stopped.returncode
+    assert 1 == stopped.exit_code
     assert "Line 3: orders.BookOrdered" in stopped.stderr
     assert "title" in stopped.stderr
-    assert 1 == len(spine("tail", "--no-follow").stdout.splitlines())
+    assert 1 == len(spine.asked_here("tail", "--no-follow").stdout.splitlines())
 
 
 def test_what_can_not_be_this_event_is_refused(spine):
@@ -46,7 +46,7 @@ def test_what_can_not_be_this_event_is_refused(spine):
         ('{"customer": "a", "title": "x", "copy": 2}', "has no field 'copy'"),
     ):
         refused = publish(spine, "BookOrdered", data)
-        assert (1, "") == (refused.returncode, refused.stdout)
+        assert (1, "") == (refused.exit_code, refused.stdout)
         assert word in refused.stderr
     assert not (spine.folder / "spine.db").exists()
 
@@ -61,8 +61,8 @@ def test_what_it_can_not_tell_it_asks_for(spine):
         (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--at", "2030-01-01"), "has no time zone"),
         (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--service", "email"), "belongs to the context"),
     ):
-        refused = spine(*arguments)
-        assert 2 == refused.returncode, refused
+        refused = spine.asked_here(*arguments)
+        assert 2 == refused.exit_code, refused
         assert word in refused.stderr
 
 
@@ -88,15 +88,15 @@ def test_a_later_event_is_scheduled(spine):
     receipt = publish(spine, "BookOrdered", ORDER, "--after", "2h", "--json")
 
     due = json.loads(receipt.stdout)["due"]
-    (timer,) = json.loads(spine("schedule", "list", "--json").stdout)
+    (timer,) = json.loads(spine.asked_here("schedule", "list", "--json").stdout)
     assert due == timer["due"]
-    assert "" == spine("tail", "--no-follow").stdout
+    assert "" == spine.asked_here("tail", "--no-follow").stdout
 
 
 def test_a_correlation_may_be_joined(spine):
     publish(spine, "BookOrdered", ORDER, "--correlation", "request-7")
 
-    assert "correlation request-7: 1 event" in spine("trace", "request-7").stdout
+    assert "correlation request-7: 1 event" in spine.asked_here("trace", "request-7").stdout
 
 
 def test_hostile_input_is_refused_in_clear_words(spine):
@@ -107,7 +107,7 @@ def test_hostile_input_is_refused_in_clear_words(spine):
         ("-", "x" * 9_000_000, "longer than 8,000,000 bytes"),
         (b'{"customer": "\xff"}', "", "DATA is not UTF-8"),
     ):
-        refused = publish(spine, "BookOrdered", data, stdin=stdin)
+        refused = spine("publish", "BookOrdered", data, "--module", "bookshop", stdin=stdin)
         assert (True, "") == (refused.returncode > 0, refused.stdout)
         assert word in refused.stderr
         assert "unexpected" not in refused.stderr
@@ -119,7 +119,7 @@ def test_a_field_that_is_said_twice_is_refused_wherever_it_stands(spine):
         '{"customer": "ann", "title": {"a": 1, "a": 2}}',
     ):
         refused = publish(spine, "BookOrdered", data)
-        assert (1, "") == (refused.returncode, refused.stdout)
+        assert (1, "") == (refused.exit_code, refused.stdout)
         assert "is said twice in one JSON object" in refused.stderr
 
 
@@ -141,4 +141,4 @@ def test_it_says_what_was_published_before_a_line_that_is_no_event(spine):
 def test_a_duration_beyond_the_calendar_is_no_duration(spine):
     far = "999999999999999999d"
     assert "is no duration" in publish(spine, "BookOrdered", ORDER, "--after", far).stderr
-    assert "is no place in the feed" in spine("tail", "--no-follow", "--from", far).stderr
+    assert "is no place in the feed" in spine.asked_here("tail", "--no-follow", "--from", far).stderr

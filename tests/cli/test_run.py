@@ -16,8 +16,8 @@ ORDER = '{"customer": "%s", "title": "Emma"}'
 
 
 def publish(spine, customer: str) -> str:
-    receipt = spine("publish", "BookOrdered", ORDER % customer, "--module", "bookshop", "--json")
-    assert 0 == receipt.returncode, receipt.stderr
+    receipt = spine.asked_here("publish", "BookOrdered", ORDER % customer, "--module", "bookshop", "--json")
+    assert 0 == receipt.exit_code, receipt.stderr
     return json.loads(receipt.stdout)["id"]
 
 
