@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -189,6 +190,31 @@ def test_no_file_is_written_over(replay: Any, tmp_path: Path) -> None:
     assert (result.exit_code, result.stdout) == (2, "")
     assert "exists, and was left alone" in result.output
     assert (tmp_path / "scratch.db").read_bytes() == b"mine"
+
+
+FULL = """
+import resource, runpy, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+sys.argv = ["spine", "replay", "--into", "scratch.db"]
+runpy.run_module("eventspine.cli", run_name="__main__")
+"""
+
+
+def test_a_disk_that_is_full_is_said_of_the_new_file(replay: Any, tmp_path: Path, url: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", FULL],
+        cwd=tmp_path,
+        env=os.environ | {"SPINE_JOURNAL": url},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "There is no space left to write" in result.stderr
+    assert "scratch.db" in result.stderr
+    assert "spine.db" not in result.stderr
+    assert not list(tmp_path.glob("scratch*"))
 
 
 @pytest.mark.parametrize("into", ["spine.db", "nowhere/scratch.db", "dangling"])

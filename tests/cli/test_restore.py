@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from eventspine import Delivery, Event, Service, Spine
-from eventspine.errors import SettingsError
+from eventspine.errors import JournalBusy, SettingsError
 from eventspine.journal._sqlite_aside import free_name
+from eventspine.journal._sqlite_restore import put_in_place
 
 
 class Noted(Event, context="notes", key="topic"):
@@ -273,6 +274,36 @@ def test_after_a_restore_that_was_killed_half_way_nobody_begins_an_empty_journal
     assert texts(tmp_path / "spine.db") == ["one", "two"]
     assert not list(tmp_path.glob("*.restoring"))
     publish(url, "three")
+
+
+def test_two_restores_at_once_are_one_and_the_other_is_refused(say: Any, copy: Path, url: str, tmp_path: Path) -> None:
+    stops = KILLED_BEFORE_IT_IS_NAMED.replace("SIGKILL", "SIGSTOP")
+    env = os.environ | {"SPINE_JOURNAL": url}
+    with subprocess.Popen([sys.executable, "-c", stops], cwd=tmp_path, env=env) as first:
+        try:
+            _, status = os.waitpid(first.pid, os.WUNTRACED)
+            assert os.WIFSTOPPED(status)
+            result = say("restore", "copy.db", "--yes")
+            assert result.exit_code == 3
+            assert "Another restore of" in result.output
+            assert (tmp_path / "spine.db.restoring").exists()
+            first.send_signal(signal.SIGCONT)
+            assert first.wait(60) == 0
+        finally:
+            first.kill()
+    assert texts(tmp_path / "spine.db") == texts(tmp_path / "spine.db.bak") == ["one", "two"]
+    assert not list(tmp_path.glob("*.restoring*"))
+
+
+def test_a_file_that_was_moved_aside_meanwhile_is_not_written_over(copy: Path, tmp_path: Path) -> None:
+    place, aside = tmp_path / "spine.db", tmp_path / "spine.db.bak"
+    put_in_place(copy, place, aside)
+    before = aside.read_bytes()
+    with pytest.raises(JournalBusy, match="has come to be meanwhile"):
+        put_in_place(copy, place, aside)  # who has chosen its name before the first was done
+    assert aside.read_bytes() == before
+    assert place.exists()
+    put_in_place(copy, place, free_name(place))
 
 
 def test_nor_after_one_whose_last_step_failed(

@@ -22,6 +22,12 @@ WAIT_S = 1.0  # for others to close it
 
 def move_aside(path: Path, backup: Path | None) -> None:
     """`backup`: its new name; None removes it. The journal must not be open in this process."""
+    if backup is not None and os.path.lexists(backup):
+        raise JournalBusy(
+            f"{backup}, to which {path} was to be moved, has come to be meanwhile. Nothing was changed; look who made it, "
+            "then try again.",
+            path=str(path),
+        )
     _leave_wal(path)
     if backup is None:
         os.unlink(path)

@@ -26,6 +26,7 @@ from ._sqlite_aside import move_aside
 from ._sqlite_backup import Progress, _sync, back_up, check_target
 from ._sqlite_check import check
 from ._sqlite_seal import SEAL, Seal, digest
+from .lockfile import alone
 from .notes import SCRATCH
 
 PAGE = 2_000
@@ -161,6 +162,14 @@ def put_in_place(
     backup: Path, place: Path, aside: Path | None, *, busy_s: float = 30.0, progress: Progress = None
 ) -> None:
     """`aside`: what the file that is there is called from now on; None: there is none. The journal must not be open here."""
+    with alone(
+        Path(f"{file.restoring_of(place)}.lock"),
+        f"Another restore of {place} is at work. Nothing was changed; wait for its end, and look whether this one is still needed.",
+    ):
+        _put_in_place(backup, place, aside, busy_s, progress)
+
+
+def _put_in_place(backup: Path, place: Path, aside: Path | None, busy_s: float, progress: Progress) -> None:
     restoring = file.restoring_of(place)
     if aside is None:
         check_target(backup, place, force=False)

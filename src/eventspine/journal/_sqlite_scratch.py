@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..clock import SystemClock
-from ..errors import JournalError, SettingsError
+from ..errors import JournalError, JournalFull, SettingsError
 from . import _sql_read as read, _sqlite_file as file, forks, migrations
 from ._sqlite_backup import _name, _new, _sync, check_target
 from .notes import SCRATCH
@@ -71,13 +71,17 @@ def copy_history(source: Path, target: Path, chosen: Chosen, *, origin: str, bus
         _sync(part, os.O_RDWR)
         _name(part, target, force=False)
     except sqlite3.Error as error:
-        told = file.translate(error, source)
+        told = file.translate(error, part if _is_full(error) else source)  # nothing is written but the part
         raise told or JournalError(f"History can't be copied: {error}. Nothing is at {target}.") from error
     except OSError as error:
         raise JournalError(f"{target} can't be written: {error.strerror}. There is no scratch journal.") from error
     finally:
         part.unlink(missing_ok=True)
     return made._replace(path=str(target))
+
+
+def _is_full(error: sqlite3.Error) -> bool:
+    return isinstance(file.translate(error, Path()), JournalFull)
 
 
 def _copy(source: Path, part: Path, chosen: Chosen, origin: str, busy_s: float) -> Scratch | None:

@@ -15,10 +15,11 @@ import contextlib
 import importlib.util
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ..errors import JournalError
+from ..errors import JournalBusy, JournalError
 from .processes import pid_start, this_host
 
 HAS_FLOCK = importlib.util.find_spec("fcntl") is not None  # not on Windows
@@ -86,6 +87,33 @@ class TurnLock:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+
+@contextlib.contextmanager
+def alone(path: Path, otherwise: str) -> Iterator[None]:
+    """Refused with `otherwise` while another process is inside. The file is gone when all went well."""
+    if not HAS_FLOCK:
+        yield
+        return
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise JournalError(f"{path}, which keeps others away, can't be made: {error.strerror}.") from error
+    try:
+        if not _is_ours(lock):
+            raise JournalBusy(otherwise)
+        yield
+        path.unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+
+
+def _is_ours(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return os.fstat(lock).st_nlink > 0  # else who was inside has removed it since it was opened: it keeps nobody away
 
 
 def read_holder(path: Path) -> Turn | None:
