@@ -118,8 +118,11 @@ async def test_two_copies_at_once(journal: SQLiteJournal, tmp_path: Path) -> Non
     assert {20} == {one.events for one in made}
 
 
-async def test_a_fork_does_not_wait_for_all_of_it(journal: SQLiteJournal, tmp_path: Path) -> None:
+async def test_a_fork_does_not_wait_for_all_of_it(
+    journal: SQLiteJournal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It waits for whoever is inside SQLite, which a backup leaves now and then."""
+    monkeypatch.setattr(forks, "FORK_WAIT_S", 60)  # longer than all of it takes, on a busy machine too
     await fill(journal, 60)
     begun, ended, waited = threading.Event(), threading.Event(), []
 
