@@ -6,21 +6,21 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from eventspine import Service, Spine, View
-from eventspine.errors import DeclarationError, RegistrationRefused, SettingsError, UnitFailed, ViewRefused
+from eventspine.errors import DeclarationError, RegistrationRefused, SettingsError, UnitFailed, ViewBehind, ViewRefused
 from eventspine.journal.port import Journal, SetState
 from eventspine.state import versions
 from eventspine.state.dropping import drop
 from eventspine.state.progress import progress_of
 
 from .child import ended, in_runs, started
-from .material import ONCE, OrderPlaced, OrdersByCustomer, counting, publisher, until
+from .material import ONCE, OrderPlaced, OrdersByCustomer, connection_to, counting, publisher, until
 
 NAME = "orders_by_customer"
 
@@ -63,6 +63,25 @@ async def filled(spine: Spine, events: int = 1200) -> None:
     async with spine.running(counting()):
         receipts = await spine.publish(*[OrderPlaced(amount=Decimal(n % 7)) for n in range(events)])
         await spine.view(OrdersByCustomer).wait(receipts[-1], timeout_s=20)
+
+
+async def test_a_table_that_was_dropped_by_hand_stops_the_view_until_the_next_version_is_there(
+    database: Callable[[], Journal],
+) -> None:
+    async with Spine(database(), service=publisher()) as spine:
+        await filled(spine, 50)
+        with closing(connection_to(spine.journal)) as connection:
+            schema = "" if spine.journal.dialect == "sqlite" else f"{spine.journal.target.schema}."  # type: ignore[attr-defined]
+            connection.execute(f"drop table {schema}{NAME}_v1")
+            connection.commit()
+        async with spine.running(counting(retry=ONCE)):
+            receipt = await spine.publish(OrderPlaced(amount=Decimal(7)))
+            with pytest.raises(ViewBehind, match="reports.count stands at the event 51, which failed"):
+                await spine.view(OrdersByCustomer).wait(receipt, timeout_s=2)
+        async with spine.running(both()):
+            await until(lambda: is_active(spine, 2))
+            row = await spine.view(OrdersByCustomer2).get("ann")
+            assert (row.orders, row.largest) == (51, 7)
 
 
 async def test_trap_27_and_29_a_new_version_is_built_while_orders_keep_coming_and_readers_never_see_a_gap(

@@ -213,6 +213,7 @@ async def test_reading_names_the_columns_that_there_are(journal):
         ("class V(View, key='a'): a: int | None", "kept as integer or null"),
         ("class V(View, key=('a', 'a')): a: int", "names a column twice"),
         ("class V(View, key='a', version=0): a: int", "version=0"),
+        ("class V(View, key='a', version=2**63): a: int", "63 bits at most"),
         ("class V(View, key='a', name='spine_v'): a: int", "does not begin with spine_"),
         ("class V(View, key='a', name='Orders!'): a: int", "lower-case letters"),
         ("class V(View, key='row'): row: int", "none of delete, execute, get, happened, recorded, row, table"),
@@ -326,3 +327,30 @@ async def test_a_decimal_at_the_edge_is_kept_to_its_last_digit(journal: Callable
     async with Spine(journal(), service=tests) as spine, spine.running(tests):
         await spine.view(Odd).wait(await spine.publish(Happened()), timeout_s=20)
         assert [row.money for row in await spine.view(Odd).all(money=money)] == [money]
+
+
+async def test_the_longest_names_of_views_and_columns_are_kept_apart(journal: Callable[[], Journal]) -> None:
+    """PostgreSQL cuts a name at 63 bytes; two that are the same up to there would be one table, or one column."""
+    views = [_long("v" * 39 + end, version=2**63 - 1) for end in "ab"]
+    assert [len(describe_view(view).name + f"_v{2**63 - 1}") for view in views] == [61, 61]
+    tests = Service("tests", publishes="tests")
+    for number, view in enumerate(views):
+
+        @tests.projection(view, Happened, name=f"keep_{number}")
+        def keep(view: Any, event: Happened, number: int = number) -> None:
+            setattr(view.row("x"), "c" * 59 + "a", number)
+            setattr(view.row("x"), "c" * 59 + "b", -1)
+
+    async with Spine(journal(), service=tests) as spine, spine.running(tests):
+        receipt = await spine.publish(Happened())
+        for number, view in enumerate(views):
+            await spine.view(view).wait(receipt, timeout_s=20)
+            (row,) = await spine.view(view).all()
+            assert (getattr(row, "c" * 59 + "a"), getattr(row, "c" * 59 + "b")) == (number, -1)
+
+
+def _long(name: str, version: int) -> Any:
+    said: dict[str, Any] = {"View": View}
+    columns = "".join(f"    {'c' * 59}{end}: int = 0\n" for end in "ab")
+    exec(f"class Long(View, key='k', name={name!r}, version={version}):\n    k: str\n{columns}", said)
+    return said["Long"]

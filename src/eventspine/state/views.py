@@ -28,7 +28,7 @@ from ..errors import DeclarationError, ViewRefused
 from ..events.declare import _resolve_local  # the same for events: a test declares them where it uses them
 from ..policies import is_whole
 from ..wording import plural
-from .columns import KEY_KINDS, Column, columns_of
+from .columns import INTEGER_MAX, KEY_KINDS, Column, columns_of
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
@@ -149,8 +149,10 @@ class ViewType:
                 f"would be kept as {self.name!r}; say name= with lower-case letters, digits and _, at most 40, that does not "
                 f"begin with {', '.join(_TABLES_NOT_OURS)}"
             )
-        if not is_whole(self.version) or self.version < 1:
-            raise self._wrong(f"has version={self.version!r}; a version is a whole number from 1 on")
+        if not is_whole(self.version) or not 1 <= self.version <= INTEGER_MAX:  # 63 letters are a table's name at most
+            raise self._wrong(
+                f"has version={self.version!r:.80}; a version is a whole number from 1 on, of 63 bits at most"
+            )
         if not self.given:
             raise self._wrong(
                 f'has no key; name the column, or columns, that a row is found by: key="{_example(self)}"'
