@@ -3,12 +3,10 @@ one crash; processor time of one core, the best of five rounds."""
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 
 from eventspine import Event, Service
-from eventspine.testing.simulate import Faults, World
-from eventspine.testing.simulate.history import Setup
+from eventspine.testing.simulate import Faults, World, simulate
 
 HISTORIES = 300
 
@@ -29,15 +27,11 @@ async def a_dozen(world: World) -> None:
         await world.publish(Placed(customer=f"c{number % 3}"))
 
 
-ONE_CRASH = Setup((small,), a_dozen, (), 1, replace(Faults.none(), crashes=1), None)
+ONE_CRASH = replace(Faults.none(), crashes=1)
 
 
 def rate(first: int = 0) -> float:
-    began = time.process_time()
-    for seed in range(first, first + HISTORIES):
-        broken = ONE_CRASH.run(seed).broken
-        assert broken is None, broken
-    return HISTORIES / (time.process_time() - began)
+    return simulate(small, drive=a_dozen, processes=1, faults=ONE_CRASH, seed=first, histories=HISTORIES).rate
 
 
 if __name__ == "__main__":
