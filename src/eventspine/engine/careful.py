@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 DEATHS_MAX = 3
-SUSPECTS_AT_ONCE = (
-    64  # of a batch handler, in all its runs: that few run alone if one kills again, in 32 turns for 2,048
-)
+SUSPECTS_AT_ONCE = 64  # of a batch handler, in all its runs: so few run alone if one of them kills again
 
 
 def withdrawing(subscription: Subscription) -> list[Unit]:
