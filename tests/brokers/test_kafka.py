@@ -636,5 +636,8 @@ async def test_doctor_reads_the_topic_from_the_broker(place: Place):
     ]:
         assert any(level == found and part in says for found, says in told), (part, told)
     place.delete_topic()
-    missing = [one for one in await broker.findings(NEEDS) if "It is not there" in one.says]
-    assert [one.level for one in missing] == ["danger"]
+
+    async def missing() -> bool:  # as soon as all of the broker know
+        return [one.level for one in await broker.findings(NEEDS) if "It is not there" in one.says] == ["danger"]
+
+    await until(missing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -148,6 +149,42 @@ async def test_r16_random_kills_never_make_an_innocent_event_dead(store: Store) 
         assert len(await rows(spine, "dead")) <= 1
         assert len(handled) >= 9
         assert await marks(spine) == {}
+
+
+async def test_r16_whatever_kills_processes_as_they_start_is_not_put_down_to_an_event(store: Store) -> None:
+    """After a death alone the next attempt waits a moment: a process that dies meanwhile has not died of it."""
+    assert await deaths_alone(store, lambda spine, _: subscription(spine).at_work == 1) == [0, 0, 1, 1, 1, 1]
+
+
+async def test_r16_without_the_pause_it_would_be(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(careful, "PAUSE_S", 0.0)
+    assert await deaths_alone(store, lambda _, begun: begun) == [0, 0, 1, 2, 3, 0]
+
+
+async def deaths_alone(store: Store, dies_when: Callable[[Spine, bool], bool]) -> list[int]:
+    """Counted after each life of a process: the first three die while the handler runs."""
+    service, began, counted = Service("mail"), asyncio.Event(), list[int]()
+
+    @service.on(Placed)
+    async def note(event: Placed) -> None:
+        began.set()
+        await asyncio.Event().wait()
+
+    async with store.spine() as spine:
+        await spine.publish(Placed(number=1))
+    for life in range(6):
+        began.clear()
+        async with store.spine(lease_s=LEASE_S) as spine:
+            async with spine.running(service, drain_s=0.0):
+                if counted and max(counted) == careful.DEATHS_MAX:
+                    await dead(spine)
+                elif life < 3:
+                    await until(began.is_set, f"in life {life}")
+                else:
+                    await until(lambda: dies_when(spine, began.is_set()), f"in life {life}")
+                await abandon(spine)
+            counted += [alone for _, alone in (await marks(spine)).values()] or [0]
+    return counted
 
 
 async def test_a_clean_end_leaves_no_suspicion(store: Store) -> None:

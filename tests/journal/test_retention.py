@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, strategies as st
+from hypothesis import example, given, strategies as st
 
 from eventspine.journal.port import Keep
 from eventspine.journal.retention import SAY_AGAIN_US, SIDE_BY_SIDE_US, duration, kept, said
@@ -86,6 +86,7 @@ words = st.tuples(st.sampled_from("ab"), st.sampled_from([None, HOUR, DAY, 9 * D
 
 
 @given(st.lists(words, max_size=12), st.integers(0, 6 * DAY))
+@example([("a", HOUR, 0), ("a", None, 1)], DAY + 1)  # the last word has lapsed, and what it revoked is not heard again
 def test_never_shorter_than_what_anybody_said_last(heard: list[tuple[str, int | None, int]], after: int):
     heard.sort(key=lambda word: word[2])
     stored = saying(*heard)

@@ -2,8 +2,9 @@
 
 After an unclean take-over, what the dead process may have had in hand is suspect. A suspect gets a start mark,
 committed before it runs; those of a batch handler get theirs run by run. If the process dies again, those that carry a
-mark run alone, and only a death alone counts: at `DEATHS_MAX` the delivery is dead. Random kills never make an innocent
-event dead, since one that runs alone and returns is cleared. A process that ends in order takes its own marks back; the
+mark run alone, and only a death alone counts: at `DEATHS_MAX` the delivery is dead. Random kills don't make an innocent
+event dead, since one that runs alone and returns is cleared, and the next attempt after a death alone waits a moment, in
+which a process that dies of something else does so. A process that ends in order takes its own marks back; the
 deaths before stay counted."""
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 DEATHS_MAX = 3
+PAUSE_S = (
+    0.5  # times the deaths alone so far, before the next attempt: whatever else kills processes as they start hits it
+)
 SUSPECTS_AT_ONCE = 64  # of a batch handler, in all its runs: so few run alone if one of them kills again
 
 
@@ -43,6 +47,7 @@ async def run_marked(subscription: Subscription, item: Item) -> None:
     elif times == 0:
         await _run(subscription, item, alone=False)
     else:
+        await subscription.clock.sleep(alone * PAUSE_S)
         async with subscription.host.alone(subscription.workers):
             item.deaths = alone
             await _run(subscription, item, alone=True)

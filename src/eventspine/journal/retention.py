@@ -64,9 +64,11 @@ def kept(stored: Sequence[Keep], now_us: int) -> dict[str, int]:
 
 
 def _opinions(rows: Sequence[Keep], now_us: int) -> list[int | None]:
-    """Of one service on one channel."""
-    newest = max(row.said_us for row in rows)
-    side_by_side = [row for row in rows if newest - row.said_us < SIDE_BY_SIDE_US]
+    """Of one service on one channel. With the last word, that it says nothing any more, its earlier ones lapse too."""
+    newest = max(rows, key=lambda row: (row.said_us, row.keep_us is None))
+    if newest.keep_us is None and not _is_recent(newest, now_us):
+        return []
+    side_by_side = [row for row in rows if newest.said_us - row.said_us < SIDE_BY_SIDE_US]
     return [row.keep_us for row in side_by_side if row.keep_us is not None or _is_recent(row, now_us)]
 
 
