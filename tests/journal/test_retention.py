@@ -86,6 +86,7 @@ words = st.tuples(st.sampled_from("ab"), st.sampled_from([None, HOUR, DAY, 9 * D
 
 
 @given(st.lists(words, max_size=12), st.integers(0, 6 * DAY))
+@example([("a", DAY, 0), ("a", None, 0), ("a", DAY, 1), ("b", HOUR, DAY)], 0)  # it is its last word again
 @example([("a", HOUR, 0), ("a", None, 1)], DAY + 1)  # the last word has lapsed, and what it revoked is not heard again
 def test_never_shorter_than_what_anybody_said_last(heard: list[tuple[str, int | None, int]], after: int):
     heard.sort(key=lambda word: word[2])

@@ -36,9 +36,11 @@ def said(
     # Whoever keeps for ever says so only where somebody said otherwise.
     words = {name: keep_us for name, keep_us in channels.items() if keep_us is not None or name in limited}
     words |= dict.fromkeys(limited - channels.keys())
-    lately = {row[1:3] for row in mine if now_us - row.said_us < SAY_AGAIN_US}
+    last = {row.channel: row for row in sorted(mine, key=lambda row: row.said_us)}
+    lately = {row[1:3] for row in last.values() if now_us - row.said_us < SAY_AGAIN_US}
     if words.items() <= lately:
         return None
+    now_us = max([now_us, *(row.said_us + 1 for row in last.values())])  # which word was the last is known by its time
     new = [Keep(service, name, keep_us, now_us) for name, keep_us in words.items()]
     before = [row for row in mine if words.get(row.channel, _NEVER) != row.keep_us and _is_recent(row, now_us)]
     others = [row for row in stored if row.service != service]
@@ -65,7 +67,7 @@ def kept(stored: Sequence[Keep], now_us: int) -> dict[str, int]:
 
 def _opinions(rows: Sequence[Keep], now_us: int) -> list[int | None]:
     """Of one service on one channel. With the last word, that it says nothing any more, its earlier ones lapse too."""
-    newest = max(rows, key=lambda row: (row.said_us, row.keep_us is None))
+    newest = max(rows, key=lambda row: row.said_us)
     if newest.keep_us is None and not _is_recent(newest, now_us):
         return []
     side_by_side = [row for row in rows if newest.said_us - row.said_us < SIDE_BY_SIDE_US]
