@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 DEATHS_MAX = 3
-PAUSE_S = (
-    0.5  # times the deaths alone so far, before the next attempt: whatever else kills processes as they start hits it
-)
+PAUSE_S = 0.5  # times the deaths alone, before the next attempt: what kills processes as they start does so meanwhile
 SUSPECTS_AT_ONCE = 64  # of a batch handler, in all its runs: so few run alone if one of them kills again
 
 

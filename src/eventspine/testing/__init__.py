@@ -11,7 +11,9 @@ Names are loaded when they are used, since pytest loads this package for its fix
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from ._later import later
 
 if TYPE_CHECKING:
     from .blocking import SyncVirtualSpine, sync_spine
@@ -51,12 +53,4 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    from importlib import import_module
-
-    for module, names in _MODULES.items():
-        if name in names:
-            found = getattr(import_module(f".{module}", __name__), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _MODULES)

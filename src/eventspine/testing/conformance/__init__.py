@@ -13,11 +13,11 @@ Names are loaded when they are used: the processes that the suites start have no
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ...errors import MissingExtra
+from .._later import later
 
 if TYPE_CHECKING:
     from .brokers.capabilities import BrokerCapabilities
@@ -55,10 +55,4 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            found = getattr(import_module(f".{module}", __name__), name)
-            globals()[name] = found
-            return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _MODULES)

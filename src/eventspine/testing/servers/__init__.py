@@ -15,7 +15,9 @@ Names are loaded when they are used: a server's module costs nothing until someb
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .._later import later
 
 if TYPE_CHECKING:
     from .installing import NotInstalled, installed_folder
@@ -43,8 +45,4 @@ def named(name: str) -> type[Server]:
     return found
 
 
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f".{module}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = later(__name__, _MODULES)
