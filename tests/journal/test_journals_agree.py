@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from eventspine.errors import SpineError
@@ -195,7 +195,9 @@ async def _commit(journal: Journal, units: list[Unit]) -> object:
     number = await _numbered(journal)
     verdicts = await journal.commit(
         [
-            replace(unit, changes=[change._replace(number=number(change.number)) for change in unit.changes])
+            msgspec.structs.replace(
+                unit, changes=[change._replace(number=number(change.number)) for change in unit.changes]
+            )
             for unit in units
         ]
     )

@@ -237,7 +237,7 @@ class Host:
         self.trusted_until = asked + self.runtime.lease_s * TRUST
         for number in release:
             self.leaving.pop(number, None)
-        await self._adjust({partition_of(lease): lease for name, lease in view.held.items() if name != UPKEEP})
+        await self._adjust({partition_of(name): lease for name, lease in view.held.items() if name != UPKEEP})
         for opened in self._open:
             opened()
         self._open.clear()
@@ -245,9 +245,10 @@ class Host:
 
     async def _adjust(self, held: dict[int, Lease]) -> None:
         """What is held has changed: drop what is lost, adopt what is new."""
-        mine = {number: lease for number, lease in held.items() if number not in self.leaving}
-        lost = [number for number, lease in self.held.items() if mine.get(number) is None]
-        new = [number for number, lease in mine.items() if self._epoch(number) != lease.epoch]
+        had = self.held
+        mine = {number: lease for number, lease in held.items() if number not in self.leaving} if self.leaving else held
+        lost = [number for number in had if number not in mine]
+        new = [number for number, lease in mine.items() if number not in had or had[number].epoch != lease.epoch]
         if not lost and not new:
             return
         await self.readers.stop()  # one that is ahead would pass events for who is loaded anew
@@ -264,16 +265,12 @@ class Host:
             self.reloads.missing.update(self.subscriptions)
             raise
 
-    def _epoch(self, number: int) -> int | None:
-        lease = self.held.get(number)
-        return None if lease is None else lease.epoch
-
     def _wanted(self, view: LeaseView) -> set[int]:
         if self.stopping:
             return self._at_work_in() if self.giving_back else set(self.held)
         lead = leaders(view.processes)
         now = self.clock.monotonic()
-        ids = [process.id for process in lead]
+        ids = tuple([process.id for process in lead])
         if self.process.id not in ids:
             self._newer_seen = now
         self.newest = max([self.newest, *(process.generation for process in view.processes)])
@@ -285,10 +282,10 @@ class Host:
         goal = targets(self._partitions(), ids)
         return {number for number, process in goal.items() if process == self.process.id}
 
-    def _partitions(self) -> list[int]:
+    def _partitions(self) -> tuple[int, ...]:
         orders = {subscription.whole for subscription in self.subscriptions}
-        whole = [WHOLE_FEED] if True in orders else []
-        return whole + (list(range(PARTITIONS)) if False in orders else [])
+        whole = (WHOLE_FEED,) if True in orders else ()
+        return whole + (tuple(range(PARTITIONS)) if False in orders else ())
 
     def _give_up(self, numbers: Iterable[int]) -> None:
         for number in numbers:

@@ -6,6 +6,7 @@ what is stored."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..journal.port import OWN_FEED, WHOLE_FEED, Cursor, Delivery, Lease
@@ -19,8 +20,10 @@ ROWS = 1000
 SUSPECTS = 2048  # deliveries that a dead owner may have handed out, per subscription and partition (R16)
 
 
-def partition_of(lease: Lease) -> int:
-    return int(lease.name.rpartition("/")[2])
+@lru_cache(maxsize=4096)  # every beat asks it of every partition that is held
+def partition_of(lease: str) -> int:
+    """By the name of its lease."""
+    return int(lease.rpartition("/")[2])
 
 
 async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) -> None:
@@ -37,7 +40,7 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
         marks = await journal.starts(one.number)
         parts: dict[int, Part] = {}
         for lease in leases:
-            number = partition_of(lease)
+            number = partition_of(lease.name)
             cursor = cursors.get((one.number, number))
             if (number == WHOLE_FEED) == one.whole and cursor is not None:
                 parts[number] = _part(one, lease, cursor, marks)
@@ -48,8 +51,9 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
 
 def _part(one: Subscription, lease: Lease, cursor: Cursor, starts: Mapping[tuple[int, int], tuple[int, int]]) -> Part:
     part = Part(cursor.partition, lease.name, lease.epoch, cursor.position, list(cursor.beyond), one.generation)
-    marks = {place: mark for place, mark in starts.items() if place[0] == cursor.partition}
-    one.marks.update(marks)
+    marks = {place: mark for place, mark in starts.items() if place[0] == cursor.partition} if starts else None
+    if marks:
+        one.marks.update(marks)
     part.careful = lease.unclean or bool(marks)
     if part.careful:
         one.suspects = SUSPECTS

@@ -100,7 +100,7 @@ class Membership:
         assert self._process is not None
         if not shared:
             return set(wanted)
-        goal = targets(sorted(wanted), [one.id for one in leaders(self.processes)])
+        goal = targets(tuple(sorted(wanted)), tuple([one.id for one in leaders(self.processes)]))
         return {n for n, owner in goal.items() if owner == self._process.id}
 
     def too_much(self, wanted: Iterable[int], *, shared: bool) -> list[int]:

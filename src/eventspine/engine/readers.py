@@ -98,7 +98,8 @@ class Readers:
         self._readers.clear()
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     def wake(self) -> None:
         for reader in self._readers:

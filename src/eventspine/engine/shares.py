@@ -6,7 +6,8 @@ process that joins or leaves moves few of the others' partitions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from hashlib import blake2b
 
 from ..journal.port import Process
@@ -19,7 +20,8 @@ def leaders(processes: Iterable[Process]) -> list[Process]:
     return [process for process in known if process.generation == newest]
 
 
-def targets(partitions: Sequence[int], processes: Sequence[str]) -> dict[int, str]:
+@lru_cache(maxsize=64)  # the same again with every beat
+def targets(partitions: tuple[int, ...], processes: tuple[str, ...]) -> Mapping[int, str]:
     """The process each partition should be with. Shares differ by at most one."""
     if len(processes) <= 1:  # most set-ups, and every simulated history with one process
         return {partition: process for process in processes for partition in partitions}

@@ -24,6 +24,7 @@ from .port import (
 )
 from .registry import Create, StoredService, partitions_of, passes, plan
 
+_new_lease = tuple.__new__  # every beat renews all of them
 FORGET_AFTER_US = 3_600_000_000  # a process that died without a word is listed this long
 
 
@@ -66,7 +67,7 @@ def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequen
         tables.leases[name] = tables.leases[name]._replace(owner="", until_us=0, unclean=False)
     for name, held in tables.leases.items():
         if held.owner == process.id:
-            tables.leases[name] = Lease(name, held.epoch, held.owner, process.until_us, held.unclean)
+            tables.leases[name] = _new_lease(Lease, (name, held.epoch, held.owner, process.until_us, held.unclean))
     for name in take:
         _take(tables, process, name, now_us)
     _forget(tables, now_us)
@@ -87,14 +88,17 @@ def backlog(tables: Tables, subscription: Subscription) -> int:
 
 
 def _unfinished(tables: Tables, subscription: Subscription) -> int:
+    stored = tables.cursors.get(subscription.number, {})
+    cursors = {
+        partition: stored.get((OWN_FEED, partition)) or (0, []) for partition in partitions_of(subscription.order)
+    }
+    first = min([position for position, _ in cursors.values()])
+    if first >= len(tables.feed):
+        return 0
     channels, types = set(subscription.channels), {type for type, _ in subscription.types}
     whole = subscription.order == "feed"
-    cursors = {
-        partition: tables.cursor(subscription.number, OWN_FEED, partition)
-        for partition in partitions_of(subscription.order)
-    }
     waiting = 0
-    for record in tables.feed[min(position for position, _ in cursors.values()) :]:
+    for record in tables.feed[first:]:
         if record.channel in channels and (not types or record.type in types):
             position, beyond = cursors[-1 if whole else record.slot % len(cursors)]
             waiting += record.position > position and not any(a < record.position <= b for a, b in beyond)

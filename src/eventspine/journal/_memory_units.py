@@ -33,6 +33,9 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
                 return _repeat(tables, unit)
             if fenced := _finished_in_part(ends):
                 return Verdict("fenced", error=fenced)
+        elif not (unit.starts or unit.cancels):  # nearly all units: there is nothing else in them
+            _finish(tables, unit)
+            return Verdict("done")
         fenced = _changed_meanwhile(tables, unit)
         if fenced:
             return Verdict("fenced", error=fenced)

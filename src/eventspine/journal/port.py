@@ -19,9 +19,10 @@ Times are microseconds since 1970 UTC (`_us`). A position is an integer > 0; 0 s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
+
+import msgspec
 
 from .cursors import Range
 
@@ -198,31 +199,35 @@ class Note(NamedTuple):
     until_us: int | None = None
 
 
-@dataclass(slots=True)
-class Unit:
+class Unit(msgspec.Struct):
     """Everything that changes together."""
 
-    appends: list[Append] = field(default_factory=list)
-    fences: list[Fence] = field(default_factory=list)
-    done: list[Done] = field(default_factory=list)
-    puts: list[Put] = field(default_factory=list)
-    changes: list[Change] = field(default_factory=list)
-    starts: list[StartMark] = field(default_factory=list)
-    timers: list[Timer] = field(default_factory=list)
-    cancels: list[bytes] = field(default_factory=list)  # ids of timers; `Verdict.cancelled` says how many there were
-    statements: list[Statement] = field(default_factory=list)
-    marks: list[Seen] = field(default_factory=list)
-    notes: list[Note] = field(default_factory=list)
+    appends: list[Append] = msgspec.field(default_factory=list)
+    fences: list[Fence] = msgspec.field(default_factory=list)
+    done: list[Done] = msgspec.field(default_factory=list)
+    puts: list[Put] = msgspec.field(default_factory=list)
+    changes: list[Change] = msgspec.field(default_factory=list)
+    starts: list[StartMark] = msgspec.field(default_factory=list)
+    timers: list[Timer] = msgspec.field(default_factory=list)
+    cancels: list[bytes] = msgspec.field(
+        default_factory=list
+    )  # ids of timers; `Verdict.cancelled` says how many there were
+    statements: list[Statement] = msgspec.field(default_factory=list)
+    marks: list[Seen] = msgspec.field(default_factory=list)
+    notes: list[Note] = msgspec.field(default_factory=list)
 
 
-@dataclass(slots=True)
-class Verdict:
+class Verdict(msgspec.Struct):
     """What became of a unit. `done` and `repeated` are success: the unit's effects are durable, exactly once."""
 
     kind: Literal["done", "repeated", "conflict", "fenced", "failed", "unknown"]
-    positions: list[int] = field(default_factory=list)  # of all appended records, in order of the unit's appends
-    versions: list[int] = field(default_factory=list)  # per append with a stream: its version after the append
-    numbers: list[int] = field(default_factory=list)  # of the delivery rows that the unit's puts wrote, in order
+    positions: list[int] = msgspec.field(
+        default_factory=list
+    )  # of all appended records, in order of the unit's appends
+    versions: list[int] = msgspec.field(default_factory=list)  # per append with a stream: its version after the append
+    numbers: list[int] = msgspec.field(
+        default_factory=list
+    )  # of the delivery rows that the unit's puts wrote, in order
     cancelled: int = 0
     error: Exception | None = None  # Conflict, Fenced, UnitFailed (with __cause__), OutcomeUnknown, JournalError
 

@@ -65,23 +65,7 @@ class FlakyJournal:
         """Others use it."""
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.shared, name)
-        if name not in CALLS:
-            return found
-
-        answers = name in WRITES and self.world.faults.lost_answers
-
-        async def call(*args: Any, **options: Any) -> Any:
-            if self._may_not_arrive():
-                await self._travel(name)
-            answer = await found(*args, **options)
-            await others_turn()
-            if answers:
-                self._answer(name)
-            return answer
-
-        self.__dict__[name] = call
-        return call
+        return getattr(self.shared, name)
 
     def _may_not_arrive(self) -> bool:
         return self._travels or not self.process.reaches_journal
@@ -151,6 +135,26 @@ class FlakyJournal:
                 loop.call_later(0.25 * amount, changed, context=context)  # the next look at the file
 
         return self.shared.watch(rung)
+
+
+def _through(name: str) -> Callable[..., Any]:
+    """A call of the journal by this name, over the connection."""
+    writes = name in WRITES
+
+    async def call(self: FlakyJournal, *args: Any, **options: Any) -> Any:
+        if self._may_not_arrive():
+            await self._travel(name)
+        answer = await getattr(self.shared, name)(*args, **options)
+        await others_turn()
+        if writes and self.world.faults.lost_answers:
+            self._answer(name)
+        return answer
+
+    return call
+
+
+for _name in CALLS:  # of the class, and made once: every process of every history has such a connection
+    setattr(FlakyJournal, _name, _through(_name))
 
 
 def _unknown() -> Verdict:

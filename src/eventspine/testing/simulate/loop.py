@@ -10,7 +10,6 @@ history, callback by callback, in any interpreter of the same version."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import heapq
 import random
@@ -298,6 +297,8 @@ def sweep(generation: int = 2) -> None:
 def _close(coroutine: Any) -> None:
     """Each `finally` on the way out may want to wait for something once more; none of them gets what it wants."""
     for _ in range(CLOSE_MAX):
-        with contextlib.suppress(BaseException):
+        try:
             coroutine.close()
-            return
+        except BaseException:  # noqa: BLE001, S112 -- whatever it raises, it is dead
+            continue
+        return
