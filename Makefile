@@ -55,7 +55,7 @@ bench: set-up-bench ## Measure, each figure beside its raw twin (BROKER=nats: at
 demo: set-up-test ## A shop of four services on real orders, some of them killed (BROKER=nats JOURNAL=postgres ORDERS=orders.csv REPORT=report.json)
 	@$(PY) -m examples.shop $(if $(BROKER),--broker $(BROKER)) $(if $(JOURNAL),--journal $(JOURNAL)) $(if $(ORDERS),--orders "$(ORDERS)") $(if $(REPORT),--report "$(REPORT)")
 
-demo-state: set-up-test ## The same orders as event-sourced customers and views, a rebuild under way, and their past, all checked (JOURNAL=postgres)
+demo-state: set-up-test ## The same orders in a ledger: double entry, accounts as aggregates, views, a rebuild under way, and the past, all checked (JOURNAL=postgres)
 	@$(PY) -m examples.ledger $(if $(JOURNAL),--journal $(JOURNAL))
 
 sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (SEED=17 HISTORIES=300)

@@ -1,1 +1,1 @@
-"""Real orders as event-sourced customers: aggregates, views, a rebuild under way, and every state of 1997 reckoned anew."""
+"""A bank's ledger on real orders: entries that balance, accounts as aggregates, views, a rebuild under way, and every state of 1997."""

@@ -1,4 +1,4 @@
-"""`make demo-state`: 69,659 orders into aggregates and views, each figure compared with the file."""
+"""`make demo-state`: 69,659 orders into a ledger, its accounts and views, each figure compared with the file."""
 
 from __future__ import annotations
 
@@ -8,93 +8,68 @@ import random
 import sys
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 from eventspine import Envelope, Spine
 from eventspine.testing.servers import named
-from examples.shop.orders import read_orders
 
-from .customers import Customer, Spent, Spent2, release_1, release_2
+from .accounts import LIMIT_CENTS, Account, Overdrawn, Post, midnight
+from .books import ORDERS, Books, Order, check, read
+from .entries import CASH, Entry, Posting, Unbalanced, order, payment, transfer
+from .teller import take_over
+from .views import Balance, Revenue, Spent, Spent2, release_1, release_2
 
 ROOT = Path(__file__).parent.parent.parent
-ORDERS = Path(__file__).parent.parent / "shop" / "cdnow_orders.csv.gz"
-AT_ONCE = 200  # customers saved side by side: they share commits
 LIMIT_S = 300.0
 
-
-class Order(NamedTuple):
-    time: datetime
-    units: int
-    cents: int
+# --- what is killed ---------------------------------------------------------------------------------------------------
 
 
-Book = dict[str, list[Order]]
+@asynccontextmanager
+async def killed_in_the_end(*command: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", *command, cwd=ROOT, **quiet)
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
 
 
-def read(path: Path, most: int | None) -> Book:
-    """The orders of each customer, by time."""
-    book: Book = defaultdict(list)
-    for order in read_orders(path)[:most]:
-        day = datetime(order.day.year, order.day.month, order.day.day, tzinfo=UTC)
-        book[order.customer_id].append(Order(day, order.units, int(order.amount * 100)))
-    return book
+async def until(reached: Callable[[], Awaitable[int]], process: asyncio.subprocess.Process) -> None:
+    ended = asyncio.ensure_future(process.wait())
+    while not await reached():
+        if ended.done():
+            sys.exit(f"WRONG  a process ended with {ended.result()}, before it could be killed")
+        await asyncio.wait([ended], timeout=0.01)
+    ended.cancel()
 
 
-def totals(book: Book) -> dict[str, tuple[int, int]]:
-    return {who: (len(orders), sum(order.cents for order in orders)) for who, orders in book.items()}
+async def kill_the_teller(spine: Spine, url: str, most: int | None, enough: int) -> int:
+    """Another process begins to take the books over, and is killed; how many entries it has booked."""
+    async with killed_in_the_end("examples.ledger.teller", url, *(["--most", str(most)] if most else [])) as teller:
+
+        async def a_part() -> int:
+            return await count(spine, "entries") >= enough
+
+        await until(a_part, teller)
+    return await count(spine, "entries")
 
 
-def check(what: str, wanted: object, found: object) -> None:
-    if wanted != found:
-        sys.exit(f"WRONG  {what}: the file says {str(wanted)[:300]}, and the journal {str(found)[:300]}")
-    print(f"right  {what}")
+async def kill_the_builder(reader: Reader, url: str) -> int:
+    """Another process begins to build version 2, and is killed as soon as it has got somewhere; how far it had come."""
+    async with killed_in_the_end("eventspine.cli", "run", "examples.ledger.second", "--journal", url) as builder:
 
+        async def begun() -> int:
+            await reader.order()
+            return await built(reader.spine)
 
-async def write(spine: Spine, book: Book) -> None:
-    """Each customer is an aggregate; their orders are recorded and saved."""
-    customers = []
-    for who, orders in book.items():
-        customer = Customer(who)
-        for order in orders:
-            customer.order(order.units, order.cents, order.time)
-        customers.append(customer)
-    for at in range(0, len(customers), AT_ONCE):
-        await asyncio.gather(*(spine.save(customer) for customer in customers[at : at + AT_ONCE]))
-
-
-async def catch_up(spine: Spine) -> None:
-    """The view has all that has been written so far."""
-    records = (await spine.journal.feed(await spine.journal.head() - 1, limit=1)).records
-    await spine.view(Spent).wait(Envelope(records[0]).id, timeout_s=LIMIT_S)
-
-
-async def spent(spine: Spine) -> dict[str, tuple[int, int]]:
-    return {row.customer: (row.orders, row.cents) for row in await spine.view(Spent).all()}
-
-
-class Reader:
-    """The first customer, who goes on ordering, and looks after each order at what the view has of them."""
-
-    def __init__(self, spine: Spine, book: Book) -> None:
-        self.spine, self.book, self.who = spine, book, next(iter(book))
-        self.seen: list[int] = []
-        self.has_2 = False
-        self.until = time.monotonic() + LIMIT_S
-
-    async def order(self) -> None:
-        order = Order(datetime.now(UTC), 1, 100)
-        await self.spine.change(Customer, self.who, lambda one: one.order(1, 100, order.time))
-        self.book[self.who].append(order)
-        row = await self.spine.view(Spent2).get(self.who)
-        self.seen.append(-1 if row is None else row.orders)
-        self.has_2 = row is not None and row.largest > 0
-        if time.monotonic() > self.until:
-            sys.exit("WRONG  version 2 has not caught up")
+        await until(begun, builder)
+    return await built(reader.spine)
 
 
 async def built(spine: Spine) -> int:
@@ -103,21 +78,100 @@ async def built(spine: Spine) -> int:
     return min([cursor.position for cursor in await spine.journal.cursors(rows)], default=0) if rows else 0
 
 
-async def kill_the_builder(reader: Reader, url: str) -> int:
-    """Another process begins to build version 2, and is killed as soon as it has got somewhere; how far it had come."""
-    command = [sys.executable, "-m", "eventspine.cli", "run", "examples.ledger.second", "--journal", url]
-    quiet = {"stdout": asyncio.subprocess.DEVNULL, "stderr": asyncio.subprocess.DEVNULL}
-    builder = await asyncio.create_subprocess_exec(*command, cwd=ROOT, **quiet)
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+async def count(spine: Spine, table: str) -> int:
+    [row] = await spine.journal.query(f"select count(*) as n from ledger_{table}", {})
+    return int(row["n"])
+
+
+async def catch_up(spine: Spine) -> None:
+    """The views have all that has been written so far."""
+    records = (await spine.journal.feed(await spine.journal.head() - 1, limit=1)).records
+    for view in (Balance, Revenue, Spent):
+        await spine.view(view).wait(Envelope(records[0]).id, timeout_s=LIMIT_S)
+
+
+async def spent(spine: Spine) -> dict[str, tuple[int, int]]:
+    return {row.customer: (row.orders, row.cents) for row in await spine.view(Spent).all()}
+
+
+async def check_ledger(spine: Spine, books: Books) -> None:
+    """The tables, and the views that were made of the events beside them."""
+    await catch_up(spine)
+    unequal = "select entry from ledger_postings group by entry having sum(debit) <> sum(credit)"
+    check("every entry balances", [], await spine.journal.query(unequal, {}))
+    sums = "select account, sum(credit) - sum(debit) as cents from ledger_postings group by account"
+    booked = {row["account"]: int(row["cents"]) for row in await spine.journal.query(sums, {})}
+    check("and all accounts together come to nothing", 0, sum(booked.values()))
+    check("the balance of each account, by its postings", books.balances(), booked)
+    check("and by the view", booked, {row.account: row.cents for row in await spine.view(Balance).all()})
+    check("revenue by month", books.revenue(), {row.month: row.cents for row in await spine.view(Revenue).all()})
+    check("what each customer has spent", books.spent(), await spent(spine))
+
+
+async def look_back(spine: Spine, books: Books, days: int) -> int:
+    """Customers on days of 1997, by time travel and by a fold over the file."""
+    chance, wrong = random.Random(1997), 0
+    for _ in range(days):
+        who = chance.choice(list(books.orders))
+        day = date(1997, 1, 1) + timedelta(days=chance.randrange(365))
+        by_then = [order for order in books.orders[who] if order.day <= day]
+        if by_then:
+            then = await spine.load(Account, who, at=midnight(day))
+            wrong += (then.orders, then.spent) != (len(by_then), sum(order.cents for order in by_then))
+    return wrong
+
+
+# --- what is written --------------------------------------------------------------------------------------------------
+
+
+async def refused(spine: Spine, entry: Entry) -> str:
+    """By which exception."""
     try:
-        while not await built(reader.spine):
-            if builder.returncode is not None:
-                sys.exit(f"WRONG  {' '.join(command)} ended with {builder.returncode}")
-            await reader.order()
-    finally:
-        if builder.returncode is None:
-            builder.kill()
-        await builder.wait()
-    return await built(reader.spine)
+        await spine.send(Post(entry=entry))
+    except (Unbalanced, Overdrawn) as no:
+        return type(no).__name__
+    return "nobody"
+
+
+async def bank(spine: Spine, books: Books) -> None:
+    """A day at the counter: what is refused, what is sent twice, and what customers move among themselves."""
+    ann, bob = list(books.orders)[:2]
+    today = datetime.now(UTC).date()
+    before = [await count(spine, table) for table in ("entries", "postings")]
+    uneven = Entry("uneven", today, "payment", (Posting(CASH, debit=500), Posting(ann, credit=501)))
+    check("an entry that gives more than it takes is refused", "Unbalanced", await refused(spine, uneven))
+    greedy = transfer("greedy", today, LIMIT_CENTS + 1, source=ann, target=bob)
+    check("an overdraft is refused", "Overdrawn", await refused(spine, greedy))
+    check("nothing of them was booked", before, [await count(spine, table) for table in ("entries", "postings")])
+    paid = Post(entry=payment("paid", today, 50_00, ann))
+    await asyncio.gather(*(spine.send(paid, command_id="form-4711") for _ in range(2)))
+    await spine.send(paid, command_id="form-4711")
+    await spine.send(Post(entry=transfer("moved", today, 20_00, source=ann, target=bob)))
+    books.moved.update({CASH: -50_00, ann: 50_00 - 20_00, bob: 20_00})
+    check("a command that is sent three times is booked once", before[0] + 2, await count(spine, "entries"))
+
+
+class Reader:
+    """The first customer, who goes on ordering, and looks after each order at what the view has of them."""
+
+    def __init__(self, spine: Spine, books: Books) -> None:
+        self.spine, self.books, self.who = spine, books, next(iter(books.orders))
+        self.seen: list[int] = []
+        self.has_2 = False
+        self.until = time.monotonic() + LIMIT_S
+
+    async def order(self) -> None:
+        one = Order(f"more-{len(self.seen)}", datetime.now(UTC).date(), 1_00)
+        await self.spine.send(Post(entry=order(one.number, one.day, one.cents, self.who)))
+        self.books.orders[self.who].append(one)
+        row = await self.spine.view(Spent2).get(self.who)
+        self.seen.append(-1 if row is None else row.orders)
+        self.has_2 = row is not None and row.largest > 0
+        if time.monotonic() > self.until:
+            sys.exit("WRONG  version 2 has not caught up")
 
 
 async def rebuild(reader: Reader) -> int:
@@ -131,17 +185,7 @@ async def rebuild(reader: Reader) -> int:
     return least
 
 
-async def look_back(spine: Spine, book: Book, days: int) -> int:
-    """Customers on days of 1997, by time travel and by a fold over the file."""
-    chance, wrong = random.Random(1997), 0
-    for _ in range(days):
-        who = chance.choice(list(book))
-        at = datetime(1997, 1, 1, tzinfo=UTC) + timedelta(days=chance.randrange(365))
-        by_then = [order for order in book[who] if order.time <= at]
-        if by_then:
-            then = await spine.load(Customer, who, at=at)
-            wrong += (then.orders, then.cents) != (len(by_then), sum(order.cents for order in by_then))
-    return wrong
+# --- the story --------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -157,37 +201,52 @@ def place(journal: str) -> Iterator[str]:
             yield f"{server.url}?schema=ledger"
 
 
+class Watch:
+    """How long each thing took, in seconds."""
+
+    def __init__(self) -> None:
+        self.since = time.perf_counter()
+
+    def __str__(self) -> str:
+        took, self.since = time.perf_counter() - self.since, time.perf_counter()
+        return f"{took:.1f} s"
+
+
+async def write(spine: Spine, books: Books, url: str, most: int | None) -> None:
+    watch = Watch()
+    booked = await kill_the_teller(spine, url, most, books.entries // 4)
+    print(f"a process that took the books over was killed at {booked:,} of {books.entries:,} entries: {watch}")
+    await take_over(spine, books)
+    print(f"all of it was sent again, for {len(books.orders):,} customers: {watch}")
+    check("each order is one entry", books.entries, await count(spine, "entries"))
+    async with spine.running(release_1()):
+        await catch_up(spine)
+        print(f"the views were built: {watch}")
+        await check_ledger(spine, books)
+        await bank(spine, books)
+
+
 async def main(path: Path, most: int | None, days: int, journal: str = "sqlite") -> None:
-    book = read(path, most)
-    events = sum(map(len, book.values()))
+    books = read(path, most)
     with place(journal) as url:
         async with Spine(url, service=release_1()) as spine:
-            started = time.perf_counter()
-            await write(spine, book)
-            written = time.perf_counter()
-            print(f"{events:,} orders of {len(book):,} customers saved in {written - started:.1f} s")
-            async with spine.running(release_1()):
-                await catch_up(spine)
-            print(f"the view was built in {time.perf_counter() - written:.1f} s")
-            check("what each customer has spent", totals(book), await spent(spine))
-            reader = Reader(spine, book)
+            await write(spine, books, url, most)
+            reader, watch = Reader(spine, books), Watch()
             killed_at = await kill_the_builder(reader, url)
-            print(
-                f"a process that built version 2 was killed at {killed_at:,} of {await spine.journal.head():,} events"
-            )
-            killed = time.perf_counter()
+            head = await spine.journal.head()
+            print(f"a process that built version 2 was killed at {killed_at:,} of {head:,} events: {watch}")
             least = await rebuild(reader)
-            print(f"another built the rest in {time.perf_counter() - killed:.1f} s")
+            print(f"another built the rest: {watch}")
             check("version 2 went on from there", killed_at, least)
             seen = reader.seen
             check("no reader saw a gap, or less than before, while version 2 was built", sorted(seen), seen)
-            check(f"and the same of version 2, with {len(seen):,} orders more", totals(book), await spent(spine))
-            check(f"{days:,} customers on days of 1997", 0, await look_back(spine, book, days))
-            mid = datetime(1997, 6, 30, tzinfo=UTC)
-            by_then = {who: [order for order in orders if order.time <= mid] for who, orders in book.items()}
-            then = (await spine.view(Spent2).as_of(mid)).all()
-            wanted = totals({who: orders for who, orders in by_then.items() if orders})
-            check("the whole view on 30 June 1997", wanted, {row.customer: (row.orders, row.cents) for row in then})
+            print(f"all of it once more, with {len(seen):,} orders, a payment and a transfer besides:")
+            await check_ledger(spine, books)
+            check(f"{days:,} customers on days of 1997", 0, await look_back(spine, books, days))
+            mid = date(1997, 6, 30)
+            then = (await spine.view(Spent2).as_of(midnight(mid))).all()
+            found = {row.customer: (row.orders, row.cents) for row in then}
+            check("the whole view on 30 June 1997", books.spent(mid), found)
 
 
 if __name__ == "__main__":

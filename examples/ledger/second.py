@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .customers import release_2
+from .views import release_2
 
 ledger = release_2()
