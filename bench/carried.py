@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -54,15 +56,41 @@ async def there(broker: str, partitions: int = PARTITIONS) -> AsyncIterator[Ther
         # NATS as it comes: syncing each message, as the tests' server does, would measure the disk and nothing else.
         as_it_comes = {"jetstream": f'{{store_dir: "{data}/data", max_file: 8GB}}'} if broker == "nats" else {}
         server = stack.enter_context(kind(data, settings=as_it_comes))
-        url = f"{server.url}/?partitions={partitions}" if broker == "nats" else f"{server.url}?partitions={partitions}"
+        url = f"{_url(server)}partitions={partitions}"
         async with WithoutJournal(url, service=sender):
             pass  # makes the channel
         twin = twin_of(broker, url, partitions)
         await twin.open()
+        at = There(broker, url, twin, ByHand(twin.prefix), twin.peer(), where)
+        if not twin.keeps:
+            await _made_known(at, "reader")
         try:
-            yield There(broker, url, twin, ByHand(twin.prefix), twin.peer(), where)
+            yield at
         finally:
             await twin.close()
+
+
+def _url(server: servers.Server) -> str:
+    url: str = getattr(server, "broker_url", server.url)  # with where its administration is, if that is another place
+    return f"{url}&" if "?" in url else f"{url.rstrip('/')}/?"
+
+
+async def _fill(at: There, count: int, keys: int = KEYS) -> None:
+    for start in range(0, count, WINDOW):
+        await at.twin.send(at.hand.messages(parcels(min(WINDOW, count - start), start, keys)))
+
+
+async def _stock(at: There, count: int) -> None:
+    by_hand = ByHand(at.twin.prefix)
+    for start in range(0, count, WINDOW):
+        await at.twin.stock(by_hand.messages(parcels(min(WINDOW, count - start), start)))
+
+
+async def _made_known(at: There, name: str) -> None:
+    """What is sent from now on is kept for a service of this name."""
+    spine = Spine(f"sqlite:///{at.where}/{name}.db", broker=at.url)
+    async with spine, spine.running(Counted(name, 0).service):
+        pass
 
 
 # --- publishing -------------------------------------------------------------------------------------------------------
@@ -201,18 +229,16 @@ class Counted:
 async def receiving(broker: str, sizes: Sizes) -> list[Figure]:
     count = sizes.received
     async with there(broker) as at:
-        for some in portions(parcels(count), WINDOW):
-            await at.twin.send(at.hand.messages(some))
-        numbers = iter(range(1_000_000))
+        names = await _readers(at, count)
 
         async def spine() -> float:
-            counted = Counted(f"reader{next(numbers)}", count)
-            return count / await _run(at, counted)
+            return count / await _run(at, Counted(await anext(names), count))
 
         async def twin() -> float:
             async def handle(_: Plain) -> None:
                 pass
 
+            await _stock(at, count)
             began = time.perf_counter()
             await at.twin.receive(count, handle)
             return count / (time.perf_counter() - began)
@@ -220,17 +246,15 @@ async def receiving(broker: str, sizes: Sizes) -> list[Figure]:
         legs: dict[str, Leg] = {"spine": spine, "twin": twin}
         if (peer := at.peer) is not None:
 
-            async def one() -> float:
+            async def faststream(*, batch: bool) -> float:
+                await _stock(at, count)
                 began = time.perf_counter()
-                await peer.receive(count, batch=False)
+                await peer.receive(count, batch=batch)
                 return count / (time.perf_counter() - began)
 
-            async def batch() -> float:
-                began = time.perf_counter()
-                await peer.receive(count, batch=True)
-                return count / (time.perf_counter() - began)
-
-            legs |= {"peer": one, "batch": batch}
+            legs["peer"] = partial(faststream, batch=False)
+            if peer.batches:
+                legs["batch"] = partial(faststream, batch=True)
         rounds = await in_turns(legs, sizes.rounds)
     return [
         Figure(
@@ -243,8 +267,22 @@ async def receiving(broker: str, sizes: Sizes) -> list[Figure]:
     ]
 
 
+async def _readers(at: There, count: int, keys: int = KEYS) -> AsyncIterator[str]:
+    """Names of services for which so many events are there: new ones, or always the same where it has to be known before."""
+    if at.twin.keeps:
+        await _fill(at, count, keys)
+
+    async def names() -> AsyncIterator[str]:
+        for number in itertools.count():
+            if not at.twin.keeps:
+                await _fill(at, count, keys)
+            yield f"reader{number}" if at.twin.keeps else "reader"
+
+    return names()
+
+
 async def _run(at: There, counted: Counted) -> float:
-    """Seconds until all is handled, on a new journal."""
+    """Seconds until all is handled."""
     async with Spine(f"sqlite:///{at.where}/{counted.service.name}.db", broker=at.url) as spine:
         began = time.perf_counter()
         async with spine.running(counted.service):
@@ -302,17 +340,16 @@ async def _paced(count: int, send: Callable[[Parcel], Awaitable[object]]) -> Non
 async def one_partition(broker: str, sizes: Sizes) -> list[Figure]:
     keys, wait_s = 100, 0.005
     async with there(broker, partitions=1) as at:
-        for some in portions(parcels(sizes.lanes, keys=keys), WINDOW):
-            await at.twin.send(at.hand.messages(some))
-        numbers = iter(range(1_000_000))
+        names = await _readers(at, sizes.lanes, keys)
 
         async def lanes() -> float:
-            return sizes.lanes / await _run(at, Counted(f"lanes{next(numbers)}", sizes.lanes, wait_s))
+            return sizes.lanes / await _run(at, Counted(await anext(names), sizes.lanes, wait_s))
 
         async def one() -> float:
             async def handle(_: Plain) -> None:
                 await asyncio.sleep(wait_s)
 
+            await _stock(at, sizes.one_at_a_time)
             began = time.perf_counter()
             await at.twin.receive(sizes.one_at_a_time, handle)
             return sizes.one_at_a_time / (time.perf_counter() - began)
@@ -332,9 +369,8 @@ async def one_partition(broker: str, sizes: Sizes) -> list[Figure]:
 async def long(broker: str, sizes: Sizes) -> list[Figure]:
     count = sizes.million
     async with there(broker) as at:
-        for start in range(0, count, WINDOW):
-            await at.twin.send(at.hand.messages(parcels(min(WINDOW, count - start), start)))
-        async with children("carried_reader", [(at.where / "long.db", at.url, count)]) as (reader,):
+        await _fill(at, count)
+        async with children("carried_reader", [(at.where / "reader.db", at.url, count)]) as (reader,):
             await reader.tell()
             result = await reader.result()
     times, memory = result["times"], result["memory"]

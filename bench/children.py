@@ -175,14 +175,14 @@ async def carried_reader(path: str, url: str, count: str) -> dict[str, Any]:
     """The same of a backlog at a broker."""
     from .parcels import Parcel
 
-    service: Service[None] = Service("long")
+    service: Service[None] = Service("reader")
     finished = asyncio.Event()
     total, handled = int(count), 0
     step = total // 100
     times: list[float] = []
     work: list[float] = []
 
-    @service.on(Parcel, start="earliest", name="handler")
+    @service.on(Parcel, start="earliest", name="handle")
     async def handle(_: Parcel) -> None:
         nonlocal handled
         if not handled % step or handled == total - 1:

@@ -65,7 +65,7 @@ class ByHand:
         key, prefix = event.parcel, self._prefix
         slot = crc32(key.encode()) % 960
         self._numbers[slot] += 1
-        headers = self._same | {
+        headers = dict(self._same) | {
             f"{prefix}sequence": f"{self._numbers[slot]:020d}",
             f"{prefix}id": id,
             f"{prefix}time": datetime.now(UTC).isoformat(),

@@ -16,18 +16,23 @@ from ..parcels import Parcel, Plain
 
 READ = 500  # messages that a twin reads, and after which it commits
 Handle = Callable[[Plain], Awaitable[None]]
-HAVE_TWINS = ("nats", "kafka")
+HAVE_TWINS = ("nats", "kafka", "rabbitmq", "pulsar")
 
 __all__ = ["HAVE_TWINS", "READ", "Any", "AsyncIterator", "Handle", "Peer", "Twin", "twin_of"]
 
 
 class Twin(Protocol):
     prefix: str  # of headers
+    keeps: bool  # what was sent, for readers that come later
 
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def send(self, messages: Sequence[Message]) -> None:
         """All at once, until every one is acknowledged."""
+        ...
+
+    async def stock(self, messages: Sequence[Message]) -> None:
+        """Where the broker keeps nothing: have these there for whoever receives next. Else nothing."""
         ...
 
     async def receive(self, count: int, handle: Handle) -> None:
@@ -43,6 +48,8 @@ class Twin(Protocol):
 
 class Peer(Protocol):
     """FastStream, as its guide shows."""
+
+    batches: bool  # whether it has handlers of several messages there
 
     async def send(self, events: Sequence[Parcel]) -> None: ...
     async def receive(self, count: int, *, batch: bool) -> None: ...

@@ -12,12 +12,13 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from eventspine.brokers.port import Message
 
-from ..parcels import CHANNEL, decode
-from . import READ, Handle, Peer
+from ..parcels import CHANNEL, Parcel, decode
+from . import READ, Handle, Peer, peers
 
 
 class Twin:
     prefix = "ce_"
+    keeps = True
 
     def __init__(self, url: str, partitions: int) -> None:
         self.servers = url.partition("://")[2].partition("?")[0].strip("/")
@@ -69,12 +70,15 @@ class Twin:
         consumer.assign([TopicPartition(CHANNEL, n, at) for n in range(self.partitions)])
         return consumer
 
+    async def stock(self, messages: Sequence[Message]) -> None:
+        """It is there already."""
+
     async def receive(self, count: int, handle: Handle) -> None:
         consumer = self._consumer("earliest")
         while count > 0:
             batch = await asyncio.to_thread(consumer.consume, READ, 1.0)
             for message in batch:
-                await handle(decode(message.value()))
+                await handle(decode(message.value() or b""))
             if batch:
                 await asyncio.to_thread(consumer.commit, asynchronous=False)
             count -= len(batch)
@@ -88,7 +92,7 @@ class Twin:
             while True:
                 message = await asyncio.to_thread(consumer.poll, 0.2)
                 if message is not None and message.error() is None:
-                    await handle(decode(message.value()))
+                    await handle(decode(message.value() or b""))
 
         listening = asyncio.create_task(listen())
         await asyncio.sleep(2)  # until it has found where "now" is
@@ -98,7 +102,44 @@ class Twin:
         await asyncio.to_thread(consumer.close)
 
     def peer(self) -> Peer | None:
-        return None  # FastStream's confluent broker is not in the lock
+        return FastStream(self.servers, self.partitions) if peers.there("confluent") else None
+
+
+class FastStream:
+    batches = True
+
+    def __init__(self, servers: str, partitions: int) -> None:
+        self.servers, self.partitions = servers, partitions
+
+    async def send(self, events: Sequence[Parcel]) -> None:
+        from faststream.confluent import KafkaBroker
+
+        async with KafkaBroker(self.servers, logger=None, acks="all") as broker:
+            for start in range(0, len(events), 1000):
+                some = events[start : start + 1000]
+                await asyncio.gather(
+                    *(
+                        broker.publish(
+                            body, CHANNEL, key=event.parcel.encode(), partition=event.number % self.partitions
+                        )
+                        for event, body in zip(some, peers.bodies_of(some), strict=True)
+                    )
+                )
+
+    async def receive(self, count: int, *, batch: bool) -> None:
+        """One handler for each message, with its offset committed after it; or, with `batch`, one for a list."""
+        from faststream import AckPolicy
+        from faststream.confluent import KafkaBroker
+
+        broker, handlers = KafkaBroker(self.servers, logger=None), peers.Handlers(count)
+        source = broker.subscriber(
+            CHANNEL, group_id=uuid4().hex, auto_offset_reset="earliest", ack_policy=AckPolicy.ACK,
+            batch=batch, max_records=READ if batch else None,
+        )  # fmt: skip
+        source(handlers.chosen(batch=batch))
+        async with broker:
+            await broker.start()
+            await handlers.finished.wait()
 
 
 def twin(url: str, partitions: int) -> Twin:

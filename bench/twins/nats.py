@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,11 +16,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from eventspine.brokers.port import Message
 
 from ..parcels import CHANNEL, Parcel, decode
-from . import READ, Handle, Peer
+from . import READ, Handle, Peer, peers
 
 
 class Twin:
     prefix = "ce-"
+    keeps = True
 
     def __init__(self, url: str, partitions: int) -> None:
         self.url = url.partition("/?")[0]
@@ -44,6 +43,9 @@ class Twin:
         headers = dict(message.headers) | {"content-type": message.content_type, "Nats-Msg-Id": message.id}
         subject = f"{message.channel}.p{message.slot % self.partitions}"
         return await self._js.publish_async(subject, message.data, headers=headers)
+
+    async def stock(self, messages: Sequence[Message]) -> None:
+        """It is there already."""
 
     async def receive(self, count: int, handle: Handle) -> None:
         config = ConsumerConfig(ack_policy=AckPolicy.ALL, deliver_policy=DeliverPolicy.ALL, max_ack_pending=10_000)
@@ -68,17 +70,12 @@ class Twin:
         await heard.unsubscribe()
 
     def peer(self) -> Peer | None:
-        logging.getLogger("faststream").setLevel(logging.WARNING)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                import faststream.nats  # noqa: F401
-            except ImportError:
-                return None
-        return FastStream(self.url, self.partitions)
+        return FastStream(self.url, self.partitions) if peers.there("nats") else None
 
 
 class FastStream:
+    batches = True
+
     def __init__(self, url: str, partitions: int) -> None:
         self.url, self.partitions = url, partitions
 
@@ -87,59 +84,29 @@ class FastStream:
 
         async with NatsBroker(self.url, logger=None) as broker:
             for start in range(0, len(events), 1000):
+                some = events[start : start + 1000]
                 await asyncio.gather(
                     *(
-                        broker.publish(
-                            {
-                                "parcel": event.parcel,
-                                "number": event.number,
-                                "sent_ns": event.sent_ns,
-                                "note": event.note,
-                            },
-                            f"{CHANNEL}.p{event.number % self.partitions}",
-                            stream=CHANNEL,
-                            timeout=30,
-                        )
-                        for event in events[start : start + 1000]
+                        broker.publish(body, f"{CHANNEL}.p{event.number % self.partitions}", stream=CHANNEL, timeout=30)
+                        for event, body in zip(some, peers.bodies_of(some), strict=True)
                     )
                 )
 
     async def receive(self, count: int, *, batch: bool) -> None:
         """One handler for each message, acknowledged after it; or, with `batch`, one for a list."""
         from faststream.nats import JStream, NatsBroker, PullSub
-        from pydantic import BaseModel
 
-        class Body(BaseModel):
-            parcel: str
-            number: int
-            sent_ns: int
-            note: str
-
-        broker = NatsBroker(self.url, logger=None)
-        left, finished = count, asyncio.Event()
-
-        def done(some: int) -> None:
-            nonlocal left
-            left -= some
-            if left <= 0:
-                finished.set()
-
-        async def one(body: Body) -> None:  # noqa: ARG001 -- decoded for it all the same
-            done(1)
-
-        async def several(bodies: list[Body]) -> None:
-            done(len(bodies))
-
+        broker, handlers = NatsBroker(self.url, logger=None), peers.Handlers(count)
         source = broker.subscriber(
             f"{CHANNEL}.*",
             stream=JStream(CHANNEL, declare=False),
             deliver_policy=DeliverPolicy.ALL,
             pull_sub=PullSub(batch_size=READ, batch=batch),
         )
-        source(several if batch else one)
+        source(handlers.chosen(batch=batch))
         async with broker:
             await broker.start()
-            await finished.wait()
+            await handlers.finished.wait()
 
 
 def twin(url: str, partitions: int) -> Twin:
