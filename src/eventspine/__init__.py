@@ -8,7 +8,6 @@ from .delivery import BatchDelivery, Delivery
 from .envelope import Envelope
 from .errors import HandlerTimeout, Reject, RetryAfter, SpineError
 from .events import Event, OpenEnum, event, upcast
-from .foreign import Foreign
 from .observe.acting import acting
 from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry
@@ -19,6 +18,7 @@ from .spine import Spine
 
 if _typing.TYPE_CHECKING:
     from .commands.declare import Command
+    from .foreign import Foreign
     from .state.aggregate import Aggregate, applies
     from .state.caches import invalidating
     from .state.views import View
@@ -61,6 +61,7 @@ _LATER = {  # names that not every service needs
     "Aggregate": "state.aggregate",
     "Tumbling": "state.windows",
     "Command": "commands.declare",
+    "Foreign": "foreign",
     "View": "state.views",
     "applies": "state.aggregate",
     "invalidating": "state.caches",

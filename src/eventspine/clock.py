@@ -11,13 +11,13 @@ clock has jumped.
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import random
     from asyncio import AbstractEventLoop
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -60,7 +60,9 @@ class Clock(Protocol):
 
 class SystemClock:
     def __init__(self) -> None:
-        self.random = random.Random()
+        from random import Random  # where it is used: a script that only declares events may not need it
+
+        self.random: random.Random = Random()
 
     def now_us(self) -> int:
         return time.time_ns() // 1000

@@ -5,10 +5,10 @@ raises. `query` reads committed state, which holds all that earlier events of th
 
 from __future__ import annotations
 
+from _blake2 import blake2b
 from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .envelope import Envelope

@@ -5,8 +5,8 @@ It is a view: nothing is stored twice, and nothing is computed until it is asked
 
 from __future__ import annotations
 
+from _blake2 import blake2b
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
 from typing import Any
 
 import msgspec

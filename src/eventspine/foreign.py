@@ -13,11 +13,11 @@ no such place: there `id=` names what the producer has made unique, or a message
 from __future__ import annotations
 
 import inspect
+from _blake2 import blake2b
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import msgspec

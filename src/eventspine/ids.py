@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from hashlib import blake2b
+from _blake2 import blake2b  # hashlib has it from there, and loads OpenSSL besides: 4 ms of `import eventspine`
 from struct import Struct
 from threading import Lock
 from weakref import WeakSet

@@ -15,7 +15,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from .declared import (
@@ -374,6 +373,8 @@ def _beside_caller(tables: Tables | None) -> Tables | None:
     """A relative file of SQL is looked for beside the module that makes the service."""
     if not isinstance(tables, str):
         return tables
+    from pathlib import Path
+
     module_file = sys._getframe(2).f_globals.get("__file__")
     path = Path(tables) if module_file is None else Path(module_file).parent / tables
     if not path.is_file():
@@ -384,6 +385,7 @@ def _beside_caller(tables: Tables | None) -> Tables | None:
 def tables_script(tables: Tables) -> tuple[str, str | Callable[[Any], None]]:
     """Its version, which says whether it has run, and what to run."""
     from hashlib import blake2b
+    from pathlib import Path
 
     if isinstance(tables, str):
         script = Path(tables).read_text(encoding="utf-8")

@@ -19,12 +19,14 @@ Times are microseconds since 1970 UTC (`_us`). A position is an integer > 0; 0 s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
 from .cursors import Range
+
+if TYPE_CHECKING:
+    from pathlib import Path  # as many others here, left out of what `import eventspine` loads
 
 SLOTS = 960  # a constant of the format on disk and on the wire (R22); never change it
 PARTITIONS = 16  # of our own feed: partition = slot % 16
