@@ -45,6 +45,7 @@ LONG = (  # many processes for each test, or many histories: most of the time, f
     "integrations/test_fastapi_killed.py",
     "integrations/test_flask.py::test_the_orm_in_a_handler_is_exactly_once_however_often_it_is_killed",
     "integrations/test_jupyter.py",
+    "journal/test_postgres_failover.py",
     "journal/test_sqlite_processes.py::test_r20_left_alone_it_would_not_stay_small",
     "packaging/",
     "promises/",

@@ -50,6 +50,7 @@ NEEDED = {
     "file": "there is no file",
     "sql": "there is no SQL",
     "server": "there is no server",
+    "standby": "there is no standby",
 }
 MEMORY, SQLITE, PROCESSES = "memory", "sqlite", "sqlite processes"
 CARRIED, NATS = "memory broker", "nats"  # between two journals
@@ -63,12 +64,12 @@ SETUPS = [
         journal="sqlite",
         has=frozenset({"disk", "file", "sql", "processes"}),
     ),
-    Setup("postgres", "PostgreSQL, one process", journal="postgres", has=frozenset({"sql", "server"})),
+    Setup("postgres", "PostgreSQL, one process", journal="postgres", has=frozenset({"sql", "server", "standby"})),
     Setup(
         "postgres processes",
         "PostgreSQL, several processes",
         journal="postgres",
-        has=frozenset({"sql", "server", "processes"}),
+        has=frozenset({"sql", "server", "standby", "processes"}),
     ),
     Setup(CARRIED, "a broker in memory (simulated)", journal="", broker="memory", has=frozenset(NEEDED)),
     Setup(NATS, "NATS JetStream", journal="", broker="nats", has=frozenset(NEEDED)),
@@ -153,5 +154,9 @@ FAULTS = [
     Fault(
         "cut off", "nothing passes between a process and its server", "publishing is refused, or unknown and asked again",
         "exactly once, when it passes again", "at least once", needs="server",
+    ),
+    Fault(
+        "failover", "a synchronous standby takes the place of the journal's server", "kept", "exactly once", "at least once",
+        needs="standby",
     ),
 ]  # fmt: skip

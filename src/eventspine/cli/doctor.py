@@ -161,6 +161,12 @@ def _of_the_file(facts: dict[str, Any]) -> list[str]:
             f"The WAL has grown to {size(wal)}: somebody keeps an old read transaction open. End it; the next "
             "checkpoint then shortens the file."
         )
+    if moved := facts.get("promoted"):
+        found.append(
+            f"The database was promoted or restored since this journal was told so ({moved}, cluster/timeline). Unless its standby "
+            "was synchronous, acknowledged events may be gone, and numbers given out again: how-to/postgresql.md, "
+            '"After a failover", says what to do, and how to tell it.'
+        )
     if by := facts.get("feed_held_up_by"):
         found.append(
             f"A transaction that has appended is still open, and readers wait for its place in the feed ({by}). End it: "

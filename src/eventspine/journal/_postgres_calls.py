@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 from . import _sql_control as control, _sql_registry as registry
 from ._postgres_apply import insert
-from ._postgres_connect import Target
-from ._postgres_schema import Identity
+from ._postgres_lineage import Connecting
 from ._postgres_session import Session
 from ._postgres_sql import Cursor
 from ._records import decode_record
@@ -26,9 +25,9 @@ Function = Callable[[Any], tuple[T, bool]]
 
 
 class Calls:
-    def __init__(self, target: Target, identity: Identity, *, busy_s: float, rang: Callable[[bool], None]) -> None:
-        self._session, self._busy_s, self._rang = Session(target, identity), busy_s, rang
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"spine calls {target.name}")
+    def __init__(self, connecting: Connecting, *, busy_s: float, rang: Callable[[bool], None]) -> None:
+        self._session, self._busy_s, self._rang = Session(connecting), busy_s, rang
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"spine calls {connecting.target.name}")
 
     def submit(
         self, function: Function[T], *, alone: bool = True, token: bool = False, limit_s: float = LIMIT_S

@@ -73,6 +73,12 @@ def target_of(url: str) -> Target:
     # Whatever PGCLIENTENCODING or a role says: texts are whole Unicode, and one that can't be sent would be tried for ever.
     query = urlencode({**defaults, **options, "client_encoding": "UTF8"}, quote_via=quote)
     conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+    if (wanted := options.get("target_session_attrs", "read-write")) not in ("read-write", "primary", "any"):
+        raise SettingsError(
+            f"target_session_attrs={wanted} in {shown} asks for a standby. A journal is read from its primary, too: leave the "
+            "option out, and the primary is found among the hosts.",
+            url=shown,
+        )
     try:
         psycopg.conninfo.conninfo_to_dict(conninfo)
     except psycopg.ProgrammingError as error:
@@ -118,6 +124,9 @@ def connect(target: Target) -> psycopg.Connection[Any]:
         version = connection.info.server_version // 10000
         connection.close()
         raise SettingsError(f"{target.name} is PostgreSQL {version}; 13 or newer is needed.")
+    if connection.info.parameter_status("in_hot_standby") == "on":  # as target_session_attrs=any may find one
+        connection.close()
+        raise _standby(target)
     encoding = connection.info.parameter_status("server_encoding")
     if encoding not in ("UTF8", None):
         connection.close()
@@ -190,11 +199,21 @@ def unreachable(target: Target, error: BaseException) -> JournalError:
             f"{target.name} takes no more connections ({said}). Raise its max_connections, or let fewer processes of this "
             "service run; each has up to ten (how-to/postgresql.md)."
         )
+    if _STANDBY.search(said) and not _PASSING.search(said):
+        return _standby(target)
     if any(pattern.search(said) for pattern, _ in _DENIALS) and not _PASSING.search(said):
         return _denied(target, said)
     return JournalError(
         f"PostgreSQL at {target.name} can't be reached: {said}. Nothing of this was stored; it is tried again as soon as "
         "somebody asks."
+    )
+
+
+def _standby(target: Target) -> JournalError:
+    return JournalError(
+        f"{target.name} is a standby, or read-only: its feed ends somewhere behind the primary's, and nothing can be stored. "
+        "Name the primary, or all hosts (postgresql://one,two/...): the primary among them is found. In a failover it is there "
+        "as soon as one is promoted (how-to/postgresql.md)."
     )
 
 
@@ -224,6 +243,7 @@ _DENIALS = (
     ),
     (re.compile(r'role "[^"]*" does not exist'), "Make the role, or name another in the journal's URL"),
 )
+_STANDBY = re.compile(r"session is read-only|server is in hot standby mode|not accept read-write")
 _PASSING = re.compile(
     r"refused|time[d]? ?out|starting up|shutting down|could not translate|unreachable|No route|reset by peer"
 )

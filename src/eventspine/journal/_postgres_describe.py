@@ -9,6 +9,7 @@ import psycopg
 from . import _sql_retention as retention
 from ._postgres_connect import Target
 from ._postgres_feed import Fence
+from ._postgres_lineage import moved
 from ._postgres_sql import Cursor
 
 ROWS_COUNTED = 100_000  # of a table at most: `spine top` asks every second
@@ -42,6 +43,7 @@ def describe(cursor: Cursor, target: Target, fence: Fence, now_us: int) -> dict[
         "writer_min": int(meta["writer_min"]),
         "postgres": settings["server_version"],
         "synchronous_commit": settings["synchronous_commit"],
+        "promoted": moved(cursor, meta.get("lineage")),
         "feed_held_up_by": ", ".join(f"server process {pid}, for {age:.1f} s" for pid, age in held) or None,
         "lock_pid": None,
         "lock_since_us": None,

@@ -17,9 +17,9 @@ import psycopg
 from ..clock import Clock
 from ..errors import JournalError, OutcomeUnknown, UnitFailed
 from ._postgres_apply import PostgresApplier
-from ._postgres_connect import Target, is_lost, trouble
+from ._postgres_connect import is_lost, trouble
 from ._postgres_known import Raced
-from ._postgres_schema import Identity
+from ._postgres_lineage import Connecting
 from ._postgres_session import Again, Session, take_token
 from ._postgres_sql import Guard, bind, check_query
 from ._sql_apply import Safeguards
@@ -34,23 +34,25 @@ class Transactions:
 
     def __init__(
         self,
-        target: Target,
-        identity: Identity,
+        connecting: Connecting,
         clock: Clock,
         safeguards: Safeguards,
         *,
         busy_s: float,
         rang: Callable[[bool], None],
     ) -> None:
-        self.target, self.identity, self.clock, self.safeguards = target, identity, clock, safeguards
+        self.connecting, self.clock, self.safeguards = connecting, clock, safeguards
+        self.target, self.identity = connecting.target, connecting.identity
         self.busy_s, self.rang = busy_s, rang
         self._idle: list[Session] = []
-        self._free = threading.Semaphore(target.transactions)
+        self._free = threading.Semaphore(self.target.transactions)
         self._lock = threading.Lock()
         self._closed = False
         # Who waits for its turn waits at the door, so that there is a thread for each whose turn it is.
-        self._door = ThreadPoolExecutor(1, thread_name_prefix=f"spine door {target.name}")
-        self.threads = ThreadPoolExecutor(target.transactions, thread_name_prefix=f"spine transaction {target.name}")
+        self._door = ThreadPoolExecutor(1, thread_name_prefix=f"spine door {self.target.name}")
+        self.threads = ThreadPoolExecutor(
+            self.target.transactions, thread_name_prefix=f"spine transaction {self.target.name}"
+        )
 
     async def begin(self, limit_s: float) -> PostgresTransaction:
         loop = asyncio.get_running_loop()
@@ -72,7 +74,7 @@ class Transactions:
             )
         try:
             with self._lock:
-                session = self._idle.pop() if self._idle else Session(self.target, self.identity)
+                session = self._idle.pop() if self._idle else Session(self.connecting)
             while True:
                 try:
                     xid = session.begin(deadline, limit_s=limit_s, token=False)

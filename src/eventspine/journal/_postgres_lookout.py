@@ -15,9 +15,9 @@ from typing import Any
 import psycopg
 
 from ..errors import JournalError
-from ._postgres_connect import Target, connect, reading
+from ._postgres_connect import reading
 from ._postgres_feed import Fence
-from ._postgres_schema import Identity
+from ._postgres_lineage import Connecting
 from ._postgres_session import channel_of
 from ._postgres_sql import Cursor
 from .watching import Watchers
@@ -28,13 +28,14 @@ RECONNECT_S = 0.5
 
 
 class Lookout:
-    def __init__(self, target: Target, identity: Identity, fence: Fence) -> None:
-        self._target, self._identity, self._fence = target, identity, fence
+    def __init__(self, connecting: Connecting, fence: Fence) -> None:
+        self._connecting, self._fence = connecting, fence
+        self._target, self._identity = connecting.target, connecting.identity
         self._watchers = Watchers()
         self._nudged = threading.Event()
         self._ended = False
         self._seen: tuple[int, int, int] | None = None
-        self._thread = threading.Thread(target=self._work, name=f"spine lookout {target.name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"spine lookout {self._target.name}", daemon=True)
         self._started = threading.Lock()
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
@@ -60,7 +61,7 @@ class Lookout:
     def _work(self) -> None:
         while not self._ended:
             try:
-                with contextlib.closing(connect(self._target)) as connection:
+                with contextlib.closing(self._connecting()[0]) as connection:
                     connection.execute(f"listen {channel_of(self._identity)}")
                     self._listen(connection)
             except (psycopg.Error, JournalError):

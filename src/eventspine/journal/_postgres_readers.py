@@ -12,8 +12,8 @@ import msgspec
 import psycopg
 
 from ..errors import JournalCorrupt, JournalError, UnitFailed
-from ._postgres_connect import Target, begin, connect, entering, is_lost, reading, trouble
-from ._postgres_schema import Identity
+from ._postgres_connect import begin, entering, is_lost, reading, trouble
+from ._postgres_lineage import Connecting
 from ._postgres_sql import Cursor, Guard, bind, check_query
 
 QUERY_S = 60.0  # of one query of a handler's
@@ -21,12 +21,12 @@ T = TypeVar("T")
 
 
 class Readers:
-    def __init__(self, target: Target, identity: Identity) -> None:
-        self._target, self._identity = target, identity
+    def __init__(self, connecting: Connecting) -> None:
+        self._connecting, self._target, self._identity = connecting, connecting.target, connecting.identity
         self._idle: list[psycopg.Connection[Any]] = []
         self._lock = threading.Lock()
         self._closed = False
-        self._threads = ThreadPoolExecutor(target.readers, thread_name_prefix=f"spine reader {target.name}")
+        self._threads = ThreadPoolExecutor(self._target.readers, thread_name_prefix=f"spine reader {self._target.name}")
 
     def submit(self, function: Callable[[Cursor], T]) -> Future[T]:
         return self._submit(self.read, function)
@@ -94,7 +94,7 @@ class Readers:
         with self._lock:
             if self._idle:
                 return self._idle.pop(), True
-        return connect(self._target), False
+        return self._connecting()[0], False
 
     def _give_back(self, connection: psycopg.Connection[Any], *, usable: bool = True) -> None:
         if usable and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:

@@ -5,6 +5,8 @@ begin ──► ... ──► COMMIT ──► done
   │        │         ├── committed ──► done
   │        └─ lost ──┴── aborted ──► Again: nothing of it happened
   └─ can't be reached: asked again until the limit, then JournalError        can't be told ──► OutcomeUnknown
+
+Who answers may be a standby that was promoted meanwhile. There the number may be another transaction's, and is not asked for.
 """
 
 from __future__ import annotations
@@ -13,13 +15,14 @@ import contextlib
 import random
 import time
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeGuard, TypeVar
 
 import psycopg
 
 from ..errors import JournalBusy, JournalDenied, JournalError, OutcomeUnknown
-from ._postgres_connect import Target, begin, connect, entering, is_lost, is_passing, is_slow, reading, trouble
+from ._postgres_connect import begin, entering, is_lost, is_passing, is_slow, reading, trouble
 from ._postgres_known import Raced
+from ._postgres_lineage import Connecting, JournalCut
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor
 from ._sqlite_outcome import Trace
@@ -33,22 +36,27 @@ TRIES = 8  # of what others got in the way of
 _DURABLE = "select set_config('synchronous_commit', 'on', true) where current_setting('synchronous_commit') = 'off'"
 
 
+# Written, so that this transaction's COMMIT waits for a synchronous standby: it then has all that was committed before, too.
+MARK = "select pg_logical_emit_message(true, 'eventspine', '')"
+
+
 class Again(Exception):
     """The connection was lost, and nothing of the transaction happened."""
 
 
 class Session:
-    def __init__(self, target: Target, identity: Identity) -> None:
-        self.target, self.identity = target, identity
+    def __init__(self, connecting: Connecting) -> None:
+        self.connecting, self.target, self.identity = connecting, connecting.target, connecting.identity
         self.connection: psycopg.Connection[Any] | None = None
+        self.lineage: str | None = None  # of the server that it is connected to, or was
         self.commit_statement: Callable[[Any, str], Any] = _commit  # a seam for faults at COMMIT
         self.ended = False  # nobody waits any more for a server that can't be reached
 
     def connected(self, deadline: float) -> psycopg.Connection[Any]:
         while self.connection is None:
             try:
-                self.connection = connect(self.target)
-            except JournalDenied:
+                self.connection, self.lineage = self.connecting()
+            except (JournalDenied, JournalCut):
                 raise
             except JournalError:
                 if time.monotonic() > deadline or self.ended:
@@ -81,27 +89,32 @@ class Session:
     def commit(self, xid: str, deadline: float, *, rings: bool, trace: Trace | None = None) -> None:
         """Raises Again, OutcomeUnknown, or what COMMIT refused. Whoever listens is notified outside of the transaction:
         PostgreSQL lets transactions that notify commit one after the other only."""
-        connection = self.connection
+        connection, lineage = self.connection, self.lineage
         assert connection is not None
         try:
-            self.commit_statement(connection, f"; notify {channel_of(self.identity)}" if rings else "")
+            with self.connecting.committing(connection):
+                self.commit_statement(connection, f"; notify {channel_of(self.identity)}" if rings else "")
         except psycopg.Error as error:
             if not is_lost(error):
                 raise
             self.disconnect()
-            if not self._was_committed(xid, trace, deadline):
+            if not self._was_committed(xid, trace, lineage, deadline):
                 raise Again from error
 
-    def _was_committed(self, xid: str, trace: Trace | None, deadline: float) -> bool:
-        """By the server's own record. After a failover the same number may be another's, so an event that it wrote must
-        be there as well."""
+    def _was_committed(self, xid: str, trace: Trace | None, lineage: str | None, deadline: float) -> bool:
+        """By the server's own record. On another timeline the number is another's: there only what the transaction has
+        written can tell. One whose session ended while it waited for a standby is committed, and only on the primary."""
         why: Exception | None = None
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not self.connecting.given_up:
             try:
                 connection = self.connected(deadline)
-                row = connection.execute("select pg_xact_status(%s::xid8)", (xid,)).fetchone()
-                status = row[0] if row else None
-                if status == "committed" and self._has(connection, trace):
+                if lineage == self.lineage:
+                    status = self._status(connection, xid, trace)
+                else:
+                    status = self._status_elsewhere(connection, trace)
+                if status == "committed":
+                    with self.connecting.committing(connection):
+                        connection.execute(f"begin; {_DURABLE}; {MARK}; commit")
                     return True
                 if status == "aborted":
                     return False
@@ -109,18 +122,28 @@ class Session:
                     break
             except (psycopg.Error, JournalError) as error:
                 why = error
+                self.disconnect()
                 if isinstance(error, psycopg.Error) and not is_lost(error):
                     break  # such as a number that the server has not given out yet: it is another one, behind the first
-                self.disconnect()
             time.sleep(RECONNECT_S)
         raise OutcomeUnknown(
             f"The connection to {self.target.name} was lost while committing, and it can't be told whether that happened. "
             "Ask again with the same ids."
         ) from why
 
-    def _has(self, connection: psycopg.Connection[Any], trace: Trace | None) -> bool:
-        if trace is None or "spine_events" not in trace.sql:
-            return True
+    def _status(self, connection: psycopg.Connection[Any], xid: str, trace: Trace | None) -> str | None:
+        row = connection.execute("select pg_xact_status(%s::xid8)", (xid,)).fetchone()
+        if row and row[0] == "committed" and _is_event(trace) and not self._has(connection, trace):
+            return None
+        return str(row[0]) if row and row[0] else None
+
+    def _status_elsewhere(self, connection: psycopg.Connection[Any], trace: Trace | None) -> str | None:
+        """An event that isn't there says that nothing is. A cursor may have been moved on by others."""
+        if trace is not None and self._has(connection, trace):
+            return "committed"
+        return "aborted" if _is_event(trace) else None
+
+    def _has(self, connection: psycopg.Connection[Any], trace: Trace) -> bool:
         with reading(connection, self.target):
             return Cursor(connection, self.identity.schema).execute(trace.sql, trace.values).fetchone() is not None
 
@@ -171,6 +194,10 @@ def _may_try_again(error: Exception, tries: int) -> bool:
     if isinstance(error, Again) or is_lost(error):
         return True
     return tries < TRIES and (isinstance(error, Raced) or is_passing(error))
+
+
+def _is_event(trace: Trace | None) -> TypeGuard[Trace]:
+    return trace is not None and "spine_events" in trace.sql
 
 
 def take_token(identity: Identity) -> str:

@@ -16,9 +16,8 @@ from ..clock import Clock
 from ..errors import JournalError
 from ._groups import Figures, Queue, answers_of, run
 from ._postgres_apply import PostgresApplier
-from ._postgres_connect import Target
-from ._postgres_schema import Identity
-from ._postgres_session import Session
+from ._postgres_lineage import Connecting
+from ._postgres_session import MARK, Session
 from ._sql_apply import STATEMENTS_S, Applied, Safeguards
 from ._sql_jobs import Units, deliver
 from .port import Unit
@@ -27,8 +26,7 @@ from .port import Unit
 class Writer:
     def __init__(
         self,
-        target: Target,
-        identity: Identity,
+        connecting: Connecting,
         clock: Clock,
         *,
         busy_s: float,
@@ -36,7 +34,7 @@ class Writer:
         safeguards: Safeguards,
         statements_s: float = STATEMENTS_S,
     ) -> None:
-        self.session, self.clock = Session(target, identity), clock
+        self.session, self.clock = Session(connecting), clock
         self.busy_s, self.statements_s = busy_s, statements_s
         self.figures = Figures()
         self._rang = rang  # called after a commit; True: others may have more to read
@@ -44,7 +42,7 @@ class Writer:
         self._applier: PostgresApplier | None = None
         self._queue = Queue()
         self.submit = self._queue.put
-        self._thread = threading.Thread(target=self._work, name=f"spine writer {target.name}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"spine writer {connecting.target.name}", daemon=True)
         self._thread.start()
 
     # --- from any thread --------------------------------------------------------------------------------------------
@@ -89,6 +87,10 @@ class Writer:
     def _try(self, units: Sequence[Unit], deadline: float) -> Applied:
         xid = self.session.begin(deadline, limit_s=self.statements_s)
         applied = self._applier_on(self.session.connection).apply(units, self.clock.now_us())
+        if any(verdict.kind == "repeated" for verdict in applied.verdicts):
+            self.session.connected(deadline).execute(
+                MARK
+            )  # else COMMIT would wait for nobody, though what is repeated may be on the primary only
         self.session.commit(xid, deadline, rings=applied.rings, trace=applied.trace)
         self.figures.commits += 1
         return applied

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -23,6 +24,7 @@ from ..errors import JournalError, SettingsError
 from . import Url, _postgres_calls as calls, _postgres_describe as describe, _postgres_feed as feed
 from ._postgres_connect import connect, entering, reading, target_of
 from ._postgres_interactive import PostgresTransaction, Transactions
+from ._postgres_lineage import Connecting, note
 from ._postgres_lookout import Lookout
 from ._postgres_readers import Readers
 from ._postgres_schema import Identity, identity, prepare, schema_of
@@ -206,6 +208,7 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
             if known is None:
                 self.created = prepare(connection, self.target, schema, self._clock.now_us()) or self.created
                 schema, known = self._found(connection)
+            note(connection, self.target, schema)
         if known is None:
             raise JournalError(f"The tables in {schema} of {self.target.name} were removed as soon as they were made.")
         self.id, self.incarnation = known.id, known.incarnation
@@ -225,27 +228,32 @@ class _Running:
         self.pid = os.getpid()
         self.identity = identity
         self.fence = feed.Fence(identity)
+        self.connecting = Connecting(target, identity, lambda: self.fence.decided)
         self.writer = Writer(
-            target,
-            identity,
+            self.connecting,
             clock,
             busy_s=busy_s,
             rang=self._rang,
             safeguards=journal._safeguards,
             statements_s=journal._statements_s,
         )
-        self.calls = calls.Calls(target, identity, busy_s=busy_s, rang=self._rang)
-        self.transactions = Transactions(target, identity, clock, journal._safeguards, busy_s=busy_s, rang=self._rang)
-        self.readers = Readers(target, identity)
-        self.lookout = Lookout(target, identity, self.fence)
+        self.calls = calls.Calls(self.connecting, busy_s=busy_s, rang=self._rang)
+        self.transactions = Transactions(self.connecting, clock, journal._safeguards, busy_s=busy_s, rang=self._rang)
+        self.readers = Readers(self.connecting)
+        self.lookout = Lookout(self.connecting, self.fence)
 
     def _rang(self, rings: bool) -> None:
         if rings:
             self.lookout.tell()
 
     def close(self, limit_s: float) -> None:
-        self.writer.close(limit_s)
-        self.calls.close()
-        self.transactions.close()
-        self.lookout.close()
-        self.readers.close()
+        patience = threading.Timer(limit_s, self.connecting.give_up)
+        patience.start()
+        try:
+            self.writer.close(limit_s)
+            self.calls.close()
+            self.transactions.close()
+            self.lookout.close()
+            self.readers.close()
+        finally:
+            patience.cancel()
