@@ -13,6 +13,9 @@ SpineError
 │   └── ActorRefused          who has it done, or why, as acting() was told
 ├── Undecodable               these bytes are not an event of this class
 ├── NoSuchAggregate           it has no events (yet, or by the time that was asked for)
+├── StreamDeleted             it had events, and its stream was deleted; the message says when, and how much
+├── VersionsDeleted           what was asked for needs versions of a stream that were cut off
+├── StreamNeeded              events can't be deleted yet: who still needs them is named; nothing was deleted
 ├── UnknownEvent              a stream holds an event of a type that its aggregate doesn't know
 ├── NewerVersion              a stream holds an event of a newer version than this code knows
 ├── CommandRefused            this command can't be sent as it is; nothing was done
@@ -96,6 +99,18 @@ class ContentTypeRefused(HeaderRefused):
 
 
 class NoSuchAggregate(SpineError):
+    pass
+
+
+class StreamDeleted(SpineError):
+    pass
+
+
+class VersionsDeleted(SpineError):
+    pass
+
+
+class StreamNeeded(SpineError):
     pass
 
 

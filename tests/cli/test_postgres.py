@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 import signal
+import subprocess
+import sys
 import time
-from urllib.parse import parse_qsl, urlsplit
 
-import psycopg
 import pytest
 
 from .test_run import publish
@@ -90,7 +90,6 @@ def test_what_only_a_file_can_do_is_refused_with_what_it_is(spine, journal):
     told = {
         "only a file can be reset": ["reset", "--yes"],
         "history can only be taken from one": ["replay", "--into", "scratch.db"],
-        "only the streams of one can be listed": ["streams", "list"],
         "puts a file in place": ["restore", "copy.db"],
     }
     for why, command in told.items():
@@ -102,18 +101,42 @@ def test_what_only_a_file_can_do_is_refused_with_what_it_is(spine, journal):
         assert "s3cr3t" not in answer.stderr
 
 
-def test_the_query_that_is_advised_instead_of_streams_list_is_one(journal, spine):
-    spine.run_shop()
-    advised = re.search(r"In PostgreSQL: (select .+)\.$", " ".join(spine("streams", "list").stderr.split()))
-    assert advised is not None
-    url = urlsplit(journal)
-    schema = dict(parse_qsl(url.query)).get("schema")
-    with psycopg.connect(url._replace(query="").geturl()) as connection:
-        if schema is not None:
-            connection.execute("select set_config('search_path', %s, false)", (schema,))
-        asked = connection.execute(advised[1])
-        assert asked.description is not None
-        assert ["service", "name", "version"] == [column.name for column in asked.description]
+def test_streams_are_listed_truncated_and_deleted(spine, journal):
+    (spine.folder / "town.py").write_text(TOWN)
+    made = subprocess.run(
+        [sys.executable, "town.py", journal], cwd=spine.folder, env=spine.environment, check=False, capture_output=True
+    )
+    assert 0 == made.returncode, made.stderr
+    listed = json.loads(spine("streams", "list", "--json").stdout)
+    assert [("town", "garage-g1", 2), ("town", "garage-g2", 2)] == [tuple(row.values()) for row in listed]
+    truncated = spine("streams", "truncate", "town", "garage-g1", "--before", "2", "--unchecked", "--yes")
+    assert "1 event deleted; it begins with version 2" in truncated.stdout, truncated.stderr
+    deleted = spine("streams", "delete", "town", "garage-g2", "--yes")
+    assert "2 events deleted" in deleted.stdout, deleted.stderr
+    assert [3] == [row["version"] for row in json.loads(spine("streams", "show", "town", "garage-g2", "--json").stdout)]
+
+
+TOWN = """
+import asyncio, sys
+from eventspine import Aggregate, Event, Service, Spine, applies
+
+class Filled(Event, context="town", key="garage"):
+    garage: str
+
+class Garage(Aggregate):
+    @applies(Filled)
+    def _filled(self, event): ...
+
+async def main():
+    async with Spine(sys.argv[1], service=Service("town")) as spine:
+        for id in ("g2", "g1"):
+            garage = Garage(id)
+            garage.record(Filled(garage=id))
+            garage.record(Filled(garage=id))
+            await spine.save(garage)
+
+asyncio.run(main())
+"""
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,20 @@ class Garage(Aggregate):
     @applies(Filled)
     def _filled(self, event: Filled) -> None:
         self.cars += 1
+
+
+class Counted(Event, context="town", key="garage"):
+    garage: str
+    cars: int
+
+
+class Restated(Garage, name="garage"):
+    def count(self) -> None:
+        self.record(Counted(garage=self.id, cars=self.cars))
+
+    @applies(Counted)
+    def _counted(self, event: Counted) -> None:
+        self.cars = event.cars
 
 
 @pytest.fixture
@@ -73,3 +89,61 @@ def test_a_name_that_is_none_is_answered_with_what_may_be_meant(
 def test_where_there_are_none_it_says_so(say: Any, story: Any) -> None:
     assert say("streams", "list", "--json").stdout.strip() == "[]"
     assert "Nobody has any" in say("streams", "show", "garage", "g1").output
+
+
+# --- when it is over --------------------------------------------------------------------------------------------------
+
+
+def test_one_is_deleted_once_it_is_confirmed(town: Any) -> None:
+    asked = town("delete", "town", "garage-g1")
+    assert (2, True) == (asked.exit_code, "Delete the 2 events of garage-g1 for good?" in asked.output)
+    assert 2 == len(json.loads(town("show", "town", "garage-g1", "--json").stdout))
+    deleted = town("delete", "town", "garage-g1", "--yes", "--actor", "user:7", "--why", "pulled down")
+    assert "garage-g1 of town: 2 events deleted.\n" == deleted.stdout
+    shown = town("show", "town", "garage-g1", "--json")
+    assert "begins with version 3" in shown.stderr
+    (row,) = json.loads(shown.stdout)
+    assert (3, "spine.StreamEnded") == (row["version"], row["event"]["type"])
+    assert ("user:7", "pulled down") == (row["event"]["actor"], row["event"]["why"])
+    again = town("delete", "town", "garage-g1", "--yes")
+    assert (0, True) == (again.exit_code, "0 events deleted" in again.stdout)
+
+
+def test_one_that_is_not_there_is_answered_with_what_may_be_meant(town: Any) -> None:
+    for command in (["delete"], ["truncate", "--before", "2", "--unchecked"]):
+        result = town(*command, "town", "g1", "--yes")
+        assert (4, True) == (result.exit_code, "Did you mean garage-g1?" in result.output)
+
+
+def test_one_is_truncated_before_what_restates_it(town: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+
+    async def count() -> None:
+        async with Spine(f"sqlite:///{tmp_path}/spine.db", service=Service("town")) as spine:
+            garage = await spine.load(Restated, "g1")
+            garage.count()
+            await spine.save(garage)
+
+    asyncio.run(count())
+    truncate = ("truncate", "town", "garage-g1", "--yes", "--before")
+    aggregate = ("--aggregate", f"{__name__}:Restated")
+    assert 2 == town(*truncate, "3").exit_code
+    assert 2 == town(*truncate, "3", *aggregate, "--unchecked").exit_code
+    assert "is no aggregate" in town(*truncate, "3", "--aggregate", f"{__name__}:Filled").output
+    assert "leaves out cars" in town(*truncate, "2", *aggregate).output
+    told = town(*truncate, "3", *aggregate)
+    assert "garage-g1 of town: 2 events deleted; it begins with version 3.\n" == told.stdout, told.output
+    assert [3] == [row["version"] for row in json.loads(town("show", "town", "garage-g1", "--json").stdout)]
+    other = town("truncate", "town", "garage-g2", "--before", "2", "--unchecked", "--yes")
+    assert "garage-g2 of town has 1 version; its last event stays" in other.output
+
+
+def test_doctor_finds_one_that_lacks_an_event(town: Any, say: Any, tmp_path: Path) -> None:
+    town("truncate", "town", "garage-g1", "--before", "2", "--unchecked", "--yes")
+    assert 0 == say("doctor", "--deep").exit_code, say("doctor", "--deep").output
+    with closing(sqlite3.connect(tmp_path / "spine.db")) as file:
+        file.execute("delete from spine_events where position = 3")
+        file.commit()
+    assert "1 stream lacks events between its first and its last" in say("doctor", "--deep").output.replace(
+        "their", "its"
+    )

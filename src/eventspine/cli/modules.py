@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,9 @@ from ..settings import Settings
 from .exits import Failed, Misused
 from .inside import called
 from .tail import named
+
+if TYPE_CHECKING:
+    from ..state.aggregate import Aggregate
 
 
 def load(name: str, folder: Path | None = None) -> ModuleType:
@@ -88,6 +91,20 @@ def _named(module: ModuleType, attribute: str) -> Service[Any]:
     others = f" It has {', '.join(names)}." if names else " It has no service at all."
     told = "is no Service" if hasattr(module, attribute) else "does not exist"
     raise Misused(f"{module.__name__}:{attribute} {told}.{others}")
+
+
+def named_aggregate(place: str) -> type[Aggregate]:
+    """MODULE:CLASS"""
+    from ..state.aggregate import Aggregate
+
+    name, _, attribute = place.partition(":")
+    module = load(name)
+    found = getattr(module, attribute, None)
+    if isinstance(found, type) and issubclass(found, Aggregate):
+        return found
+    names = [name for name, value in vars(module).items() if isinstance(value, type) and issubclass(value, Aggregate)]
+    told = ", ".join(name for name in names if name != "Aggregate") or "none"
+    raise Misused(f"{place!r} is no aggregate. Say MODULE:CLASS; the aggregates of {name}: {told}.")
 
 
 def _all(module: ModuleType) -> list[Service[Any]]:

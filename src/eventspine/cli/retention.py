@@ -99,6 +99,11 @@ async def note_what_is_gone(journal: Journal, channels: Sequence[str], position:
             f"Events of {printable(row.channel)} up to position {row.position:,} ({clock_time(row.recorded_us)}) were deleted "
             "by retention. It goes on with what is left."
         )
+    for row in deleted_after(await journal.cut_off(), channels, position):
+        note(
+            f"Streams of {printable(row.channel)} were deleted or truncated: {plural(row.events, 'event')} up to position "
+            f"{row.position:,}. It goes on with what is left."
+        )
     others = [row.channel for row in deleted if row.position > position and row.channel not in channels]
     if others:
         note(

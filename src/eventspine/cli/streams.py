@@ -1,26 +1,29 @@
-"""`spine streams`: the events of one entity, in order of version."""
+"""`spine streams`: the events of one entity, in order of version; and the end of it, when it is over."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import nullcontext
 from datetime import datetime
 from difflib import get_close_matches
 
 import click
 
-from ..clock import us_of
-from ..journal.port import Journal, Record
-from ..journal.sqlite import SQLiteJournal
+from ..clock import SystemClock, us_of
+from ..errors import VersionsDeleted
+from ..journal.port import Journal, Record, StreamHead
+from ..observe.acting import acting
+from ..observe.printable import printable
+from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
-from .exits import NothingFound
-from .journals import PAGE, asynchronous, existing_journal, file_of
-from .output import say_listing, shorten
+from .exits import Misused, NothingFound
+from .journals import PAGE, asynchronous, existing_journal
+from .output import confirm, note, say, say_listing, shorten
 from .records import cloud_event, data_text
 from .times import clock_time, moment
 
 COLUMNS = ("version", "recorded", "type", "position", "data")
-IN_SQL = "select service, name, version from spine_streams order by service, name"
 
 
 @click.group(cls=Group)
@@ -29,6 +32,12 @@ def command() -> None:
 
 
 async def versions(journal: Journal, service: str, stream: str, after: int) -> AsyncIterator[tuple[int, Record]]:
+    """Those after this one; of a stream that was cut off, from the first that there is."""
+    try:
+        await journal.stream(service, stream, after=after, limit=1)
+    except VersionsDeleted as gone:
+        after = gone.details["first"] - 1
+        note(f"{printable(stream)} begins with version {after + 1:,}: those before were deleted.")
     while page := await journal.stream(service, stream, after=after, limit=PAGE):
         for record in page:
             after += 1
@@ -50,10 +59,10 @@ async def _later_than(after: int, events: AsyncIterator[tuple[int, Record]]) -> 
             yield version, record
 
 
-async def named(file: SQLiteJournal, service: str | None) -> AsyncIterator[tuple[str, str, int]]:
+async def named(journal: Journal, service: str | None) -> AsyncIterator[StreamHead]:
     """Each stream: its service, its name and its version."""
     after = ("", "")
-    while page := await file.streams(service, after, PAGE):
+    while page := await journal.streams(service, after, PAGE):
         for one in page:
             yield one
         after = page[-1][:2]
@@ -61,8 +70,6 @@ async def named(file: SQLiteJournal, service: str | None) -> AsyncIterator[tuple
 
 async def _no_such(journal: Journal, service: str, stream: str) -> str:
     """An aggregate's streams are called by its name and its id, and people know the id."""
-    if not isinstance(journal, SQLiteJournal):
-        return f"{service} has no stream {stream!r}."
     names = [name async for _, name, _ in named(journal, service)]
     if not names:
         others = sorted({of async for of, _, _ in named(journal, None)})
@@ -83,9 +90,8 @@ async def _no_such(journal: Journal, service: str, stream: str) -> str:
 async def list_(invocation: Invocation, service: str | None, prefix: str, as_json: bool) -> None:
     """List streams, by their names."""
     async with existing_journal(invocation) as journal:
-        file = file_of(journal, f"only the streams of one can be listed. In PostgreSQL: {IN_SQL}.")
         await say_listing(
-            (one async for one in named(file, service) if one[1].startswith(prefix)),
+            (one async for one in named(journal, service) if one[1].startswith(prefix)),
             as_json=as_json,
             view=lambda one: {"service": one[0], "stream": one[1], "version": one[2]},
             columns=("service", "stream", "version"),
@@ -123,3 +129,84 @@ async def show(
             ],
             none=f"Nothing after version {after}{f' by {at.isoformat()}' if at else ''}.",
         )
+
+
+@command.command()
+@click.argument("service")
+@click.argument("stream")
+@click.option("--actor", help="Who has it done: user:42. Whoever comes to it later is told.")
+@click.option("--why", help="Why: ticket 811.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@pass_invocation
+@asynchronous
+async def delete(
+    invocation: Invocation, service: str, stream: str, actor: str | None, why: str | None, yes: bool
+) -> None:
+    """Delete all events of STREAM for good, of an entity that is over.
+
+    One private event stays, that says so: its id is not used again, and loading it is an error that tells when it was
+    deleted. Refused while a subscription or view has not come past it, or a delivery of it is parked, dead or held."""
+    from ..state.deleting import delete_stream, look_who_needs
+
+    said = nullcontext() if actor is None and why is None else acting(actor, why=why)
+    async with existing_journal(invocation) as journal:
+        if not await journal.stream_version(service, stream):
+            raise NothingFound(await _no_such(journal, service, stream))
+        events = await look_who_needs(journal, service, stream)
+        confirm(f"Delete the {plural(events, 'event')} of {printable(stream)} for good?", yes)
+        with said:
+            done = await delete_stream(journal, SystemClock(), service, stream)
+        say(f"{printable(stream)} of {printable(service)}: {plural(done.events, 'event')} deleted.")
+
+
+@command.command()
+@click.argument("service")
+@click.argument("stream")
+@click.option(
+    "--before", type=click.IntRange(1), required=True, metavar="VERSION", help="The first version that stays."
+)
+@click.option(
+    "--aggregate",
+    metavar="MODULE:CLASS",
+    help="The class whose state is compared: as all events make it, and as the one at VERSION makes it alone.",
+)
+@click.option("--unchecked", is_flag=True, help="You know that the event at VERSION restates what came before it.")
+@click.option("--yes", is_flag=True, help="Don't ask.")
+@pass_invocation
+@asynchronous
+async def truncate(
+    invocation: Invocation,
+    service: str,
+    stream: str,
+    before: int,
+    aggregate: str | None,
+    unchecked: bool,
+    yes: bool,
+) -> None:
+    """Delete the events of STREAM before VERSION, whose event says all that they had come to.
+
+    Versions go on; the past before it can't be told any more. Refused as `streams delete` is."""
+    if unchecked == (aggregate is not None):
+        raise Misused("Say --aggregate MODULE:CLASS, so that its state can be compared; or --unchecked. One of them.")
+    async with existing_journal(invocation) as journal:
+        if not await journal.stream_version(service, stream):
+            raise NothingFound(await _no_such(journal, service, stream))
+        if aggregate is not None:
+            await _check(journal, service, stream, before, aggregate)
+        confirm(f"Delete the versions of {printable(stream)} before {before:,} for good?", yes)
+        done = await journal.cut(service, stream, before=before)
+        say(
+            f"{printable(stream)} of {printable(service)}: {plural(done.events, 'event')} deleted; it begins with version {done.first:,}."
+        )
+
+
+async def _check(journal: Journal, service: str, stream: str, before: int, aggregate: str) -> None:
+    from ..state.deleting import check_restates
+    from ..state.shapes import shape_of
+    from .modules import named_aggregate
+
+    cls = named_aggregate(aggregate)
+    prefix = shape_of(cls).stream("")
+    if not stream.startswith(prefix):
+        raise Misused(f"The streams of {cls.__name__} begin with {prefix}, and {stream} does not.")
+    await check_restates(journal, service, cls, stream.removeprefix(prefix), before)

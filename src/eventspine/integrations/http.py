@@ -31,6 +31,8 @@ from ..errors import (
     OutcomeUnknown,
     Reject,
     SpineClosed,
+    StreamDeleted,
+    VersionsDeleted,
     ViewBehind,
     ViewNotKept,
 )
@@ -111,6 +113,8 @@ RULES: dict[type[Exception], _Rule] = {
     ),
     Reject: _Rule(409, "Refused", None),
     NoSuchAggregate: _Rule(404, "Not found", "There is no such thing."),
+    StreamDeleted: _Rule(410, "Deleted", "It was deleted."),
+    VersionsDeleted: _Rule(410, "Deleted", "What it was by then was deleted."),
     Conflict: _Rule(409, "Changed meanwhile", "Somebody else changed this at the same time. Read it again."),
     ViewBehind: _Rule(
         503, "Not that far yet", "What you have written is stored and will be seen here soon. Ask again.", 1

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from ..errors import Fenced
 from ._memory_tables import Tables
-from .port import OWN_FEED, ChannelSize, Cursor, Deleted, Fence, Record, Sweep
+from .cutting import Old, Open, check_version, refuse_needed, summed
+from .port import OWN_FEED, ChannelSize, Cursor, Deleted, Fence, Record, StreamCut, Sweep
 from .retention import Facts, held, held_back, kept
 
 SPAN = 20_000  # positions that one step may pass
@@ -60,14 +61,44 @@ def _settled(tables: Tables) -> dict[int, list[int]]:
 
 def _delete(tables: Tables, record: Record) -> None:
     position = record.position
-    tables.feed[position - 1] = _empty(record)
-    del tables.by_id[record.id]
-    if record.correlation is not None:
-        tables.by_correlation[record.correlation].remove(position)
+    _take_out(tables, record)
     before = tables.deleted.get(record.channel or "", Deleted("", 0, 0, 0))
     last = max((before.position, before.recorded_us), (position, record.recorded_us))
     tables.deleted[record.channel or ""] = Deleted(record.channel or "", *last, before.events + 1)
+
+
+def _take_out(tables: Tables, record: Record) -> None:
+    tables.feed[record.position - 1] = _empty(record)
+    del tables.by_id[record.id]
+    if record.correlation is not None:
+        tables.by_correlation[record.correlation].remove(record.position)
     tables.deleted_bytes += len(record.data)
+    tables.holes = True
+
+
+def cut(tables: Tables, service: str, stream: str, before: int, expected: int | None) -> StreamCut:
+    positions = tables.streams.get((service, stream), [])
+    check_version(service, stream, len(positions), before, expected)
+    records = [tables.feed[position - 1] for position in positions[: max(0, before - 1)] if position]
+    old = [Old(row.position, row.channel, row.slot, row.recorded_us) for row in records]
+    subscriptions = list(tables.subscriptions.values())
+    refuse_needed(service, stream, old, subscriptions, _cursors(tables), _open(tables, {row.position for row in old}))
+    settled = _settled(tables)
+    for version, record in enumerate(records, tables.first(service, stream)):
+        _take_out(tables, record)
+        positions[version - 1] = 0
+        for number in settled.get(record.position, ()):
+            tables.remove_delivery(number)
+    tables.cut_off = summed(tables.cut_off, old)
+    return StreamCut(len(old), tables.first(service, stream))
+
+
+def _open(tables: Tables, positions: set[int]) -> list[Open]:
+    return [
+        Open(number, row.subscription, row.state)
+        for number, row in tables.deliveries.items()
+        if row.feed == OWN_FEED and row.state != "settled" and row.position in positions
+    ]
 
 
 def _empty(record: Record) -> Record:

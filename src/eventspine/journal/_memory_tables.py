@@ -20,6 +20,7 @@ class Tables:
         "by_id",
         "control",
         "cursors",
+        "cut_off",
         "deleted",
         "deleted_bytes",
         "deliveries",
@@ -30,6 +31,7 @@ class Tables:
         "feed",
         "feed_bytes",
         "generations",
+        "holes",
         "keeps",
         "leases",
         "marks",
@@ -47,7 +49,7 @@ class Tables:
         self.feed_bytes: list[int] = [0]  # bytes of data up to and including a position
         self.by_id: dict[bytes, int] = {}
         self.by_correlation: dict[str, list[int]] = {}
-        self.streams: dict[tuple[str, str], list[int]] = {}  # version = index + 1
+        self.streams: dict[tuple[str, str], list[int]] = {}  # version = index + 1; 0: cut off
         self.generations: dict[str, list[tuple[int, str]]] = {}
         self.subscriptions: dict[int, Subscription] = {}
         self.cursors: dict[int, dict[tuple[str, int], tuple[int, list[Range]]]] = {}  # by subscription
@@ -66,6 +68,8 @@ class Tables:
         self.run_statements: Run | None = None  # None: there are no tables of anybody's own
         self.keeps: list[Keep] = []
         self.deleted: dict[str, Deleted] = {}
+        self.cut_off: list[Deleted] = []
+        self.holes = False  # whether anything was deleted, and the feed has empty places
         self.deleted_bytes = 0  # of those that feed_bytes counts
 
     # --- the feed ---------------------------------------------------------------------------------------------------
@@ -94,6 +98,13 @@ class Tables:
         while position and not self.feed[position - 1].id:  # that one was deleted
             position -= 1
         return position
+
+    # --- streams ----------------------------------------------------------------------------------------------------
+
+    def first(self, service: str, stream: str) -> int:
+        """The version that it begins with; 0: it has none."""
+        positions = self.streams.get((service, stream), [])
+        return positions.count(0) + 1 if positions else 0
 
     # --- cursors ----------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,7 @@ class Safeguards:
     fences: bool = True
     fold_after_verdicts: bool = True
     statements_limit: bool = True  # a unit's SQL is ended when it takes too long
+    needs: bool = True  # a stream is not cut while somebody needs what would go
     own_lock: bool = True  # a wait for a lock that this process holds itself is refused at once (R21)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ._records import Wanted, decode_record
 from .cursors import Range, decode
+from .cutting import begins_later
 from .port import (
     OWN_FEED,
     PARTITIONS,
@@ -23,6 +24,7 @@ from .port import (
     Process,
     Record,
     State,
+    StreamHead,
     Subscription,
     Timer,
 )
@@ -128,16 +130,18 @@ def position_at(cursor: sqlite3.Cursor, time_us: int) -> int:
     return int(row[0] or 0)
 
 
+_STREAM = (
+    f"/*spine*/ select {', '.join(f'e.{column.strip()}' for column in RECORD.split(','))}, v.version"
+    " from spine_streams s join spine_stream_events v on v.stream = s.number join spine_events e on e.position = v.position"
+    " where s.service = ? and s.name = ? and v.version > ? order by v.version limit ?"
+)
+
+
 def stream(cursor: sqlite3.Cursor, service: str, name: str, after: int, limit: int) -> list[Record]:
-    columns = ", ".join(f"e.{column.strip()}" for column in RECORD.split(","))
-    return records_of(
-        cursor.execute(
-            f"/*spine*/ select {columns} from spine_streams s join spine_stream_events v on v.stream = s.number"
-            " join spine_events e on e.position = v.position"
-            " where s.service = ? and s.name = ? and v.version > ? order by v.version limit ?",
-            (service, name, after, limit),
-        ).fetchall()
-    )
+    rows = cursor.execute(_STREAM, (service, name, after, limit)).fetchall()
+    if rows and rows[0][-1] != after + 1:
+        raise begins_later(service, name, rows[0][-1])
+    return records_of([row[:-1] for row in rows])
 
 
 def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
@@ -147,14 +151,12 @@ def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
     return int(row[0]) if row else 0
 
 
-def streams(
-    cursor: sqlite3.Cursor, service: str | None, after: tuple[str, str], limit: int
-) -> list[tuple[str, str, int]]:
+def streams(cursor: sqlite3.Cursor, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
     query = (
         "/*spine*/ select service, name, version from spine_streams where (service, name) > (?, ?)"
-        " and (? is null or service = ?) order by service, name limit ?"
+        " and service = coalesce(?, service) order by service, name limit ?"
     )
-    return cursor.execute(query, (*after, service, service, limit)).fetchall()
+    return [StreamHead(*row) for row in cursor.execute(query, (*after, service, limit)).fetchall()]
 
 
 def event(cursor: sqlite3.Cursor, id: bytes) -> Record | None:

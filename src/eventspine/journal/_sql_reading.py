@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _sql_read as read, _sql_registry as registry
 from .cursors import Range
-from .port import Cursor, Delivery, Lease, Noted, Process, Record, State, Subscription, Timer
+from .port import Cursor, Delivery, Lease, Noted, Process, Record, State, StreamHead, Subscription, Timer
 
 T = TypeVar("T")
 
@@ -23,6 +23,9 @@ class Reading:
 
     async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
         return await self._few(limit, lambda cursor: read.stream(cursor, service, stream, after, limit))
+
+    async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
+        return await self._read(lambda cursor: read.streams(cursor, service, after, limit))
 
     async def stream_version(self, service: str, stream: str) -> int:
         return await self._few(1, lambda cursor: read.stream_version(cursor, service, stream))

@@ -35,11 +35,11 @@ _FIND = (
     " order by e.position limit ?"
 )
 _INDEX = "/*spine*/ create index if not exists spine_stream_events_position on spine_stream_events (position)"  # made where something is deleted: who keeps everything need not pay for it
-_SETTLED = (
+SETTLED = (
     "/*spine*/ delete from spine_deliveries where state = 'settled' and feed = ? and event_id in"
     " (select id from spine_events where position in (select value from json_each(?)))"
 )
-_DELETE = "/*spine*/ delete from spine_events where position in (select value from json_each(?))"
+DELETE = "/*spine*/ delete from spine_events where position in (select value from json_each(?))"
 
 
 class Found(NamedTuple):
@@ -102,8 +102,8 @@ def sweep(
         rows = json.dumps(positions)
         query = "/*spine*/ select recorded_us from spine_events where position = ?"
         recorded_us = cursor.execute(query, (positions[-1],)).fetchone()[0]
-        cursor.execute(_SETTLED, (OWN_FEED, rows))
-        cursor.execute(_DELETE, (rows,))
+        cursor.execute(SETTLED, (OWN_FEED, rows))
+        cursor.execute(DELETE, (rows,))
         _note(cursor, Deleted(channel, positions[-1], recorded_us, len(positions)))
     return Sweep(len(positions), found.scanned, found.more), False
 
@@ -121,7 +121,7 @@ def _note(cursor: sqlite3.Cursor, new: Deleted) -> None:
     before = rows.get(new.channel, Deleted(new.channel, 0, 0, 0))
     last = max(before, new, key=lambda row: row.position)
     rows[new.channel] = last._replace(events=before.events + new.events)
-    _store(cursor, "deleted", [list(row) for _, row in sorted(rows.items())])
+    store(cursor, "deleted", [list(row) for _, row in sorted(rows.items())])
 
 
 # --- two rows of spine_meta -------------------------------------------------------------------------------------------
@@ -131,25 +131,25 @@ def keep(cursor: sqlite3.Cursor, service: str, channels: Mapping[str, int | None
     check_version(cursor, now_us)
     rows = said(keeps(cursor), service, channels, now_us)
     if rows is not None:
-        _store(cursor, "retention", [list(row) for row in rows])
+        store(cursor, "retention", [list(row) for row in rows])
     return None, False
 
 
 def keeps(cursor: sqlite3.Cursor) -> list[Keep]:
-    return [Keep(*row) for row in _stored(cursor, "retention")]
+    return [Keep(*row) for row in stored(cursor, "retention")]
 
 
 def deleted(cursor: sqlite3.Cursor) -> list[Deleted]:
-    return [Deleted(*row) for row in _stored(cursor, "deleted")]
+    return [Deleted(*row) for row in stored(cursor, "deleted")]
 
 
-def _stored(cursor: sqlite3.Cursor, name: str) -> list[list[Any]]:
+def stored(cursor: sqlite3.Cursor, name: str) -> list[list[Any]]:
     row = cursor.execute("/*spine*/ select value from spine_meta where name = ?", (name,)).fetchone()
     rows: list[list[Any]] = json.loads(row[0]) if row else []
     return rows
 
 
-def _store(cursor: sqlite3.Cursor, name: str, rows: list[list[Any]]) -> None:
+def store(cursor: sqlite3.Cursor, name: str, rows: list[list[Any]]) -> None:
     cursor.execute(
         "/*spine*/ insert into spine_meta (name, value) values (?, ?) on conflict (name) do update set value = excluded.value",
         (name, json.dumps(rows)),

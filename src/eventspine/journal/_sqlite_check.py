@@ -25,7 +25,7 @@ PAGE = 1_000
 def check(cursor: sqlite3.Cursor) -> list[str]:
     """What is damaged, in words; empty when nothing is."""
     found: list[str] = []
-    for look in (_pages, _schema, _events, _sequence, _cursors, _deliveries, _timers, _subscriptions):
+    for look in (_pages, _schema, _events, _sequence, _streams, _cursors, _deliveries, _timers, _subscriptions):
         try:
             found += look(cursor)
         except (sqlite3.Error, msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
@@ -87,6 +87,19 @@ def _sequence(cursor: sqlite3.Cursor) -> Iterator[str]:
     head = read.head(cursor)
     if (row[0] if row else 0) < head:
         yield f"sqlite_sequence is behind the feed, which ends at {head}: positions would be given out twice."
+
+
+def _streams(cursor: sqlite3.Cursor) -> Iterator[str]:
+    """They may begin later; from there on each version has its event, up to the last."""
+    query = (
+        "/*spine*/ select count(*), min(name) from spine_streams s where version <> coalesce("
+        "(select max(version) from spine_stream_events where stream = s.number), 0) or exists (select 1 from spine_stream_events v"
+        " where v.stream = s.number and not exists (select 1 from spine_events e where e.position = v.position)) or"
+        " (select max(version) - min(version) + 1 - count(*) from spine_stream_events where stream = s.number) <> 0"
+    )
+    count, name = cursor.execute(query).fetchone()
+    if count:
+        yield f"{plural(count, 'stream lacks', 'streams lack')} events between their first and their last, such as {name}."
 
 
 def _cursors(cursor: sqlite3.Cursor) -> Iterator[str]:

@@ -11,7 +11,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from . import _sql_read as read
 from ._sql_growth import Retaining
 from ._sqlite_backup import Stopped, back_up
 from ._sqlite_check import check
@@ -28,10 +27,6 @@ class Growth(Retaining):
     if TYPE_CHECKING:
 
         async def _read(self, function: Callable[[sqlite3.Cursor], T]) -> T: ...
-
-    async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[tuple[str, str, int]]:
-        """Service, name and version of each, in order of the first two, after these."""
-        return await self._read(lambda cursor: read.streams(cursor, service, after, limit))
 
     async def check(self) -> list[str]:
         """Read all of the file; what is damaged, in words."""

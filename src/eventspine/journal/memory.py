@@ -23,6 +23,7 @@ from ._memory_tables import Tables
 from ._memory_units import NO_SQL, commit_unit, rings
 from ._records import Wanted, filter_of
 from .cursors import Range
+from .cutting import begins_later
 from .port import (
     OWN_FEED,
     Backup,
@@ -42,6 +43,8 @@ from .port import (
     Registered,
     Registration,
     State,
+    StreamCut,
+    StreamHead,
     Subscription,
     Sweep,
     Timer,
@@ -166,7 +169,7 @@ class MemoryJournal:
     ) -> Page:
         feed = self._live().feed
         end = min(len(feed), after + max(limit, WINDOW_MIN), len(feed) if upto is None else upto)
-        window = there(feed[after:end]) if self._tables.deleted else feed[after:end]
+        window = there(feed[after:end]) if self._tables.holes else feed[after:end]
         wanted = filter_of(Wanted(channels, partitions, types, private))
         records = list(islice(filter(wanted, window), limit))
         if window and self._tables.feed_bytes[end] - self._tables.feed_bytes[after] > PAGE_BYTES_MAX:
@@ -183,7 +186,14 @@ class MemoryJournal:
     async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
         tables = self._live()
         positions = tables.streams.get((service, stream), [])[after : after + limit]
+        if positions and not positions[0]:
+            raise begins_later(service, stream, tables.first(service, stream))
         return [tables.feed[position - 1] for position in positions]
+
+    async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
+        there = sorted(self._live().streams.items())
+        wanted = (row for row in there if row[0] > after and service in (None, row[0][0]) and row[1])
+        return [StreamHead(*name, len(positions)) for name, positions in islice(wanted, limit)]
 
     async def stream_version(self, service: str, stream: str) -> int:
         return len(self._live().streams.get((service, stream), ()))
@@ -298,6 +308,12 @@ class MemoryJournal:
 
     async def deleted(self) -> list[Deleted]:
         return [row for _, row in sorted(self._live().deleted.items())]
+
+    async def cut(self, service: str, stream: str, *, before: int, expected: int | None = None) -> StreamCut:
+        return retention.cut(self._live(), service, stream, before, expected)
+
+    async def cut_off(self) -> list[Deleted]:
+        return list(self._live().cut_off)
 
     async def channel_sizes(self) -> list[ChannelSize]:
         return retention.channel_sizes(self._live())

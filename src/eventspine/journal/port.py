@@ -397,6 +397,19 @@ class Sweep(NamedTuple):
     more: bool  # False: that is as far as it goes for now
 
 
+class StreamHead(NamedTuple):
+    service: str
+    stream: str
+    version: int
+
+
+class StreamCut(NamedTuple):
+    """What was taken from the beginning of a stream."""
+
+    events: int  # deleted just now
+    first: int  # the version that it begins with
+
+
 class ChannelSize(NamedTuple):
     channel: str | None  # None: private events
     events: int
@@ -556,8 +569,16 @@ class Journal(Protocol):
         """The last position recorded before this time."""
         ...
 
-    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]: ...
+    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
+        """Those with the versions after `after`, without holes. Raises VersionsDeleted, which says the `first` that there
+        is, where the next one was cut off: what is read is never taken for the beginning, nor numbered wrongly."""
+        ...
+
     async def stream_version(self, service: str, stream: str) -> int: ...
+    async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
+        """In order of service and name, those after these; of one service, or of all."""
+        ...
+
     async def event(self, id: bytes) -> Record | None: ...
     async def correlated(self, correlation: str, limit: int = 10_000) -> list[Record]:
         """The event whose id it is, if any, and all whose correlation it is, in order of position."""
@@ -631,6 +652,19 @@ class Journal(Protocol):
 
     async def deleted(self) -> list[Deleted]:
         """In order of channel."""
+        ...
+
+    async def cut(self, service: str, stream: str, *, before: int, expected: int | None = None) -> StreamCut:
+        """Delete the stream's versions below `before`, with their settled deliveries, in one commit. Its versions go on
+        as they would have; none is given out again.
+
+        Raises Conflict when it is not at version `expected` (None: any); SettingsError for a `before` beyond that, since the last
+        event always stays; StreamNeeded, and nothing is deleted, while a subscription that is not retired has not come
+        past one of them, or a delivery of one is not settled."""
+        ...
+
+    async def cut_off(self) -> list[Deleted]:
+        """What `cut` has deleted so far, in order of channel; between them events of other streams are left."""
         ...
 
     async def channel_sizes(self) -> list[ChannelSize]:

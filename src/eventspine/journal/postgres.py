@@ -74,6 +74,7 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
         self._busy_s = busy_s
         self._statements_s = statements_s
         self._safeguards = Safeguards()
+        self._locking = " for update"
 
     def exists(self) -> bool:
         with (

@@ -125,6 +125,6 @@ async def _check_whole(journal: Journal, projection: Projection) -> None:
     if (gone := await projection.lacks(journal)) is not None:
         raise ViewRefused(
             f"The past of {projection.view.name} can't be told: events of {gone.channel} up to position {gone.position:,} were "
-            'deleted by retention. A projection with history="what_is_left" is folded of those that are left.',
+            'deleted. A projection with history="what_is_left" is folded of those that are left.',
             view=projection.view.name,
         )

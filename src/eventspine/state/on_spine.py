@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from ..clock import Clock
-    from ..journal.port import Journal, Note, Record, Verdict
+    from ..journal.port import Journal, Note, Record, StreamCut, Verdict
     from .aggregate import Aggregate, Identity
     from .changing import Changed
     from .reading import ViewReader
@@ -100,6 +100,33 @@ class State:
                 await decided
             await changing.save(found)
         return changing.changed
+
+    async def delete_stream(self, aggregate: type[A], id: Identity, /) -> StreamCut:
+        """Delete all events of this aggregate, for good. Its stream goes on with one private event that says so, so that
+        its id is not used again and loading it raises StreamDeleted. Raises StreamNeeded, and nothing has changed, while a
+        subscription or view has not come past one of its events, or a delivery of one is parked, dead or held.
+
+        It commits by itself, also inside a handler; asked again, it goes on where it was interrupted."""
+        from .deleting import delete_stream
+        from .shapes import shape_of
+
+        service = await self._by_itself()
+        return await delete_stream(self.journal, self.clock, service, shape_of(aggregate).stream(aggregate(id).id))
+
+    async def truncate_stream(self, aggregate: type[A], id: Identity, /, *, before: int) -> StreamCut:
+        """Delete its events before this version, whose event says all that they have come to: applied alone it has to make
+        the same aggregate, or nothing is deleted. Raises StreamNeeded as `delete_stream` does."""
+        from .deleting import truncate_stream
+
+        return await truncate_stream(self.journal, await self._by_itself(), aggregate, id, before)
+
+    async def _by_itself(self) -> str:
+        """For what commits by itself: the service that this spine speaks for."""
+        speaker = self._speaker()
+        await self._at_first_use()
+        for refuse in beside.get():
+            refuse(self.journal)
+        return speaker.service
 
     def view(self, view: type[V], *, tenant: Any = None) -> ViewReader[V]:
         """What a projection has made of the events so far; of one tenant's rows, where the view has tenants."""

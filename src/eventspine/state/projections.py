@@ -130,17 +130,18 @@ class Projection:
         """A new version is made of all that ever happened, so that has to be there."""
         if (gone := await self.lacks(journal)) is not None:
             raise RegistrationRefused(
-                f"{self.view.where} would be built without what retention has deleted: events of {gone.channel} up to position "
+                f"{self.view.where} would be built without what was deleted: events of {gone.channel} up to position "
                 f'{gone.position:,}. Say history="what_is_left" to build it without them, or keep the version that has them.',
                 service=service,
                 view=self.view.name,
             )
 
     async def lacks(self, journal: Journal) -> Deleted | None:
-        """Events that retention has deleted, and that this is not to be built without."""
+        """Deleted events, and that this is not to be built without."""
         if self.history != "whole":
             return None
-        return next((row for row in await journal.deleted() if row.channel in self.channels), None)
+        gone = [*await journal.deleted(), *await journal.cut_off()]
+        return next((row for row in gone if row.channel in self.channels), None)
 
     def _on(self, journal: Journal) -> Kept:
         found = self._kept.get(journal)

@@ -13,11 +13,20 @@ from itertools import takewhile
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
 
 from ..clock import us_of
-from ..errors import NewerVersion, NoSuchAggregate, SettingsError, Undecodable, UnknownEvent
+from ..errors import (
+    NewerVersion,
+    NoSuchAggregate,
+    SettingsError,
+    StreamDeleted,
+    Undecodable,
+    UnknownEvent,
+    VersionsDeleted,
+)
 from ..journal.port import Noted, Record
 from ..wording import plural
 from . import snapshots
 from .aggregate import Aggregate, Identity
+from .ended import refuse_ended
 from .shapes import Shape, shape_of
 
 A = TypeVar("A", bound=Aggregate)
@@ -139,13 +148,40 @@ async def _from_snapshot(
     if shape.options.snapshot_every and as_of.position is None and as_of.time is None:
         taken = await snapshots.find(journal, service, shape, stream, as_of.version)
         if taken is not None:
-            records = await journal.stream(service, stream, after=taken.version - 1, limit=PAGE)
+            records = await _since(journal, service, stream, taken.version)
             if records and snapshots.restore(shape, found, stream, taken, records[0].id):
                 rest = records[1:]
                 return rest if len(records) < PAGE else await journal.stream(
                     service, stream, after=taken.version, limit=PAGE
                 )  # fmt: skip
-    return await journal.stream(service, stream, limit=PAGE)
+    return await _from_first(journal, service, found, stream, as_of)
+
+
+async def _since(journal: Streams, service: str, stream: str, version: int) -> Sequence[Record]:
+    try:
+        return await journal.stream(service, stream, after=version - 1, limit=PAGE)
+    except VersionsDeleted:
+        return ()
+
+
+async def _from_first(journal: Streams, service: str, found: Aggregate, stream: str, as_of: AsOf) -> Sequence[Record]:
+    """The first page of all that there is. Of a stream that was truncated, only what was from there on can be told."""
+    try:
+        return await journal.stream(service, stream, limit=PAGE)
+    except VersionsDeleted as gone:
+        first = gone.details["first"]
+    records = await journal.stream(service, stream, after=first - 1, limit=PAGE)
+    refuse_ended(service, stream, records[0])
+    if not as_of.cut(records, first - 1):
+        raise VersionsDeleted(
+            f"{stream} of {service} as of {as_of} can't be told: it begins with version {first:,}, and those before were "
+            "deleted. Ask for that version or a later one; a backup from before has the others.",
+            service=service,
+            stream=stream,
+            first=first,
+        )
+    found._spine.version = first - 1
+    return records
 
 
 def replay(shape: Shape, found: Aggregate, stream: str, records: Sequence[Record]) -> None:
@@ -158,6 +194,7 @@ def replay(shape: Shape, found: Aggregate, stream: str, records: Sequence[Record
             version += 1
             reader = readers.get(record.type)
             if reader is None:
+                refuse_ended(record.source, stream, record)
                 _unknown(shape, stream, record, version)
                 continue
             decode, own, newest, kind, apply = reader
@@ -168,7 +205,7 @@ def replay(shape: Shape, found: Aggregate, stream: str, records: Sequence[Record
                     raise _newer(stream, record, version, newest)
                 event = kind.read(record.data, record.version)
             apply(found, event)
-    except (UnknownEvent, NewerVersion):
+    except (UnknownEvent, NewerVersion, StreamDeleted):
         raise
     except Undecodable as error:
         raise Undecodable(f"{stream}, version {version}: {error}", **error.details, stream=stream) from error

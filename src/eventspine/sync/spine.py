@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 from .. import spine as _spine
 from ..brokers.port import Broker
 from ..clock import Clock
-from ..journal.port import Journal
+from ..journal.port import Journal, StreamCut
 from ..observe.correlation import current
 from ..observe.written import wrote
 from ..publishing import Receipt, due_us, receipts, unit_of
@@ -198,6 +198,12 @@ class Spine:
         for one in aggregates:
             saved(one)
         return receipts(records, None, None)
+
+    def delete_stream(self, aggregate: type[A], id: Identity, /) -> StreamCut:
+        return self._loop.run(self._now.delete_stream(aggregate, id))
+
+    def truncate_stream(self, aggregate: type[A], id: Identity, /, *, before: int) -> StreamCut:
+        return self._loop.run(self._now.truncate_stream(aggregate, id, before=before))
 
     def change(
         self,

@@ -12,6 +12,7 @@ from ..running import Suite
 from .appends import Appends
 from .capabilities import JournalCapabilities
 from .control import Control, Deliveries, Starts
+from .cutting import Cutting, WhoHoldsStreams
 from .feed import Feed, LookingUp
 from .killed import Killed, ManyProcesses
 from .living import Leases, Reopening, Timers, Watching
@@ -64,6 +65,8 @@ class JournalConformance(Suite):
         Deleting,
         WhatHoldsThemBack,
         WhatReadersSee,
+        Cutting,
+        WhoHoldsStreams,
         Statements,
         Tables,
         Transactions,
