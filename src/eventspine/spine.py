@@ -319,14 +319,16 @@ class Spine(State, Commanding):
         unit = unit_of(records, due)
         if within is not None:
             return await self._publish_within(records, unit, due, within)
-        await self._at_first_use()
+        if self._closed or not self._opened:
+            await self._at_first_use()
         for refuse in beside.get():
             refuse(self.journal)
         if self._carrying is not None:
             self._carrying.check_room()
         verdict = await self._committed(unit)
         wrote(records if due is None else ())
-        await self._look_soon()
+        if self._unheard.to_look_at:
+            await self._look_soon()
         return receipts(records, verdict, due)
 
     async def _publish_within(

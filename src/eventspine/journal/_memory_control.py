@@ -77,7 +77,7 @@ def lease(tables: Tables, process: Process, take: Sequence[str], release: Sequen
 def leave(tables: Tables, process: Process) -> None:
     for name, held in tables.leases.items():
         if held.owner == process.id:
-            tables.leases[name] = held._replace(owner="", until_us=0, unclean=False)
+            tables.leases[name] = _new_lease(Lease, (name, held.epoch, "", 0, False))
     tables.processes.pop(process.id, None)
 
 

@@ -84,24 +84,17 @@ class MemoryJournal:
     # --- writing ----------------------------------------------------------------------------------------------------
 
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
-        tables = self._live()
-        now_us = self.clock.now_us()
-        given = self._before_commit(units)
+        return self._commit(units)
+
+    def _commit(self, units: Sequence[Unit]) -> list[Verdict]:
+        tables, now_us = self._live(), self.clock.now_us()
         verdicts, news = [], False
-        for index, unit in enumerate(units):
-            verdict = given.get(index) or commit_unit(tables, unit, now_us)
+        for unit in units:
+            verdict = commit_unit(tables, unit, now_us)
             verdicts.append(verdict)
             news = news or (verdict.kind == "done" and rings(unit))
         if news:
             self._ring()
-        return self._after_commit(units, verdicts)
-
-    def _before_commit(self, units: Sequence[Unit]) -> Mapping[int, Verdict]:
-        """A seam for the simulator: verdicts, by index, of units that are not to be applied; or raise."""
-        return {}
-
-    def _after_commit(self, units: Sequence[Unit], verdicts: list[Verdict]) -> list[Verdict]:
-        """A seam for the simulator: what the caller is told of what has happened; or raise."""
         return verdicts
 
     async def begin(self, limit_s: float) -> Transaction:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Container, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from ..errors import RegistrationRefused
@@ -92,6 +93,7 @@ def passes(given_up: Sequence[Subscription], unfinished: Backlog) -> tuple[Passe
     )
 
 
+@lru_cache(maxsize=64)  # of the services of this process, each of which registers more than once
 def canonical(registration: Registration) -> str:
     """What makes one generation differ from another. Where a start begins is not part of it: that is resolved once."""
     return json.dumps(

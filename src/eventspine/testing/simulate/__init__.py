@@ -25,7 +25,7 @@ from ...errors import SettingsError
 from ...service import Service
 from .broker import Kind
 from .faults import Faults, Place
-from .history import History, Scenario, Setup, shortened
+from .history import History, Scenario, Setup, quiet, shortened
 from .invariants import Invariant, nothing_is_dead
 from .loop import sweep
 from .process import Injected
@@ -110,16 +110,17 @@ def simulate(
     began = time.process_time()
     done = Simulated(0, first, 0.0, 0, 0)
     try:
-        for number in range(first, first + count):
-            history = setup.run(number)
-            if history.broken:
-                raise _failed(setup, history)
-            done.histories += 1
-            done.seconds = time.process_time() - began
-            done.steps += history.steps
-            done.faults += len(history.faults)
-            if progress is not None:
-                progress(done)
+        with quiet():
+            for number in range(first, first + count):
+                history = setup.run(number)
+                if history.broken:
+                    raise _failed(setup, history)
+                done.histories += 1
+                done.seconds = time.process_time() - began
+                done.steps += history.steps
+                done.faults += len(history.faults)
+                if progress is not None:
+                    progress(done)
     finally:
         sweep()
     return done

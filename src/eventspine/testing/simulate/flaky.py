@@ -99,7 +99,8 @@ class FlakyJournal:
         if world.falls(who, "lost_requests", world.faults.lost_requests) is not None:
             world.tell(who, "commit lost on the way", len(units))
             return [_unknown() for _ in units]
-        verdicts = await self.shared.commit(units)
+        shared = self.shared
+        verdicts = shared._commit(units) if shared.held is None else await shared.commit(units)
         for unit, verdict in zip(units, verdicts, strict=True):
             world.committed(self.process, unit, verdict)
         await others_turn()

@@ -79,7 +79,7 @@ class Setup:
             broker=self.broker,
             left_out=left_out,
         )
-        with _listening(world), _named(seed):
+        with quiet(), _listening(world), _named(seed):
             broken = self._run(world)
         loop = world.loop
         return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.time())
@@ -139,12 +139,26 @@ class _Stumbles(logging.Handler):
 
 @contextmanager
 def _listening(world: World) -> Iterator[None]:
-    """Nothing is logged but what is wrong with the engine, and that to nobody but the history."""
+    """What is wrong with the engine is told to the history."""
     stumbles = _Stumbles(world)
-    disabled, propagated = logging.root.manager.disable, [each.propagate for each in _HEARD]
-    logging.disable(logging.WARNING)
     for each in _HEARD:
         each.addHandler(stumbles)
+    try:
+        yield
+    finally:
+        for each in _HEARD:
+            each.removeHandler(stumbles)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Around histories: nothing is logged but what is wrong with the engine, and that to nobody but the history."""
+    disabled, propagated = logging.root.manager.disable, [each.propagate for each in _HEARD]
+    if disabled >= logging.WARNING and not any(propagated):  # around many of them, since it makes all loggers forget
+        yield
+        return
+    logging.disable(logging.WARNING)
+    for each in _HEARD:
         each.propagate = False
     try:
         yield
@@ -152,7 +166,6 @@ def _listening(world: World) -> Iterator[None]:
         logging.disable(disabled)  # not by the attribute alone: loggers remember what is enabled
         for each, before in zip(_HEARD, propagated, strict=True):
             each.propagate = before
-            each.removeHandler(stumbles)
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +49,7 @@ class SimulatedClock:
     def call_later(self, seconds: float, call: Callable[[], None]) -> Alarm:
         return self._loop.call_later(seconds, call)
 
-    async def sleep(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    sleep = staticmethod(asyncio.sleep)
 
 
 class _Spine(Spine):
@@ -134,34 +133,24 @@ class Meddler(Middleware):
 
     async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
         world, who = self.process.world, self.process.name
-        amount = world.falls(who, "slow_handlers", world.faults.slow_handlers)
+        faults = world.faults
+        amount = world.falls(who, "slow_handlers", faults.slow_handlers) if faults.slow_handlers else None
         if amount is not None:
-            await asyncio.sleep(amount * world.faults.handler_s)
-        fails = world.falls(who, "failing", world.faults.failing)
+            await asyncio.sleep(amount * faults.handler_s)
+        fails = world.falls(who, "failing", faults.failing) if faults.failing else None
         if fails is not None and fails < 0.4:
             raise Injected("before the handler")
         result = await proceed()
         if fails is not None and fails < 0.8:
             raise Injected("after the handler")
-        for one in _deliveries(event, delivery):
+        for one in [delivery.of(each) for each in event] if isinstance(event, list) else (delivery,):
+            record = one.record
             one.execute(  # of a run: if this one of it is done
-                MARK,
-                subscription=one.handler,
-                event_id=one.record.id,
-                position=one.record.position,
-                key=one.key,
-                late=one.late,
+                MARK, subscription=one.handler, event_id=record.id, position=record.position, key=one.key, late=one.late
             )
         if fails is not None:
             delivery.execute(FAILING)
         return result
-
-
-def _deliveries(event: Any, delivery: Any) -> Iterator[Any]:
-    if isinstance(event, list):
-        yield from (delivery.of(one) for one in event)
-    else:
-        yield delivery
 
 
 class Injected(Exception):

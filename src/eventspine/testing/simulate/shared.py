@@ -15,7 +15,7 @@ from ...clock import Clock
 from ...errors import SettingsError, UnitFailed
 from ...journal._memory_units import commit_unit, rings
 from ...journal.memory import MemoryJournal
-from ...journal.port import Statement, Unit, Verdict
+from ...journal.port import Control, Statement, Unit, Verdict
 from .loop import others_turn
 
 if TYPE_CHECKING:
@@ -107,12 +107,25 @@ class SharedJournal(MemoryJournal):
         super().__init__(clock)
         self.business = business
         self.held: Held | None = None
+        self.commits = 0  # and whatever else may finish something
         self._tables.run_statements = business.run
 
     async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
         if self.held is not None:
             await self._free()
-        return await super().commit(units)
+        return self._commit(units)
+
+    def _commit(self, units: Sequence[Unit]) -> list[Verdict]:
+        self.commits += 1
+        return super()._commit(units)
+
+    async def fire(self, now_us: int, limit: int) -> int:
+        self.commits += 1
+        return await super().fire(now_us, limit)
+
+    async def control(self, operations: Sequence[Control]) -> int:
+        self.commits += 1
+        return await super().control(operations)
 
     async def begin_for(self, process: Process, limit_s: float) -> Held:
         await self._free()
@@ -150,6 +163,7 @@ class SharedJournal(MemoryJournal):
             changed()
 
     def finish(self, unit: Unit) -> Verdict:
+        self.commits += 1
         verdict = commit_unit(self._live(), unit, self.clock.now_us())
         if verdict.kind == "done" and rings(unit):
             self._ring()

@@ -20,6 +20,7 @@ class Site:
         self.speaks = speaks  # whom the world outside publishes for here, if it does
         self.tables = Tables()
         self.journal = SharedJournal(clock, self.tables)
+        self._registered = False  # once they are, they are for good
         self.head = 0  # of the feed, when all was finished; what comes later is no longer waited for
 
     @property
@@ -48,8 +49,11 @@ class Site:
 
     @property
     def registered(self) -> bool:
-        declared = sum(len(service.handlers) for service in self.services)
-        return sum(":" not in one.service for one in self.journal._tables.subscriptions.values()) >= declared
+        if not self._registered:
+            declared = sum(len(service.handlers) for service in self.services)
+            stored = self.journal._tables.subscriptions.values()
+            self._registered = sum(":" not in one.service for one in stored) >= declared
+        return self._registered
 
     def unfinished(self) -> list[str]:
         """What subscriptions have still to do."""

@@ -84,6 +84,7 @@ class World:
         self.context = Context()  # of what happens from outside
         self.accidents = Accidents(self)
         self._count = processes
+        self._unfinished_at = -1  # commits of all journals, when there was last seen to be something unfinished
         self._spine = Spine(self._outside.journal, service=self._outside.speaks, clock=self.clock)
 
     def _made_sites(self, speaks: Service[Any]) -> list[Site]:
@@ -103,7 +104,7 @@ class World:
         """As `Spine.publish`, from outside of all processes."""
         made: Receipt | list[Receipt] = await self._spine.publish(*events, **options)
         self.acknowledged += [receipt.event_id for receipt in (made if isinstance(made, list) else [made])]
-        self.tell("world", "published", ", ".join(type(event).__name__ for event in events))
+        self.tell("world", "published", ", ".join([type(event).__name__ for event in events]))
         return made
 
     async def sleep(self, **duration: float) -> None:
@@ -185,7 +186,7 @@ class World:
         self.timeline.append(Told(self.loop._now, who, what, detail))
 
     def committed(self, process: Process, unit: Unit, verdict: Verdict) -> None:
-        if verdict.kind != "done" or unit.statements or unit.puts or unit.changes:
+        if unit.statements or verdict.kind != "done" or unit.puts or unit.changes:
             self.tell(process.name, f"commit {verdict.kind}", _what(unit))
 
     async def start(self) -> None:
@@ -223,7 +224,7 @@ class World:
         """Until everything published is finished: done, or dead."""
         self.accidents.soon()
         until = self.loop._now + limit_s + self._scheduled_s()
-        while self.accidents.to_come or not self._all_at_work() or self.unfinished():
+        while self.accidents.to_come or not self._all_at_work() or self._unfinished_still():
             if self.loop._now > until:
                 left = "; ".join(self.unfinished()) or "an accident is still to come"
                 raise NotSettled(f"Not finished {limit_s:g} s after the last event: {left}")
@@ -231,13 +232,21 @@ class World:
         for site in self.sites:
             site.head = len(site.records)
 
+    def _unfinished_still(self) -> bool:
+        """Counted again only after something was committed."""
+        commits = sum(site.journal.commits for site in self.sites)
+        if commits == self._unfinished_at:
+            return True
+        self._unfinished_at = commits if self.unfinished() else -1
+        return self._unfinished_at >= 0
+
     def _scheduled_s(self) -> float:
         last = max((timer.due_us for site in self.sites for timer in site.journal._tables.timers.values()), default=0)
         return max(0.0, (last - self.clock.now_us()) / 1e6)
 
     def _all_at_work(self) -> bool:
-        alive = {process.site.name for process in self.processes}
-        return all(site.name in alive and site.registered for site in self.sites)
+        alive = [process.site for process in self.processes]
+        return all(site in alive and site.registered for site in self.sites)
 
     async def stop(self) -> None:
         self.calm = True
