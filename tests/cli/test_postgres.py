@@ -89,7 +89,6 @@ def test_what_only_a_file_can_do_is_refused_with_what_it_is(spine, journal):
     spine.run_shop()
     told = {
         "only a file can be reset": ["reset", "--yes"],
-        "history can only be taken from one": ["replay", "--into", "scratch.db"],
         "puts a file in place": ["restore", "copy.db"],
     }
     for why, command in told.items():

@@ -14,10 +14,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
 from eventspine import Aggregate, Delivery, Envelope, Event, Service, Spine, applies
 from eventspine.brokers.memory import server
+from eventspine.errors import StreamNeeded, VersionsDeleted
+from eventspine.journal import _sqlite_scratch as scratches
 from eventspine.journal.port import Record
 
 
@@ -61,9 +64,18 @@ def stock(saw: Callable[[Ordered, Delivery], None] = lambda *_: None) -> Service
     return service
 
 
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path}/spine.db"
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path, say: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of a file that is found without being named, or of a database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/spine.db"
+    url: str = request.getfixturevalue("postgres_url")
+    monkeypatch.setenv("SPINE_JOURNAL", url)
+    return url
+
+
+in_a_file = pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+in_a_database = pytest.mark.parametrize("url", ["postgres"], indirect=True)
 
 
 async def _publish(url: str) -> None:
@@ -217,6 +229,7 @@ def test_a_disk_that_is_full_is_said_of_the_new_file(replay: Any, tmp_path: Path
     assert not list(tmp_path.glob("scratch*"))
 
 
+@in_a_file
 @pytest.mark.parametrize("into", ["spine.db", "nowhere/scratch.db", "dangling"])
 def test_it_goes_nowhere_but_into_a_new_file(replay: Any, say: Any, tmp_path: Path, into: str) -> None:
     (tmp_path / "dangling").symlink_to(tmp_path / "spine.db-wal2")
@@ -297,3 +310,91 @@ def test_a_debugger_stops_in_the_handler_with_the_very_event(spine: Any, tmp_pat
     )  # fmt: skip
     assert "('seen', 3)" in told.stdout, told.stdout + told.stderr
     assert sys.executable == line[0]
+
+
+# --- out of a database ------------------------------------------------------------------------------------------------
+
+
+@in_a_database
+def test_of_a_database_all_is_of_one_moment(replay: Any, url: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """What is published, and deleted, while history is being copied is in none of its parts, or in each."""
+    copying = scratches._complete_streams
+
+    def meddled_with(*arguments: Any) -> int:
+        with psycopg.connect(url.partition("?")[0]) as connection:
+            schema = url.rpartition("=")[2]
+            connection.execute(f"delete from {schema}.spine_events where position <= 3")
+        return copying(*arguments)
+
+    monkeypatch.setattr(scratches, "_complete_streams", meddled_with)
+    assert replay().exit_code == 0
+    assert 12 == len(asyncio.run(feed(scratch(tmp_path))))
+    assert 9 == len(asyncio.run(feed(url)))
+
+
+@in_a_database
+def test_a_position_that_the_feed_has_not_come_to_is_its_end(replay: Any, tmp_path: Path) -> None:
+    """What comes after the end that is decided may still have a gap."""
+    assert replay("--to", "1000").exit_code == 0
+    note = asyncio.run(noted(scratch(tmp_path)))
+    assert 12 == json.loads(note)["upto"]
+
+
+async def noted(url: str) -> bytes:
+    async with Spine(url) as spine:
+        (row,) = await spine.journal.notes("", "scratch")
+        return row.value
+
+
+@in_a_database
+def test_the_copy_is_for_its_owner_alone(replay: Any, tmp_path: Path) -> None:
+    assert replay().exit_code == 0
+    assert 0o600 == (tmp_path / "scratch.db").stat().st_mode & 0o777
+
+
+@in_a_database
+def test_a_server_that_goes_away_leaves_no_file(replay: Any, url: str, tmp_path: Path, monkeypatch: Any) -> None:
+    def kill(*_: Any) -> None:
+        with psycopg.connect(url.partition("?")[0], autocommit=True) as connection:
+            connection.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity where pid <> pg_backend_pid() and state = 'idle in transaction'"
+            )
+
+    copying = scratches._copy_events
+    monkeypatch.setattr(scratches, "_copy_events", lambda *arguments: [kill(), copying(*arguments)][1])
+    result = replay()
+    assert result.exit_code != 0
+    assert "Traceback" not in result.output
+    assert not isinstance(result.exception, psycopg.Error)
+    assert not list(tmp_path.glob("scratch*"))
+
+
+def test_a_stream_that_was_truncated_comes_with_what_is_left_of_it(replay: Any, url: str, tmp_path: Path) -> None:
+    async def cut() -> None:
+        async with Spine(url, service=SHOP) as spine:
+            basket = Basket("ann")
+            for number in range(3):
+                basket.put(number)
+            await spine.save(basket)
+            async with spine.running(stock()):
+                while True:
+                    try:
+                        await spine.journal.cut("shop", "basket-ann", before=3)
+                    except StreamNeeded:
+                        await asyncio.sleep(0.01)
+                    else:
+                        return
+
+    asyncio.run(cut())
+    assert "1 stream." in replay().output
+
+    async def left() -> list[int]:
+        async with Spine(scratch(tmp_path), service=SHOP) as spine:
+            with pytest.raises(VersionsDeleted):
+                await spine.journal.stream("shop", "basket-ann")
+            return [
+                len(await spine.journal.stream("shop", "basket-ann", after=2)),
+                (await spine.load(Basket, "ann")).version,
+            ]
+
+    assert [1, 3] == asyncio.run(left())

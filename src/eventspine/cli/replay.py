@@ -8,24 +8,21 @@ from __future__ import annotations
 import asyncio
 import shlex
 from datetime import datetime
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import click
 
-from ..journal._sqlite_scratch import Chosen, Scratch, copy_history
+from ..journal._sqlite_scratch import Chosen, Scratch, Source, copy_history
 from ..journal.port import Journal
 from ..observe.printable import printable
 from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import NothingFound
-from .journals import asynchronous, existing_journal, file_of, position_of
+from .journals import asynchronous, existing_journal, position_of
 from .output import json_document, note, say
 from .records import known_id, normal_id
 from .times import place
-
-IN_POSTGRES = "In PostgreSQL: copy the database (pg_dump, pg_restore), and run the service on the copy, with no broker in its settings."
 
 
 def in_words(made: Scratch) -> str:
@@ -61,9 +58,10 @@ def view(made: Scratch) -> dict[str, Any]:
 
 async def _upto(journal: Journal, to: str | int | datetime | None) -> int:
     """A position, itself included; or a time, and what was recorded before it."""
+    head = await journal.head()
     if to is None or to == "now":
-        return await journal.head()
-    return to if isinstance(to, int) else await position_of(journal, to)
+        return head
+    return min(head, to) if isinstance(to, int) else await position_of(journal, to)
 
 
 @click.command(cls=Command)
@@ -105,13 +103,12 @@ async def command(
     begin before the first chosen event, and services make their tables anew. MODULE is only for the commands that it
     prints."""
     async with existing_journal(invocation) as journal:
-        file = file_of(journal, f"history can only be taken from one. {IN_POSTGRES}")
+        source = cast("Source", journal)  # those of all URLs are one; in memory there is no existing journal
         chosen = Chosen(
             await position_of(journal, start), await _upto(journal, to), keys, types, channels,
             correlation and normal_id(correlation), known_id(correlation or ""),
         )  # fmt: skip
-        copy = partial(copy_history, file.path, into, chosen, origin=file.id, busy_s=30.0)
-        made = await asyncio.to_thread(copy)
+        made = await asyncio.to_thread(copy_history, source, into, chosen)
     if made is None:
         raise NothingFound("No event fits; no file was made. `spine tail --no-follow` shows what there is.")
     say(json_document(view(made)) if as_json else in_words(made))

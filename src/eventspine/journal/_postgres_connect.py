@@ -139,14 +139,16 @@ def connect(target: Target) -> psycopg.Connection[Any]:
     return connection
 
 
-def begin(target: Target, schema: str | None, *, limit_s: float, read_only: bool = False) -> str:
+def begin(
+    target: Target, schema: str | None, *, limit_s: float, read_only: bool = False, snapshot: bool = False
+) -> str:
     """The statements that begin a transaction of ours: one round trip.
 
     A process that is stopped inside of it would keep others from the rows that it has locked, and readers from what comes
-    after its events; the server ends its session instead."""
+    after its events; the server ends its session instead. `snapshot`: all its queries see one moment."""
     limit_ms = max(1, round(limit_s * 1000))
     parts = [
-        "begin read only" if read_only else "begin isolation level read committed",
+        f"begin isolation level {'repeatable read' if snapshot else 'read committed'}{' read only' if read_only else ''}",
         f"set local statement_timeout = {limit_ms}",
         *(["set local extra_float_digits = 1"] if read_only else []),  # a float is read as it was written
         f"set local idle_in_transaction_session_timeout = {max(limit_ms, 1000) * 2}",

@@ -7,9 +7,9 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._sql_growth import Retaining
 from ._sqlite_backup import Stopped, back_up
@@ -17,6 +17,7 @@ from ._sqlite_check import check
 from .port import Backup
 
 T = TypeVar("T")
+HISTORY_BUSY_S = 30.0
 
 
 class Growth(Retaining):
@@ -31,6 +32,11 @@ class Growth(Retaining):
     async def check(self) -> list[str]:
         """Read all of the file; what is damaged, in words."""
         return await self._read(check)
+
+    def history(self) -> AbstractContextManager[Any]:
+        from ._sqlite_scratch import held
+
+        return held(self.path, HISTORY_BUSY_S)
 
     async def backup(
         self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None

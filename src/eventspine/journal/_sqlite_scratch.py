@@ -18,9 +18,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from ..clock import SystemClock
 from ..errors import JournalError, JournalFull, SettingsError
@@ -31,6 +31,8 @@ from .port import OWN_FEED
 from .registry import partitions_of
 
 PAGE = 500
+POSITIONS = 10_000  # numbers that are read at once
+_OF_ANY_CONTEXT = "(type = ? or substr(type, length(type) - ?) = ?)"
 _COLUMNS = "number, uid, service, name, channels, types, ordering, on_dead, republish, created_us"
 
 
@@ -55,23 +57,42 @@ class Scratch(NamedTuple):
     earlier: int  # events of these streams that were not chosen, and came along
 
 
-def copy_history(source: Path, target: Path, chosen: Chosen, *, origin: str, busy_s: float) -> Scratch | None:
+class History(Protocol):
+    """A journal as of one moment, for as long as it is held."""
+
+    def execute(self, sql: str, values: Sequence[Any] = ..., /) -> Any:
+        """Rows, in SQL that both databases have."""
+        ...
+
+
+class Source(Protocol):
+    """A journal whose history can be taken."""
+
+    id: str
+
+    def history(self) -> AbstractContextManager[History]: ...
+
+
+def copy_history(source: Source, target: Path, chosen: Chosen) -> Scratch | None:
     """None, and no file, when nothing fits."""
     if os.path.lexists(target):
         raise SettingsError(f"{target} exists, and was left alone. Name another file for the scratch journal.")
-    target = check_target(source, target, force=False)
+    file_of_source: Path | None = getattr(source, "path", None)
+    target = check_target(file_of_source or Path(os.devnull), target, force=False)
     part = Path(f"{target}.part-{os.getpid()}")
     try:
         part.unlink(missing_ok=True)
-        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, os.stat(source).st_mode & 0o777))
+        mode = 0o600 if file_of_source is None else os.stat(file_of_source).st_mode & 0o777
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         with forks.inside_sqlite():
-            made = _copy(source, part, chosen, origin, busy_s)
+            made = _copy(source, part, chosen)
         if made is None:
             return None
         _sync(part, os.O_RDWR)
         _name(part, target, force=False)
     except sqlite3.Error as error:
-        told = file.translate(error, part if _is_full(error) else source)  # nothing is written but the part
+        # Nothing is written but the part.
+        told = file.translate(error, part if file_of_source is None or _is_full(error) else file_of_source)
         raise told or JournalError(f"History can't be copied: {error}. Nothing is at {target}.") from error
     except OSError as error:
         raise JournalError(f"{target} can't be written: {error.strerror}. There is no scratch journal.") from error
@@ -84,32 +105,48 @@ def _is_full(error: sqlite3.Error) -> bool:
     return isinstance(file.translate(error, Path()), JournalFull)
 
 
-def _copy(source: Path, part: Path, chosen: Chosen, origin: str, busy_s: float) -> Scratch | None:
-    with closing(file.connect(source, busy_s=busy_s, readonly=True)) as history, closing(_new(part)) as scratch:
+@contextmanager
+def held(path: Path, busy_s: float) -> Iterator[sqlite3.Connection]:
+    """The history of a file."""
+    with closing(file.connect(path, busy_s=busy_s, readonly=True)) as history:
         history.execute("/*spine*/ begin").close()
         try:
-            scratch.execute("begin immediate").close()
-            migrations.prepare(scratch, SystemClock().now_us())
-            scratch.execute("create temp table wanted (position integer primary key)").close()
-            events = _choose(history, scratch, chosen)
-            if not events:
-                return None
-            streams = _complete_streams(history, scratch, chosen.upto)
-            first, last, count = _copy_events(history, scratch)
-            _copy_subscriptions(history, scratch, chosen.after)
-            _say_what_it_is(scratch, origin, chosen)
-            scratch.execute("commit").close()
+            yield history
         finally:
             history.execute("/*spine*/ rollback").close()
+
+
+def _copy(source: Source, part: Path, chosen: Chosen) -> Scratch | None:
+    with source.history() as history, closing(_new(part)) as scratch:
+        scratch.execute("begin immediate").close()
+        migrations.prepare(scratch, SystemClock().now_us())
+        scratch.execute("create temp table wanted (position integer primary key)").close()
+        events = _choose(history, scratch, chosen)
+        if not events:
+            return None
+        streams = _complete_streams(history, scratch, chosen.upto)
+        first, last, count = _copy_events(history, scratch)
+        _copy_subscriptions(history, scratch, chosen.after)
+        _say_what_it_is(scratch, source.id, chosen)
+        scratch.execute("commit").close()
     return Scratch("", count, first, last, streams, count - events)
 
 
-def _choose(history: sqlite3.Connection, scratch: sqlite3.Connection, chosen: Chosen) -> int:
-    where, values = ["position > ? and position <= ?"], [chosen.after, chosen.upto, *_filters(chosen)[1]]
-    sql = f"/*spine*/ select position from spine_events where {' and '.join(where + _filters(chosen)[0])}"
-    with closing(history.execute(sql, values)) as found:
+def _choose(history: History, scratch: sqlite3.Connection, chosen: Chosen) -> int:
+    filters, values = _filters(chosen)
+    where = " and ".join(["position > ? and position <= ?", *filters])
+    sql = f"/*spine*/ select position from spine_events where {where} order by position limit ?"
+    after = chosen.after
+    while found := _rows(history, sql, (after, chosen.upto, *values, POSITIONS)):
         scratch.executemany("insert into wanted values (?)", found).close()
+        after = found[-1][0]
     return int(scratch.execute("select count(*) from wanted").fetchone()[0])
+
+
+def _rows(history: History, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+    with closing(history.execute(sql, values)) as found:
+        rows: list[Any] = found.fetchall()
+    return rows
 
 
 def _filters(chosen: Chosen) -> tuple[list[str], list[Any]]:
@@ -120,18 +157,16 @@ def _filters(chosen: Chosen) -> tuple[list[str], list[Any]]:
             where.append(f"{column} in (select value from json_each(?))")
             values.append(json.dumps(some))
     if chosen.types:
-        where.append(
-            "exists (select 1 from json_each(?) j where spine_events.type = j.value"  # which has a column `type` itself
-            " or (instr(j.value, '.') = 0 and substr(spine_events.type, -length(j.value) - 1) = '.' || j.value))"
-        )
-        values.append(json.dumps(chosen.types))
+        where.append(f"({' or '.join('type = ?' if '.' in name else _OF_ANY_CONTEXT for name in chosen.types)})")
+        for name in chosen.types:
+            values += [name] if "." in name else [name, len(name), f".{name}"]
     if chosen.correlation is not None:
         where.append("(correlation = ? or id = ?)")
         values += [chosen.correlation, chosen.id]
     return where, values
 
 
-def _complete_streams(history: sqlite3.Connection, scratch: sqlite3.Connection, upto: int) -> int:
+def _complete_streams(history: History, scratch: sqlite3.Connection, upto: int) -> int:
     """How many there are."""
     count = 0
     for number, versions in _streams(history, upto):
@@ -140,9 +175,8 @@ def _complete_streams(history: sqlite3.Connection, scratch: sqlite3.Connection, 
         if scratch.execute(among, (positions,)).fetchone() is None:
             continue
         count += 1
-        service, name = history.execute(
-            "/*spine*/ select service, name from spine_streams where number = ?", (number,)
-        ).fetchone()
+        names = "/*spine*/ select service, name from spine_streams where number = ?"
+        ((service, name),) = _rows(history, names, (number,))
         scratch.execute("insert or ignore into wanted select value from json_each(?)", (positions,)).close()
         scratch.execute("insert into spine_streams values (?,?,?,?)", (number, service, name, versions[-1][0])).close()
         scratch.executemany(
@@ -151,38 +185,42 @@ def _complete_streams(history: sqlite3.Connection, scratch: sqlite3.Connection, 
     return count
 
 
-def _streams(history: sqlite3.Connection, upto: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def _streams(history: History, upto: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Each with its versions and their positions, one stream in memory at a time."""
-    number, versions = 0, list[tuple[int, int]]()
-    query = "/*spine*/ select stream, version, position from spine_stream_events where position <= ? order by stream, version"
-    with closing(history.execute(query, (upto,))) as rows:
+    number, versions, after = 0, list[tuple[int, int]](), (0, 0)
+    query = (
+        "/*spine*/ select stream, version, position from spine_stream_events where position <= ? and (stream, version) > (?, ?)"
+        " order by stream, version limit ?"
+    )
+    while rows := _rows(history, query, (upto, *after, POSITIONS)):
         for stream, version, position in rows:
             if stream != number:
                 if versions:
                     yield number, versions
                 number, versions = stream, []
             versions.append((version, position))
+        after = (stream, version)
     if versions:
         yield number, versions
 
 
-def _copy_events(history: sqlite3.Connection, scratch: sqlite3.Connection) -> tuple[int, int, int]:
+def _copy_events(history: History, scratch: sqlite3.Connection) -> tuple[int, int, int]:
     """The first position, the last one, and how many."""
     some = f"/*spine*/ select {read.RECORD} from spine_events where position in (select value from json_each(?))"
     first, after, count = 0, 0, 0
     marks = ",".join("?" * len(read.RECORD.split(",")))
     page = "select position from wanted where position > ? order by position limit ?"
     while positions := [row[0] for row in scratch.execute(page, (after, PAGE)).fetchall()]:
-        rows = history.execute(f"{some} order by position", (json.dumps(positions),)).fetchall()
+        rows = _rows(history, f"{some} order by position", (json.dumps(positions),))
         scratch.executemany(f"insert into spine_events ({read.RECORD}) values ({marks})", rows).close()
         first, after, count = first or positions[0], positions[-1], count + len(rows)
     return first, after, count
 
 
-def _copy_subscriptions(history: sqlite3.Connection, scratch: sqlite3.Connection, after: int) -> None:
+def _copy_subscriptions(history: History, scratch: sqlite3.Connection, after: int) -> None:
     """Without those of relays and intakes (a colon is in their services' names): they have a broker to do with."""
-    query = f"/*spine*/ select {_COLUMNS} from spine_subscriptions where state <> 'retired' and instr(service, ':') = 0"
-    for row in history.execute(query).fetchall():
+    query = f"/*spine*/ select {_COLUMNS} from spine_subscriptions where state <> 'retired' and service not like '%:%'"
+    for row in _rows(history, query):
         scratch.execute(
             f"insert into spine_subscriptions ({_COLUMNS}, state, generation) values (?,?,?,?,?,?,?,?,?,?,'active',1)",
             row,

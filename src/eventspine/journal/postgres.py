@@ -13,7 +13,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,6 +160,12 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
     def query_blocking(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         """For callers in threads, on their own thread."""
         return self._here().readers.query(sql, parameters)
+
+    def history(self) -> AbstractContextManager[Any]:
+        """Its past as of one moment; see _sqlite_scratch."""
+        from ._postgres_history import held
+
+        return held(self.target, self._identity())
 
     async def backup(
         self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None
