@@ -163,7 +163,7 @@ def _of_the_file(facts: dict[str, Any]) -> list[str]:
         )
     if moved := facts.get("promoted"):
         found.append(
-            f"The database was promoted or restored since this journal was told so ({moved}, cluster/timeline). Unless its standby "
+            f"The database was promoted or restored since this journal was told so ({moved}, cluster/timeline/table). Unless its standby "
             "was synchronous, acknowledged events may be gone, and numbers given out again: how-to/postgresql.md, "
             '"After a failover", says what to do, and how to tell it.'
         )

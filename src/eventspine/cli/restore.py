@@ -30,7 +30,10 @@ _SEALS = {
     "broken": "DAMAGED: its events are not those that were sealed",
 }
 
-IN_POSTGRES = "In PostgreSQL: end what runs on it, and let pg_restore put back what pg_dump made."
+IN_POSTGRES = (
+    "In PostgreSQL: end what runs on it, let pg_restore put back what pg_dump made, and do the steps of how-to/postgresql.md, "
+    '"After a failover".'
+)
 
 
 def wrong(found: Verified) -> list[str]:

@@ -128,10 +128,16 @@ def _is_before(lineage: str, known: str) -> bool:
 # --- what is noted of it --------------------------------------------------------------------------------------------------
 
 
+def _here(connection: Any, schema: str) -> str:
+    """The server's lineage, and which table the events are in: a dump that is restored makes another one, in the same
+    cluster too."""
+    query = f"select ({_ASK}) || '/' || to_regclass(%s)::oid"
+    return str(connection.execute(query, (f"{schema}.spine_events",)).fetchone()[0])
+
+
 def note(connection: psycopg.Connection[Any], target: Target, schema: str) -> None:
-    """On which lineage this journal is, unless that is known. Who may not write leaves it to others."""
-    lineage = lineage_of(connection)
-    if lineage is None:
+    """Where this journal is, unless that is known. Who may not write leaves it to others."""
+    if lineage_of(connection) is None:
         return
     with contextlib.suppress(psycopg.errors.InsufficientPrivilege), connection.transaction():
         if target.role:
@@ -139,11 +145,11 @@ def note(connection: psycopg.Connection[Any], target: Target, schema: str) -> No
         connection.execute(
             f"insert into {schema}.spine_meta (name, value) select 'lineage', %s"
             f" where not exists (select 1 from {schema}.spine_meta where name = 'lineage') on conflict (name) do nothing",
-            (lineage,),
+            (_here(connection, schema),),
         )
 
 
 def moved(cursor: Cursor, noted: str | None) -> str | None:
-    """From which lineage to which, if it is not the one that was noted."""
-    row = cursor.run(_ASK).fetchone() if noted else None
-    return f"{noted} -> {row[0]}" if noted and row and row[0] != noted else None
+    """From where to where, if it is not what was noted."""
+    here = _here(cursor.connection, cursor.schema) if noted else noted
+    return f"{noted} -> {here}" if here != noted else None
