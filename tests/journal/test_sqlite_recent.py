@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from itertools import product
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from eventspine.clock import SystemClock
 from eventspine.journal import _sql_read
 from eventspine.journal._sqlite_recent import AGE_MAX_US, BYTES_MAX, KEPT, Recent
-from eventspine.journal.port import Append, Page, Record, Unit
+from eventspine.journal.port import Append, Page, Record, Timer, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import event
@@ -161,3 +162,62 @@ def test_who_wants_only_up_to_a_place_is_told_no_more() -> None:
     assert page is not None
     assert (len(page.records), page.scanned) == (3, 5)
     assert recent.page(5, 100, 5, everything) is None, "nothing to tell"
+
+
+async def told(journal: SQLiteJournal, after: int, *, limit: int = 10, upto: int | None = None) -> bool:
+    return (await journal.feed(after, limit=limit, upto=upto, private=True)).told
+
+
+async def test_at_the_end_of_our_own_whoever_watches_need_not_ask_for_more(journal: SQLiteJournal) -> None:
+    await append(journal, mixed(5))
+    assert await told(journal, 0)
+    assert not await told(journal, 0, limit=4), "there is more, and nobody will be told of it again"
+    assert not await told(journal, 0, upto=4)
+    await append(journal, mixed(1))
+    assert await told(journal, 5)
+
+
+async def test_who_was_told_of_anothers_commit_before_asks_for_it(journal: SQLiteJournal) -> None:
+    """Its bell may have rung before the page was read; nobody would hear it again."""
+    rung = asyncio.Event()
+    journal.watch(rung.set)
+    other = SQLiteJournal(journal.url)
+    await other.open()
+    await append(journal, mixed(2))
+    rung.clear()
+    await append(other, mixed(2))
+    async with asyncio.timeout(30):
+        await rung.wait()
+    assert not await told(journal, 0)
+    assert [record.position for record in (await journal.feed(2, limit=10, private=True)).records] == [3, 4]
+    await other.close()
+
+
+async def test_what_others_write_after_our_commit_began_is_not_taken_to_be_before_it(
+    journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bell that rings while our commit is under way may be that of an event behind it."""
+    writer = journal._here().writer
+    commit = writer.commit_statement
+
+    def rung_meanwhile(connection: Any) -> Any:
+        writer.recent.others_wrote()
+        return commit(connection)
+
+    monkeypatch.setattr(writer, "commit_statement", rung_meanwhile)
+    await append(journal, mixed(2))
+    assert not await told(journal, 0)
+
+
+async def test_our_own_commits_that_are_not_remembered_are_asked_for(journal: SQLiteJournal) -> None:
+    again = mixed(2)
+    await append(journal, again)
+    (verdict,) = await journal.commit([Unit(timers=[Timer(1, event())])])
+    assert verdict.ok
+    assert not await told(journal, 0), "of a timer nothing is inserted; whoever watches was told, and looks"
+    await append(journal, mixed(1))
+    assert await told(journal, 2)
+    await journal.fire(2, 10)
+    assert not await told(journal, 0)
+    await append(journal, [*again, *mixed(1)])
+    assert not await told(journal, 0)

@@ -59,7 +59,7 @@ class Reader:
                 for member in members:
                     member.admit(page.records, page.scanned)
                 self.readers.meet(self)
-                if not page.more:
+                if page.told or not page.more:
                     await self.changed.wait()
         finally:
             await intake.close()

@@ -220,17 +220,18 @@ class Relay:
         await self._numbering.room()
         page = await self.journal.feed(self.position, limit=PAGE, channels=[self.channel])
         new = [record for record in page.records if record.position > self.position]  # numbered once, whatever is read
+        more = page.more and not (page.told and not self._stopping.is_set())
         if new:
             await self._send_page(new, page.scanned)
             self._before_rows -= len(new)
             self.trouble = None
             # Without a change since it was read there is nothing to look for. Before it ends, it looks all the same.
             changed = self._changed.is_set() or self._stopping.is_set()
-            return page.more or changed or self._before_rows > 0 or bool(self._aside.due)
+            return more or changed or self._before_rows > 0 or bool(self._aside.due)
         self._numbering.passed(page.scanned, PASSED_EVERY_S)
         if not page.more:
             self._before_rows = 0
-        return page.more or bool(self._aside.due)
+        return more or bool(self._aside.due)
 
     async def _send_page(self, records: Sequence[Record], scanned: int) -> None:
         numbers: dict[int, int] = {}

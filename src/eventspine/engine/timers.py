@@ -8,7 +8,7 @@ from ..clock import Clock
 from ..journal.port import Journal
 
 AT_ONCE = 1000
-MOMENT_S = 0.01  # between two looks, where the journal changes all the time
+MOMENT_S = 0.05  # between two looks, where the journal changes all the time; what is known by then is fired in time
 
 
 class Timers:
@@ -36,5 +36,6 @@ class Timers:
         finally:
             if waking is not None:
                 waking.cancel()
-        if due_us is None or due_us > self._clock.now_us():
-            await self._clock.sleep(MOMENT_S)
+        rest_s = MOMENT_S if due_us is None else min(MOMENT_S, (due_us - self._clock.now_us()) / 1e6)
+        if rest_s > 0:
+            await self._clock.sleep(rest_s)

@@ -2,6 +2,11 @@
 
 Positions without a hole, up to our last commit that inserted. Others may have written since, or before our next commit:
 so nothing is ever said about what comes after, and a commit that does not go on where the last one ended begins anew.
+Only that whoever watches will be told of it is said (`Page.told`), as long as nothing that was told came after:
+
+    others, counted ── our commit begins ── what we inserted ── a page up to its end ── watchers are told of others' commits
+           └───────────────────── the same count: none was told yet ────────┘          (counted first, told then)
+
 Kept for a few seconds only, since another process may delete what is old (retention)."""
 
 from __future__ import annotations
@@ -27,10 +32,18 @@ class Recent:
         self._first = 1
         self._rows: list[tuple[Any, ...]] = []  # as they were inserted: records without their position
         self._bytes = 0
+        self._as_of = 0  # `others` before our last commit began
+        self.others = 0  # commits that are not here, as far as we were told
 
-    def add(self, first: int, rows: Sequence[tuple[Any, ...]]) -> None:
-        """These have been committed, from this position on."""
+    def others_wrote(self) -> None:
+        """To be called before watchers are told of it."""
         with self._lock:
+            self.others += 1
+
+    def add(self, first: int, rows: Sequence[tuple[Any, ...]], others: int = 0) -> None:
+        """These have been committed, from this position on; `others` as it was before that commit began."""
+        with self._lock:
+            self._as_of = others
             if first != self._first + len(self._rows):
                 self._first, self._rows, self._bytes = first, [], 0
             self._rows += rows
@@ -62,7 +75,8 @@ class Recent:
                 return None
             end = len(self._rows) if upto is None else upto + 1 - self._first
             rows = self._rows[start : max(start, min(end, start + limit))]
+            told = self._as_of == self.others and start + len(rows) == len(self._rows)
         if not rows or self._clock.now_us() - rows[0][7] > AGE_MAX_US:
             return None
         records = (_new(Record, (position, *row)) for position, row in enumerate(rows, after + 1))
-        return Page([record for record in records if wanted(record)], after + len(rows))
+        return Page([record for record in records if wanted(record)], after + len(rows), told=told)

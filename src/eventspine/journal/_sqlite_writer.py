@@ -172,10 +172,10 @@ class Writer:
         if not jobs:
             return [], False
         first = jobs[0]
-        if isinstance(first, Call):
-            return self._call(first)
         if not isinstance(first, Units):
-            return [], first.hold(self)
+            answers, rings = self._call(first) if isinstance(first, Call) else ([], first.hold(self))
+            self.recent.others_wrote()  # it may have: what it has inserted is not known here
+            return answers, rings
         batch = [job for job in jobs if isinstance(job, Units)]
         applied = self._run([unit for job in batch for unit in job.units])
         self.figures.units += len(applied.verdicts)
@@ -214,6 +214,7 @@ class Writer:
         return applied
 
     def _once(self, units: Sequence[Unit]) -> Applied:
+        others = self.recent.others
         try:
             self.begin()
             applied = self.applier.apply(units, self.clock.now_us())
@@ -228,10 +229,13 @@ class Writer:
         try:
             self.commit_statement(self.connection)
         except sqlite3.Error as error:
+            self.recent.others_wrote()
             return self._after_failed_commit(applied, error)
         self.figures.commits += 1
         if applied.first:
-            self.recent.add(applied.first, applied.inserted)
+            self.recent.add(applied.first, applied.inserted, others)
+        elif applied.rings:
+            self.recent.others_wrote()
         return applied
 
     def _after_failed_commit(self, applied: Applied, error: sqlite3.Error) -> Applied:

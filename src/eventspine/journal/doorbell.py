@@ -115,8 +115,18 @@ class Bells:
 class Lookout:
     """One thread that hears the bell, looks at the file now and then, and tells the watchers on their own loops."""
 
-    def __init__(self, path: Path, bells: Bells, *, busy_s: float, look: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        bells: Bells,
+        *,
+        busy_s: float,
+        look: Callable[[], None],
+        others_wrote: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`others_wrote` is called before the watchers are told of it."""
         self._path, self._bells, self._busy_s, self._look = path, bells, busy_s, look
+        self._others_wrote = others_wrote
         self._watchers = Watchers()
         self._lock = threading.Lock()
         self._bell: socket.socket | None = None
@@ -162,6 +172,7 @@ class Lookout:
                 seen = data_version.now()
                 if rung or seen != version:
                     version = seen
+                    self._others_wrote()
                     self.tell()
 
     def _hear(self, selector: selectors.BaseSelector) -> bool:

@@ -366,6 +366,7 @@ class Page(NamedTuple):
     records: Sequence[Record]
     scanned: int  # every wanted record up to and including here is in `records` or was returned before
     more: bool = True  # False: this is the end of the feed as it was; wait for a change before asking again
+    told: bool = False  # whoever watched before asking is told of what comes after, and need not ask for more
 
 
 # --- growth: what is deleted, and copies -----------------------------------------------------------------------------

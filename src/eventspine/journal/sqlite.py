@@ -232,7 +232,13 @@ class _Running:
             path, clock, busy_s=busy_s, rang=self._rang, safeguards=safeguards, statements_s=statements_s
         )
         self.readers = Readers(path, busy_s=busy_s)
-        self.lookout = Lookout(path, self.bells, busy_s=busy_s, look=lambda: self.writer.refuse_waiting(busy_s))
+        self.lookout = Lookout(
+            path,
+            self.bells,
+            busy_s=busy_s,
+            look=lambda: self.writer.refuse_waiting(busy_s),
+            others_wrote=self.writer.recent.others_wrote,
+        )
 
     def _rang(self, rings: bool) -> None:
         if rings:
