@@ -66,7 +66,6 @@ def test_most_cells_are_shown_and_those_that_are_not_are_known() -> None:
 
 
 NOT_TESTED = [  # the page says so: the process next to it changes nothing about these, and PostgreSQL is new
-    ("process killed", "postgres"),
     ("all killed", "postgres processes"),
     ("process stopped", "postgres processes"),
     ("stopped in a commit", "postgres processes"),

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 import psycopg
 from psycopg import errors
@@ -72,7 +72,8 @@ def target_of(url: str) -> Target:
     defaults = {name: value for name, value in _DEFAULTS.items() if name not in options}
     # Whatever PGCLIENTENCODING or a role says: texts are whole Unicode, and one that can't be sent would be tried for ever.
     query = urlencode({**defaults, **options, "client_encoding": "UTF8"}, quote_via=quote)
-    conninfo = urlunsplit(("postgresql", parts.netloc, parts.path, query, ""))
+    # Not by urlunsplit, which leaves the slashes out where there is no host.
+    conninfo = f"postgresql://{parts.netloc}{parts.path}?{query}"
     if (wanted := options.get("target_session_attrs", "read-write")) not in ("read-write", "primary", "any"):
         raise SettingsError(
             f"target_session_attrs={wanted} in {shown} asks for a standby. A journal is read from its primary, too: leave the "

@@ -14,10 +14,27 @@ import psycopg
 from ..errors import JournalCorrupt, JournalError, UnitFailed
 from ._postgres_connect import begin, entering, is_lost, reading, trouble
 from ._postgres_lineage import Connecting
-from ._postgres_sql import Cursor, Guard, bind, check_query
+from ._postgres_sql import Cursor, Guard, bind, check_query, opened
 
 QUERY_S = 60.0  # of one query of a handler's
 T = TypeVar("T")
+
+
+def queried(
+    connection: psycopg.Connection[Any], sql: str, parameters: Mapping[str, Any], path: str | None
+) -> list[dict[str, Any]]:
+    """The same on a connection of somebody else's, in the transaction that is open on it, which is left as it was. `path`:
+    of schemas, where it is not the connection's own."""
+    check_query(sql)
+    values = bind(parameters)
+    try:
+        with connection.transaction(force_rollback=True):
+            if path:
+                opened(connection).execute(f"set local search_path = {path}")
+            _, rows, columns = Guard(connection).run(sql, values)
+    except psycopg.Error as error:
+        raise UnitFailed(f"{type(error).__name__}: {error}") from error
+    return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 class Readers:

@@ -134,10 +134,16 @@ def _says_something(sql: str) -> bool:
     return bool(re.sub(r"--[^\n]*|/\*.*?\*/", "", sql, flags=re.DOTALL).strip())
 
 
+class _Plain(psycopg.Cursor[Any]):
+    """Reads and writes values as psycopg itself does, whatever was registered on the connection: Django has some of its own."""
+
+    adapters = psycopg.adapters
+
+
 def opened(connection: Any) -> Any:
     """A cursor with rows as tuples and parameters bound by the server, whatever a caller has set on the connection."""
     if isinstance(connection, psycopg.Connection):
-        return psycopg.Cursor(connection, row_factory=tuple_row)
+        return _Plain(connection, row_factory=tuple_row)
     return connection.cursor()  # a Bridge
 
 

@@ -27,10 +27,11 @@ from .port import Unit, Verdict
 
 
 def write_within(connection: Any, unit: Unit, target: Target, identity: Identity, now_us: int) -> Verdict:
-    _check(connection, target, identity)
+    _check_kind(connection, target)
     for statement in unit.statements:
         check_theirs(statement.sql)
     try:
+        _check_place(connection, target, identity)
         for _ in range(TRIES - 1):
             try:
                 return _write(connection, unit, identity, now_us)
@@ -89,7 +90,7 @@ def _explained(error: psycopg.Error, target: Target) -> SpineError:
     return trouble(error, target) or as_unit_failed(error)
 
 
-def _check(connection: Any, target: Target, identity: Identity) -> None:
+def _check_kind(connection: Any, target: Target) -> None:
     if not isinstance(connection, (psycopg.Connection, Bridge)):
         raise SettingsError(
             f"The journal is in PostgreSQL at {target.name}, and this is no connection to it of psycopg 3 or asyncpg but a "
@@ -102,6 +103,9 @@ def _check(connection: Any, target: Target, identity: Identity) -> None:
             "This connection commits each statement by itself, so the event would not share the fate of your own writes. "
             "Begin a transaction on it first: with connection.transaction(): ...",
         )
+
+
+def _check_place(connection: Any, target: Target, identity: Identity) -> None:
     table = f"{identity.schema}.spine_meta"
     cursor = opened(connection)
     found = cursor.execute("select to_regclass(%s)", (table,)).fetchone()

@@ -89,10 +89,13 @@ class Changing(Generic[A]):
         except Conflict:
             if self._tries >= self._shape.options.conflict_tries:
                 raise
-            await sleep(uniform(0, PAUSE_S * (2**self._tries - 1)) if self._tries > 1 else 0)
+            await self._pause(uniform(0, PAUSE_S * (2**self._tries - 1)) if self._tries > 1 else 0)
             return
         self.changed = Changed(found, made, repeated=False)
         self._over = True
+
+    async def _pause(self, seconds: float) -> None:
+        await sleep(seconds)
 
     def _notes(self, before: int, after: int) -> list[Note]:
         if self._command_id is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -54,11 +55,20 @@ def path(empty: Path) -> Path:
     return empty
 
 
+def use(given: str) -> None:
+    """In a process that a test starts: the database of that test, by its path or as JSON."""
+    if hasattr(connections._connections, "default"):
+        del connections["default"]
+    connections.settings["default"].update(json.loads(given) if given.startswith("{") else {"NAME": given})
+
+
 class Stored:
     """What anybody else sees in the file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.url = f"sqlite:///{path}"
+        self.given = str(path)  # to `use` in another process
 
     def ask(self, sql: str) -> list[tuple[object, ...]]:
         with closing(sqlite3.connect(self.path)) as own:

@@ -54,7 +54,7 @@ def test_a_project_that_is_set_up_as_the_page_says_has_nothing_to_hear(path):
         ({"DATABASES": "default"}, "E001", "Did you mean 'DATABASE'"),
         ({"DATABASE": "nowhere"}, "E001", "nowhere"),
         ({"TRUST_REQUEST_ID": "yes"}, "E001", "True or False"),
-        ({"DATABASE": "elsewhere"}, "E002", "in SQLite today"),
+        ({"DATABASE": "elsewhere"}, "E002", "in SQLite or PostgreSQL"),
         ({"DATABASE": "memory"}, "E003", "in memory"),
     ],
 )

@@ -6,14 +6,18 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+
+from eventspine.testing.servers import Server
 
 PROJECT = Path(__file__).parents[3] / "examples" / "django_shop"
 
 SETTINGS = """
 from project.settings import *
 DATABASES["default"]["TEST"] = {"NAME": %s}
+%s
 INSTALLED_APPS = [*INSTALLED_APPS, "django.contrib.contenttypes", "django.contrib.auth"]
 """
 
@@ -107,7 +111,7 @@ class Kit(SpineTests, TestCase):
 
         @asking.on(OrderPlaced)
         def ask(event: OrderPlaced, delivery: SyncDelivery[str]) -> StockReserved:
-            delivery.execute("insert into shop_parcel ('order') values (:order)", order="C", expect_rows=1)
+            delivery.execute('insert into shop_parcel ("order") values (:order)', order="C", expect_rows=1)
             seen.append((delivery.query("select sku from shop_stock"), delivery.attempt, delivery.resources))
             assert not publish(StockReserved(order="published")).durable
             return StockReserved(order="returned")
@@ -174,12 +178,17 @@ class RowsToo(Rows):
 '''
 
 
-def manage_test(tmp_path: Path, tests: str, *options: str, file: bool, code: int = 0) -> str:
+def manage_test(
+    tmp_path: Path, tests: str, *options: str, file: bool, code: int = 0, database: dict[str, object] | None = None
+) -> str:
     folder = tmp_path / "kit"
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "test_kit.py").write_text(tests)
-    (tmp_path / "kit_settings.py").write_text(SETTINGS % (repr(str(tmp_path / "test.sqlite3")) if file else None))
+    instead = f"DATABASES['default'] = {database!r}" if database else ""
+    (tmp_path / "kit_settings.py").write_text(
+        SETTINGS % (repr(str(tmp_path / "test.sqlite3")) if file else None, instead)
+    )
     done = subprocess.run(
         [sys.executable, "-W", "error", "manage.py", "test", "kit", "--settings=kit_settings", *options],
         cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100,
@@ -214,3 +223,24 @@ def test_a_test_database_that_is_kept_is_used_again(tmp_path):
     (tmp_path / "again").mkdir()
     (tmp_path / "test.sqlite3").rename(tmp_path / "again" / "test.sqlite3")
     manage_test(tmp_path / "again", REAL, "--keepdb", file=True)
+
+
+# --- on PostgreSQL ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def database(postgres_server: Server) -> dict[str, object]:
+    where = urlsplit(postgres_server.url)
+    return {
+        "ENGINE": "django.db.backends.postgresql", "NAME": "postgres", "USER": "postgres", "HOST": where.hostname,
+        "PORT": where.port, "TEST": {"NAME": "test_kit"},
+    }  # fmt: skip
+
+
+def test_on_postgres_inside_the_transaction_of_a_test_case(tmp_path, database):
+    manage_test(tmp_path, IN_A_TRANSACTION + "\n\nREFUSED = 'never committed'\n", file=False, database=database)
+
+
+@pytest.mark.parametrize("parallel", ["1", "2"])
+def test_on_postgres_with_the_real_engine(tmp_path, database, parallel):
+    manage_test(tmp_path, REAL, "--parallel", parallel, file=False, database=database)

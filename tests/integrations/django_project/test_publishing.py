@@ -251,7 +251,7 @@ def test_r21_a_snapshot_that_is_too_old_names_the_setting_that_prevents_it(store
         ([], "is a dict"),
         ({}, "SERVICE"),
         ({"SERVICE": "x:y", "DATABASE": "nowhere"}, "DATABASES has default, other"),
-        ({"SERVICE": "x:y", "DATABASE": "elsewhere"}, "The journal is in SQLite today"),
+        ({"SERVICE": "x:y", "DATABASE": "elsewhere"}, "The journal is in SQLite or PostgreSQL"),
         ({"SERVICE": "x:y", "DATABASE": "memory"}, "is in memory"),
     ],
 )
@@ -302,7 +302,7 @@ def test_apublish_publishes_in_the_thread_where_djangos_own_async_calls_are(stor
 @pytest.mark.parametrize("how", ["alias", "connection", "proxy"])
 def test_r21_any_spine_writes_within_djangos_connection_or_its_alias(stored, how):
     within = {"alias": "default", "connection": connections["default"], "proxy": connection}[how]
-    with Spine(f"sqlite:///{stored.path}", service=desk) as spine:
+    with Spine(stored.url, service=desk) as spine:
         with pytest.raises(Undone), transaction.atomic():
             spine.publish(Said(name="ann"), within=within)
             raise Undone
@@ -338,14 +338,14 @@ from django.db import connections, transaction
 from tests.integrations.django_project.desk.events import Said
 from tests.integrations.django_project.desk.models import Row
 from eventspine.integrations.django import publish
-connections.settings["default"]["NAME"] = sys.argv[1]
+conftest.use(sys.argv[1])
 """
 
 
-def run(path, program):
+def run(stored, program):
     code = CHILD + program
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, str(path)], timeout=60, cwd=os.getcwd()
+        [sys.executable, "-W", "error", "-c", code, stored.given], timeout=60, cwd=os.getcwd()
     ).returncode
 
 
@@ -355,7 +355,7 @@ def test_a_publish_in_on_commit_is_lost_by_a_kill_and_one_in_the_transaction_is_
     begin = "\nwith transaction.atomic():\n    Row.objects.create(name='{0}')\n    "
     trap = begin.format("ann") + kill + "transaction.on_commit(lambda: publish(Said(name='ann')))"
     right = begin.format("bob") + kill + "publish(Said(name='bob'))"
-    assert [-9, -9] == [run(stored.path, trap), run(stored.path, right)]
+    assert [-9, -9] == [run(stored, trap), run(stored, right)]
     assert (["ann", "bob"], ["bob"]) == (stored.rows, stored.keys)
 
 
@@ -375,7 +375,7 @@ for n in range(4):
     children.append(child)
 sys.exit(any(os.waitpid(child, 0)[1] for child in children))
 """
-    assert run(stored.path, program) == 0
+    assert run(stored, program) == 0
     assert len(set(stored.keys)) == 41
     assert set(stored.rows) == set(stored.keys) - {"before"}
 

@@ -200,7 +200,7 @@ import os, signal, sys
 from tests.integrations.django_project import conftest
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-connections["default"].settings_dict["NAME"] = sys.argv[1]
+conftest.use(sys.argv[1])
 from eventspine.integrations.django import send
 from tests.integrations.django_project.desk.events import Say
 point, proper = sys.argv[2], BaseDatabaseWrapper.commit
@@ -217,7 +217,7 @@ send(Say(), command_id="k")
 @pytest.mark.promise("process killed", "sqlite")
 def test_a_killed_process_has_done_all_of_it_or_nothing_and_sending_again_does_it_once(stored, point):
     environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}"}
-    line = [sys.executable, "-c", textwrap.dedent(CHILD), str(stored.path), point]
+    line = [sys.executable, "-c", textwrap.dedent(CHILD), stored.given, point]
     assert subprocess.run(line, cwd=ROOT, env=environment, check=False, timeout=60).returncode == -signal.SIGKILL
     assert stored.rows == (["ann"] if point == "after COMMIT" else [])
     send(Say(), command_id="k")
@@ -278,7 +278,7 @@ def test_threads_that_change_one_aggregate_take_turns(stored):
 
 @pytest.fixture
 def keeping(stored):
-    with Spine(f"sqlite:///{stored.path}") as spine, spine.running(tally()):
+    with Spine(stored.url) as spine, spine.running(tally()):
         yield spine
 
 
@@ -292,7 +292,7 @@ def test_a_view_is_read_and_waited_for(stored, keeping):
 
 
 def test_one_that_is_behind_says_so_and_inside_of_a_transaction_it_is_not_waited_for(stored):
-    with Spine(f"sqlite:///{stored.path}") as spine, spine.running(tally()):
+    with Spine(stored.url) as spine, spine.running(tally()):
         pass
     receipt = publish(Counted(name="ann", n=1))
     with pytest.raises(ViewBehind, match=r"1 to go"):
@@ -356,7 +356,7 @@ def test_what_is_refused_has_a_status_of_its_own(stored, url, body, headers, sta
 
 
 def test_a_view_that_is_behind_and_a_token_that_is_none_have_theirs(stored):
-    with Spine(f"sqlite:///{stored.path}") as spine, spine.running(tally()):
+    with Spine(stored.url) as spine, spine.running(tally()):
         pass
     token = post("/command/", {})["Spine-Token"]
     behind = Client().get("/counts/ann/?wait=0.01", headers={"Spine-Token": token})

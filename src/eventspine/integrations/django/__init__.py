@@ -1,6 +1,6 @@
 """eventspine in Django: `"eventspine.integrations.django"` in INSTALLED_APPS.
 
-The journal is in the file of one of the project's own SQLite databases. `publish()` writes on Django's connection, so an
+The journal is in one of the project's own databases, in SQLite or PostgreSQL. `publish()` writes on Django's connection, so an
 event and the rows beside it are one commit, whatever `transaction.atomic()` makes of it. `@atomic_delivery` does the same
 for a handler: its rows, its events and "this event is handled" are one commit, also when the process is killed.
 A web process needs no thread and no connection of ours for that, so it may fork, reload and thread as it likes.

@@ -1,7 +1,7 @@
 """`manage.py check`: what would not work, or promise less than it seems. Nothing here connects to a database.
 
 eventspine.E001  the settings can't be read, or name what does not exist
-eventspine.E002  the database is not SQLite
+eventspine.E002  the database is neither SQLite nor PostgreSQL by psycopg 3
 eventspine.E003  the database is in memory
 eventspine.E004  the database's AUTOCOMMIT is off, so that transaction.atomic() never commits
 eventspine.E005  its init_command turns the write-ahead log off
@@ -31,6 +31,8 @@ from ...errors import SettingsError, SpineError
 from ...service import check_commands
 from . import discovery, journals, settings
 from .deliveries import MARK
+from .store import in_tests
+from .within import check_supported
 
 _NO_WAL = re.compile(r"journal_mode\s*=\s*['\"]?(?!wal\b)(\w+)", re.IGNORECASE)
 _NOT_SYNCED = re.compile(r"synchronous\s*=\s*['\"]?(off|normal|0|1)\b", re.IGNORECASE)
@@ -67,36 +69,38 @@ def check_database(**_: Any) -> list[CheckMessage]:
         return []
     try:
         wrapper = connections[settings.read().database]
-        if wrapper.vendor != "sqlite":
-            return [_not_sqlite(wrapper)]
-        return list(_check_sqlite(wrapper))
+        try:
+            check_supported(wrapper)
+        except SettingsError as error:
+            return [Error(str(error), hint="Name another in EVENTSPINE['DATABASE'].", id="eventspine.E002")]
+        try:
+            journals.kind_of(wrapper).check(wrapper)
+        except SettingsError as error:
+            return [Error(str(error), id="eventspine.E001")]
+        found = list(_check_autocommit(wrapper))
+        return [*found, *_check_sqlite(wrapper)] if wrapper.vendor == "sqlite" else found
     except ImproperlyConfigured:
         return []  # Django's own checks say it
 
 
-def _not_sqlite(wrapper: Any) -> CheckMessage:
-    return Error(
-        f"The journal is in SQLite today, and the database {wrapper.alias!r} is {wrapper.display_name}. An event commits "
-        "with your rows only when both are in one file.",
-        hint="Name a SQLite database in EVENTSPINE['DATABASE']. A journal in PostgreSQL is to come.",
-        id="eventspine.E002",
-    )
-
-
-def _check_sqlite(wrapper: Any) -> Iterator[CheckMessage]:
+def _check_autocommit(wrapper: Any) -> Iterator[CheckMessage]:
     about = f"DATABASES[{wrapper.alias!r}]"
-    options = wrapper.settings_dict["OPTIONS"]
-    if wrapper.is_in_memory_db() and not journals.in_tests():
-        yield Error(
-            f"{about} is in memory, where no other thread or process finds the journal.",
-            hint="Give it a file: 'NAME': BASE_DIR / 'db.sqlite3'.",
-            id="eventspine.E003",
-        )
     if not wrapper.settings_dict["AUTOCOMMIT"]:
         yield Error(
             f"{about}['AUTOCOMMIT'] is off, so transaction.atomic() commits nothing, and no delivery is ever done.",
             hint="Leave it on.",
             id="eventspine.E004",
+        )
+
+
+def _check_sqlite(wrapper: Any) -> Iterator[CheckMessage]:
+    about = f"DATABASES[{wrapper.alias!r}]"
+    options = wrapper.settings_dict["OPTIONS"]
+    if wrapper.is_in_memory_db() and not in_tests():
+        yield Error(
+            f"{about} is in memory, where no other thread or process finds the journal.",
+            hint="Give it a file: 'NAME': BASE_DIR / 'db.sqlite3'.",
+            id="eventspine.E003",
         )
     if found := _NO_WAL.search(options.get("init_command", "")):
         yield Error(

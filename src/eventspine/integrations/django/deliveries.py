@@ -1,34 +1,28 @@
 """Handlers whose rows, events and "this is handled" are one commit of Django's.
 
-    thread of the handler   close old connections ── turn ── BEGIN, write lock ── handler ── join ── COMMIT ── turn back
+    thread of the handler   close old connections ── turn ── BEGIN, lock ── handler ── join ── COMMIT ── turn back
 
-The write lock is taken before the handler reads, so that no read of it can be stale when it writes. One such handler
-writes at a time, as SQLite has it; they take turns with all other writers of the journal rather than starve one another.
-Waiting for the turn is not the handler's time (R4). A killed process has committed all of it, or nothing.
+Turn and lock are SQLite's (sqlite.py), where one such handler writes at a time; on PostgreSQL there are none, and they write
+side by side. A killed process has committed all of it, or nothing.
 """
 
 from __future__ import annotations
 
 import copy
-import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import lru_cache, wraps
+from functools import wraps
 from inspect import iscoroutinefunction
-from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from django.db import close_old_connections, transaction
 
 from ...delivery import BatchDelivery, Delivery, as_events
 from ...errors import DeclarationError, WouldDeadlock
-from ...journal._sqlite_within import _TAKE_LOCK
-from ...journal.lockfile import TurnLock
 from ...observe.correlation import current
 from ...service import Handler, Service
-from .journals import journal_of, ring_after_commit, wrapper as journal_wrapper
+from .journals import journal_of, wrapper as journal_wrapper
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -77,16 +71,15 @@ def _to_join() -> Delivery[Any] | None:
 
 def _joined(wrapper: Any, delivery: Delivery[Any], call: Callable[[], Any]) -> Any:
     journal = journal_of(wrapper)
-    delivery.transaction = _no_second  # type: ignore[method-assign]  # of this one delivery: it would wait for our own lock
-    with _our_turn(delivery, journal.path), transaction.atomic(using=wrapper.alias):
-        with wrapper.wrap_database_errors:
-            wrapper.connection.execute(_TAKE_LOCK).close()
+    delivery.transaction = _no_second  # type: ignore[method-assign]  # of this one delivery
+    with journal.turn(delivery), transaction.atomic(using=wrapper.alias):
+        journal.lock(wrapper)
         result = call()
         if result is not None:
             delivery.publish(*as_events(result))
         wrapper.validate_no_broken_transaction()  # else Django would roll back without a word
         delivery.join(wrapper)
-        ring_after_commit(wrapper, journal)
+        journal.ring_after_commit(wrapper)
 
 
 def prepared(service: Service[Any]) -> Service[Any]:
@@ -121,45 +114,6 @@ def fresh_connections() -> Iterator[None]:
 
 def _no_second() -> NoReturn:
     raise WouldDeadlock(
-        "This handler is in Django's transaction, which sees its own writes. delivery.transaction() would wait for its end."
+        "This handler is in Django's transaction, which sees its own writes. delivery.transaction() would be another: it would "
+        "wait for the end of this one, or commit apart from it."
     )
-
-
-@contextmanager
-def _our_turn(delivery: Delivery[Any], path: Path) -> Iterator[None]:
-    turn = _turn(path, os.getpid())
-    item, clock = delivery._item, delivery._subscription.clock
-    started, asked = item.started, clock.monotonic()
-    item.started = 0.0
-    with turn:
-        if started:
-            item.started = started + clock.monotonic() - asked
-        yield
-
-
-class _Turn:
-    """The journal's turn lock, for many threads of this process."""
-
-    def __init__(self, path: Path) -> None:
-        self._here = threading.Lock()
-        self._everywhere = TurnLock(Path(f"{path}-lock"))
-
-    def __enter__(self) -> None:
-        self._here.acquire()
-        try:
-            self._everywhere.take()
-        except BaseException:
-            self._here.release()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._everywhere.give_back()
-        finally:
-            self._here.release()
-
-
-@lru_cache(maxsize=8)
-def _turn(path: Path, _pid: int) -> _Turn:
-    """A forked child has one of its own: it would share its parent's turn, and end it."""
-    return _Turn(path)

@@ -30,7 +30,8 @@ from ...publishing import Receipt, due_us, receipts, unit_of
 from ...service import Service
 from ...within import write
 from . import settings
-from .journals import Journal, journal_of, ring_after_commit, wrapper as journal_wrapper
+from .journals import journal_of, wrapper as journal_wrapper
+from .store import Store
 from .within import OfDjango, in_transaction
 
 _ASYNC = "publish() waits for the database, and would hold up the event loop: `await apublish(...)` instead."
@@ -130,9 +131,9 @@ def cancel(*published: Receipt) -> int:
         return _write(wrapper, journal, Unit(cancels=[receipt.event_id for receipt in published])).cancelled
 
 
-def _write(wrapper: Any, journal: Journal, unit: Unit) -> Verdict:
+def _write(wrapper: Any, journal: Store, unit: Unit) -> Verdict:
     verdict = write(OfDjango(wrapper), journal, unit)  # type: ignore[arg-type]  # all that it asks for is there
-    ring_after_commit(wrapper, journal)
+    journal.ring_after_commit(wrapper)
     return verdict
 
 
@@ -163,10 +164,10 @@ def _refuse_dual_write(wrapper: Any) -> None:
         )
 
 
-def _refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: Journal) -> None:
+def _refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: Store) -> None:
     handling = delivery._subscription.journal
-    if getattr(handling, "path", None) != journal.path:
+    if not journal.is_same(handling):
         raise WouldDeadlock(
-            f"{delivery.handler} is handling an event of the journal {handling.url}, and publish() goes to {journal.path}: "
+            f"{delivery.handler} is handling an event of the journal {handling.url}, and publish() goes to {journal.url}: "
             f"the two would not commit together. Run the handlers with `manage.py spine run`, or use delivery.publish(...)."
         )

@@ -2,7 +2,8 @@
 
     EVENTSPINE = {
         "SERVICE": "shop.events:shop",    # whom publish() speaks for
-        "DATABASE": "default",            # the database whose file is the journal
+        "DATABASE": "default",            # the database that has the journal
+        "SCHEMA": "spine",                # PostgreSQL: where in it; else the first of the connection's search path
         "RUN": ["shop.handlers"],         # what `manage.py spine run` runs; else all that is discovered
         "DISCOVER": ["events", "handlers"],  # modules of installed apps that are imported at start
         "TRUST_REQUEST_ID": True,         # whether the middleware takes what clients send
@@ -35,6 +36,7 @@ NAME = "EVENTSPINE"
 class Settings:
     service: str = ""
     database: str = DEFAULT_DB_ALIAS
+    schema: str = ""
     run: tuple[str, ...] = ()
     discover: tuple[str, ...] = ("events", "handlers")
     trust_request_id: bool = True

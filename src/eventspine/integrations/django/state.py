@@ -4,8 +4,9 @@
     change, save              the same, of one aggregate or several
     load, view                what is committed, and what this transaction has done so far
 
-A command's transaction takes the write lock before it looks whether the command was done, so the handler is called once,
-however many processes are sent the same. Inside of a transaction of the caller's it is a savepoint of that one.
+A command's transaction takes a lock before it looks whether the command was done, so the handler is called once, however many
+processes are sent the same: SQLite's write lock, or on PostgreSQL one of this command or aggregate alone. Inside of a transaction of the
+caller's it is a savepoint of that one. After a conflict all of it is rolled back, rows too, before the handler is called again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, cast
@@ -24,10 +26,8 @@ from django.utils.asyncio import async_unsafe
 from ... import sync
 from ...commands.on_spine import Commanding
 from ...delivery import Delivery
-from ...errors import DeclarationError, SettingsError, SpineError, WouldDeadlock
+from ...errors import Conflict, DeclarationError, SettingsError, SpineError, WouldDeadlock
 from ...journal import _sql_read as read
-from ...journal._sqlite_guard import Unguarded, as_unit_failed, bind, check_read
-from ...journal._sqlite_within import _TAKE_LOCK
 from ...journal.port import Noted, Record, Unit, Verdict
 from ...observe.correlation import current
 from ...publishing import Receipt
@@ -37,15 +37,16 @@ from ...state.on_spine import State
 from ...state.reading import ViewReader
 from ...within import write
 from . import discovery, settings
-from .journals import journal_of, ring_after_commit, wrapper as journal_wrapper
+from .journals import journal_of, wrapper as journal_wrapper
 from .publishing import _refuse_dual_write, _refuse_other_journal, _spine
 from .within import OfDjango, in_transaction
 
 if TYPE_CHECKING:
     from typing import Unpack
 
-    from ...commands.declare import Command
+    from ...commands.declare import Command, CommandType
     from ...commands.deliveries import CommandDelivery, Desk
+    from ...commands.handlers import CommandHandler
     from ...state.aggregate import Aggregate, Identity
     from ...state.as_of import ViewThen
     from ...state.changing import Changed
@@ -87,8 +88,16 @@ async def asend(command: Command[T], *, command_id: str | None = None) -> T:
 def _send(command: Any, command_id: str | None) -> Any:
     from ...commands import sending
 
-    with _writing() as wrapper:
-        return now(sending.send(_Project(wrapper), command, command_id, _Here()))
+    tries = 0
+    while True:
+        try:
+            with _writing(command_id) as wrapper:
+                project = _Sending(wrapper)
+                return now(sending.send(project, command, command_id, _Here()))
+        except Conflict:
+            tries += 1
+            if tries >= project.tries:
+                raise
 
 
 class _Here:
@@ -105,7 +114,7 @@ class _Here:
         return handler.function(*((command, blocking) if handler.wants_delivery else (command,)))
 
     async def pause(self, _: float) -> None:
-        """Not at all: under the write lock nobody else goes on meanwhile."""
+        """Not at all: whoever was in the way has committed, or holds the write lock no more."""
 
 
 class _Driven(sync.Delivery[Any]):
@@ -152,8 +161,12 @@ def change(
     """Load the aggregate, have `decide` call its methods, save it: one transaction. The options are those of `Spine.change`."""
     from ...state.changing import Changing
 
-    with _writing() as wrapper:
-        changing = Changing(_Project(wrapper, settings.service()), aggregate, id, new, command_id)
+    class Here(Changing[A]):
+        async def _pause(self, _: float) -> None:
+            """Not at all, as above."""
+
+    with _writing(f"{aggregate.__module__}.{aggregate.__qualname__} {id}") as wrapper:
+        changing = Here(_Project(wrapper, settings.service()), aggregate, id, new, command_id)
         while (found := now(changing.load())) is not None:
             if isawaitable(decide(found)):
                 raise SettingsError("change() takes a plain function in Django, and this one is `async`.")
@@ -208,18 +221,17 @@ def now(coroutine: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def _writing() -> Iterator[Any]:
-    """The write lock, in a transaction of its own or in a savepoint of the caller's."""
+def _writing(name: str | None = None) -> Iterator[Any]:
+    """The lock, in a transaction of its own or in a savepoint of the caller's."""
     wrapper = journal_wrapper()
     if not in_transaction(wrapper):
         _refuse_dual_write(wrapper)
     journal = journal_of(wrapper)
     with transaction.atomic(using=wrapper.alias):
-        with wrapper.wrap_database_errors:
-            wrapper.connection.execute(_TAKE_LOCK).close()
+        journal.lock(wrapper, name)
         yield wrapper
         wrapper.validate_no_broken_transaction()  # else Django would roll back without a word
-        ring_after_commit(wrapper, journal)
+        journal.ring_after_commit(wrapper)
 
 
 def _speaking() -> _Project:
@@ -262,6 +274,17 @@ class _Project(State, Commanding):
         return None if service.lifespan is None else _NoResources(service.name)
 
 
+class _Sending(_Project):
+    """It lets a conflict through: the rows of the handler are to be rolled back before it is called again."""
+
+    tries = 0  # how often it is called, by its own declaration
+
+    def _handler_of(self, kind: CommandType) -> tuple[CommandHandler, Service[Any]]:
+        handler, service = super()._handler_of(kind)
+        self.tries = handler.conflict_tries
+        return replace(handler, conflict_tries=1), service
+
+
 class _NoTurns:
     @asynccontextmanager
     async def of(self, _: Any) -> AsyncIterator[None]:
@@ -288,24 +311,19 @@ _ALL: dict[str, Any] = {
 class _OnConnection:
     """The journal, as far as it is read and written on Django's connection."""
 
-    sql, dialect = True, "sqlite"
+    sql = True
 
     def __init__(self, wrapper: Any) -> None:
         self._wrapper = wrapper
-        self._journal = journal_of(wrapper)
-        self.path, self.url = self._journal.path, self._journal.url
+        self._journal = store = journal_of(wrapper)
+        self.dialect, self.id, self.path, self.url = store.dialect, store.id, store.path, store.url
 
     def write(self, unit: Unit) -> Verdict:
         return write(OfDjango(self._wrapper), self._journal, unit)  # type: ignore[arg-type]  # all that it asks for is there
 
     def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        self._wrapper.ensure_connection()
-        cursor = self._wrapper.connection.cursor()
-        cursor.row_factory = None
-        try:
+        with self._journal.reading(self._wrapper) as cursor:
             return function(cursor, *arguments)
-        finally:
-            cursor.close()
 
     async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
         return self._read(read.stream, service, stream, after, limit)
@@ -331,15 +349,10 @@ class _OnConnection:
         return self._read(partial(read.deliveries, **{**_ALL, **wanted}))
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        check_read(sql)
-        self._wrapper.ensure_connection()
-        try:
-            _, rows, columns = Unguarded(self._wrapper.connection).run(sql, bind(parameters))
-        except Exception as error:
-            raise as_unit_failed(error, sql) from error
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        return self._journal.query(self._wrapper, sql, parameters)
 
     async def begin(self, *_: Any) -> NoReturn:
         raise WouldDeadlock(
-            "This handler is in Django's transaction, which sees its own writes. delivery.transaction() would wait for its end."
+            "This handler is in Django's transaction, which sees its own writes. delivery.transaction() would be another: it would "
+            "wait for the end of this one, or commit apart from it."
         )

@@ -10,12 +10,12 @@
 `publish()` is the real one, on Django's connection: inside the transaction that `TestCase` never commits, on a database
 in memory too, and an `atomic()` that is rolled back takes its events with it. `handle()` calls the handlers in that same
 transaction, one event after the other; leases, retries and processes are no part of that. For these there is
-`running()`, with `TransactionTestCase` and a test database in a file.
+`running()`, with `TransactionTestCase`, and on SQLite a test database in a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from types import SimpleNamespace
@@ -57,15 +57,12 @@ class Captured:
         )  # by subscription and event: a position that is rolled back comes again
 
     def _head(self) -> int:
-        wrapper = journals.wrapper()
-        journals.journal_of(wrapper)
-        return read.head(wrapper.connection.cursor())
+        return self._read(read.head)
 
     def records(self) -> list[Record]:
         """Their records, with key, correlation and causation."""
-        wrapper = journals.wrapper()
-        journals.journal_of(wrapper)
-        return [Record(*row) for row in journals.rows_of(wrapper.connection, _RECORDS, (self._since, PAGE))]
+        rows = self._read(lambda cursor: cursor.execute(_RECORDS, (self._since, PAGE)).fetchall())
+        return [Record(*row) for row in rows]
 
     def published(self, kind: type[E]) -> list[E]:
         """The events of this class, in the order in which they were published."""
@@ -77,11 +74,15 @@ class Captured:
 
     def scheduled(self, kind: type[E]) -> list[E]:
         """Those that are not due yet, the next one first."""
-        event_type, wrapper = describe(kind), journals.wrapper()
-        journals.journal_of(wrapper)
-        timers = read.timers(wrapper.connection.cursor(), PAGE)
+        event_type = describe(kind)
+        timers = self._read(lambda cursor: read.timers(cursor, PAGE))
         due = [one.record for one in timers if one.record.type in event_type.names]
         return [event_type.read(record.data, record.version) for record in due]
+
+    def _read(self, function: Callable[[Any], T]) -> T:
+        wrapper = journals.wrapper()
+        with journals.journal_of(wrapper).reading(wrapper) as cursor:
+            return function(cursor)
 
     def handle(self, *services: Service[Any], resources: Any = None) -> int:
         """Call every handler of these services (else of all that the project runs) for every event that is published and
@@ -136,17 +137,13 @@ class SpineTests:
 def clear() -> None:
     """Empty the journal of a test: Django's flush empties the tables of models, and these are none."""
     wrapper = journals.wrapper()
-    journals.journal_of(wrapper)
-    tables = [name for name in wrapper.introspection.table_names() if name.startswith("spine_")]
-    with transaction.atomic(using=wrapper.alias), wrapper.cursor() as cursor:
-        for name in set(tables) - {"spine_meta", "spine_tables"}:
-            cursor.execute(f"delete from {name}")  # noqa: S608 -- names of ours
+    journals.journal_of(wrapper).clear(wrapper)
 
 
 @contextmanager
 def running(*services: Service[Any]) -> Iterator[sync.Spine]:
-    """The real engine beside a TransactionTestCase, in this process: these services, else all that the project runs. The
-    test database has to be in a file: DATABASES[...]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}."""
+    """The real engine beside a TransactionTestCase, in this process: these services, else all that the project runs. A
+    test database of SQLite has to be in a file: DATABASES[...]["TEST"] = {"NAME": BASE_DIR / "test.sqlite3"}."""
     wrapper = journals.wrapper()
     url = journals.url_of(wrapper)
     if wrapper.in_atomic_block:
@@ -218,15 +215,14 @@ class _InTest:
 
     def __init__(self) -> None:
         self.wrapper = journals.wrapper()
-        self._journal = journals.journal_of(self.wrapper)
-        self.path = self._journal.path
+        self._journal = store = journals.journal_of(self.wrapper)
+        self.id, self.path = store.id, store.path
 
     def write(self, unit: Unit) -> None:
         self._journal.write_within(self.wrapper.connection, unit)
 
     async def query(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
-        cursor = self.wrapper.connection.execute(sql, dict(parameters))
-        return [dict(zip([column[0] for column in cursor.description], row, strict=True)) for row in cursor]
+        return self._journal.query(self.wrapper, sql, parameters)
 
 
 class _Blocking(sync.Delivery[Any]):

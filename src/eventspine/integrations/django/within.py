@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from django.db import connections
 
-from ...errors import SettingsError
+from ...errors import JournalError, SettingsError
 from ...within import Carrier
+
+T = TypeVar("T")
 
 
 class OfDjango(Carrier):
@@ -19,9 +22,8 @@ class OfDjango(Carrier):
     )
 
     def connection(self) -> Any:
-        wrapper = connections[self.within] if isinstance(self.within, str) else connections[self.within.alias]
-        if wrapper.vendor != "postgresql":
-            check_sqlite(wrapper)
+        wrapper = self._wrapper
+        check_supported(wrapper)
         if not in_transaction(wrapper):
             raise SettingsError(
                 f"No transaction is open on the database {wrapper.alias!r}, so there is nothing to share. Do it inside "
@@ -31,15 +33,37 @@ class OfDjango(Carrier):
         wrapper.validate_no_broken_transaction()  # the driver would not know of it, and write
         return wrapper.connection
 
+    @property
+    def _wrapper(self) -> Any:
+        return connections[self.within if isinstance(self.within, str) else self.within.alias]
+
+    def write(self, work: Callable[[Any], T]) -> T:
+        try:
+            return super().write(work)
+        except JournalError:
+            self._wrapper.errors_occurred = (
+                True  # Django looks whether the connection is usable before it uses it again
+            )
+            raise
+
 
 def in_transaction(wrapper: Any) -> bool:
     """Whether what is written now waits for a commit of the caller's."""
     return bool(wrapper.in_atomic_block or not wrapper.get_autocommit())
 
 
-def check_sqlite(wrapper: Any) -> None:
+def check_supported(wrapper: Any) -> None:
+    if wrapper.vendor == "postgresql":
+        from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
+        if is_psycopg3:
+            return
+        raise SettingsError(
+            f"The database {wrapper.alias!r} is used by psycopg 2, and events are written on connections of psycopg 3: pip install "
+            '"eventspine[postgres]". Django takes it where it is installed.'
+        )
     if wrapper.vendor != "sqlite":
         raise SettingsError(
-            f"The database {wrapper.alias!r} is {wrapper.display_name}. The journal is in SQLite today, and an event "
-            f"commits with your rows only when both are in one file: name a SQLite database."
+            f"The database {wrapper.alias!r} is {wrapper.display_name}. The journal is in SQLite or PostgreSQL, and an event "
+            f"commits with your rows only when both are in one database: name such a one."
         )

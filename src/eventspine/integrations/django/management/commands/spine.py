@@ -65,8 +65,8 @@ class Command(BaseCommand):
             spine.main(arguments, prog_name=program)
         if command == "reset":
             raise SettingsError(
-                "`spine reset` puts the whole file aside, and here that is the project's own database. Stop what runs, "
-                "move the file aside by hand, and `manage.py migrate`."
+                "`spine reset` is for a file, which it puts aside, and here the journal is in the project's own database. Stop what "
+                "runs, put the database aside by hand, and `manage.py migrate`."
             )
         os.environ[variable("journal")] = journals.url_of(journals.wrapper())
         inside.set(_in_this_project())
@@ -115,7 +115,7 @@ def _without_djangos(arguments: Sequence[str]) -> list[str]:
 def _refuse_other_journal(arguments: Sequence[str]) -> None:
     if any(word.split("=")[0] == "--journal" for word in arguments):
         raise SettingsError(
-            "manage.py spine works on the journal of this project, the file of EVENTSPINE['DATABASE']. For another one "
+            "manage.py spine works on the journal of this project, in the database of EVENTSPINE['DATABASE']. For another one "
             "there is `spine --journal` itself."
         )
 
