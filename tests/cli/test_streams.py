@@ -94,7 +94,7 @@ def test_where_there_are_none_it_says_so(say: Any, story: Any) -> None:
 # --- when it is over --------------------------------------------------------------------------------------------------
 
 
-def test_one_is_deleted_once_it_is_confirmed(town: Any) -> None:
+def test_one_is_deleted_once_it_is_confirmed(town: Any, say: Any) -> None:
     asked = town("delete", "town", "garage-g1")
     assert (2, True) == (asked.exit_code, "Delete the 2 events of garage-g1 for good?" in asked.output)
     assert 2 == len(json.loads(town("show", "town", "garage-g1", "--json").stdout))
@@ -105,6 +105,11 @@ def test_one_is_deleted_once_it_is_confirmed(town: Any) -> None:
     (row,) = json.loads(shown.stdout)
     assert (3, "spine.StreamEnded") == (row["version"], row["event"]["type"])
     assert ("user:7", "pulled down") == (row["event"]["actor"], row["event"]["why"])
+    trail = say("audit-trail", "--json")
+    assert "2 events can't be in it" in trail.stderr
+    assert ("user:7", "spine.StreamEnded") in [
+        (row["actor"], row["type"]) for row in map(json.loads, trail.stdout.splitlines())
+    ]
     again = town("delete", "town", "garage-g1", "--yes")
     assert (0, True) == (again.exit_code, "0 events deleted" in again.stdout)
 

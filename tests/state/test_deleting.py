@@ -21,7 +21,7 @@ from eventspine.errors import (
     VersionsDeleted,
     ViewRefused,
 )
-from eventspine.journal.port import Append, Unit
+from eventspine.journal.port import Append, Note, Unit
 from eventspine.state.ended import ENDED
 from eventspine.sync import Spine as SyncSpine
 
@@ -332,6 +332,28 @@ async def test_a_long_one_is_compared_over_all_its_pages(spine: Spine, monkeypat
     await spine.truncate_stream(Book, "ann", before=4)
     assert 31 == (await spine.load(Book, "ann")).cents
     assert (2, 6) == await spine.delete_stream(Book, "ann")
+
+
+async def test_without_the_comparison_the_aggregate_becomes_another(spine: Spine) -> None:
+    """What `journal.cut` alone, or `--unchecked`, does before an event that restates nothing."""
+    await save(spine)
+    await spine.journal.cut("bank", "account-ann", before=2)
+    await spine.journal.commit([Unit(notes=[Note("bank", "snapshot", "account-ann", None)])])
+    assert (await spine.load(Book, "ann", at_version=3)).cents == 20, "not 30"
+
+
+async def test_a_command_that_is_sent_again_is_not_done_again(spine: Spine) -> None:
+    """Its answer can't be told any more, and it is not taken for a new one."""
+    command = {"command_id": "form-1", "new": True}
+    await spine.change(Book, "ann", lambda book: book.record(Deposited(account="ann", cents=5)), **command)  # type: ignore[arg-type]
+    await save(spine)
+    await spine.truncate_stream(Book, "ann", before=5)
+    with pytest.raises(VersionsDeleted):
+        await spine.change(Book, "ann", lambda book: book.record(Deposited(account="ann", cents=5)), **command)  # type: ignore[arg-type]
+    assert 36 == (await spine.load(Book, "ann")).cents
+    await spine.delete_stream(Book, "ann")
+    with pytest.raises(StreamDeleted):
+        await spine.change(Book, "ann", lambda book: book.record(Deposited(account="ann", cents=5)), **command)  # type: ignore[arg-type]
 
 
 def test_both_without_await(journal: Make) -> None:

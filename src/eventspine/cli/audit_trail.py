@@ -23,6 +23,7 @@ from ..envelope import Envelope
 from ..ids import id_text
 from ..journal.port import Journal, Record
 from ..observe.printable import printable
+from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import Misused
 from .journals import asynchronous, existing_journal
@@ -151,3 +152,5 @@ async def command(
         await printed(trail(journal, wanted, actors, since, until), data)
         if gone := sum(one.events for one in await journal.deleted()):
             note(f"Retention has deleted {gone:,} older events, which are not in it.")
+        if gone := sum(one.events for one in await journal.cut_off()):
+            note(f"Of streams that were deleted or truncated, {plural(gone, 'event')} can't be in it.")

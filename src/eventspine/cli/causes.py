@@ -43,7 +43,7 @@ class Trace(NamedTuple):
     scheduled: Mapping[str | None, Sequence[Timer]]  # not due yet, by the id of the cause; None: it is not in the tree
     size: int
     truncated: bool = False
-    begins_later: bool = False  # retention has deleted what it began with
+    begins_later: bool = False  # what it began with was deleted
 
     def steps(self) -> Iterator[Step]:
         """Each event before what it caused, in order of position."""
@@ -77,7 +77,7 @@ async def trace(journals: Sequence[Journal], asked: str) -> Trace | None:
             cause = timer.record.causation
             scheduled[cause if cause in parents else None].append(timer)
     orphan = any(root.causation is not None and root.causation not in parents for root in roots)
-    begins_later = orphan and any([await journal.deleted() for journal in journals])
+    begins_later = orphan and any([await journal.deleted() or await journal.cut_off() for journal in journals])
     truncated = any(len(records) >= LIMIT for records in found)
     return Trace(correlation, roots, caused, copies, scheduled, len(copies), truncated, begins_later)
 

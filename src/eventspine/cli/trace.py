@@ -79,7 +79,7 @@ def write_tree(found: Trace) -> None:
     for timer in found.scheduled.get(None, ()):
         say(_timer_line(timer))
     if found.begins_later:
-        note("It began earlier: older events were deleted by retention.")
+        note("It began earlier: older events were deleted.")
     if found.truncated:
         note(f"Only the first {LIMIT:,} events are shown.")
 
@@ -161,11 +161,11 @@ async def command(invocation: Invocation, id: str, as_json: bool) -> None:
         journals = [await stack.enter_async_context(existing_journal(invocation, url)) for url in urls]
         found = await trace(journals, id)
         if found is None:
-            gone = any([await journal.deleted() for journal in journals])
+            gone = any([await journal.deleted() or await journal.cut_off() for journal in journals])
             where = ", ".join(without_password(journal.url) for journal in journals)
             raise NothingFound(
                 f"No event and no correlation has the id {id!r} in {where}."
-                + (" Older events were deleted by retention." if gone else "")
+                + (" Older events were deleted." if gone else "")
             )
         if as_json:
             write_json(found, several=len(urls) > 1)

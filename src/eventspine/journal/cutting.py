@@ -17,6 +17,7 @@ from ..errors import Conflict, SettingsError, StreamNeeded, VersionsDeleted
 from ..wording import plural
 from .port import OWN_FEED, PARTITIONS, WHOLE_FEED, Cursor, Deleted, Subscription
 
+PRIVATE = ""  # in place of a channel, of events that have none
 NAMED_MAX = 5  # a message names so many, and says how many more there are
 
 
@@ -118,10 +119,10 @@ def summed(before: Iterable[Deleted], old: Sequence[Old]) -> list[Deleted]:
     """What is stored of what was cut, once these are."""
     rows = {row.channel: row for row in before}
     for event in old:
-        if event.channel is not None:
-            known = rows.get(event.channel, Deleted(event.channel, 0, 0, 0))
-            last = max((known.position, known.recorded_us), (event.position, event.recorded_us))
-            rows[event.channel] = Deleted(event.channel, *last, known.events + 1)
+        channel = event.channel or PRIVATE
+        known = rows.get(channel, Deleted(channel, 0, 0, 0))
+        last = max((known.position, known.recorded_us), (event.position, event.recorded_us))
+        rows[channel] = Deleted(channel, *last, known.events + 1)
     return [row for _, row in sorted(rows.items())]
 
 

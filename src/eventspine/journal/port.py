@@ -665,7 +665,7 @@ class Journal(Protocol):
         ...
 
     async def cut_off(self) -> list[Deleted]:
-        """What `cut` has deleted so far, in order of channel; between them events of other streams are left."""
+        """What `cut` has deleted so far, in order of channel ("" for private events); between them other streams' are left."""
         ...
 
     async def channel_sizes(self) -> list[ChannelSize]:

@@ -44,14 +44,14 @@ async def delete_stream(journal: Journal, clock: Clock, service: str, stream: st
 
 async def look_who_needs(journal: Journal, service: str, stream: str) -> int:
     """Raises StreamNeeded if somebody does, as things are now; how many events it has."""
+    subscriptions = await journal.subscriptions()
+    cursors = await journal.cursors([row.number for row in subscriptions])  # before: what comes past is parked by then
     old, deliveries = list[Old](), list[Open]()
     async for records in pages(journal, service, stream):
         old += [Old(row.position, row.channel, row.slot, row.recorded_us) for row in records]
         ids = [row.id for row in records]
         found = await journal.deliveries(events=ids, states=("parked", "dead", "held"), records=False)
         deliveries += [Open(row.number, row.subscription, row.state) for row in found]
-    subscriptions = await journal.subscriptions()
-    cursors = await journal.cursors([row.number for row in subscriptions])
     refuse_needed(service, stream, old, subscriptions, cursors, deliveries)
     return len(old)
 
