@@ -24,6 +24,7 @@ SpineError
 ├── HeaderRefused             what a client sent in a header is not what it should be; to be answered with 400
 │   └── ContentTypeRefused    a command that is sent as something else than JSON; to be answered with 415
 ├── ViewRefused               a use of a view that it can't have: a value, a key, a column, a tenant
+│   ├── BeyondColumn          a value that no column can have: half a character, a number beyond 64 bits; nobody finds it
 │   └── ViewNotKept           no projection has kept it on this journal yet, so there is nothing to read
 ├── ViewBehind                a view has not come to an event within the time
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
@@ -128,6 +129,10 @@ class CommandReused(SpineError):
 
 class ViewRefused(SpineError):
     pass
+
+
+class BeyondColumn(ViewRefused):
+    """Who looks for it finds nothing, and who writes it is refused."""
 
 
 class ViewNotKept(ViewRefused):

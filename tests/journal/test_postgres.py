@@ -31,7 +31,14 @@ from eventspine.errors import (
     UnitFailed,
     ViewNotKept,
 )
-from eventspine.journal import _postgres_lookout, _postgres_schema, _postgres_session, open_journal
+from eventspine.journal import (
+    _postgres_connect,
+    _postgres_lookout,
+    _postgres_schema,
+    _postgres_session,
+    open_journal,
+    postgres as _postgres,
+)
 from eventspine.journal.migrations import Migration
 from eventspine.journal.port import Append, Done, Note, Record, Statement, Unit
 from eventspine.journal.postgres import PostgresJournal
@@ -711,3 +718,49 @@ async def test_a_connection_that_is_not_on_the_journals_database_is_refused(
     with pytest.raises(SettingsError, match="no connection to it of psycopg"):
         journal.write_within(object(), Unit([Append([fresh()])]))
     assert 1 == await journal.head()
+
+
+async def test_what_is_denied_once_connected_is_told_by_code_in_whatever_language_the_server_says_it(
+    postgres_server: Server, strangers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    """By PostgreSQL's own codes, with the table of its English words taken away."""
+    monkeypatch.setattr(_postgres_connect, "_DENIALS", ())
+    for option, told in [
+        ("schema={schema}&role=nobody_at_all", "Make the role"),
+        ("schema={schema}&role={owner}", "grant {owner} to"),
+        ("schema={schema}", "grant usage on schema {schema}"),
+    ]:
+        url = url_of(postgres_server, strangers["login"], option.format(**strangers))
+        with pytest.raises(JournalDenied, match=told.format(**strangers)):
+            await PostgresJournal(url).open()
+
+
+async def test_a_role_whose_statements_have_next_to_no_time_opens_a_journal_all_the_same(
+    postgres_server: Server, postgres_url: str, schema: str
+):
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        admin.execute(
+            f"create role {schema}_hasty login superuser; alter role {schema}_hasty set statement_timeout = '1ms'"
+        )
+        try:
+            async with opened(url_of(postgres_server, f"{schema}_hasty", f"schema={schema}")) as journal:
+                assert journal.created
+        finally:
+            admin.execute(f"drop schema {schema} cascade")
+            admin.execute(f"drop role {schema}_hasty")
+
+
+async def test_what_takes_too_long_while_a_journal_is_opened_or_read_is_no_error_of_the_drivers(
+    postgres_url: str, schema: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(_postgres, "OPENING_S", 0.2)
+    hasty = f"{postgres_url}&options=-c%20statement_timeout%3D200"
+    async with opened(postgres_url), opened(hasty) as reading:
+        with psycopg.connect(postgres_url.partition("?")[0]) as other:
+            other.execute(f"lock {schema}.spine_meta, {schema}.spine_streams in access exclusive mode")
+            with pytest.raises(JournalBusy, match="alter role .* set statement_timeout"):
+                await PostgresJournal(hasty).open()
+            with pytest.raises(JournalBusy, match="alter role .* set statement_timeout"):
+                await reading.stream_version("tests", "one")
+            other.rollback()
+        assert 0 == await reading.stream_version("tests", "one")

@@ -8,13 +8,14 @@ from collections import Counter
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from random import Random
 from uuid import UUID
 
 import msgspec
 import psycopg
 import pytest
 
-from eventspine import Event, Service, Spine, View
+from eventspine import Event, Retry, Service, Spine, View
 from eventspine.errors import ViewRefused
 from eventspine.state import versions
 
@@ -123,6 +124,32 @@ async def test_in_sql_columns_have_postgresql_s_types(postgres_url: str) -> None
             "text",
         ]  # fmt: skip
         assert await view.query("select tags::jsonb ->> 0 as tag from kinds where name = 'B'") == [{"tag": None}]
+
+
+async def test_a_key_that_no_index_takes_is_dead_in_words_of_ours_and_nothing_is_lost(postgres_url: str) -> None:
+    """It is not compressible, as a text of a client's may be."""
+    service, long = Service("tests"), "".join(map(chr, Random(7).sample(range(0x4E00, 0x9000), 1_500)))
+
+    class Names(View, key="name"):
+        name: str
+        times: int = 0
+
+    @service.projection(Names, Seen, retry=Retry(attempts=1))
+    def keep(view: View[Names], event: Seen) -> None:
+        view.row(event.name if event.number else "short").times += 1
+
+    async with Spine(postgres_url, service=service) as spine, spine.running(service):
+        receipt = await spine.publish(Seen(name=long))
+        await spine.view(Names).wait(receipt, timeout_s=20)
+        await spine.publish(Seen(name=long, number=1))
+        async with asyncio.timeout(20):
+            while not (dead := await spine.journal.deliveries(states=["dead"])):
+                await asyncio.sleep(0.01)
+        assert "about 2,700 bytes" in dead[0].error
+        assert "hash of it" in dead[0].error
+        assert 2 == await spine.journal.head()
+        assert [Names(name="short", times=1)] == await spine.view(Names).all()
+        assert await spine.view(Names).get(long) is None
 
 
 async def test_a_column_that_every_table_has_already_is_refused(postgres_url: str) -> None:

@@ -15,13 +15,16 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from eventspine import Aggregate, Event, Service, Spine, View, applies
 from eventspine.cli.audit_trail import trail
 from eventspine.cli.tail import Wanted
+from eventspine.errors import BeyondColumn
 from eventspine.events import describe
+from eventspine.integrations.http import answer_of
 from eventspine.journal import open_journal
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Journal
 from eventspine.journal.sqlite import SQLiteJournal
 from eventspine.keys import key_text
 from eventspine.state.shapes import shape_of
+from eventspine.sync import Spine as Blocking
 from eventspine.testing.servers import Server
 
 
@@ -133,3 +136,13 @@ HARD: list[Pair] = [("a", "b:c"), ("a:b", "c"), ("a%3Ab", "c"), ("a", "b%3Ac"), 
 
 def test_names_that_meet_where_a_separator_is_forgotten(journal: Callable[[], Journal]) -> None:
     asyncio.run(check(journal(), HARD * 3))
+
+
+@pytest.mark.parametrize("tenant", ["a\0b", "caf\udce9"])
+def test_a_tenant_that_none_can_be_is_no_error_of_the_servers(tenant: str) -> None:
+    """It comes from a client: a header, a part of a path."""
+    with Blocking("memory://", service=reports()) as spine, pytest.raises(BeyondColumn) as refused:
+        spine.view(Bills, tenant=tenant)
+    answer = answer_of(refused.value)
+    assert answer is not None
+    assert (422, "No such value") == (answer.status, answer.body["title"])

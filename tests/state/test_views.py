@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from eventspine import Event, Retry, Service, Spine, View
-from eventspine.errors import DeclarationError, StatementRefused, UnitFailed, ViewRefused
+from eventspine.errors import BeyondColumn, DeclarationError, StatementRefused, UnitFailed, ViewRefused
 from eventspine.journal.port import Journal
 from eventspine.state.views import describe_view
 
@@ -354,3 +354,18 @@ def _long(name: str, version: int) -> Any:
     columns = "".join(f"    {'c' * 59}{end}: int = 0\n" for end in "ab")
     exec(f"class Long(View, key='k', name={name!r}, version={version}):\n    k: str\n{columns}", said)
     return said["Long"]
+
+
+async def test_half_a_character_in_a_query_is_refused_as_what_it_is(database: Callable[[], Journal]) -> None:
+    service = odd()
+    async with Spine(database(), service=service) as spine, spine.running(service):
+        view = spine.view(Odd)
+        await view.wait(await spine.publish(Happened()), timeout_s=20)
+        for wrong in ("caf\udce9", "a\0b"):
+            with pytest.raises(BeyondColumn, match="^:key, of a query of Odd"):
+                await view.query("select * from odd where key = :key", key=wrong)
+            with pytest.raises(BeyondColumn, match="^its SQL, of a query of Odd"):
+                await view.query(f"select '{wrong}' as x")
+        with pytest.raises(UnitFailed, match="surrogates"):
+            await spine.journal.query("select :x as x", {"x": "caf\udce9"})
+        assert [{"n": 1}] == await view.query("select count(*) as n from odd")

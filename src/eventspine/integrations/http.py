@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from ..errors import (
+    BeyondColumn,
     CommandRefused,
     CommandReused,
     Conflict,
@@ -110,6 +111,11 @@ RULES: dict[type[Exception], _Rule] = {
         422,
         "This key was another request's",
         f"This {IDEMPOTENCY_KEY} was sent with another request. Make a new one for each.",
+    ),
+    BeyondColumn: _Rule(
+        422,
+        "No such value",
+        "A value is one that nothing here can have: a text with half a character or a NUL, a number out of bounds.",
     ),
     Reject: _Rule(409, "Refused", None),
     NoSuchAggregate: _Rule(404, "Not found", "There is no such thing."),

@@ -185,14 +185,38 @@ def entering(target: Target) -> Iterator[None]:
     try:
         yield
     except (errors.InsufficientPrivilege, errors.InvalidParameterValue, errors.UndefinedObject) as error:
-        raise _denied(target, " ".join(str(error).split())) from error
+        raise _denied(target, _said(error), _instead(target, error)) from error
+
+
+@contextlib.contextmanager
+def opening(target: Target) -> Iterator[None]:
+    """What finds the journal, or makes its tables."""
+    try:
+        with in_time(target), entering(target):
+            yield
+    except psycopg.Error as error:
+        if (found := trouble(error, target)) is None:
+            raise
+        raise found from error
+
+
+@contextlib.contextmanager
+def in_time(target: Target) -> Iterator[None]:
+    """Statements that have no limit of our own, or none that a handler chose."""
+    try:
+        yield
+    except errors.QueryCanceled as error:
+        raise JournalBusy(
+            f"{target.name} gave no answer in time ({_said(error)}). Others may hold the journal's tables, or the statement_timeout of this "
+            "role or database is too short: alter role ... set statement_timeout, or options=-c%20statement_timeout=5s in the URL."
+        ) from error
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
 def unreachable(target: Target, error: BaseException) -> JournalError:
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = _said(error) or type(error).__name__
     if (
         isinstance(error, errors.TooManyConnections)
         or "too many clients" in said
@@ -204,8 +228,9 @@ def unreachable(target: Target, error: BaseException) -> JournalError:
         )
     if _STANDBY.search(said) and not _PASSING.search(said):
         return _standby(target)
-    if any(pattern.search(said) for pattern, _ in _DENIALS) and not _PASSING.search(said):
-        return _denied(target, said)
+    instead = next((instead for pattern, instead in _DENIALS if pattern.search(said)), None)
+    if instead is not None and not _PASSING.search(said):
+        return _denied(target, said, instead)
     return JournalError(
         f"PostgreSQL at {target.name} can't be reached: {said}. Nothing of this was stored; it is tried again as soon as "
         "somebody asks."
@@ -220,12 +245,29 @@ def _standby(target: Target) -> JournalError:
     )
 
 
-def _denied(target: Target, said: str) -> JournalDenied:
-    instead = next((instead for pattern, instead in _DENIALS if pattern.search(said)), "Ask who administers it")
+def _said(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def _denied(target: Target, said: str, instead: str) -> JournalDenied:
     what = {"role": target.role or "its role", "schema": target.schema or "its schema"}
     return JournalDenied(f"{target.name} refuses: {said}. {instead.format(**what)} (how-to/postgresql.md).")
 
 
+def _instead(target: Target, error: psycopg.Error) -> str:
+    """By PostgreSQL's codes, since its words are in the language of its lc_messages. A right to a schema or table has the same
+    code as one to a role, and is asked for in a function of its own."""
+    if not isinstance(error, errors.InsufficientPrivilege):
+        return _MAKE_ROLE if target.role else "Ask who administers it"
+    of_object = target.role is None or error.diag.source_function == "aclcheck_error"
+    return _GRANT if of_object else "As an administrator: grant {role} to the user that connects"
+
+
+_MAKE_ROLE = "Make the role, or name another in the journal's URL"
+_GRANT = (
+    "As the owner of the journal's tables grant usage on schema {schema}, and all on its tables and sequences; or name the owner "
+    "with role="
+)
 # By PostgreSQL's words, since a refused connection has no code in the driver. In another language it is an outage.
 _DENIALS = (
     (
@@ -239,12 +281,7 @@ _DENIALS = (
     ),
     (re.compile(r"permission denied for database"), "As its owner: grant connect on database ... to the user"),
     (re.compile(r"not permitted to log in"), "Name a role with LOGIN in the URL, and this one with role="),
-    (re.compile(r"permission denied to set role"), "As an administrator: grant {role} to the user that connects"),
-    (
-        re.compile(r"permission denied for (schema|table|sequence|relation)"),
-        "As the owner of the journal's tables grant usage on schema {schema}, and all on its tables and sequences; or name the owner with role=",
-    ),
-    (re.compile(r'role "[^"]*" does not exist'), "Make the role, or name another in the journal's URL"),
+    (re.compile(r'role "[^"]*" does not exist'), _MAKE_ROLE),
 )
 _STANDBY = re.compile(r"session is read-only|server is in hot standby mode|not accept read-write")
 _PASSING = re.compile(
@@ -280,9 +317,9 @@ def trouble(error: BaseException, target: Target) -> JournalError | None:
         return error
     if not isinstance(error, psycopg.Error):
         return None
-    said = " ".join(str(error).split())
+    said = _said(error)
     if isinstance(error, errors.InsufficientPrivilege) and re.search(r"\bspine_\w+", said):
-        return _denied(target, said)
+        return _denied(target, said, _GRANT)
     if is_lost(error):
         return JournalError(f"The connection to {target.name} was lost: {said}. Nothing of this was stored.")
     if isinstance(error, errors.DiskFull):

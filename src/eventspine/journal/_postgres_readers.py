@@ -12,7 +12,7 @@ import msgspec
 import psycopg
 
 from ..errors import JournalCorrupt, JournalError, UnitFailed
-from ._postgres_connect import begin, entering, is_lost, reading, trouble
+from ._postgres_connect import begin, entering, in_time, is_lost, reading, trouble
 from ._postgres_lineage import Connecting
 from ._postgres_sql import Cursor, Guard, bind, check_query, opened
 
@@ -32,7 +32,7 @@ def queried(
             if path:
                 opened(connection).execute(f"set local search_path = {path}")
             _, rows, columns = Guard(connection).run(sql, values)
-    except psycopg.Error as error:
+    except (psycopg.Error, UnicodeEncodeError) as error:
         raise UnitFailed(f"{type(error).__name__}: {error}") from error
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
@@ -62,7 +62,7 @@ class Readers:
         """On this thread."""
 
         def ask(connection: psycopg.Connection[Any]) -> T:
-            with entering(self._target), reading(connection, self._target):
+            with in_time(self._target), entering(self._target), reading(connection, self._target):
                 return function(Cursor(connection, self._identity.schema))
 
         try:
@@ -105,7 +105,8 @@ class Readers:
     def _explained(self, error: BaseException) -> BaseException:
         if found := trouble(error, self._target):
             return found
-        return UnitFailed(f"{type(error).__name__}: {error}") if isinstance(error, psycopg.Error) else error
+        of_statement = isinstance(error, (psycopg.Error, UnicodeEncodeError))  # half a character can't be sent
+        return UnitFailed(f"{type(error).__name__}: {error}") if of_statement else error
 
     def _take(self) -> tuple[psycopg.Connection[Any], bool]:
         with self._lock:

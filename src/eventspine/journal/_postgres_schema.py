@@ -17,6 +17,7 @@ from ._sql_apply import SCHEMA_VERSION, WRITER_MIN
 from .migrations import Migration, _refuse_older
 
 MIGRATIONS: tuple[Migration, ...] = ()  # the tables were first made at version 2
+MAKING_MS = 60_000  # how long a statement may take that makes tables, or waits for whoever makes them
 _MAKING = 0x7370_6D6B  # the advisory lock of who makes tables, with a number of the schema
 
 
@@ -72,6 +73,7 @@ def identity(connection: Any, schema: str) -> Identity | None:
 def prepare(connection: psycopg.Connection[Any], target: Target, schema: str, now_us: int) -> bool:
     """Make the tables, or bring them up to date; whether they were made."""
     with connection.transaction():
+        connection.execute(f"set local statement_timeout = {MAKING_MS}")
         if target.role:
             with entering(target):
                 connection.execute(f"set local role {quoted(target.role)}")

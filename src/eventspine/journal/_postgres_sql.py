@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from functools import lru_cache
@@ -190,6 +191,20 @@ class Cursor:
         self._cursor.close()
 
 
+@contextmanager
+def _within_an_index(sql: str) -> Iterator[None]:
+    try:
+        yield
+    except psycopg.errors.ProgramLimitExceeded as error:
+        said = error.diag.message_primary or error
+        raise UnitFailed(
+            f"A key is too long for an index of PostgreSQL's, which takes about 2,700 bytes, compressed ({said}), in: "
+            f"{' '.join(sql.split())[:120]}. Nothing of this unit was stored. Let the key be a hash of it, and keep the text "
+            "itself in another column.",
+            sql=sql,
+        ) from None  # it stands for its cause, which policies and dead deliveries would else be told
+
+
 class Guard:
     """Runs a handler's statements on one connection; the same face as SQLite's."""
 
@@ -203,7 +218,8 @@ class Guard:
         """(rows counted, rows returned, their columns). By the extended protocol, which takes one statement only."""
         cursor = opened(self._connection)
         try:
-            cursor.execute(theirs(sql), parameters or {})  # as text: not every type has a binary form here
+            with _within_an_index(sql):
+                cursor.execute(theirs(sql), parameters or {})  # as text: not every type has a binary form here
             columns = [column.name for column in cursor.description or ()]
             rows = cursor.fetchall() if columns else []
             return cursor.rowcount, rows, columns

@@ -63,7 +63,7 @@ class Readers:
         connection, guard = self._take()
         try:
             _, rows, columns = guard.run(sql, values)
-        except (sqlite3.Error, sqlite3.Warning) as error:
+        except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError) as error:
             raise self._explain(sql, error) from error
         finally:
             self._give_back(connection, guard)
@@ -78,7 +78,7 @@ class Readers:
         connection.set_progress_handler(lambda: time.perf_counter() > deadline, QUICK_STEPS)
         try:
             _, rows, columns = guard.run(sql, values)
-        except (sqlite3.Error, sqlite3.Warning) as error:
+        except (sqlite3.Error, sqlite3.Warning, UnicodeEncodeError) as error:
             if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_INTERRUPT:
                 return None
             raise self._explain(sql, error) from error
@@ -95,7 +95,8 @@ class Readers:
             return refused(sql, error)
         if "readonly" in str(error):
             return refused(sql, sqlite3.OperationalError("query() only reads; use execute() for what writes"))
-        return file.translate(error, self._path) or UnitFailed(f"{type(error).__name__}: {error}")
+        translated = file.translate(error, self._path) if isinstance(error, sqlite3.Error) else None
+        return translated or UnitFailed(f"{type(error).__name__}: {error}")
 
     def _take(self) -> tuple[sqlite3.Connection, Guard]:
         forks.enter()

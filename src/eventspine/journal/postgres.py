@@ -22,7 +22,7 @@ import psycopg
 from ..clock import Clock, SystemClock
 from ..errors import JournalError, SettingsError
 from . import Url, _postgres_calls as calls, _postgres_describe as describe, _postgres_feed as feed
-from ._postgres_connect import connect, entering, reading, target_of
+from ._postgres_connect import begin, connect, entering, opening, reading, target_of
 from ._postgres_interactive import PostgresTransaction, Transactions
 from ._postgres_lineage import Connecting, note
 from ._postgres_lookout import Lookout
@@ -52,6 +52,7 @@ from .port import (
 )
 
 T = TypeVar("T")
+OPENING_S = 10.0  # how long it may take to find it
 TABLES_S = 600.0  # how long a service's own schema may take to be made
 
 
@@ -79,7 +80,7 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
     def exists(self) -> bool:
         with (
             closing(connect(self.target)) as connection,
-            entering(self.target),
+            opening(self.target),
             reading(connection, self.target),
         ):
             return describe.is_journal(connection, schema_of(connection, self.target))
@@ -210,7 +211,7 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
         return self._here().identity
 
     def _start(self) -> _Running:
-        with closing(connect(self.target)) as connection:
+        with closing(connect(self.target)) as connection, opening(self.target):
             schema, known = self._found(connection)
             if known is None:
                 self.created = prepare(connection, self.target, schema, self._clock.now_us()) or self.created
@@ -222,9 +223,12 @@ class PostgresJournal(Opening["_Running"], Writing, Reading, Retaining):
         return _Running(self, known)
 
     def _found(self, connection: psycopg.Connection[Any]) -> tuple[str, Identity | None]:
-        with entering(self.target), reading(connection, self.target):
+        with entering(self.target):  # with a limit of our own: whatever a role has, the journal is found
+            connection.execute(begin(self.target, None, limit_s=OPENING_S, read_only=True))
             schema = schema_of(connection, self.target)
-            return schema, identity(connection, schema)
+            found = schema, identity(connection, schema)
+            connection.execute("commit")
+        return found
 
 
 class _Running:

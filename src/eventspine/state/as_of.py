@@ -10,10 +10,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..clock import us_of
-from ..errors import SettingsError, ViewRefused
+from ..errors import BeyondColumn, SettingsError, ViewRefused
 from ..journal.pages import feed
 from ..journal.port import Journal
-from .columns import BeyondColumn
 from .reading import check_limit, ordered, ordering
 from .rows import Key, Rows
 from .views import ViewType

@@ -18,7 +18,7 @@ from uuid import UUID
 import msgspec
 import msgspec.inspect
 
-from ..errors import DeclarationError, ViewRefused
+from ..errors import BeyondColumn, DeclarationError, ViewRefused
 
 Store = Callable[[Any], Any]
 INTEGER_MAX = 2**63 - 1
@@ -29,10 +29,6 @@ KEY_KINDS = ("text", "integer", "date", "uuid")
 
 class Beyond(ValueError):
     """Of the right type, and no column can have it."""
-
-
-class BeyondColumn(ViewRefused):
-    """A value that no column can have: who looks for it finds nothing, and who writes it is refused."""
 
 
 class Column(NamedTuple):

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from ..errors import UnitFailed, ViewNotKept, ViewRefused
+from ..errors import BeyondColumn, UnitFailed, ViewNotKept, ViewRefused
 from ..journal.port import Journal
 from ..policies import is_whole
 from . import versions
-from .columns import INTEGER_MAX, BeyondColumn, Column
+from .columns import INTEGER_MAX, Beyond, Column, _text
 from .dialects import Dialect, dialect_of
 from .store import every_note, matching, note_key, notes_kind
 from .tables import table_of
@@ -79,6 +79,7 @@ class ViewReader(Generic[V]):
                 "the projection alone, lest they differ from what the events say.",
                 view=self._view.name,
             )
+        check_texts(self._view, sql, parameters)
         return await self._read(lambda source: self._query(source, sql, parameters))
 
     async def _query(self, source: _Source, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -239,6 +240,18 @@ def ordering(view: ViewType, order_by: str | Sequence[str]) -> list[Order]:
 def check_limit(view: ViewType, limit: Any) -> None:
     if limit is not None and not (is_whole(limit) and 0 <= limit <= INTEGER_MAX):
         raise ViewRefused(f"limit={limit!r:.40} of {view.where} is no number of rows: say 0 or more.", view=view.name)
+
+
+def check_texts(view: ViewType, sql: str, parameters: Mapping[str, Any]) -> None:
+    """A client's text may be what no database takes."""
+    for name, value in [("its SQL", sql), *((f":{name}", value) for name, value in parameters.items())]:
+        if isinstance(value, str):
+            try:
+                _text(value)
+            except Beyond as error:
+                raise BeyondColumn(
+                    f"{name}, of a query of {view.where}, can't be asked for: {error}.", view=view.name
+                ) from None
 
 
 def _tenant_of(view: ViewType, tenant: Any) -> Any:

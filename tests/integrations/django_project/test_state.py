@@ -364,6 +364,12 @@ def test_a_view_that_is_behind_and_a_token_that_is_none_have_theirs(stored):
     assert 400 == Client().get("/counts/ann/", headers={"Spine-Token": "1.x"}).status_code
 
 
+@pytest.mark.parametrize("url", ["/bills/a%00b/"])
+def test_a_tenant_that_none_can_be_is_the_clients_mistake(stored, url):
+    refused = Client().get(url)
+    assert (422, "application/problem+json") == (refused.status_code, refused["Content-Type"])
+
+
 def test_both_can_be_turned_off(stored):
     with override_settings(EVENTSPINE={**settings.EVENTSPINE, "TOKEN": False, "ANSWERS": False}):
         assert "Spine-Token" not in post("/command/", {})

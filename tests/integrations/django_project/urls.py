@@ -16,7 +16,7 @@ from eventspine.integrations.django import (
 )
 from eventspine.observe.correlation import current
 
-from .desk.events import Counts, Said, Say
+from .desk.events import Bills, Counts, Said, Say
 from .desk.models import Row
 
 
@@ -62,7 +62,12 @@ def counts(request, name):
     return JsonResponse({"n": row.n if row else 0})
 
 
+def bills(request, shop):
+    return JsonResponse({"n": len(view(Bills, tenant=shop).all())})
+
+
 urlpatterns = [
+    path("bills/<shop>/", bills),
     path("command/", command),
     path("async/command/", command_async),
     path("counts/<name>/", counts),

@@ -17,12 +17,11 @@ from typing import Any
 from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
 
-import psycopg
 from django.db import transaction
 
 from ...clock import SystemClock
-from ...errors import JournalDenied, SettingsError
-from ...journal._postgres_connect import Target, entering, quoted, target_of, trouble
+from ...errors import SettingsError
+from ...journal._postgres_connect import Target, opening, quoted, target_of
 from ...journal._postgres_readers import queried
 from ...journal._postgres_schema import Identity, identity, prepare, schema_of, signed
 from ...journal._postgres_sql import Cursor
@@ -145,7 +144,7 @@ class Postgres(Kind):
     def _make(self, wrapper: Any, target: Target, services: Sequence[Service[Any]] = ()) -> bool:
         """On Django's own connection, which may be the only one that a test database should have."""
         connection, now_us = driver_of(wrapper), SystemClock().now_us()
-        with _in_our_words(target):
+        with opening(target):
             schema = schema_of(connection, target)
             made = prepare(connection, target, schema, now_us)
             for service in services:
@@ -161,16 +160,5 @@ class Postgres(Kind):
 
 def _found(wrapper: Any, target: Target) -> Identity | None:
     connection = driver_of(wrapper)
-    with _in_our_words(target):
+    with opening(target):
         return identity(connection, schema_of(connection, target))
-
-
-@contextmanager
-def _in_our_words(target: Target) -> Iterator[None]:
-    try:
-        with entering(target):
-            yield
-    except JournalDenied:
-        raise
-    except psycopg.Error as error:
-        raise trouble(error, target) or error from error

@@ -85,3 +85,9 @@ def tally() -> Service:
         view.row(event.name).n += event.n
 
     return made
+
+
+class Bills(View, key="who", tenant="shop"):
+    shop: str
+    who: str
+    items: int = 0
