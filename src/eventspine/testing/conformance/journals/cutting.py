@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
 
 from ....errors import Conflict, SettingsError, StreamNeeded, VersionsDeleted
 from ....journal.port import Append, Change, Deleted, Journal, SetState, StreamCut, StreamHead
-from .material import Store, commit, event, events, ids, one_subscription, park, parked, publish, publish_to, whole_feed
+from .material import (
+    WAIT_S,
+    Store,
+    commit,
+    event,
+    events,
+    ids,
+    one_subscription,
+    park,
+    parked,
+    publish,
+    publish_to,
+    whole_feed,
+)
 from .retention import everything_finished
 
 STREAM = ("orders", "o-1")
@@ -99,6 +113,32 @@ class Cutting:
         await publish_to(journal, "o-1", *events(3, channel=None))
         assert StreamCut(2, 3) == await cut(journal, 3)
         assert [("", 2)] == [(row.channel, row.events) for row in await journal.cut_off()]
+
+    async def test_appenders_go_on_while_it_is_cut(self, journal: Journal, other: Journal) -> None:
+        """Each event is appended once, at the version that its appender saw; each that is not the last is deleted once."""
+        writing = True
+
+        async def append(each: Journal) -> None:
+            for _ in range(15):
+                one = event()
+                while not (await publish_to(each, "o-1", one, expected=await each.stream_version(*STREAM))).ok:
+                    pass
+
+        async def keep_cutting() -> None:
+            while writing:
+                if version := await other.stream_version(*STREAM):
+                    await other.cut(*STREAM, before=version)
+                await asyncio.sleep(0)
+
+        cutting = asyncio.create_task(keep_cutting())
+        async with asyncio.timeout(WAIT_S):
+            await asyncio.gather(*map(append, (journal, other, journal)))
+            writing = False
+            await cutting
+        assert StreamCut(0, 45) == (await cut(journal, 45))._replace(events=0)
+        assert 45 == await other.stream_version(*STREAM)
+        assert 44 == (await other.cut_off())[0].events
+        assert 1 == len(await whole_feed(other)) == len(await other.stream(*STREAM, after=44))
 
     async def test_streams_are_listed_in_pages(self, journal: Journal) -> None:
         for name in ("b", "c", "a"):
