@@ -8,7 +8,9 @@ from uuid import uuid4
 import pytest
 
 from eventspine import Delivery, Event, Service, Spine
+from eventspine.brokers import open_broker
 from eventspine.brokers.memory import MemoryBroker, Server, server
+from eventspine.clock import SystemClock
 from eventspine.engine.claims import Claim
 from eventspine.errors import BrokerError, BrokerTaken, JournalError, OutboxFull
 from eventspine.journal.memory import MemoryJournal
@@ -492,3 +494,38 @@ async def test_a_hole_in_one_slot_holds_up_no_other_after_a_restart(broker: Serv
 
 async def no_journal(*_: Any, **__: Any) -> Any:
     raise JournalError("away")
+
+
+class Copied(MemoryJournal):
+    """Of one identity, as an original and its restored copy."""
+
+    def __init__(self, incarnation: str) -> None:
+        super().__init__()
+        self.id, self.incarnation = "one and the same", incarnation
+
+
+async def test_of_two_with_the_claim_of_an_earlier_release_the_first_has_it_and_the_other_is_refused(broker: Server):
+    broker.owners["consumer", "inventory.orders"] = "one and the same"
+    async with Spine(Copied("1"), broker=to(broker)) as original, original.running(inventory(Heard())):
+        assert broker.owners["consumer", "inventory.orders"] == "one and the same.1"
+        copy = Spine(Copied("2"), broker=to(broker))
+        with pytest.raises(BrokerTaken, match=r"one and the same\.1.*restored copy"):
+            async with copy, copy.running(inventory(Heard())):
+                pass
+
+
+async def test_of_two_that_complete_such_a_claim_at_once_one_has_it(broker: Server):
+    """The other has written its own between our writing and our looking."""
+    broker.owners["consumer", "stock.orders"] = "j"
+    here = open_broker(to(broker))
+
+    class Crossed:
+        async def claim(self, role: str, name: str, identity: str, *, force: bool) -> str:
+            owner = await here.claim(role, name, identity, force=force)  # type: ignore[arg-type]
+            if force:
+                broker.owners["consumer", name] = "j.2"
+            return owner
+
+    crossed: Any = Crossed()
+    claim = Claim(crossed, SystemClock(), "consumer", "stock.orders", 1.0, force=False, formerly="j")
+    assert await claim.others("j.1") == "j.2"

@@ -1,7 +1,10 @@
 """Whose a channel, or a consumer, is at the broker (R14).
 
 It is asked before anything is sent or fetched, at every take-over and assignment, and while running, every now and then:
-another journal may have been told to take our place meanwhile, and two would send, or fetch, the same."""
+another journal may have been told to take our place meanwhile, and two would send, or fetch, the same.
+
+A copy of a journal that was restored has its identity, and another incarnation: it is another journal here. Consumers' claims
+were left without the incarnation once. Such a claim is of our journal, or of its copy; who comes first has it."""
 
 from __future__ import annotations
 
@@ -24,12 +27,15 @@ class Claim:
         name: str,
         lease_s: float,
         force: bool,
+        formerly: str = "",
     ) -> None:
+        """`formerly`: as what earlier releases have claimed it for this journal."""
         self._broker = broker
         self._clock = clock
         self._role = role
         self._name = name
         self._every_s = LEASES * lease_s
+        self._formerly = formerly
         self._force = force  # once: whoever takes it from us later is not thrown out again
         self._asked_at = self._again_at = float("-inf")
 
@@ -37,11 +43,17 @@ class Claim:
         """Who has it, unless it is ours now. Raises BrokerError when nobody can tell."""
         self._asked_at = self._clock.monotonic()
         self._again_at = self._asked_at + self._every_s
-        owner = await self._broker.claim(self._role, self._name, identity, force=self._force)
+        owner = await self._ask(identity, force=self._force)
+        if owner and owner == self._formerly:
+            await self._ask(identity, force=True)
+            owner = await self._ask(identity, force=False)  # a copy may have done the same
         if owner not in ("", identity):
             return owner
         self._force = False
         return None
+
+    async def _ask(self, identity: str, *, force: bool) -> str:
+        return await self._broker.claim(self._role, self._name, identity, force=force)
 
     @property
     def asked_just_now(self) -> bool:

@@ -75,7 +75,7 @@ class Intake:
         self.resting = False  # since handlers are too far behind
         self._patience_s = patience_s
         self._behind_max = behind_max
-        self._claim = Claim(broker, clock, "consumer", consumer, lease_s, take_over)
+        self._claim = Claim(broker, clock, "consumer", consumer, lease_s, take_over, formerly=journal.id)
         self._member = Membership(journal, clock, ids, f"intake:{channel}", consumer, (), lease_s)
         self._intake: BrokerIntake | None = None
         self._begun: dict[int, int] = {}  # partition, with its lease's epoch
@@ -142,14 +142,15 @@ class Intake:
 
     async def claim(self) -> None:
         """Two journals that consume as one service would each get a part of the events (R14)."""
-        self._refuse(await self._claim.others(self.journal.id))
+        self._refuse(await self._claim.others(origin_of(self.journal)))
 
     def _refuse(self, owner: str | None) -> None:
         if owner is not None:
             raise BrokerTaken(
                 f"Another journal ({owner}) consumes as {self.consumer!r} on {self.broker.url}, and this one is "
-                f"{self.journal.id}: each would get a part of the events. Let all processes of a service share one journal, "
-                "or give this service another name; if that journal is gone for good, start once with --take-over.",
+                f"{origin_of(self.journal)}: each would get a part of the events. Let all processes of a service share one "
+                "journal, or give this service another name; if that journal is gone for good, or this is its restored copy, "
+                "start once with --take-over.",
                 consumer=self.consumer,
                 owner=owner,
             )
@@ -165,7 +166,7 @@ class Intake:
                     await self._share(intake)
                 fetched = await intake.fetch(AT_ONCE, min(WAIT_S, max(0.01, self._member.due_in_s)))
                 # Before it is brought in: a process that was stopped for a while has fetched what may be another's by now.
-                self._refuse(await self._claim.others_by_now(self.journal.id))
+                self._refuse(await self._claim.others_by_now(origin_of(self.journal)))
                 if fetched:
                     self._came = self.clock.monotonic()
                     await self._bring_in(intake, fetched)

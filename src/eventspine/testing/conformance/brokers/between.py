@@ -108,6 +108,45 @@ class Journals:
                 assert not _problems(other)
 
     @needs("processes", "claims")
+    async def test_r14_the_restored_copy_of_a_journal_does_not_consume_beside_it(
+        self, site: CarriedSite, tmp_path: Path
+    ) -> None:
+        """It has its identity; each would get a part of the events, or all of them twice."""
+        log, later, copy = Log(), Log(), tmp_path / "copy.db"
+        async with listening(site, listener(log)) as original, speaking(site) as spine:
+            await say(spine, [1])
+            await until(lambda: log.of("ann") == [1])
+            await original.journal.backup(copy)
+            other = Spine(f"sqlite:///{copy}", broker=site.broker(), lease_s=LEASE_S)
+            with pytest.raises(BrokerTaken, match="restored copy"):
+                async with other, other.running(listener(later)):
+                    pytest.fail("it was let in")
+            assert not _problems(original)
+
+            told = Spine(f"sqlite:///{copy}", broker=site.broker(), lease_s=LEASE_S, take_over=True)
+            async with told, told.running(listener(later)):
+                await until(lambda: "consumes as" in _problems(original))
+                await say(spine, [2])
+                await until(lambda: 2 in later.of("ann"))
+            original.drain_s = 0.0  # what it has published is sent by nobody else, and it will not be let in
+        assert [1] == log.of("ann")
+
+    @needs("claims")
+    async def test_r14_a_claim_without_an_incarnation_is_its_journals_and_gets_one(self, site: CarriedSite) -> None:
+        """As earlier releases have left it: nobody is locked out of their own place by a new release."""
+        async with listening(site, _silent(Log())) as spine:
+            broker, id, consumer = spine.broker, spine.journal.id, "listener.talk"
+            assert broker is not None
+            await broker.claim("consumer", consumer, id, force=True)
+            owner = id
+            async with asyncio.timeout(WAIT_S):
+                while owner == id:
+                    await asyncio.sleep(0.05)
+                    owner = await broker.claim("consumer", consumer, "another.1", force=False)
+            assert f"{id}.{spine.journal.incarnation}" == owner
+            assert not _problems(spine)
+
+    @needs("processes", "claims")
     async def test_r15_a_journal_that_was_restored_from_a_copy_issues_no_number_twice(
         self, site: CarriedSite, tmp_path: Path
     ) -> None:
