@@ -152,3 +152,13 @@ def test_doctor_finds_one_that_lacks_an_event(town: Any, say: Any, tmp_path: Pat
     assert "1 stream lacks events between its first and its last" in say("doctor", "--deep").output.replace(
         "their", "its"
     )
+
+
+def test_a_backup_of_what_is_left_is_whole(town: Any, say: Any) -> None:
+    town("truncate", "town", "garage-g1", "--before", "2", "--unchecked", "--yes")
+    town("delete", "town", "garage-g2", "--yes")
+    assert "Verified" in say("backup", "copy.db").output
+    verified = json.loads(say("restore", "copy.db", "--verify", "--json").stdout)
+    assert (True, "holds", 2, 2) == tuple(verified[name] for name in ("ok", "seal", "events", "streams"))
+    assert 0 == say("restore", "copy.db", "--yes").exit_code
+    assert [2] == [row["version"] for row in json.loads(town("show", "town", "garage-g1", "--json").stdout)]

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
@@ -188,6 +189,28 @@ async def test_a_view_that_has_not_come_past_it_holds_it_and_nothing_has_changed
         await spine.view(Customers).wait(*await _receipts(spine))
     assert (5, 6) == await spine.delete_stream(Book, "ben")
     assert 31 == (await spine.view(Customers).get("ben")).cents  # type: ignore[union-attr]  # rows are the view's
+
+
+async def test_what_the_broker_does_not_have_yet_is_held_by_the_relay(journal: Make) -> None:
+    here, broker = journal(), f"memory://{uuid4().hex}"
+    async with Spine(here, service=bank(), broker=broker) as spine:
+        await save(spine)
+
+        async def gone() -> bool:
+            try:
+                await spine.delete_stream(Book, "ann")
+            except StreamNeeded as error:
+                assert "relay" in str(error)
+                return False
+            return True
+
+        async with asyncio.timeout(20):
+            while not await gone():
+                await asyncio.sleep(0.01)
+    async with Spine(here, service=bank()) as spine:  # nobody sends meanwhile
+        await save(spine, "ben")
+        with pytest.raises(StreamNeeded, match="relay"):
+            await spine.delete_stream(Book, "ben")
 
 
 async def _receipts(spine: Spine) -> list[str]:

@@ -153,7 +153,7 @@ def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
 
 def streams(cursor: sqlite3.Cursor, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
     query = (
-        "/*spine*/ select service, name, version from spine_streams where (service, name) > (?, ?)"
+        "/*spine*/ select service, name, version from spine_streams where version > 0 and (service, name) > (?, ?)"
         " and service = coalesce(?, service) order by service, name limit ?"
     )
     return [StreamHead(*row) for row in cursor.execute(query, (*after, service, limit)).fetchall()]

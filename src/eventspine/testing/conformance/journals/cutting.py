@@ -144,6 +144,7 @@ class Cutting:
         for name in ("b", "c", "a"):
             await publish_to(journal, name, event())
         await commit(journal, appends=[Append([event()], "billing", "a")])
+        assert "conflict" == (await publish_to(journal, "ghost", event(), expected=5)).kind
         assert [("orders", "a", 1), ("orders", "b", 1)] == await journal.streams("orders", ("", ""), 2)
         assert [("orders", "c", 1)] == await journal.streams("orders", ("orders", "b"), 2)
         assert ["billing", "orders", "orders", "orders"] == [
