@@ -41,6 +41,7 @@ LONG = (  # many processes for each test, or many histories: most of the time, f
     "examples/",
     "faults/",
     "hostile/test_command_line.py",
+    "integrations/django_project/test_postgres.py::test_manage_py_spine_runs_a_project_whose_processes_are_killed_and_each_order_is_packed_once",
     "integrations/django_project/test_shop.py",
     "integrations/test_fastapi_killed.py",
     "integrations/test_flask.py::test_the_orm_in_a_handler_is_exactly_once_however_often_it_is_killed",

@@ -46,6 +46,7 @@ from .test_state import Undone, fresh, keeping  # noqa: F401 -- fixtures
 
 pytestmark = pytest.mark.setup("postgres")
 _numbers = count(1)
+PROJECT = Path(__file__).parents[3] / "examples" / "django_shop"
 POSTGRES = "django.db.backends.postgresql"
 ONLY_ON_SQLITE = {  # about its file, its write lock, or nothing that is stored
     "test_a_killed_process_has_done_all_of_it_or_nothing_and_sending_again_does_it_once",  # below, for another promise
@@ -520,3 +521,82 @@ def test_a_refusal_of_the_handler_leaves_nothing_on_the_server(stored):
         send(Say(n=13), command_id="k")
     assert ([], []) == (stored.rows, stored.keys)
     assert 1 == len(called)
+
+
+class Project:
+    """The example, as its users run it, with its settings moved to PostgreSQL."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        (folder / "on_postgres.py").write_text(
+            f"from project.settings import *\nDATABASES['default'] = {database.settings!r}\n"
+            "EVENTSPINE = {**EVENTSPINE, 'SCHEMA': 'spine'}\n"
+        )
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("SPINE_")}
+        path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+        self.environment = {
+            **kept, "DJANGO_SETTINGS_MODULE": "on_postgres", "PYTHONPATH": path, "SHOP_FOLDER": str(folder),
+            "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200", "NO_COLOR": "1",
+        }  # fmt: skip
+        self.log = folder / "run.log"
+
+    def manage(self, *arguments: str, code: int | None = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "manage.py", *arguments], cwd=PROJECT, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=WAIT_S * 2,
+        )  # fmt: skip
+        assert code in (None, done.returncode), done.stdout
+        return done.stdout
+
+    def run(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "manage.py", "spine", "run", "--processes", "2"], cwd=PROJECT, env=self.environment,
+                stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+
+@pytest.mark.promise("process killed", "postgres processes")
+def test_manage_py_spine_runs_a_project_whose_processes_are_killed_and_each_order_is_packed_once(
+    tmp_path, postgres_server
+):
+    database = Database(postgres_server)
+    database.settings["PASSWORD"] = "s3cr3t"
+    project = Project(tmp_path, database)
+    processes: list[subprocess.Popen[bytes]] = []
+    try:
+        assert "no issues (0 silenced)" in project.manage("check", "--fail-level", "WARNING")
+        project.manage("migrate", "-v", "0")
+        database.ask("insert into shop_stock (sku, free) values ('pot', 1000)")
+        place = "from shop.views import place\nfor n in range({0}, {0} + 30): place(f'A-{{n}}', 'pot', 1)"
+        packed = "select count(*) from shop_parcel"
+        for begin in (0, 30):
+            processes.append(project.run())
+            project.manage("shell", "-v", "0", "-c", place.format(begin))
+            if begin == 0:
+                until(lambda: database.ask(packed) >= [(5,)], WAIT_S)
+                os.killpg(processes[0].pid, signal.SIGKILL)
+        until(lambda: database.ask(packed) >= [(60,)], WAIT_S * 2)
+        assert [(60, 60)] == database.ask('select count(*), count(distinct "order") from shop_parcel')
+        assert [(940,)] == database.ask("select free from shop_stock")
+        assert "warehouse.reserve" in project.manage("spine", "subscriptions")
+        assert "warehouse.StockReserved" in project.manage("spine", "tail", "--no-follow")
+        assert "own database" in project.manage("spine", "reset", "--yes", code=2)
+        assert "[]" in project.manage("spine", "dead", "list", "--json")
+        assert "DATABASES['default']" in project.manage("spine", "settings")
+        for shown in (
+            ("settings",),
+            ("settings", "--json"),
+            ("doctor",),
+            ("tail", "--no-follow", "--json"),
+            ("topology",),
+        ):
+            assert "s3cr3t" not in project.manage("spine", *shown, code=None)
+        processes[-1].terminate()
+        assert processes[-1].wait(WAIT_S) == 0, project.log.read_text()[-3000:]
+        assert "s3cr3t" not in project.log.read_text()
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(WAIT_S)
+        database.administer(f"drop database {database.name} with (force)")
