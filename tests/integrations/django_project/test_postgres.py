@@ -490,6 +490,7 @@ def test_what_django_registers_on_its_connections_changes_no_value_of_ours(store
             publish(Met(name="ann", at=when))
             until(lambda: spine.view(Seen).get("ann"))
             row = view(Seen).get("ann")
+            assert [{"at": when, "tags": ["a"]}] == view(Seen).query("select at, tags::jsonb as tags from seen")
         assert (when, ["a"]) == (row.at, row.tags)
         forget()
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import connections
 
-from ...errors import JournalError, SettingsError
+from ...errors import SettingsError
 from ...within import Carrier
-
-T = TypeVar("T")
 
 
 class OfDjango(Carrier):
@@ -22,7 +19,7 @@ class OfDjango(Carrier):
     )
 
     def connection(self) -> Any:
-        wrapper = self._wrapper
+        wrapper = connections[self.within] if isinstance(self.within, str) else connections[self.within.alias]
         check_supported(wrapper)
         if not in_transaction(wrapper):
             raise SettingsError(
@@ -32,19 +29,6 @@ class OfDjango(Carrier):
         wrapper.validate_thread_sharing()
         wrapper.validate_no_broken_transaction()  # the driver would not know of it, and write
         return wrapper.connection
-
-    @property
-    def _wrapper(self) -> Any:
-        return connections[self.within if isinstance(self.within, str) else self.within.alias]
-
-    def write(self, work: Callable[[Any], T]) -> T:
-        try:
-            return super().write(work)
-        except JournalError:
-            self._wrapper.errors_occurred = (
-                True  # Django looks whether the connection is usable before it uses it again
-            )
-            raise
 
 
 def in_transaction(wrapper: Any) -> bool:
