@@ -218,8 +218,10 @@ def _named(headers: bytes | None) -> dict[str, str]:
     """Its first line is the protocol's."""
     if not headers:
         return {}
-    lines = headers.decode("utf-8", "replace").split("\r\n")
-    pairs = [line.partition(":") for line in lines[1:] if line]
+    text = headers.decode("utf-8", "replace")
+    pairs = [line.partition(":") for line in text.split("\r\n")[1:] if line]
+    if "%" not in text:  # nearly always
+        return {name.strip(): value.strip() for name, _, value in pairs}
     return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
 
 
