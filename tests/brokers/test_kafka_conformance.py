@@ -22,6 +22,7 @@ def network(kafka_server: Server) -> Iterator[Proxy]:
         yield proxy
 
 
+@pytest.mark.setup("kafka")
 class TestKafka(BrokerConformance):
     limit_s = 300.0  # on a busy machine Kafka takes twenty seconds to start, and in some tests does so three times
     capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)

@@ -40,7 +40,7 @@ COVERED = {
 }
 ELSEWHERE = {
     "sagas half done": "there are none yet; an outbox is not needed where feed and effects share a commit",
-    "compression bombs": "nothing is compressed, so nothing is inflated",
+    "compression bombs": "of ours nothing is compressed; clients of Kafka and Pulsar inflate theirs, which is untried (docs/why/security.md)",
     "tenants": "a tenant is the first part of a key (events/test_keys.py) and no boundary of access: one file, one owner",
     "the console": "there is none; the health endpoint answers GET alone (observe/test_health_http.py)",
     "webhooks": "none are sent",

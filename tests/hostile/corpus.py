@@ -18,7 +18,8 @@ from pydantic import BaseModel
 from eventspine import Event
 from eventspine.events import event
 
-SECONDS_MAX = 5.0  # one second is the promise; machines that run tests are busy
+WORK_S_MAX = 1.0  # of processor time, as promised: what others do on this machine is not in it
+SECONDS_MAX = 5.0  # by the wall, for what would wait without working
 
 
 class Plain(Event, context="hostile", key="key", type="hostile.Plain"):
@@ -53,9 +54,10 @@ KINDS: tuple[Any, ...] = (Plain, Data, Model)
 
 @contextmanager
 def promptly() -> Iterator[None]:
-    began = time.monotonic()
+    began, worked = time.monotonic(), time.process_time()
     yield
-    took = time.monotonic() - began
+    worked, took = time.process_time() - worked, time.monotonic() - began
+    assert worked < WORK_S_MAX, f"it worked for {worked:.1f} s"
     assert took < SECONDS_MAX, f"it took {took:.1f} s"
 
 

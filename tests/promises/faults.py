@@ -74,6 +74,7 @@ SETUPS = [
     Setup(CARRIED, "a broker in memory (simulated)", journal="", broker="memory", has=frozenset(NEEDED)),
     Setup(NATS, "NATS JetStream", journal="", broker="nats", has=frozenset(NEEDED)),
     Setup("rabbitmq", "RabbitMQ", journal="", broker="amqp", has=frozenset(NEEDED)),
+    Setup("kafka", "Kafka", journal="", broker="kafka", has=frozenset(NEEDED)),
     Setup("pulsar", "Pulsar", journal="", broker="pulsar", has=frozenset(NEEDED)),
     # What an emulator shows: it keeps nothing after its end, so that nothing is said of a server that is killed.
     Setup("eventbridge", "EventBridge (an emulator)", journal="", broker="eventbridge", has=frozenset(NEEDED)),

@@ -25,18 +25,25 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="of the first history; any, if not given")
     parser.add_argument("--histories", type=int, default=300)
     given = parser.parse_args()
-    few = max(1, given.histories // 10)  # of the second: its histories are ten times as long
+    few = max(1, given.histories // 10)  # of those whose histories are ten times as long
     try:
-        for what, services, drive, invariants, histories in (
-            ("shop", (stock, books), orders, [each_order_takes_stock_once], given.histories),
-            ("kinds", (office,), letters, [letters_are_counted_once, reminders_come_once], few),
+        for what, services, drive, invariants, histories, broker in (
+            ("shop", (stock, books), orders, [each_order_takes_stock_once], given.histories, None),
+            ("kinds", (office,), letters, [letters_are_counted_once, reminders_come_once], few, None),
+            ("shop with a broker", (stock, books), orders, [each_order_takes_stock_once], few, "queue"),
         ):
             done = simulate(
-                *services, drive=drive, invariants=invariants, histories=histories, seed=given.seed, progress=told(what)
+                *services,
+                drive=drive,
+                invariants=invariants,
+                histories=histories,
+                seed=given.seed,
+                broker=broker,
+                progress=told(what),
             )
             print(f"{what}: {done!r}, all promises held", flush=True)
     except SimulationFailed as failed:
-        print(failed)
+        print(f"{failed}\nOr: make sim SEED={failed.history.seed} HISTORIES=1")
         return 1
     return 0
 

@@ -143,7 +143,8 @@ def test_a_failure_names_its_seed_and_the_few_faults_that_it_takes(monkeypatch: 
         simulate(stock, books, drive=orders, histories=200, seed=2)
     history = failed.value.history
     assert len(history.faults) <= 6
-    assert f"SPINE_SEED={history.seed}" in str(failed.value)
+    test = "tests/simulate/test_simulate.py::test_a_failure_names_its_seed_and_the_few_faults_that_it_takes"
+    assert f"Run it again: SPINE_SEED={history.seed} SPINE_HISTORIES=1 python -m pytest {test}" in str(failed.value)
     assert "is killed" in str(failed.value) or "lost_answers" in str(failed.value) or "stopped" in str(failed.value)
 
 

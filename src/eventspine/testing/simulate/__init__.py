@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import random
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -155,6 +156,15 @@ def _failed(setup: Setup, history: History) -> SimulationFailed:
     faults = ", ".join(map(str, short.faults)) or "none at all"
     return SimulationFailed(
         f"{short.broken}\n\nseed {history.seed}, with these faults: {faults}\n\n{short.told()}\n\n"
-        f"Run it again with {SEED_VARIABLE}={history.seed} {HISTORIES_VARIABLE}=1.",
+        f"{_again(history.seed)}",
         short,
+    )
+
+
+def _again(seed: int) -> str:
+    """How this history alone is run: a command, where pytest says which test this is."""
+    variables = f"{SEED_VARIABLE}={seed} {HISTORIES_VARIABLE}=1"
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0]
+    return (
+        f"Run it again: {variables} python -m pytest {shlex.quote(test)}" if test else f"Run it again with {variables}."
     )
