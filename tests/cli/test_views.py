@@ -115,3 +115,22 @@ def test_a_view_or_version_that_is_not_there_is_said_not_to_be_there(two):
     assert 4 == two("views", "switch", "orders", "1").returncode
     wrong = two("views", "switch", "counted", "3")
     assert (2, True) == (wrong.returncode, "There is no version 3; there are 1, 2." in wrong.stderr)
+
+
+def test_rows_are_not_counted_twice_by_whoever_moves_or_retires_what_keeps_them(two):
+    rewound = two("subscriptions", "rewind", "shop.count", "--to", "earliest", "--repeat-effects")
+    assert (2, True) == (rewound.returncode, "keeps version 1 of the view counted" in rewound.stderr)
+    given_up = two("subscriptions", "retire", "shop.count", "--yes")
+    assert (2, True) == (given_up.returncode, "Deploy shop without its class and projection first" in given_up.stderr)
+
+    (two.folder / "counting.py").write_text(f"{MODULE.partition('class Counted(')[0]}shop = Service('shop')\n{SECOND}")
+    process = two.start("run", "counting")
+    two.until(process, "running shop")
+    until(two, {1: "not kept", 2: "read"})
+    process.terminate()
+    process.wait(60)
+    assert 0 == two("subscriptions", "retire", "shop.count", "--yes").returncode  # nobody declares it any more
+
+    (two.folder / "counting.py").write_text(MODULE + SECOND)
+    back = two("run", "counting")
+    assert (3, True) == (back.returncode, "the rows are as it left them" in back.stderr)

@@ -277,6 +277,21 @@ async def test_a_version_that_is_dropped_is_gone_and_is_not_declared_again(journ
                 pass
 
 
+async def test_a_version_whose_subscription_was_retired_does_not_count_all_once_more(
+    journal: Callable[[], Journal],
+) -> None:
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        async with spine.running(both()):
+            await until(lambda: is_active(spine, 2))
+        (keeping,) = [row for row in await spine.journal.subscriptions("reports") if row.name == "reports.count@2"]
+        await spine.journal.control([SetState(keeping.number, "retired")])
+        with pytest.raises(RegistrationRefused, match=r"was retired, and the rows are as it left them.*version=3"):
+            async with spine.running(both()):
+                pass
+        assert await _orders(spine, 10)
+
+
 async def test_trap_28_a_version_is_not_built_without_what_retention_has_deleted(
     database: Callable[[], Journal],
 ) -> None:

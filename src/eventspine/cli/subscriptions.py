@@ -19,6 +19,7 @@ import click
 from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
 from ..journal.processes import is_gone
 from ..observe.printable import printable
+from ..state import versions
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .at_broker import INTAKE
@@ -245,12 +246,23 @@ async def retire(invocation: Invocation, name: str, yes: bool) -> None:
     """Give a subscription up for good, with all that it has not finished."""
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
+        if subscription.state in ("active", "paused") and (kept := await _kept(journal, subscription)):
+            raise Misused(
+                f"{title(subscription)} keeps {kept}. Deploy {printable(subscription.service)} without its class and projection "
+                "first, and retire it then; or raise the version, and `spine views drop` this one when it is not read any more."
+            )
         cursors = await cursors_of(journal, [subscription])
         behind = await lag(journal, subscription, cursors, await journal.head())
         counts = await _counts(journal, subscription)
         lost = f"{behind} unhandled, {counts['parked']} parked and {counts['dead']} dead"
         confirm(f"Retire {title(subscription)} for good, with {lost}?", yes)
         await _set_state(journal, name, "retired", {"active", "paused", "suspended"})
+
+
+async def _kept(journal: Journal, subscription: Subscription) -> str:
+    """The version of a view that it keeps, in words; "" where it keeps none."""
+    found = await versions.kept_by(journal, subscription.service, subscription.name)
+    return f"version {found[1]} of the view {printable(found[0])}" if found else ""
 
 
 class Plan(NamedTuple):
@@ -299,6 +311,11 @@ async def rewind(
     """Have one handler handle events again, from an earlier place on; the others go on as they are."""
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
+        if kept := await _kept(journal, subscription):
+            raise Misused(
+                f"{title(subscription)} keeps {kept}, whose rows would count once more what it is handed again. Raise the version "
+                "of the view, to have it built anew beside this one."
+            )
         if not repeat_effects and not await replayable(journal, subscription):
             raise Misused(
                 f"{title(subscription)} would do again what it does: mails, calls, rows. "

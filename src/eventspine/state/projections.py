@@ -107,12 +107,26 @@ class Projection:
         before = None if stored is None else stored.versions.get(self.view.version)
         if before is None:
             await self._check_history(journal, service)
-        elif before.code and self.code and before.code != self.code:
-            self._say_that_it_changed(service)
+        else:
+            await self._refuse_retired(journal, service, subscription)
+            if before.code and self.code and before.code != self.code:
+                self._say_that_it_changed(service)
         await self._on(journal).store.prepare(journal, service)
         await versions.change(
             journal, self.view.name, lambda now: versions.declared(self.view, service, subscription, now, self.code)
         )
+
+    async def _refuse_retired(self, journal: Journal, service: str, subscription: str) -> None:
+        """Its rows are still there, and a subscription that began anew would count all once more."""
+        states = {row.state for row in await journal.subscriptions(service) if row.name == subscription}
+        if states == {"retired"}:
+            raise RegistrationRefused(
+                f"{subscription}, which kept version {self.view.version} of the view {self.view.name}, was retired, and the rows are "
+                f"as it left them. To have them built anew, raise the version: class {self.view.where}(View, "
+                f"version={self.view.version + 1}, ...). To be rid of the view, take its class and projection out of the code.",
+                service=service,
+                view=self.view.name,
+            )
 
     def _say_that_it_changed(self, service: str) -> None:
         log.warning(

@@ -67,6 +67,15 @@ async def every(journal: Journal) -> dict[str, Known]:
     return views
 
 
+async def kept_by(journal: Journal, service: str, subscription: str) -> tuple[str, int] | None:
+    """The view, and which version of it, that this subscription keeps."""
+    for name, view in (await every(journal)).items():
+        for number, version in view.kept.items():
+            if (view.service, version.subscription) == (service, subscription):
+                return name, number
+    return None
+
+
 async def change(journal: Journal, name: str, decide: Callable[[Known | None], Known | None]) -> Known | None:
     """Store what `decide` makes of what is stored; None: nothing is to change. It is asked again when somebody else was
     quicker, and raises what refuses."""
