@@ -307,90 +307,110 @@ ABLATIONS = [
 
 # --- those that other suites catch: real processes, files and deploys ---------------------------------------------------
 
-ELSEWHERE = [
+ELSEWHERE = [  # the test that turns it off, and about how many seconds that takes
     (
         "A rewind, a pause, a rename raises the cursor's generation, and fences who had it before",
         "tests/engine/test_fencing.py::test_r13_without_the_fence_it_would_count_twice",
+        3,
     ),
     (
         "A release that widens a filter fences the one before",
         "tests/deploys/test_releases.py::test_without_generations_and_the_fence_the_old_process_passes_what_the_new_one_wants",
+        10,
     ),
-    ("The newest generation leads", "tests/engine/test_generations.py::test_r8_without_generations_both_would_work"),
+    ("The newest generation leads", "tests/engine/test_generations.py::test_r8_without_generations_both_would_work", 1),
     (
         "Start marks, then alone, then dead",
         "tests/faults/test_poison.py::test_without_care_it_kills_one_process_after_the_other",
+        10,
     ),
-    ("A process drains before it ends", "tests/faults/test_drained.py::test_without_a_drain_handlers_are_cut"),
+    ("A process drains before it ends", "tests/faults/test_drained.py::test_without_a_drain_handlers_are_cut", 3),
     (
         "Partitions are given back one by one during a drain",
         "tests/deploys/test_restarts.py::test_if_all_were_kept_until_the_end_of_the_drain_others_would_wait_for_the_slowest",
+        10,
     ),
     (
         "Every commit is synced",
         "tests/faults/test_power_cuts.py::test_without_a_sync_per_commit_power_cuts_lose_acknowledged_events",
+        10,
     ),
     (
         "Supervised processes end with their supervisor",
         "tests/faults/test_supervisor.py::test_without_the_lifeline_they_would_go_on_for_ever",
+        10,
     ),
     (
         "A process waits for no lock that it holds itself",
         "tests/journal/test_sqlite_locks.py::test_r21_without_the_safeguard_it_waits_for_itself_until_the_limit",
+        10,
     ),
     (
         "A handler's own transaction is limited in time",
         "tests/journal/test_sqlite_slow.py::test_without_the_limit_one_delivery_keeps_everybody_waiting",
+        10,
     ),
     (
         "A backup is verified before it has its name",
         "tests/journal/test_sqlite_backup.py::test_without_verifying_it_would_be_taken_for_one",
+        1,
     ),
     (
         "Whoever hears no bell looks now and then",
         "tests/journal/test_sqlite_processes.py::test_without_bells_a_look_now_and_then_is_enough",
+        3,
     ),
     (
         "A unit whose SQL fails is rolled back to its savepoint",
         "tests/journal/test_sqlite_units.py::test_r5_without_savepoints_half_a_failed_unit_stays",
+        1,
     ),
     (
         "Units of a commit that failed are run again one by one",
         "tests/journal/test_sqlite_units.py::test_r5_without_the_second_run_innocent_units_are_lost",
+        1,
     ),
     (
         "Processes take turns by the lock file",
         "tests/faults/test_turns.py::test_writers_take_turns_and_without_the_lock_file_one_goes_on_while_others_wait",
+        10,
     ),
     (
         "Retention asks the cursors",
         "tests/journal/test_sqlite_retention.py::test_without_asking_the_cursors_a_paused_handler_loses_events",
+        1,
     ),
     (
         "Known repetitions, in the journal's own suite",
         "tests/journal/test_memory.py::test_without_knowing_repetitions_the_suite_fails",
+        1,
     ),
     (
         "A relay that takes over looks whether it still leads when it has read",
         "tests/brokers/test_taking_over.py::test_without_the_look_at_its_lease_an_event_goes_out_under_anothers_number",
+        1,
     ),
-    ("Fences, in the journal's own suite", "tests/journal/test_memory.py::test_without_fences_the_suite_fails"),
+    ("Fences, in the journal's own suite", "tests/journal/test_memory.py::test_without_fences_the_suite_fails", 1),
     (
         "The state of a row is asked before it is changed",
         "tests/journal/test_memory.py::test_without_guarding_states_the_suite_fails",
+        1,
     ),
-    ("Expected versions of streams", "tests/journal/test_memory.py::test_without_expected_versions_the_suite_fails"),
+    ("Expected versions of streams", "tests/journal/test_memory.py::test_without_expected_versions_the_suite_fails", 1),
     (
         "The next run waits for the one before",
         "tests/engine/test_periodic.py::test_without_the_look_at_the_run_before_runs_queue_up",
+        1,
     ),
     (
         "A schedule's cursor says what was missed",
         "tests/engine/test_periodic.py::test_without_the_cursor_a_crash_forgets_what_was_missed",
+        3,
     ),
     (
         "An error of the engine's own is followed by a pause",
         "tests/engine/test_faults.py::test_without_the_pause_it_is_a_hot_loop",
+        1,
     ),
 ]
 
@@ -405,8 +425,8 @@ def table() -> str:
         count, history = caught
         bound = next(bound for bound in BOUNDS if MARGIN * count <= bound)
         lines.append(f"| {one.safeguard} | {_seen(history)} | {bound} |")
-    lines += ["", "| safeguard | the test that turns it off |", "|---|---|"]
-    lines += [f"| {safeguard} | `{test}` |" for safeguard, test in ELSEWHERE]
+    lines += ["", "| safeguard | caught by | within about |", "|---|---|---|"]
+    lines += [f"| {safeguard} | `{test}` | {seconds} s |" for safeguard, test, seconds in ELSEWHERE]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ def test_with_it_the_same_histories_are_whole(ablation: Ablation) -> None:
         assert ablation.setup.run(seed).broken is None
 
 
-@pytest.mark.parametrize("place", [test for _, test in ELSEWHERE])
+@pytest.mark.parametrize("place", [test for _, test, _ in ELSEWHERE])
 def test_what_other_suites_catch_is_caught_there(place: str) -> None:
     path, _, name = place.partition("::")
     tree = ast.parse((ROOT / path).read_text())
