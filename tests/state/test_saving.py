@@ -240,6 +240,21 @@ async def test_trap_20_what_a_newer_release_wrote_is_not_misread(spine: Spine) -
         await spine.load(Till, "a")
 
 
+async def test_trap_20_a_class_that_says_no_version_is_the_first(spine: Spine) -> None:
+    class Filled(Event, context="bank", key="account"):
+        account: str
+
+    class Jar(Aggregate, name="jar"):
+        @applies(Filled)
+        def _filled(self, event: Filled) -> None: ...
+
+    await stored(spine, "jar-a", record(type="bank.Filled", data=b'{"account":"a"}'))
+    await spine.load(Jar, "a")
+    await stored(spine, "jar-b", record(type="bank.Filled", version=2, data=b'{"account":"b","cents":1}'))
+    with pytest.raises(NewerVersion, match="written as version 2, and this code knows 1"):
+        await spine.load(Jar, "b")
+
+
 async def test_what_can_not_be_read_names_the_stream_and_the_version(spine: Spine) -> None:
     await stored(spine, "till-a", record(type="bank.Paid", version=2, data=b'{"account":"a"}'))
     with pytest.raises(Undecodable, match="till-a, version 1"):

@@ -37,8 +37,7 @@ class Reader(NamedTuple):
     """How a stored event of one type becomes a change of state."""
 
     decode: Callable[[bytes], Any]
-    version: int  # of the class; what is older may have upcasters
-    newest: int | None  # the newest version that can be read; None: any
+    version: int  # of the class, and the newest that it can read; what is older may have upcasters
     kind: EventType
     apply: Apply
 
@@ -76,11 +75,10 @@ class Shape:
         for event, apply in self.appliers.items():
             kind = describe(event)
             check_chain(kind)
-            newest = kind.version if kind.version_declared else None
             for name in kind.names:
                 if name in found:
                     raise DeclarationError(f"{self.cls.__name__}: two of the classes that it applies stand for {name}.")
-                found[name] = Reader(kind.decode, kind.version, newest, kind, apply)
+                found[name] = Reader(kind.decode, kind.version, kind, apply)
         return found
 
     @cached_property

@@ -197,12 +197,12 @@ def replay(shape: Shape, found: Aggregate, stream: str, records: Sequence[Record
                 refuse_ended(record.source, stream, record)
                 _unknown(shape, stream, record, version)
                 continue
-            decode, own, newest, kind, apply = reader
+            decode, own, kind, apply = reader
             if record.version == own:
                 event = decode(record.data)
             else:
-                if newest is not None and record.version > newest:
-                    raise _newer(stream, record, version, newest)
+                if record.version > own:
+                    raise _newer(stream, record, version, own)
                 event = kind.read(record.data, record.version)
             apply(found, event)
     except (UnknownEvent, NewerVersion, StreamDeleted):
