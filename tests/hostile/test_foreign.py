@@ -66,6 +66,16 @@ def test_bytes_that_are_no_event_are_undecodable_promptly_and_in_few_words(kind:
             assert name in READABLE_ALL_THE_SAME or kind is not Plain
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_name_that_comes_twice_the_last_counts_for_every_reader_and_goes_on_alone(kind: Any) -> None:
+    """As with Python's own JSON. What is published from it has the name once, so nobody after it can read it otherwise."""
+    data = b'{"key":"first",' + b'"key":"first",' * 10_000 + b'"key":"last"}'
+    with promptly():
+        found = describe(kind).decode(data)
+    assert "last" == found.key
+    assert 1 == describe(kind).encode(found).count(b'"key"')
+
+
 @given(st.binary(max_size=200) | st.sampled_from(list(UNREADABLE.values())).map(lambda data: data[:300]))
 def test_any_bytes_are_an_event_of_every_kind_or_undecodable(data: bytes) -> None:
     for kind in KINDS:
