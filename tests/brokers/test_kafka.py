@@ -27,6 +27,7 @@ from confluent_kafka.admin import (
 from eventspine.brokers import open_broker
 from eventspine.brokers._kafka_claims import asked_as
 from eventspine.brokers._kafka_intake import KafkaIntake
+from eventspine.brokers._kafka_reader import UNPACKED_BYTES_MAX
 from eventspine.brokers.kafka import KafkaBroker
 from eventspine.brokers.port import Difference, Fetched, Message, Needs, Start
 from eventspine.errors import BrokerError, MessageRefused
@@ -451,6 +452,32 @@ async def test_messages_of_others_come_as_they_are(place: Place):
         (b"k", b"", {"h": "\ufffd", "empty": ""}, "text/plain"),
     ]
     assert [one.position for one in found] == [1, 2, 3]
+
+
+async def test_a_batch_that_unpacks_to_too_much_holds_up_its_partition_alone_and_is_named(
+    place: Place, caplog: pytest.LogCaptureFixture
+):
+    broker = await place.broker()
+    await broker.send([message(1, slot=0)])
+    bomb = Producer(
+        {"bootstrap.servers": place.server.address, "compression.type": "zstd", "message.max.bytes": 200_000_000}
+    )
+    bomb.produce(place.topic, bytes(UNPACKED_BYTES_MAX + 20_000_000), partition=0)
+    assert 0 == await asyncio.to_thread(bomb.flush, 60)
+    await broker.send([message(2, slot=0), message(3, slot=1)])
+    member = await place.member(broker)
+    with caplog.at_level(logging.ERROR, "eventspine.broker.kafka"):
+        await member.until_it_has(4)
+        assert sorted(numbers(await member.take(2))) == [1, 3]
+        async with asyncio.timeout(WAIT_S):
+            while "partition 0" not in caplog.text:
+                assert [] == await member.intake.fetch(1000, 0.5)
+    assert 1 == caplog.text.count("stands still at offset 1, where a batch can't be unpacked")
+
+    behind = TopicPartition(place.topic, 0, 2)
+    place.admin.delete_records([behind])[behind].result()
+    assert numbers(await member.take(1)) == [2]
+    assert "1 messages of partition 0" in caplog.text
 
 
 async def test_transactions_of_others_are_read_when_they_are_committed_and_never_when_aborted(place: Place):

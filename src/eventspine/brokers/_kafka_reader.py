@@ -58,6 +58,7 @@ HURRY_S = 0.2  # after a command: more of them are on their way, as a rule
 PATIENCE_S = 1.0  # full for so long: stop reading; what librdkafka had fetched ahead is then fetched again
 COMMIT_S = 0.5
 LOOK_S = 2.0
+UNPACKED_BYTES_MAX = 100_000_000  # librdkafka's own, of a batch
 ASK_AGAIN_S = 0.1
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
 NOT_KNOWN_YET = frozenset(  # a partition has another leader than it had, or that leader's count has moved on
@@ -125,6 +126,7 @@ class Reader(threading.Thread):
         self._reading: set[int] = set()
         self._holding = False  # nothing is read, for want of room
         self._hurry_until = 0.0
+        self._stuck_at: dict[int, int] = {}  # partitions, with the offset of a batch that can't be unpacked
         self._commit_at = 0.0
         self._stopping = threading.Event()
         self._gone = False
@@ -330,6 +332,8 @@ class Reader(threading.Thread):
         code = error.code()
         if code in OUT_OF_RANGE:
             self._out_of_range(int(message.partition() or 0))
+        elif code == KafkaError._BAD_COMPRESSION:
+            self._not_unpacked(int(message.partition() or 0), int(message.offset() or 0), error)
         elif code in GONE:
             self.fail(self._cluster.error(f"the topic {self._topic.name!r} is not what it was", error))
         elif code in FORBIDDEN or code in REFUSED:
@@ -365,6 +369,18 @@ class Reader(threading.Thread):
         )  # fmt: skip
         self._read_no_more([partition])
         self.begin(partition, low, "earliest")
+
+    def _not_unpacked(self, partition: int, offset: int, error: KafkaError) -> None:
+        """Of a batch its length is known only once it is unpacked, so what follows it in this partition can't be had."""
+        if self._stuck_at.get(partition) == offset:
+            return
+        self._stuck_at[partition] = offset
+        log.error(
+            "partition %d of the topic %s stands still at offset %d, where a batch can't be unpacked: it is damaged, or larger "
+            "than %s bytes (%s). Others go on. Have Kafka delete it, with kafka-delete-records.sh up to behind the batch; "
+            "what is gone by then is passed, and said to be.",
+            partition, self._topic.name, offset, f"{UNPACKED_BYTES_MAX:,}", self._cluster.settings.masked(error.str()),
+        )  # fmt: skip
 
     def _look(self) -> None:
         """A connection broke: whether any broker still answers. Waits, not long where none is left to ask."""
