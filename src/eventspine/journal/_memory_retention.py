@@ -83,12 +83,13 @@ def cut(tables: Tables, service: str, stream: str, before: int, expected: int | 
     old = [Old(row.position, row.channel, row.slot, row.recorded_us) for row in records]
     subscriptions = list(tables.subscriptions.values())
     refuse_needed(service, stream, old, subscriptions, _cursors(tables), _open(tables, {row.position for row in old}))
-    settled = _settled(tables)
+    cut_off = {row.position for row in old}
+    for number, row in list(tables.deliveries.items()):  # settled, or of a retired subscription: others were refused
+        if row.feed == OWN_FEED and row.position in cut_off:
+            tables.remove_delivery(number)
     for version, record in enumerate(records, tables.first(service, stream)):
         _take_out(tables, record)
         positions[version - 1] = 0
-        for number in settled.get(record.position, ()):
-            tables.remove_delivery(number)
     tables.cut_off = summed(tables.cut_off, old)
     return StreamCut(len(old), tables.first(service, stream))
 

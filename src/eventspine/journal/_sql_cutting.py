@@ -8,7 +8,7 @@ import sqlite3
 
 from . import _sql_read as read
 from ._sql_apply import Safeguards, check_version
-from ._sql_retention import DELETE, SETTLED, store, stored
+from ._sql_retention import DELETE, store, stored
 from .cutting import Old, Open, check_version as check_stream, refuse_needed, summed
 from .port import OWN_FEED, Deleted, StreamCut
 
@@ -20,6 +20,10 @@ _OPEN = (
     "/*spine*/ select number, subscription, state from spine_deliveries where feed = ? and state <> 'settled' and event_id in"
     " (select e.id from spine_stream_events v join spine_events e on e.position = v.position"
     " where v.stream = ? and v.version < ?) order by number"
+)
+_DELIVERIES = (  # settled, or of a retired subscription: for others the cut was refused
+    "/*spine*/ delete from spine_deliveries where feed = ? and event_id in"
+    " (select id from spine_events where position in (select value from json_each(?)))"
 )
 _VERSIONS = "/*spine*/ delete from spine_stream_events where stream = ? and version < ?"
 _FIRST = "/*spine*/ select min(version) from spine_stream_events where stream = ?"
@@ -59,7 +63,7 @@ def _refuse_needed(cursor: sqlite3.Cursor, service: str, stream: str, number: in
 
 def _delete(cursor: sqlite3.Cursor, number: int, before: int, old: list[Old]) -> None:
     positions = json.dumps([event.position for event in old])
-    cursor.execute(SETTLED, (OWN_FEED, positions))
+    cursor.execute(_DELIVERIES, (OWN_FEED, positions))
     cursor.execute(DELETE, (positions,))
     cursor.execute(_VERSIONS, (number, before))
     store(cursor, "cut_off", [list(row) for row in summed(cut_off(cursor), old)])

@@ -5,7 +5,8 @@ twice, and whoever decided on an older one gets a conflict. A stream that is ove
 state/ended.py), and is cut off before that.
 
 An event is needed while a subscription that reads its channel has not come past it, be it active, paused or suspended, and
-while a delivery of it is parked, dead or held. A view, and one that is being built anew, is such a subscription.
+while a delivery of such a one is parked, dead or held. A view, and one that is being built anew, is such a subscription.
+What a retired one has left unfinished was given up with it, and goes with the event.
 """
 
 from __future__ import annotations
@@ -62,41 +63,63 @@ def refuse_needed(
     deliveries: Sequence[Open],
 ) -> None:
     behind = _behind(old, {row.number: row for row in subscriptions if row.state != "retired"}, cursors)
+    retired = {row.number for row in subscriptions if row.state == "retired"}
+    deliveries = [row for row in deliveries if row.subscription not in retired]
     if not behind and not deliveries:
         return
     names = {row.number: row.name for row in subscriptions}
-    told = [_named(names_of, position) for names_of, position in behind.values()]
+    told = [_named(*one) for one in behind.values()]
     told += [
         f"delivery {row.number} of {names.get(row.subscription, row.subscription)} is {row.state}" for row in deliveries
     ]
     more = f", and {len(told) - NAMED_MAX:,} more" if len(told) > NAMED_MAX else ""
     raise StreamNeeded(
-        f"Nothing of {stream} of {service} was deleted, for it is still needed: {'; '.join(told[:NAMED_MAX])}{more}. Have them go "
-        "on: run or resume what has not read it, replay or drop what is dead, or retire a subscription that is given up "
-        "(`spine subscriptions`, `spine dead`). Then ask again.",
+        f"Nothing of {stream} of {service} was deleted, for it is still needed: {'; '.join(told[:NAMED_MAX])}{more}. "
+        f"{_ways_on(bool(behind), {row.state for row in deliveries})} Then ask again.",
         service=service,
         stream=stream,
-        subscriptions=[row.name for row, _ in behind.values()],
+        subscriptions=[row.name for row, *_ in behind.values()],
         deliveries=[row.number for row in deliveries],
+    )
+
+
+def _ways_on(behind: bool, states: set[str]) -> str:
+    """What may be done about them, each with its command."""
+    ways = []
+    if behind:
+        ways.append("run or resume what has not read it (`spine subscriptions`)")
+    if states & {"parked", "held"}:
+        ways.append("wait for what is parked, or retry or skip it (`spine parked list|retry|skip`)")
+    if states & {"dead", "held"}:
+        ways.append("replay or drop what is dead (`spine dead list|replay|drop`)")
+    held = " What is held goes on once the one before it, of its key, is settled." if "held" in states else ""
+    return (
+        f"Have them go on: {'; '.join(ways)}.{held} Or give up who is not to have it any more: `spine subscriptions retire`, "
+        "or for a view `spine views drop`."
     )
 
 
 def _behind(
     old: Sequence[Old], reading: dict[int, Subscription], cursors: Iterable[Cursor]
-) -> dict[int, tuple[Subscription, int]]:
-    """By number: those that have not come past one of these, and the hindmost place where they stand."""
-    found: dict[int, tuple[Subscription, int]] = {}
+) -> dict[int, tuple[Subscription, int, int]]:
+    """By number: those that have not come past one of these, the hindmost place where they stand, and where they have to be."""
+    found: dict[int, tuple[Subscription, int, int]] = {}
     last = _last(old)
     for cursor in cursors:
         row = reading.get(cursor.subscription)
         if row is None or cursor.feed != OWN_FEED:
             continue
-        needs = any(
-            position > cursor.position and channel in row.channels and cursor.partition in (WHOLE_FEED, partition)
-            for (channel, partition), position in last.items()
+        needed = max(
+            (
+                position
+                for (channel, partition), position in last.items()
+                if channel in row.channels and cursor.partition in (WHOLE_FEED, partition)
+            ),
+            default=0,
         )
-        if needs:
-            found[row.number] = (row, min(cursor.position, found.get(row.number, (row, cursor.position))[1]))
+        if needed > cursor.position:
+            _, position, upto = found.get(row.number, (row, cursor.position, needed))
+            found[row.number] = (row, min(cursor.position, position), max(needed, upto))
     return dict(sorted(found.items()))
 
 
@@ -110,9 +133,9 @@ def _last(old: Sequence[Old]) -> dict[tuple[str, int], int]:
     return found
 
 
-def _named(row: Subscription, position: int) -> str:
+def _named(row: Subscription, position: int, needed: int) -> str:
     state = "" if row.state == "active" else f" ({row.state})"
-    return f"{row.name}{state} has come to position {position:,}"
+    return f"{row.name}{state} has come to position {position:,}, and has to come to {needed:,}"
 
 
 def summed(before: Iterable[Deleted], old: Sequence[Old]) -> list[Deleted]:

@@ -656,12 +656,12 @@ class Journal(Protocol):
         ...
 
     async def cut(self, service: str, stream: str, *, before: int, expected: int | None = None) -> StreamCut:
-        """Delete the stream's versions below `before`, with their settled deliveries, in one commit. Its versions go on
-        as they would have; none is given out again.
+        """Delete the stream's versions below `before`, with their deliveries, in one commit. Its versions go on as they
+        would have; none is given out again.
 
         Raises Conflict when it is not at version `expected` (None: any); SettingsError for a `before` beyond that, since the last
         event always stays; StreamNeeded, and nothing is deleted, while a subscription that is not retired has not come
-        past one of them, or a delivery of one is not settled."""
+        past one of them, or has a delivery of one that is not settled."""
         ...
 
     async def cut_off(self) -> list[Deleted]:

@@ -159,7 +159,8 @@ class WhoHoldsStreams:
         placed = (await publish_to(journal, "o-1", *events(3))).positions
         if state != "active":
             await journal.control([SetState(subscription.number, state)])
-        with pytest.raises(StreamNeeded, match=r"email\.confirm") as told:
+        told_where = rf"email\.confirm.* has come to position 0, and has to come to {placed[1]}"
+        with pytest.raises(StreamNeeded, match=told_where) as told:
             await cut(journal, 3)
         assert ["email.confirm"] == told.value.details["subscriptions"]
         assert (state in str(told.value)) == (state != "active")
@@ -189,9 +190,27 @@ class WhoHoldsStreams:
         with pytest.raises(StreamNeeded, match=f"delivery {row.number} of email\\.confirm is {state}") as told:
             await cut(journal, 3)
         assert [row.number] == told.value.details["deliveries"]
+        assert (state != "dead", state != "parked") == (
+            "`spine parked" in str(told.value),
+            "`spine dead" in str(told.value),
+        )
         assert StreamCut(1, 2) == await cut(journal, 2)  # the one before it is needed by nobody
         await commit(journal, changes=[Change(row.number, state="settled", while_state=(state,))])
         assert StreamCut(1, 3) == await cut(journal, 3)
+
+    @pytest.mark.parametrize("state", ["parked", "dead", "held"])
+    async def test_not_one_of_a_retired_subscription_which_goes_with_its_event(
+        self, journal: Journal, other: Journal, state: Any
+    ) -> None:
+        subscription = await one_subscription(journal, start="earliest")
+        await publish_to(journal, "o-1", *events(3))
+        gone, left = [
+            await park(journal, parked(subscription, record, state=state)) for record in (await whole_feed(journal))[1:]
+        ]
+        await journal.control([SetState(subscription.number, "retired")])
+        assert StreamCut(2, 3) == await cut(journal, 3)
+        assert gone.number != left.number
+        assert [left.number] == [row.number for row in await other.deliveries()]
 
     async def test_retention_never_takes_of_what_is_left(self, journal: Journal, store: Store) -> None:
         await publish_to(journal, "o-1", *events(3))
