@@ -101,7 +101,7 @@ def test_one_is_deleted_once_it_is_confirmed(town: Any, say: Any) -> None:
     deleted = town("delete", "town", "garage-g1", "--yes", "--actor", "user:7", "--why", "pulled down")
     assert "garage-g1 of town: 2 events deleted.\n" == deleted.stdout
     shown = town("show", "town", "garage-g1", "--json")
-    assert "begins with version 3" in shown.stderr
+    assert "garage-g1 was deleted by user:7 (pulled down) on 2" in shown.stderr
     (row,) = json.loads(shown.stdout)
     assert (3, "spine.StreamEnded") == (row["version"], row["event"]["type"])
     assert ("user:7", "pulled down") == (row["event"]["actor"], row["event"]["why"])
@@ -110,8 +110,22 @@ def test_one_is_deleted_once_it_is_confirmed(town: Any, say: Any) -> None:
     assert ("user:7", "spine.StreamEnded") in [
         (row["actor"], row["type"]) for row in map(json.loads, trail.stdout.splitlines())
     ]
-    again = town("delete", "town", "garage-g1", "--yes")
-    assert (0, True) == (again.exit_code, "0 events deleted" in again.stdout)
+
+
+def test_one_that_was_deleted_already_says_when_and_by_whom_and_is_not_asked_about(town: Any) -> None:
+    town("delete", "town", "garage-g1", "--yes", "--actor", "user:7", "--why", "pulled down")
+    again = town("delete", "town", "garage-g1", "--actor", "user:8")
+    assert (0, True) == (again.exit_code, "was deleted by user:7 (pulled down) on 2" in again.stdout), again.output
+    assert "already. What was said then, by --actor and --why, stays." in again.stdout
+    assert 1 == len(json.loads(town("show", "town", "garage-g1", "--json").stdout))
+
+
+def test_one_that_was_deleted_is_not_truncated(town: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2]))
+    town("delete", "town", "garage-g1", "--yes")
+    for how in (("--unchecked",), ("--aggregate", f"{__name__}:Restated")):
+        told = town("truncate", "town", "garage-g1", "--before", "2", "--yes", *how)
+        assert (True, True) == (told.exit_code != 0, "garage-g1 of town was deleted on 2" in told.output), told.output
 
 
 def test_one_that_is_not_there_is_answered_with_what_may_be_meant(town: Any) -> None:

@@ -237,6 +237,24 @@ async def test_a_handler_may_delete_and_is_tried_again_while_it_is_held(spine: S
         await spine.load(Book, "ann")
 
 
+async def test_a_handler_of_an_event_of_that_stream_may_not(spine: Spine) -> None:
+    """Its own delivery is not settled while it runs."""
+    privacy, refused = Service[Any]("privacy"), list[StreamNeeded]()
+    done = asyncio.Event()
+
+    @privacy.on(Noted)
+    async def forget(event: Noted, delivery: Delivery[Any]) -> None:
+        with pytest.raises(StreamNeeded) as told:
+            await spine.delete_stream(Book, event.account)
+        refused.append(told.value)
+        done.set()
+
+    async with spine.running(privacy):
+        await save(spine)
+        await asyncio.wait_for(done.wait(), 20)
+    assert ["privacy.forget"] == refused[0].details["subscriptions"]
+
+
 @pytest.mark.parametrize("held", [True, False])
 async def test_without_the_safeguard_a_paused_subscription_loses_events(database: Make, held: bool) -> None:
     """Switched off, what a subscriber has still to read is gone."""
@@ -338,6 +356,15 @@ async def test_one_that_forgets_something_is_refused_by_the_name_of_it(spine: Sp
     await save(spine, forgetting=True)
     # The fold has no notes from there on either, so this one restates what is left: nothing is forgotten unsaid.
     assert (3, 4) == await spine.truncate_stream(Book, "ann", before=4)
+
+
+async def test_one_that_was_deleted_is_not_truncated(spine: Spine) -> None:
+    await save(spine)
+    with acting("user:42"):
+        await spine.delete_stream(Book, "ann")
+    for before in (2, 6):
+        with pytest.raises(StreamDeleted, match="by user:42"):
+            await spine.truncate_stream(Book, "ann", before=before)
 
 
 async def test_it_is_truncated_again_later(spine: Spine) -> None:

@@ -37,11 +37,21 @@ async def versions(journal: Journal, service: str, stream: str, after: int) -> A
         await journal.stream(service, stream, after=after, limit=1)
     except VersionsDeleted as gone:
         after = gone.details["first"] - 1
-        note(f"{printable(stream)} begins with version {after + 1:,}: those before were deleted.")
+        note(await _how_it_begins(journal, service, stream, after))
     while page := await journal.stream(service, stream, after=after, limit=PAGE):
         for record in page:
             after += 1
             yield after, record
+
+
+async def _how_it_begins(journal: Journal, service: str, stream: str, after: int) -> str:
+    """Of one that was cut off: truncated, or over."""
+    from ..state.ended import ENDED, how_it_ended
+
+    (first,) = await journal.stream(service, stream, after=after, limit=1)
+    if first.type == ENDED:
+        return f"{printable(stream)} was {printable(how_it_ended(first))}. What is left is the event that says so."
+    return f"{printable(stream)} begins with version {after + 1:,}: those before were deleted."
 
 
 async def by_then(events: AsyncIterator[tuple[int, Record]], at: datetime | None) -> AsyncIterator[tuple[int, Record]]:
@@ -146,17 +156,27 @@ async def delete(
 
     One private event stays, that says so: its id is not used again, and loading it is an error that tells when it was
     deleted. Refused while a subscription or view has not come past it, or a delivery of it is parked, dead or held."""
-    from ..state.deleting import delete_stream, look_who_needs
+    from ..state.deleting import delete_stream, ending, look_who_needs
 
     said = nullcontext() if actor is None and why is None else acting(actor, why=why)
     async with existing_journal(invocation) as journal:
         if not await journal.stream_version(service, stream):
             raise NothingFound(await _no_such(journal, service, stream))
-        events = await look_who_needs(journal, service, stream)
-        confirm(f"Delete the {plural(events, 'event')} of {printable(stream)} for good?", yes)
+        events, over = await look_who_needs(journal, service, stream), await ending(journal, service, stream)
+        if over is not None and events == 1:
+            _say_that_it_was(stream, service, over, told=actor is not None or why is not None)
+            return
+        confirm(f"Delete the {plural(events - (over is not None), 'event')} of {printable(stream)} for good?", yes)
         with said:
             done = await delete_stream(journal, SystemClock(), service, stream)
         say(f"{printable(stream)} of {printable(service)}: {plural(done.events, 'event')} deleted.")
+
+
+def _say_that_it_was(stream: str, service: str, over: Record, *, told: bool) -> None:
+    from ..state.ended import how_it_ended
+
+    kept = " What was said then, by --actor and --why, stays." if told else ""
+    say(f"{printable(stream)} of {printable(service)} was {printable(how_it_ended(over))} already.{kept}")
 
 
 @command.command()
@@ -186,11 +206,14 @@ async def truncate(
     """Delete the events of STREAM before VERSION, whose event says all that they had come to.
 
     Versions go on; the past before it can't be told any more. Refused as `streams delete` is."""
+    from ..state.deleting import refuse_over
+
     if unchecked == (aggregate is not None):
         raise Misused("Say --aggregate MODULE:CLASS, so that its state can be compared; or --unchecked. One of them.")
     async with existing_journal(invocation) as journal:
         if not await journal.stream_version(service, stream):
             raise NothingFound(await _no_such(journal, service, stream))
+        await refuse_over(journal, service, stream)
         if aggregate is not None:
             await _check(journal, service, stream, before, aggregate)
         confirm(f"Delete the versions of {printable(stream)} before {before:,} for good?", yes)

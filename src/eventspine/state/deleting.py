@@ -22,7 +22,7 @@ from ..observe.correlation import current
 from ..publishing import Publisher
 from . import snapshots
 from .aggregate import Aggregate, Identity
-from .ended import ENDED, StreamEnded
+from .ended import ENDED, StreamEnded, refuse_ended
 from .shapes import shape_of
 from .streams import PAGE, replay
 
@@ -35,11 +35,23 @@ async def delete_stream(journal: Journal, clock: Clock, service: str, stream: st
     version = await journal.stream_version(service, stream)
     if not version:
         raise _no_such(service, stream)
-    (last,) = await journal.stream(service, stream, after=version - 1, limit=1)
-    if last.type != ENDED:
+    if await ending(journal, service, stream) is None:
         await look_who_needs(journal, service, stream)
         version = await _end(journal, clock, service, stream, version)
     return await journal.cut(service, stream, before=version, expected=version)
+
+
+async def ending(journal: Journal, service: str, stream: str) -> Record | None:
+    """The event that says that it is over, if it is."""
+    version = await journal.stream_version(service, stream)
+    last = await journal.stream(service, stream, after=version - 1, limit=1) if version else ()
+    return last[0] if last and last[0].type == ENDED else None
+
+
+async def refuse_over(journal: Journal, service: str, stream: str) -> None:
+    """Raises StreamDeleted if it is over."""
+    if (record := await ending(journal, service, stream)) is not None:
+        refuse_ended(service, stream, record)
 
 
 async def look_who_needs(journal: Journal, service: str, stream: str) -> int:
@@ -100,6 +112,7 @@ async def check_restates(journal: Journal, service: str, cls: type[A], id: Ident
     stream = shape.stream(whole.id)
     if not await journal.stream_version(service, stream):
         raise _no_such(service, stream)
+    await refuse_over(journal, service, stream)
     async for records in pages(journal, service, stream):
         first = await _first(journal, service, stream) if not whole.version else whole.version + 1
         whole._spine.version = first - 1

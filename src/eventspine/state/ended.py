@@ -25,21 +25,30 @@ class StreamEnded(Event, context="spine", key="stream"):
 ENDED = describe(StreamEnded).name
 
 
+def how_it_ended(record: Record) -> str:
+    """Of such an event, in words: by whom, why, when and how long it was."""
+    envelope, event = Envelope(record), describe(StreamEnded).decode(record.data)
+    who = f" by {envelope.actor}" if envelope.actor else ""
+    why = f" ({envelope.why})" if envelope.why else ""
+    return f"deleted{who}{why} on {_at(record):%Y-%m-%dT%H:%M:%SZ}, with {plural(event.versions, 'version')}"
+
+
+def _at(record: Record) -> datetime:
+    return datetime.fromtimestamp(0, UTC) + timedelta(microseconds=record.time_us)
+
+
 def refuse_ended(service: str, stream: str, record: Record) -> None:
     """Raise what somebody is told who comes to this event of the stream."""
     if record.type != ENDED:
         return
-    envelope, event = Envelope(record), describe(StreamEnded).decode(record.data)
-    at = datetime.fromtimestamp(0, UTC) + timedelta(microseconds=record.time_us)
-    who = f" by {envelope.actor}" if envelope.actor else ""
-    why = f" ({envelope.why})" if envelope.why else ""
+    envelope = Envelope(record)
     raise StreamDeleted(
-        f"{stream} of {service} was deleted{who}{why} on {at:%Y-%m-%dT%H:%M:%SZ}, with {plural(event.versions, 'version')}. It "
-        "is not begun anew under this id: what remembers it would take the new one for the old. Give the new one another id.",
+        f"{stream} of {service} was {how_it_ended(record)}. It is not begun anew under this id: what remembers it would take "
+        "the new one for the old. Give the new one another id.",
         service=service,
         stream=stream,
-        at=at,
-        versions=event.versions,
+        at=_at(record),
+        versions=describe(StreamEnded).decode(record.data).versions,
         actor=envelope.actor,
         why=envelope.why,
     )
