@@ -4,8 +4,8 @@
 after their end, so the parts of the suite that kill a server are not declared here: what they would show is that an
 emulator has no disk. The network to them is cut all the same.
 
-Nor is volume shown: an emulator is one Python process, so backlogs of thousands are left out. On moto, which looks through all
-of a queue for each call, the suite would take an hour; the tests of tests/brokers/eventbridge are for both."""
+On moto, which looks through all of a queue for each call, the suite would take an hour; the tests of tests/brokers/eventbridge
+are for both."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ import pytest
 
 from eventspine.brokers.eventbridge import from_url
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite
-from eventspine.testing.conformance.brokers.order import Bounds
-from eventspine.testing.conformance.brokers.server import Topology
 from eventspine.testing.servers import Proxy, Server
 
 CAN = BrokerCapabilities(processes=True, cuts=True, topology=True, claims=True)
@@ -40,11 +38,6 @@ def site(network: Proxy, folder: Path, count: int) -> CarriedSite:
 @pytest.mark.setup("eventbridge")
 class TestMiniStack(BrokerConformance):
     capabilities = CAN
-    groups = tuple(group for group in BrokerConformance.groups if group not in (Bounds, Topology))
-    TestBounds = None  # of the class above
-    TestTopology = (
-        None  # who publishes needs nothing but a bus; eventbridge/test_topology.py has what is made, and made once
-    )
     features = from_url("eventbridge://us-east-1").features
 
     async def make(self, ministack_network: Proxy, tmp_path: Path) -> CarriedSite:
