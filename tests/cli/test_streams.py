@@ -59,8 +59,8 @@ def town(tmp_path: Path, say: Any) -> Any:
 def test_they_are_listed_with_their_versions(town: Any) -> None:
     listed = json.loads(town("list", "--json").stdout)
     assert listed == [
-        {"service": "town", "stream": "garage-g1", "version": 2},
-        {"service": "town", "stream": "garage-g2", "version": 1},
+        {"service": "town", "stream": "garage-g1", "version": 2, "last_type": "town.Filled", "deleted": False},
+        {"service": "town", "stream": "garage-g2", "version": 1, "last_type": "town.Filled", "deleted": False},
     ]
     assert [row["stream"] for row in json.loads(town("list", "--prefix", "garage-g2", "--json").stdout)] == [
         "garage-g2"
@@ -118,6 +118,13 @@ def test_one_that_was_deleted_already_says_when_and_by_whom_and_is_not_asked_abo
     assert (0, True) == (again.exit_code, "was deleted by user:7 (pulled down) on 2" in again.stdout), again.output
     assert "already. What was said then, by --actor and --why, stays." in again.stdout
     assert 1 == len(json.loads(town("show", "town", "garage-g1", "--json").stdout))
+
+
+def test_one_that_was_deleted_has_a_mark_in_the_list(town: Any) -> None:
+    town("delete", "town", "garage-g1", "--yes")
+    listed = {row["stream"]: row["deleted"] for row in json.loads(town("list", "--json").stdout)}
+    assert {"garage-g1": True, "garage-g2": False} == listed
+    assert [True, False] == [line.rstrip().endswith("deleted") for line in town("list").stdout.splitlines()[-2:]]
 
 
 def test_one_that_was_deleted_is_not_truncated(town: Any, monkeypatch: pytest.MonkeyPatch) -> None:

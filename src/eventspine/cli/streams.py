@@ -80,9 +80,9 @@ async def named(journal: Journal, service: str | None) -> AsyncIterator[StreamHe
 
 async def _no_such(journal: Journal, service: str, stream: str) -> str:
     """An aggregate's streams are called by its name and its id, and people know the id."""
-    names = [name async for _, name, _ in named(journal, service)]
+    names = [one.stream async for one in named(journal, service)]
     if not names:
-        others = sorted({of async for of, _, _ in named(journal, None)})
+        others = sorted({one.service async for one in named(journal, None)})
         whose = f" There are some of {', '.join(others)}." if others else " Nobody has any."
         return f"{service} has no streams.{whose}"
     meant = [name for name in names if name.endswith(f"-{stream}")] or get_close_matches(stream, names, n=1)
@@ -98,14 +98,16 @@ async def _no_such(journal: Journal, service: str, stream: str) -> str:
 @pass_invocation
 @asynchronous
 async def list_(invocation: Invocation, service: str | None, prefix: str, as_json: bool) -> None:
-    """List streams, by their names."""
+    """List streams, by their names; one that was deleted has a mark, and the version of the event that says so."""
+    from ..state.ended import ENDED
+
     async with existing_journal(invocation) as journal:
         await say_listing(
             (one async for one in named(journal, service) if one[1].startswith(prefix)),
             as_json=as_json,
-            view=lambda one: {"service": one[0], "stream": one[1], "version": one[2]},
-            columns=("service", "stream", "version"),
-            row=lambda one: one,
+            view=lambda one: one._asdict() | {"deleted": one.last_type == ENDED},
+            columns=("service", "stream", "version", ""),
+            row=lambda one: [*one[:3], "deleted" if one.last_type == ENDED else ""],
             none="There are no streams.",
         )
 

@@ -153,8 +153,10 @@ def stream_version(cursor: sqlite3.Cursor, service: str, name: str) -> int:
 
 def streams(cursor: sqlite3.Cursor, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
     query = (
-        "/*spine*/ select service, name, version from spine_streams where version > 0 and (service, name) > (?, ?)"
-        " and service = coalesce(?, service) order by service, name limit ?"
+        "/*spine*/ select s.service, s.name, s.version, coalesce(e.type, '') from spine_streams s"
+        " left join spine_stream_events v on v.stream = s.number and v.version = s.version"
+        " left join spine_events e on e.position = v.position where s.version > 0 and (s.service, s.name) > (?, ?)"
+        " and s.service = coalesce(?, s.service) order by s.service, s.name limit ?"
     )
     return [StreamHead(*row) for row in cursor.execute(query, (*after, service, limit)).fetchall()]
 

@@ -186,7 +186,10 @@ class MemoryJournal:
     async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
         there = sorted(self._live().streams.items())
         wanted = (row for row in there if row[0] > after and service in (None, row[0][0]) and row[1])
-        return [StreamHead(*name, len(positions)) for name, positions in islice(wanted, limit)]
+        feed = self._live().feed
+        return [
+            StreamHead(*name, len(positions), feed[positions[-1] - 1].type) for name, positions in islice(wanted, limit)
+        ]
 
     async def stream_version(self, service: str, stream: str) -> int:
         return len(self._live().streams.get((service, stream), ()))

@@ -402,6 +402,7 @@ class StreamHead(NamedTuple):
     service: str
     stream: str
     version: int
+    last_type: str  # that of its last event, by which one that is over is known
 
 
 class StreamCut(NamedTuple):
