@@ -50,13 +50,14 @@ def test_the_json_of_the_commands_is_as_the_reference_shows_it(say, story):
     event, publish, trail, subscriptions, dead, listed, _views, replay, restore, traced, doctor, top, shown_settings = (
         blocks  # of views: test_views.py
     )
-    schedule, streams = map(json.loads, listed.splitlines())
+    schedule, streams, heads = map(json.loads, listed.splitlines())
 
     def printed(*command: str) -> set[str]:
         return fields(json.loads(say(*command, "--json").stdout))
 
     assert {"id", "type", "key", "position"} == fields(json.loads(publish))
     assert {"version", "event"} == fields(streams)
+    assert {"service", "stream", "version", "last_type", "deleted"} == fields(heads)
     audit = json.loads(say("audit-trail", "--json").stdout.splitlines()[0])
     assert fields(audit) == fields(json.loads(trail))
     assert printed("subscriptions") == fields(json.loads(subscriptions))

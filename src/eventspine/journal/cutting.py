@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from ..errors import Conflict, SettingsError, StreamNeeded, VersionsDeleted
+from ..errors import Conflict, StreamNeeded, TruncationRefused, VersionsDeleted
 from ..wording import plural
 from .port import OWN_FEED, PARTITIONS, WHOLE_FEED, Cursor, Deleted, Subscription
 
@@ -48,7 +48,7 @@ def check_version(service: str, stream: str, version: int, before: int, expected
             version=version,
         )
     if before > version:
-        raise SettingsError(
+        raise TruncationRefused(
             f"{stream} of {service} has {plural(version, 'version')}; its last event stays. Name one up to {version:,}, whose "
             "event restates what came before it."
         )

@@ -660,8 +660,8 @@ class Journal(Protocol):
         """Delete the stream's versions below `before`, with their deliveries, in one commit. Its versions go on as they
         would have; none is given out again.
 
-        Raises Conflict when it is not at version `expected` (None: any); SettingsError for a `before` beyond that, since the last
-        event always stays; StreamNeeded, and nothing is deleted, while a subscription that is not retired has not come
+        Raises Conflict when it is not at version `expected` (None: any); TruncationRefused for a `before` beyond that, since the
+        last event always stays; StreamNeeded, and nothing is deleted, while a subscription that is not retired has not come
         past one of them, or has a delivery of one that is not settled."""
         ...
 

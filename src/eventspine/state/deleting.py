@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
 from ..clock import Clock
-from ..errors import NoSuchAggregate, SettingsError, VersionsDeleted
+from ..errors import NoSuchAggregate, SettingsError, TruncationRefused, VersionsDeleted
 from ..ids import IdSource
 from ..journal.cutting import Old, Open, refuse_needed
 from ..journal.port import Append, Journal, Note, Record, StreamCut, Unit
@@ -120,7 +120,7 @@ async def check_restates(journal: Journal, service: str, cls: type[A], id: Ident
         if whole.version >= version:
             break
     if whole.version != version:
-        raise SettingsError(
+        raise TruncationRefused(
             f"{stream} of {service} has no version {version:,} from which it could begin: it has come to {whole.version:,}."
         )
     await _compare(journal, service, stream, version, whole, cls(id))
@@ -147,8 +147,8 @@ async def _compare(journal: Journal, service: str, stream: str, version: int, wh
         raise _does_not_restate(stream, version, records[0].type, f"leaves out {', '.join(wrong)}")
 
 
-def _does_not_restate(stream: str, version: int, type: str, why: str) -> SettingsError:
-    return SettingsError(
+def _does_not_restate(stream: str, version: int, type: str, why: str) -> TruncationRefused:
+    return TruncationRefused(
         f"{stream} can't begin with its version {version:,}: {type} {why}, so nothing was deleted. Record an event that says "
         "all that the aggregate knows, with an @applies that takes all of it from there, and truncate before that one.",
         stream=stream,
