@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from eventspine import Aggregate, Event, Service, Spine, applies
+from eventspine.journal._sqlite_restore import ENDED as IN_A_FILE
+from eventspine.state.ended import ENDED
 
 
 class Filled(Event, context="town", key="garage"):
@@ -173,6 +175,23 @@ def test_doctor_finds_one_that_lacks_an_event(town: Any, say: Any, tmp_path: Pat
     assert "1 stream lacks events between its first and its last" in say("doctor", "--deep").output.replace(
         "their", "its"
     )
+
+
+def test_a_backup_that_still_has_what_was_deleted_is_told_by_name(town: Any, say: Any) -> None:
+    town("delete", "town", "garage-g1", "--yes")
+    say("backup", "copy.db")
+    assert [] == json.loads(say("restore", "copy.db", "--verify", "--json").stdout)["newer"]["deleted"]
+    town("delete", "town", "garage-g2", "--yes")
+    verified = json.loads(say("restore", "copy.db", "--verify", "--json").stdout)
+    assert [{"service": "town", "stream": "garage-g2"}] == verified["newer"]["deleted"]
+    for options in (["--verify"], ["--yes"]):
+        told = say("restore", "copy.db", *options)
+        assert (0, True) == (told.exit_code, "knows as deleted: garage-g2 of town." in told.output), told.output
+    assert "What was there is " in told.output and ".bak." in told.output
+
+
+def test_the_name_of_the_event_that_ends_a_stream_is_one() -> None:
+    assert ENDED == IN_A_FILE
 
 
 def test_a_backup_of_what_is_left_is_whole(town: Any, say: Any) -> None:

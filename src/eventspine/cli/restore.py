@@ -30,6 +30,8 @@ _SEALS = {
     "broken": "DAMAGED: its events are not those that were sealed",
 }
 
+NAMED_MAX = 20  # streams; --json has all
+
 IN_POSTGRES = (
     "In PostgreSQL: end what runs on it, let pg_restore put back what pg_dump made, and do the steps of how-to/postgresql.md, "
     '"After a failover".'
@@ -54,7 +56,14 @@ def view(found: Verified, elsewhere: Newer | None) -> dict[str, Any]:
 
 def _newer_view(found: Newer) -> dict[str, Any]:
     first, last = (None if us is None else iso(us) for us in (found.first_us, found.last_us))
-    return {"events": found.events, "first": first, "last": last, "differs_at": found.differs_at, "same": found.same}
+    return {
+        "events": found.events,
+        "first": first,
+        "last": last,
+        "differs_at": found.differs_at,
+        "same": found.same,
+        "deleted": [{"service": service, "stream": stream} for service, stream in found.deleted],
+    }
 
 
 def in_words(found: Verified) -> list[str]:
@@ -90,6 +99,15 @@ def lacks(place: Path, found: Newer) -> list[str]:
         told.append(
             f"{place} has {plural(found.events, 'event')} that the backup lacks, recorded from {iso(found.first_us or 0)} to "
             f"{iso(found.last_us or 0)}. They would be lost here; a broker, or other services' journals, may have them."
+        )
+    if found.deleted:
+        names = ", ".join(
+            f"{printable(stream)} of {printable(service)}" for service, stream in found.deleted[:NAMED_MAX]
+        )
+        more = f" and {len(found.deleted) - NAMED_MAX:,} more" if len(found.deleted) > NAMED_MAX else ""
+        told.append(
+            f"The backup still has {plural(len(found.deleted), 'stream')} that {place} knows as deleted: {names}{more}. Delete "
+            "them again once it is in place (`spine streams delete`)."
         )
     return told
 
@@ -161,4 +179,7 @@ def _restore(invocation: Invocation, backup: Path, place: Path, yes: bool) -> No
     confirm(f"Put it in place of {place}, which is moved to {aside}?" if aside else f"Put it at {place}?", yes)
     with progress_bar() as progress:
         put_in_place(backup, place, aside, progress=progress)
-    note(f"{place} is now this backup, as another incarnation. Where there is a broker, start once with --take-over.")
+    kept = f" What was there is {aside}." if aside else ""
+    note(
+        f"{place} is now this backup, as another incarnation.{kept} Where there is a broker, start once with --take-over."
+    )

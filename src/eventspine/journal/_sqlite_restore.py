@@ -30,6 +30,11 @@ from .lockfile import alone
 from .notes import SCRATCH
 
 PAGE = 2_000
+ENDED = "spine.StreamEnded"  # of state/ended.py, which a journal knows nothing of
+_OVER = (
+    "/*spine*/ select s.service, s.name from spine_streams s join spine_stream_events v on v.stream = s.number and"
+    " v.version = s.version join spine_events e on e.position = v.position where e.type = ?"
+)
 
 
 class Verified(NamedTuple):
@@ -55,6 +60,7 @@ class Newer(NamedTuple):
     last_us: int | None
     differs_at: int | None  # the first position at which the two hold different events
     same: bool  # whether it is one journal, by its identity
+    deleted: tuple[tuple[str, str], ...]  # streams, by service and name, that are over there, and not in the backup
 
 
 def verify(path: Path, *, busy_s: float = 30.0, progress: Progress = None) -> Verified:
@@ -126,7 +132,16 @@ def newer(backup: Path, place: Path, *, busy_s: float = 30.0) -> Newer:
         beyond = read.head(one.cursor()) + 1
         query = "/*spine*/ select count(*), min(recorded_us), max(recorded_us) from spine_events where position >= ?"
         count, first, last = other.execute(query, (beyond if differs_at is None else differs_at,)).fetchone()
-        return Newer(count, first, last, differs_at, _id(one) == _id(other))
+        return Newer(count, first, last, differs_at, _id(one) == _id(other), tuple(_deleted_since(one, other)))
+
+
+def _deleted_since(one: sqlite3.Connection, other: sqlite3.Connection) -> Iterator[tuple[str, str]]:
+    there = "/*spine*/ select count(*) from spine_streams where service = ? and name = ? and version > 0"
+    over = f"{_OVER} order by s.service, s.name"
+    for service, name in other.execute(over, (ENDED,)).fetchall():
+        known = one.execute(there, (service, name)).fetchone()[0]
+        if known and not one.execute(f"{_OVER} and s.service = ? and s.name = ?", (ENDED, service, name)).fetchall():
+            yield service, name
 
 
 def _id(connection: sqlite3.Connection) -> Any:
