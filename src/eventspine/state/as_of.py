@@ -13,6 +13,7 @@ from ..clock import us_of
 from ..errors import BeyondColumn, SettingsError, ViewRefused
 from ..journal.pages import feed
 from ..journal.port import Journal
+from ..wording import plural
 from .reading import check_limit, ordered, ordering
 from .rows import Key, Rows
 from .views import ViewType
@@ -123,7 +124,8 @@ async def _bounds(journal: Journal, when: datetime | int, by: str) -> tuple[int,
 async def _check_whole(journal: Journal, projection: Projection) -> None:
     if (gone := await projection.lacks(journal)) is not None:
         raise ViewRefused(
-            f"The past of {projection.view.name} can't be told: events of {gone.channel} up to position {gone.position:,} were "
-            'deleted. A projection with history="what_is_left" is folded of those that are left.',
+            f"The past of {projection.view.name} can't be told: {plural(gone.events, 'event')} of {gone.channel} "
+            f"{'was' if gone.events == 1 else 'were'} deleted, the last at position {gone.position:,}. "
+            'A projection with history="what_is_left" is folded of those that are left.',
             view=projection.view.name,
         )
