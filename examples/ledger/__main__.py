@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import random
 import sys
 import tempfile
@@ -24,6 +25,10 @@ from .views import Balance, Revenue, Spent, Spent2, release_1, release_2
 
 ROOT = Path(__file__).parent.parent.parent
 LIMIT_S = 300.0
+
+BEGINNING = """\
+{:,} orders are booked in a ledger, and a view is rebuilt while more come in; a process is killed in each of the two.
+Then the past is looked up. Each line `right` is one comparison with the file or the rules. All of it takes about a minute."""
 
 # --- what is killed ---------------------------------------------------------------------------------------------------
 
@@ -104,11 +109,13 @@ async def check_ledger(spine: Spine, books: Books) -> None:
     check("every entry balances", [], await spine.journal.query(unequal, {}))
     sums = "select account, sum(credit) - sum(debit) as cents from ledger_postings group by account"
     booked = {row["account"]: int(row["cents"]) for row in await spine.journal.query(sums, {})}
-    check("and all accounts together come to nothing", 0, sum(booked.values()))
-    check("the balance of each account, by its postings", books.balances(), booked)
-    check("and by the view", booked, {row.account: row.cents for row in await spine.view(Balance).all()})
-    check("revenue by month", books.revenue(), {row.month: row.cents for row in await spine.view(Revenue).all()})
-    check("what each customer has spent", books.spent(), await spent(spine))
+    check("all accounts together come to nothing", 0, sum(booked.values()))
+    check("the balance of each account, summed over the postings in the tables", books.balances(), booked)
+    in_view = {row.account: row.cents for row in await spine.view(Balance).all()}
+    check("the balance of each account, in the view made of the events", booked, in_view)
+    months = {row.month: row.cents for row in await spine.view(Revenue).all()}
+    check("the revenue of each month, in its view", books.revenue(), months)
+    check("what each customer has spent, in its view", books.spent(), await spent(spine))
 
 
 async def look_back(spine: Spine, books: Books, days: int) -> int:
@@ -145,7 +152,8 @@ async def bank(spine: Spine, books: Books) -> None:
     check("an entry that gives more than it takes is refused", "Unbalanced", await refused(spine, uneven))
     greedy = transfer("greedy", today, LIMIT_CENTS + 1, source=ann, target=bob)
     check("an overdraft is refused", "Overdrawn", await refused(spine, greedy))
-    check("nothing of them was booked", before, [await count(spine, table) for table in ("entries", "postings")])
+    after = [await count(spine, table) for table in ("entries", "postings")]
+    check("nothing of the two refused entries was booked", before, after)
     paid = Post(entry=payment("paid", today, 50_00, ann))
     await asyncio.gather(*(spine.send(paid, command_id="form-4711") for _ in range(2)))
     await spine.send(paid, command_id="form-4711")
@@ -228,6 +236,7 @@ async def write(spine: Spine, books: Books, url: str, most: int | None) -> None:
 
 async def main(path: Path, most: int | None, days: int, journal: str = "sqlite") -> None:
     books = read(path, most)
+    print(BEGINNING.format(books.entries))
     with place(journal) as url:
         async with Spine(url, service=release_1()) as spine:
             await write(spine, books, url, most)
@@ -237,16 +246,18 @@ async def main(path: Path, most: int | None, days: int, journal: str = "sqlite")
             print(f"a process that built version 2 was killed at {killed_at:,} of {head:,} events: {watch}")
             least = await rebuild(reader)
             print(f"another built the rest: {watch}")
-            check("version 2 went on from there", killed_at, least)
+            check("version 2 of a view went on where the killed process had left it", killed_at, least)
             seen = reader.seen
             check("no reader saw a gap, or less than before, while version 2 was built", sorted(seen), seen)
             print(f"all of it once more, with {len(seen):,} orders, a payment and a transfer besides:")
             await check_ledger(spine, books)
-            check(f"{days:,} customers on days of 1997", 0, await look_back(spine, books, days))
+            wrong = await look_back(spine, books, days)
+            check(f"the orders of customers on days of 1997, looked up {days:,} times", 0, wrong)
             mid = date(1997, 6, 30)
             then = (await spine.view(Spent2).as_of(midnight(mid))).all()
             found = {row.customer: (row.orders, row.cents) for row in then}
-            check("the whole view on 30 June 1997", books.spent(mid), found)
+            check("what every customer had spent by 30 June 1997", books.spent(mid), found)
+    print("All agree.")
 
 
 if __name__ == "__main__":
@@ -257,4 +268,6 @@ if __name__ == "__main__":
         "--journal", choices=("sqlite", "postgres"), default="sqlite", help="a PostgreSQL is installed and started"
     )
     given = parser.parse_args()
+    # The books are taken over before any view is started: that nobody subscribes yet is how it is meant here.
+    logging.getLogger("eventspine.publishing").setLevel(logging.ERROR)
     asyncio.run(main(ORDERS, given.most, given.days, given.journal))

@@ -1,4 +1,7 @@
-"""Double entry: what leaves one account arrives at others, so the debits of an entry are its credits."""
+"""Double entry: what leaves one account arrives at others, so the debits of an entry are its credits.
+
+A debit takes from an account and a credit gives to it: a balance is credits less debits. So a customer who owes is below zero,
+and `sales` is above it."""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ What = Literal["order", "payment", "transfer"]
 
 
 class Unbalanced(Reject):
-    """Its debits are not its credits."""
+    """It is no entry: its debits are not its credits, or one of its postings is both, or nothing."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,13 @@ class Entry:
             raise Unbalanced(f"entry {self.id} takes {debit} cents and gives {credit}; make them one sum")
         if len({p.account for p in self.postings}) != len(self.postings) or len(self.postings) < 2:
             raise Unbalanced(f"entry {self.id} needs two accounts or more, each of them once")
+        for posting in self.postings:
+            if posting.debit and posting.credit:
+                raise Unbalanced(
+                    f"entry {self.id} both takes from {posting.account} and gives to it; make it one of them"
+                )
+            if not posting.debit and not posting.credit and self.what != "order":  # some orders of the file were free
+                raise Unbalanced(f"entry {self.id} moves nothing on {posting.account}; leave that out")
 
 
 def transfer(id: str, day: date, cents: int, *, source: str, target: str, what: What = "transfer") -> Entry:

@@ -11,9 +11,9 @@ from datetime import date
 import pytest
 
 from eventspine import Spine
-from eventspine.errors import CommandRefused, Conflict, UnitFailed
+from eventspine.errors import CommandRefused, Conflict
 from examples.ledger import __main__ as demo
-from examples.ledger.accounts import LIMIT_CENTS, Account, Overdrawn, Post, TakeOver
+from examples.ledger.accounts import LIMIT_CENTS, Account, AlreadyBooked, Overdrawn, Post, TakeOver
 from examples.ledger.entries import CASH, SALES, Entry, Posting, Unbalanced, order, payment, transfer
 from examples.ledger.teller import take_over
 from examples.ledger.views import release_1
@@ -40,6 +40,7 @@ async def test_every_figure_is_that_of_the_file(capsys, journal):
     await demo.main(demo.ORDERS, 2000, 100, journal)
     told = capsys.readouterr().out.splitlines()
     assert 21 == sum(line.startswith("right ") for line in told)
+    assert told[0].startswith("2,000 orders") and "All agree." == told[-1]
 
 
 def test_a_figure_that_is_wrong_ends_it():
@@ -54,6 +55,9 @@ def test_a_figure_that_is_wrong_ends_it():
         Entry("1", DAY, "payment", (Posting(CASH, debit=500),)),
         Entry("1", DAY, "payment", ()),
         Entry("1", DAY, "transfer", (Posting("ann", debit=5), Posting("ann", credit=5))),
+        Entry("1", DAY, "transfer", (Posting("ann", debit=5, credit=5), Posting("bob", debit=5, credit=5))),
+        Entry("1", DAY, "payment", (Posting(CASH, debit=5), Posting("ann", credit=5), Posting("bob"))),
+        transfer("1", DAY, 0, source="ann", target="bob"),
     ],
 )
 async def test_an_entry_that_does_not_balance_is_refused_and_leaves_nothing(spine, entry):
@@ -78,6 +82,11 @@ async def test_of_several_who_draw_on_one_account_at_once_none_overdraws_it(spin
     assert 3 == await demo.count(spine, "entries")
 
 
+async def test_an_order_may_be_free(spine):
+    await spine.send(Post(entry=order("1", DAY, 0, "ann")))
+    assert (1, 0) == ((found := await spine.load(Account, "ann")).orders, found.cents)
+
+
 async def test_a_split_entry_is_booked_on_each_of_its_accounts(spine):
     entry = Entry(
         "1", DAY, "payment", (Posting(CASH, debit=700), Posting("ann", credit=500), Posting("bob", credit=200))
@@ -91,8 +100,12 @@ async def test_a_command_sent_twice_posts_once_and_an_entry_under_another_comman
     paid = Post(entry=payment("1", DAY, 500, "ann"))
     for _ in range(2):
         await spine.send(paid, command_id="form-1")
-    with pytest.raises(UnitFailed):
+    with pytest.raises(AlreadyBooked, match="entry 1 is booked already"):
         await spine.send(paid, command_id="form-2")
+    with pytest.raises(AlreadyBooked):
+        await spine.send(TakeOver(entries=(order("2", DAY, 5, "bob"), order("1", DAY, 5, "bob"))))
+    with pytest.raises(AlreadyBooked):
+        await spine.send(TakeOver(entries=(order("3", DAY, 5, "bob"), order("3", DAY, 5, "cid"))))
     assert [("ann", 0, 500), ("cash", 500, 0)] == await postings(spine)
     assert 500 == (await spine.load(Account, "ann")).cents
 

@@ -85,6 +85,8 @@ async def test_pages_of_a_long_stream_are_all_read(spine: Spine, monkeypatch: py
 async def test_one_that_has_no_events_is_not_there(spine: Spine) -> None:
     with pytest.raises(NoSuchAggregate, match=r"There is no Account 'bob' in bank.*load_or_new"):
         await spine.load(Account, "bob")
+    with pytest.raises(NoSuchAggregate, match="in change[(][)], new=True"):
+        await spine.change(Account, "bob", lambda one: one.deposit(1))
     assert 0 == (await spine.load_or_new(Account, "bob")).version
 
 

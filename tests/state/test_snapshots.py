@@ -143,6 +143,24 @@ async def test_one_that_ends_with_an_event_of_another_stream_is_ignored(spine: S
     assert 1 == figures(cls)["snapshots ignored"]
 
 
+async def test_what_it_looks_like_does_not_depend_on_a_snapshot(spine: Spine) -> None:
+    class Both(Aggregate, name="purse", snapshot_every=2):
+        open: bool = False
+        cents: int = 0
+        back: int = 0
+
+        @applies(Deposited)
+        def _deposited(self, event: Deposited) -> None:
+            self.cents += event.cents
+            self.back = 0
+
+    await filled(spine, Both, 1)
+    assert "Both('a', version=1, cents=1)" == repr(await spine.load(Both, "a"))
+    await filled(spine, Both, 1)
+    assert "Both('a', version=2, cents=2)" == repr(await spine.load(Both, "a"))
+    assert 1 == figures(Both)["snapshots used"]
+
+
 async def test_one_of_a_later_version_is_not_used_for_the_past(spine: Spine) -> None:
     cls = purse()
     await filled(spine, cls, 4)

@@ -64,6 +64,16 @@ async def test_what_was_can_not_be_gone_on_with(spine: Spine, positions: list[in
         then.deposit(1)
 
 
+async def test_the_advice_names_the_argument_that_was_given(spine: Spine, positions: list[int]) -> None:
+    for given in ({"at_version": 2}, {"at_position": positions[1]}, {"at": day(2)}):
+        [word] = given
+        then = await spine.load(Account, "ann", **given)  # type: ignore[arg-type]
+        with pytest.raises(SpineError, match=f"Load it without {word}=[.]"):
+            then.deposit(1)
+    with pytest.raises(NoSuchAggregate, match="Load it without at_position=, or as of later"):
+        await spine.load(Account, "ann", at_position=0)
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -38,7 +38,7 @@ Identity = Any  # str, or int, UUID, date, enum, or a tuple of these: a natural 
 class Standing:
     """What an aggregate knows of itself, beside its state."""
 
-    __slots__ = ("applying", "as_of", "broken", "id", "pending", "records", "version")
+    __slots__ = ("applying", "as_of", "as_of_word", "broken", "id", "pending", "records", "version")
 
     def __init__(self, id: str) -> None:
         self.id = id
@@ -48,6 +48,7 @@ class Standing:
         self.applying = False
         self.broken = False  # an @applies has raised: the state is that of no version
         self.as_of: str | None = None  # in words; it was loaded as it was, and can't go on from there
+        self.as_of_word = "at"  # the argument that said so
 
 
 class Aggregate:
@@ -136,8 +137,11 @@ class Aggregate:
         standing.version += 1
 
     def __repr__(self) -> str:
-        state = "".join(f", {name}={value!r}" for name, value in vars(self).items() if name != "_spine")
-        return f"{type(self).__name__}({self.id!r}, version={self.version}{state})"
+        """With what is not as the class has it: the same whether it was replayed or begun at a snapshot, which sets all."""
+        cls = type(self)
+        own = [(name, vars(self)[name]) for name in sorted(vars(self)) if name != "_spine"]
+        state = "".join(f", {name}={value!r}" for name, value in own if value != getattr(cls, name, MISSING))
+        return f"{cls.__name__}({self.id!r}, version={self.version}{state})"
 
 
 class Applier(Protocol[E]):
@@ -185,7 +189,7 @@ def _check_may_record(aggregate: Aggregate) -> None:
     if standing.as_of is not None:
         raise SpineError(
             f"{type(aggregate).__name__} {aggregate.id!r} was loaded as of {standing.as_of}: nothing can be added to what was. "
-            "Load it without at=."
+            f"Load it without {standing.as_of_word}=."
         )
 
 

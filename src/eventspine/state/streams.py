@@ -70,6 +70,13 @@ class AsOf(NamedTuple):
             return f"version {self.version}"
         return f"position {self.position}" if self.time is None else self.time.isoformat()
 
+    @property
+    def word(self) -> str:
+        """The argument it was given by."""
+        if self.version is not None:
+            return "at_version"
+        return "at" if self.position is None else "at_position"
+
     def check(self) -> None:
         if sum(one is not None for one in self) > 1:
             raise SettingsError("Give one of at_version=, at_position= and at=.")
@@ -100,11 +107,11 @@ async def load(journal: Streams, service: str, cls: type[A], id: Identity, as_of
     """The aggregate, which must have events by then."""
     found = await load_or_new(journal, service, cls, id, as_of)
     if not found.version:
-        by_then, instead = f" as of {as_of}", "Load it without at=, or as of later."
+        by_then, instead = f" as of {as_of}", f"Load it without {as_of.word}=, or as of later."
         if as_of.is_now:
             by_then, instead = (
                 "",
-                f"To make one, write {cls.__name__}({found.id!r}), or load_or_new() if it may be there.",
+                f"To make one, write {cls.__name__}({found.id!r}), or load_or_new() if it may be there; in change(), new=True.",
             )
         raise NoSuchAggregate(
             f"There is no {cls.__name__} {found.id!r} in {service}{by_then}: the stream {shape_of(cls).stream(found.id)!r} has no "
@@ -136,6 +143,7 @@ async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity
         )
     if not as_of.is_now:
         found._spine.as_of = str(as_of)
+        found._spine.as_of_word = as_of.word
     return found
 
 
