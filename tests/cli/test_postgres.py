@@ -107,12 +107,16 @@ def test_streams_are_listed_truncated_and_deleted(spine, journal):
     )
     assert 0 == made.returncode, made.stderr
     listed = json.loads(spine("streams", "list", "--json").stdout)
-    assert [("town", "garage-g1", 2), ("town", "garage-g2", 2)] == [tuple(row.values()) for row in listed]
+    assert [("town", "garage-g1", 2), ("town", "garage-g2", 2)] == [
+        (row["service"], row["stream"], row["version"]) for row in listed
+    ]
+    assert [False, False] == [row["deleted"] for row in listed]
     truncated = spine("streams", "truncate", "town", "garage-g1", "--before", "2", "--unchecked", "--yes")
     assert "1 event deleted; it begins with version 2" in truncated.stdout, truncated.stderr
     deleted = spine("streams", "delete", "town", "garage-g2", "--yes")
     assert "2 events deleted" in deleted.stdout, deleted.stderr
     assert [3] == [row["version"] for row in json.loads(spine("streams", "show", "town", "garage-g2", "--json").stdout)]
+    assert [False, True] == [row["deleted"] for row in json.loads(spine("streams", "list", "--json").stdout)]
 
 
 TOWN = """
