@@ -15,7 +15,7 @@ import pytest
 from eventspine import Service, Spine, View
 from eventspine.errors import DeclarationError, RegistrationRefused, SettingsError, UnitFailed, ViewBehind, ViewRefused
 from eventspine.journal.port import Journal, SetState
-from eventspine.state import versions
+from eventspine.state import reading, versions
 from eventspine.state.dropping import drop
 from eventspine.state.progress import progress_of
 
@@ -275,6 +275,32 @@ async def test_a_version_that_is_dropped_is_gone_and_is_not_declared_again(journ
         with pytest.raises(RegistrationRefused, match="Version 1 of the view orders_by_customer was dropped"):
             async with spine.running(both()):
                 pass
+
+
+@pytest.mark.parametrize("wait_s", [reading.LEVEL_S, 0.0])
+async def test_who_has_read_the_old_version_is_not_shown_an_earlier_state_by_the_new_one(
+    journal: Callable[[], Journal], monkeypatch: pytest.MonkeyPatch, wait_s: float
+) -> None:
+    """Without the wait he is."""
+    monkeypatch.setattr(reading, "LEVEL_S", wait_s and 60.0)
+    async with Spine(journal(), service=publisher()) as spine:
+        await filled(spine, 10)
+        async with spine.running(both(switch="by_hand")):
+            await until(lambda: _behind_nothing(spine, 2))
+            (second,) = [row for row in await spine.journal.subscriptions("reports") if row.name == "reports.count@2"]
+            await spine.journal.control([SetState(second.number, "paused")])
+            receipt = await spine.publish(OrderPlaced(amount=Decimal(7)))
+            await spine.view(OrdersByCustomer).wait(receipt, timeout_s=20)
+            assert await _orders(spine, 11)
+            await versions.change(spine.journal, NAME, lambda now: now and versions.switched(now, 2))
+            reads = asyncio.create_task(spine.view(OrdersByCustomer2).get("ann"))
+            if wait_s:
+                await asyncio.sleep(0.05)
+                assert not reads.done()
+                await spine.journal.control([SetState(second.number, "active")])
+            row = await reads
+    assert row is not None
+    assert (11 if wait_s else 10) == row.orders
 
 
 async def test_a_version_whose_subscription_was_retired_does_not_count_all_once_more(

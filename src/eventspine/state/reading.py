@@ -1,15 +1,20 @@
 """Reading a view: the version that is active, whatever versions there are.
 
-Which one that is is looked up with every read, so a switch is seen at once. A reader of a newer release reads the older
+Which one that is is looked up with every read, so a switch is seen at once. What was read before the switch may be a few events
+ahead of the version that is read after it, since both go on: the first read of it in a process waits until that has come as far.
+A reader of a newer release reads the older
 version until the switch: columns that this has not yet are their defaults. Where a version is switched away from and
 dropped between the two steps of one read, the read is made again."""
 
 from __future__ import annotations
 
+import asyncio
 import re
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import msgspec
 
@@ -19,6 +24,7 @@ from ..policies import is_whole
 from . import versions
 from .columns import INTEGER_MAX, Beyond, Column, _text
 from .dialects import Dialect, dialect_of
+from .progress import progress_of
 from .store import every_note, matching, note_key, notes_kind
 from .tables import table_of
 from .views import ViewType, describe_view
@@ -34,6 +40,11 @@ T = TypeVar("T")
 TENANT = "spine_tenant"
 _SELECT = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
 _WITH = re.compile(r"\s*with\s+(recursive\s+)?", re.IGNORECASE)
+
+
+LEVEL_S = 2.0  # that a read waits at most for the version that was switched to
+LOOK_S = 0.005
+_read_last: WeakKeyDictionary[Journal, dict[str, int]] = WeakKeyDictionary()  # versions, by view
 
 
 class ViewReader(Generic[V]):
@@ -135,6 +146,7 @@ class ViewReader(Generic[V]):
                 "spine run MODULE, or spine.running(service).",
                 view=self._view.name,
             )
+        await _come_level(journal, self._view.name, stored)
         version = stored.versions[stored.active]
         if tuple(version.key) != self._view.key or version.tenant != self._view.tenant:
             raise ViewRefused(
@@ -145,6 +157,22 @@ class ViewReader(Generic[V]):
             )
         columns = [c for c in self._view.columns if version.columns.get(c.name) == c.signature]
         return _Source(journal, self._view, stored.active, columns)
+
+
+async def _come_level(journal: Journal, name: str, stored: versions.Known) -> None:
+    """Lest a row that was read of the version before be of later than the same row now."""
+    last = _read_last.setdefault(journal, {})
+    before = last.get(name)
+    last[name] = stored.active
+    if before is None or before == stored.active or before not in stored.kept:
+        return
+    until = time.monotonic() + LEVEL_S
+    reached = await progress_of(journal, stored.service, stored.versions[before].subscription)
+    while reached is not None and time.monotonic() < until:
+        now = await progress_of(journal, stored.service, stored.versions[stored.active].subscription)
+        if now is None or now.position >= reached.position:
+            return
+        await asyncio.sleep(LOOK_S)
 
 
 class Order(NamedTuple):
