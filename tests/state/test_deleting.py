@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -25,6 +26,7 @@ from eventspine.errors import (
 )
 from eventspine.journal.port import Append, Note, Unit
 from eventspine.state.ended import ENDED
+from eventspine.state.streams import PAGE
 from eventspine.sync import Spine as SyncSpine
 
 from . import deleting_child
@@ -176,6 +178,37 @@ async def test_one_that_was_cut_in_between_goes_on(spine: Spine, monkeypatch: py
     assert (5, 6) == await spine.delete_stream(Book, "ann")
 
 
+@pytest.mark.parametrize("moment", ["stream", "deliveries"])
+async def test_two_that_delete_it_at_once_are_both_told_how_it_is(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The other is through while this one looks at what it has found."""
+    await save(spine)
+    with monkeypatch.context() as patched:
+        before_first_call_of(patched, spine, moment, lambda: spine.delete_stream(Book, "ann"))
+        if moment == "stream":
+            assert (0, 6) == await spine.delete_stream(Book, "ann")
+        else:
+            with pytest.raises(Conflict):
+                await spine.delete_stream(Book, "ann")
+    assert (0, 6) == await spine.delete_stream(Book, "ann")
+
+
+def before_first_call_of(
+    patched: pytest.MonkeyPatch, spine: Spine, method: str, first: Callable[[], Awaitable[Any]], *, calls: int = 1
+) -> None:
+    """What somebody else does just before this method of the journal is called for the first time, or a later one."""
+    own, left = getattr(spine.journal, method), [calls]
+
+    async def call(*given: Any, **named: Any) -> Any:
+        left[0] -= 1
+        if left[0] == 0:
+            await first()
+        return await own(*given, **named)
+
+    patched.setattr(spine.journal, method, call)
+
+
 async def test_a_view_that_has_not_come_past_it_holds_it_and_nothing_has_changed(spine: Spine) -> None:
     reports = keeping()
     await save(spine)
@@ -307,6 +340,45 @@ async def test_the_past_of_a_view_that_had_its_events_is_told_no_more(spine: Spi
         await spine.view(Customers).as_of(head)
 
 
+async def test_a_past_whose_events_go_while_it_is_told_is_refused(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reports = keeping()
+    await save(spine)
+    async with spine.running(reports):
+        await spine.view(Customers).wait(*await _receipts(spine))
+    head = await spine.journal.head()
+    with monkeypatch.context() as patched, pytest.raises(ViewRefused, match="deleted"):
+        before_first_call_of(patched, spine, "feed", lambda: spine.delete_stream(Book, "ann"))
+        await spine.view(Customers).as_of(head)
+
+
+async def test_a_view_whose_events_go_while_its_service_starts_is_refused_and_when_it_starts_again(
+    spine: Spine,
+) -> None:
+    """It has said which version it keeps, and has not registered yet, so nothing is held for it."""
+    await save(spine)
+
+    @asynccontextmanager
+    async def slow() -> AsyncIterator[None]:
+        await spine.delete_stream(Book, "ann")
+        yield
+
+    reports = Service[Any]("reports", lifespan=slow)
+
+    @reports.projection(Customers, Deposited)
+    def count(view: View[Customers], event: Deposited) -> None:
+        view.row(event.account).cents += event.cents
+
+    for service in (reports, keeping()):
+        with pytest.raises(RegistrationRefused, match="what was deleted: events of bank"):
+            async with spine.running(service):
+                pass
+    async with spine.running(keeping(history="what_is_left")):
+        await spine.publish(Deposited(account="zoe", cents=1))
+        await spine.view(Customers).wait(*await _receipts(spine))
+
+
 # --- truncating -------------------------------------------------------------------------------------------------------
 
 
@@ -329,6 +401,61 @@ async def test_the_past_before_it_is_refused_and_not_told_wrongly(spine: Spine) 
     for at in ({"at_version": 3}, {"at_version": 1}, {"at_position": first}, {"at": datetime(1997, 6, 1, tzinfo=UTC)}):
         with pytest.raises(VersionsDeleted, match="begins with version 4"):
             await spine.load(Book, "ann", **at)  # type: ignore[arg-type]
+
+
+async def test_who_reads_it_page_by_page_meanwhile_has_it_all_the_same(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book = Book("ann")
+    for _ in range(PAGE + 50):
+        book.record(Deposited(account="ann", cents=1))
+    book.close()
+    await spine.save(book)
+    with monkeypatch.context() as patched:
+        before_first_call_of(
+            patched, spine, "stream", lambda: spine.journal.cut("bank", "account-ann", before=PAGE + 51), calls=2
+        )
+        await spine.journal.commit([Unit(notes=[Note("bank", "snapshot", "account-ann", None)])])
+        found = await spine.load(Book, "ann")
+    assert (PAGE + 50, PAGE + 51) == (found.cents, found.version)
+
+
+@pytest.mark.parametrize("call", [2, 3, 4])
+async def test_two_that_truncate_it_at_once_compare_what_is_left(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    book = Book("ann")
+    for _ in range(PAGE + 50):
+        book.record(Deposited(account="ann", cents=1))
+    book.close()
+    for _ in range(5):
+        book.record(Deposited(account="ann", cents=1))
+    book.close()
+    await spine.save(book)
+    with monkeypatch.context() as patched:
+        before_first_call_of(
+            patched, spine, "stream", lambda: spine.journal.cut("bank", "account-ann", before=PAGE + 51), calls=call - 1
+        )
+        assert (6, PAGE + 57) == await spine.truncate_stream(Book, "ann", before=PAGE + 57)
+    with pytest.raises(VersionsDeleted, match=f"begins with version {PAGE + 57}"):
+        await spine.truncate_stream(Book, "ann", before=2)
+
+
+async def test_a_command_that_is_sent_again_is_told_that_it_was_done_and_that_its_answer_is_gone(spine: Spine) -> None:
+    def pay(book: Book) -> None:
+        book.record(Deposited(account="ann", cents=5))
+
+    def pay_and_close(book: Book) -> None:
+        pay(book)
+        book.close()
+
+    await spine.change(Book, "ann", pay, new=True, command_id="first")
+    await spine.change(Book, "ann", pay_and_close, command_id="second")
+    await spine.truncate_stream(Book, "ann", before=3)
+    for id, told in (("first", "from version 0 to 1"), ("second", "from version 1 to 3")):
+        with pytest.raises(VersionsDeleted, match=f"{id}' has been done, and brought account-ann {told}"):
+            await spine.change(Book, "ann", pay, command_id=id)
+    assert (10, 3) == ((book := await spine.load(Book, "ann")).cents, book.version)
 
 
 async def test_a_snapshot_from_before_is_not_believed(spine: Spine) -> None:

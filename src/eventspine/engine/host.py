@@ -99,15 +99,17 @@ class Host:
         if self.service.tables is not None:
             version, script = tables_script(self.service.tables)
             await self.journal.run_tables(self.service.name, version, script)
-        for handler in self.service.handlers.values():
-            if handler.projection is not None:
-                await handler.projection.prepare(self.journal, self.service.name)
+        projections = [one.projection for one in self.service.handlers.values() if one.projection is not None]
+        for projection in projections:
+            await projection.prepare(self.journal, self.service.name)
         # Registering tells those that are live to step back; so it comes when there is nothing left to wait for.
         if self.service.lifespan is not None:
             self.resources = await self._stack.enter_async_context(self.service.lifespan())
         await self.journal.keep(self.service.name, self.runtime.keeps_of(self.service), self.clock.now_us())
         self.control = await self.journal.control_version()  # what changes from here on is followed
         self.registered = await register(self)
+        for projection in projections:
+            await projection.check_history(self.journal, self.service.name)
         self.process = process_of(self)
         self.newest = self.registered.newest
         self._newer_seen = self.clock.monotonic()

@@ -67,6 +67,7 @@ async def as_of(journal: Journal, view: ViewType, when: datetime | int, by: str,
     upto, happened_us = await _bounds(journal, when, by)
     await _check_whole(journal, projection)
     rows, position = await fold(journal, projection, upto, happened_us)
+    await _check_whole(journal, projection)  # nor was anything deleted meanwhile
     if tenant is not None:
         own = view.columns[0].stored(tenant, view.where)
         rows = {key: row for key, row in rows.items() if key[0] == own}

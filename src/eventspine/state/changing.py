@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
 
 import msgspec
 
-from ..errors import CommandReused, Conflict, SettingsError, SpineError
+from ..errors import CommandReused, Conflict, SettingsError, SpineError, VersionsDeleted
 from ..journal.notes import KEY_BYTES_MAX
 from ..journal.port import Note
 from ..observe.correlation import current
@@ -75,7 +75,10 @@ class Changing(Generic[A]):
             return None
         await self._spine._at_first_use()
         if (done := await self._done_before()) is not None:
-            self.changed = Changed(*await self._answer(done), repeated=True)
+            try:
+                self.changed = Changed(*await self._answer(done), repeated=True)
+            except VersionsDeleted as gone:
+                raise self._no_answer(done, gone) from gone
             return None
         reading = load_or_new if self._new else load
         return cast("A", await reading(self._spine.journal, self._service, self._cls, self._id))
@@ -128,6 +131,17 @@ class Changing(Generic[A]):
             await journal.stream(self._service, self._stream, after=done.before, limit=recorded) if recorded else []
         )
         return found, [Receipt(record.id, record.position, True, None) for record in records]
+
+    def _no_answer(self, done: Done, gone: VersionsDeleted) -> VersionsDeleted:
+        return VersionsDeleted(
+            f"The command {self._command_id!r} has been done, and brought {self._stream} from version {done.before:,} to "
+            f"{done.after:,}; nothing has changed now. What it was then can't be told any more: the stream begins with version "
+            f"{gone.details['first']:,}. Load it as it is.",
+            service=self._service,
+            stream=self._stream,
+            first=gone.details["first"],
+            command_id=self._command_id,
+        )
 
 
 def _checked(command_id: Any) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from ..clock import Clock
 from ..errors import NoSuchAggregate, SettingsError, TruncationRefused, VersionsDeleted
 from ..ids import IdSource
-from ..journal.cutting import Old, Open, refuse_needed
+from ..journal.cutting import Old, Open, begins_later, refuse_needed
 from ..journal.port import Append, Journal, Note, Record, StreamCut, Unit
 from ..observe.correlation import current
 from ..publishing import Publisher
@@ -24,7 +24,7 @@ from . import snapshots
 from .aggregate import Aggregate, Identity
 from .ended import ENDED, StreamEnded, refuse_ended
 from .shapes import shape_of
-from .streams import PAGE, replay
+from .streams import PAGE, replay, whatever_is_cut_off
 
 A = TypeVar("A", bound=Aggregate)
 _MISSING = object()
@@ -32,6 +32,10 @@ _MISSING = object()
 
 async def delete_stream(journal: Journal, clock: Clock, service: str, stream: str) -> StreamCut:
     """All of it, for good. Raises StreamNeeded, and nothing has changed, while somebody still needs an event of it."""
+    return await whatever_is_cut_off(lambda: _delete(journal, clock, service, stream))
+
+
+async def _delete(journal: Journal, clock: Clock, service: str, stream: str) -> StreamCut:
     version = await journal.stream_version(service, stream)
     if not version:
         raise _no_such(service, stream)
@@ -56,10 +60,14 @@ async def refuse_over(journal: Journal, service: str, stream: str) -> None:
 
 async def look_who_needs(journal: Journal, service: str, stream: str) -> int:
     """Raises StreamNeeded if somebody does, as things are now; how many events it has."""
+    return await whatever_is_cut_off(lambda: _look_who_needs(journal, service, stream))
+
+
+async def _look_who_needs(journal: Journal, service: str, stream: str) -> int:
     subscriptions = await journal.subscriptions()
     cursors = await journal.cursors([row.number for row in subscriptions])  # before: what comes past is parked by then
     old, deliveries = list[Old](), list[Open]()
-    async for records in pages(journal, service, stream):
+    async for _, records in _pages(journal, service, stream):
         old += [Old(row.position, row.channel, row.slot, row.recorded_us) for row in records]
         ids = [row.id for row in records]
         found = await journal.deliveries(events=ids, states=("parked", "dead", "held"), records=False)
@@ -68,15 +76,16 @@ async def look_who_needs(journal: Journal, service: str, stream: str) -> int:
     return len(old)
 
 
-async def pages(journal: Journal, service: str, stream: str, after: int = 0) -> AsyncIterator[Sequence[Record]]:
-    """From the version after this one on, or from the first that there is."""
+async def _pages(journal: Journal, service: str, stream: str) -> AsyncIterator[tuple[int, Sequence[Record]]]:
+    """From the first that there is; each after which version."""
+    after = 0
     try:
-        records = await journal.stream(service, stream, after=after, limit=PAGE)
+        records = await journal.stream(service, stream, limit=PAGE)
     except VersionsDeleted as gone:
         after = gone.details["first"] - 1
         records = await journal.stream(service, stream, after=after, limit=PAGE)
     while records:
-        yield records
+        yield after, records
         after += len(records)
         records = await journal.stream(service, stream, after=after, limit=PAGE) if len(records) == PAGE else []
 
@@ -108,30 +117,27 @@ async def check_restates(journal: Journal, service: str, cls: type[A], id: Ident
     """Whether the event at this version, applied alone, makes what all events up to it make."""
     if type(version) is not int or version < 1:
         raise SettingsError(f"before={version!r} is no version: say the first that stays, from 1 on.")
-    shape, whole = shape_of(cls), cls(id)
+    await whatever_is_cut_off(lambda: _check_restates(journal, service, cls(id), cls(id), version))
+
+
+async def _check_restates(journal: Journal, service: str, whole: Aggregate, alone: Aggregate, version: int) -> None:
+    shape = shape_of(type(whole))
     stream = shape.stream(whole.id)
     if not await journal.stream_version(service, stream):
         raise _no_such(service, stream)
     await refuse_over(journal, service, stream)
-    async for records in pages(journal, service, stream):
-        first = await _first(journal, service, stream) if not whole.version else whole.version + 1
-        whole._spine.version = first - 1
-        replay(shape, whole, stream, records[: max(0, version + 1 - first)])
-        if whole.version >= version:
+    async for after, records in _pages(journal, service, stream):
+        if after >= version:
+            raise begins_later(service, stream, after + 1)
+        whole._spine.version = after
+        replay(shape, whole, stream, records[: version - after])
+        if whole.version == version:
             break
-    if whole.version != version:
+    else:
         raise TruncationRefused(
             f"{stream} of {service} has no version {version:,} from which it could begin: it has come to {whole.version:,}."
         )
-    await _compare(journal, service, stream, version, whole, cls(id))
-
-
-async def _first(journal: Journal, service: str, stream: str) -> int:
-    try:
-        await journal.stream(service, stream, limit=1)
-    except VersionsDeleted as gone:
-        return int(gone.details["first"])
-    return 1
+    await _compare(journal, service, stream, version, whole, alone)
 
 
 async def _compare(journal: Journal, service: str, stream: str, version: int, whole: Any, alone: Any) -> None:

@@ -105,12 +105,11 @@ class Projection:
         stored = await versions.known(journal, self.view.name)
         versions.declared(self.view, service, subscription, stored)  # raises what refuses
         before = None if stored is None else stored.versions.get(self.view.version)
-        if before is None:
-            await self._check_history(journal, service)
-        else:
+        if before is not None:
             await self._refuse_retired(journal, service, subscription)
-            if before.code and self.code and before.code != self.code:
-                self._say_that_it_changed(service)
+        await self.check_history(journal, service)
+        if before is not None and before.code and self.code and before.code != self.code:
+            self._say_that_it_changed(service)
         await self._on(journal).store.prepare(journal, service)
         await versions.change(
             journal, self.view.name, lambda now: versions.declared(self.view, service, subscription, now, self.code)
@@ -140,15 +139,23 @@ class Projection:
     def code(self) -> str:
         return code_of(self.view, self.function)
 
-    async def _check_history(self, journal: Journal, service: str) -> None:
-        """A new version is made of all that ever happened, so that has to be there."""
-        if (gone := await self.lacks(journal)) is not None:
+    async def check_history(self, journal: Journal, service: str) -> None:
+        """A new version is made of all that ever happened, so that has to be there. Asked before it registers, and once more
+        when it has: from then on nothing is deleted that it has still to read."""
+        if (gone := await self.lacks(journal)) is not None and await self._is_new(journal, service):
             raise RegistrationRefused(
                 f"{self.view.where} would be built without what was deleted: events of {gone.channel} up to position "
                 f'{gone.position:,}. Say history="what_is_left" to build it without them, or keep the version that has them.',
                 service=service,
                 view=self.view.name,
             )
+
+    async def _is_new(self, journal: Journal, service: str) -> bool:
+        """Nobody has begun to make it. One that was rewound has begun: who did that was told what it will lack."""
+        name = f"{service}.{self.name}"
+        found = [row for row in await journal.subscriptions(service) if row.name == name]
+        cursors = await journal.cursors([row.number for row in found])
+        return all(row.generation == 1 for row in found) and not any(cursor.position for cursor in cursors)
 
     async def lacks(self, journal: Journal) -> Deleted | None:
         """Deleted events, and that this is not to be built without."""

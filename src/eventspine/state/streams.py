@@ -7,7 +7,7 @@ later: so what is seen is a state that the aggregate really had, also where cloc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from itertools import takewhile
 from typing import NamedTuple, Protocol, TypedDict, TypeVar
@@ -30,6 +30,7 @@ from .ended import refuse_ended
 from .shapes import Shape, shape_of
 
 A = TypeVar("A", bound=Aggregate)
+T = TypeVar("T")
 PAGE = 500
 
 
@@ -125,16 +126,9 @@ async def load(journal: Streams, service: str, cls: type[A], id: Identity, as_of
 async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity, as_of: AsOf = _NOW) -> A:
     """The aggregate; at version 0, as it is made, where it has no events."""
     as_of.check()
-    shape, found = shape_of(cls), cls(id)
-    stream = shape.stream(found.id)
-    records = await _from_snapshot(journal, service, shape, found, stream, as_of)
-    while records:
-        wanted = as_of.cut(records, found.version)
-        replay(shape, found, stream, wanted)
-        if len(records) < PAGE or len(wanted) < len(records):
-            break
-        records = await journal.stream(service, stream, after=found.version, limit=PAGE)
+    found = await whatever_is_cut_off(lambda: _through(journal, service, cls(id), as_of))
     if as_of.version is not None and found.version < as_of.version:
+        stream = shape_of(cls).stream(found.id)
         raise NoSuchAggregate(
             f"{stream} of {service} has {plural(found.version, 'version')}, and no version {as_of.version:,} yet. Load it without "
             "at_version=, or as of one that it has.",
@@ -144,6 +138,31 @@ async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity
     if not as_of.is_now:
         found._spine.as_of = str(as_of)
         found._spine.as_of_word = as_of.word
+    return found
+
+
+async def whatever_is_cut_off(read: Callable[[], Awaitable[T]]) -> T:
+    """Read once more, from the new beginning, when the stream is cut off between two pages."""
+    first = 0
+    while True:
+        try:
+            return await read()
+        except VersionsDeleted as gone:
+            if gone.details["first"] <= first:
+                raise
+            first = gone.details["first"]
+
+
+async def _through(journal: Streams, service: str, found: A, as_of: AsOf) -> A:
+    shape = shape_of(type(found))
+    stream = shape.stream(found.id)
+    records = await _from_snapshot(journal, service, shape, found, stream, as_of)
+    while records:
+        wanted = as_of.cut(records, found.version)
+        replay(shape, found, stream, wanted)
+        if len(records) < PAGE or len(wanted) < len(records):
+            break
+        records = await journal.stream(service, stream, after=found.version, limit=PAGE)
     return found
 
 
