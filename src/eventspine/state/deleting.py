@@ -39,7 +39,7 @@ async def _delete(journal: Journal, clock: Clock, service: str, stream: str) -> 
     version = await journal.stream_version(service, stream)
     if not version:
         raise _no_such(service, stream)
-    if await ending(journal, service, stream) is None:
+    if await _ending_at(journal, service, stream, version) is None:
         await look_who_needs(journal, service, stream)
         version = await _end(journal, clock, service, stream, version)
     return await journal.cut(service, stream, before=version, expected=version)
@@ -48,8 +48,12 @@ async def _delete(journal: Journal, clock: Clock, service: str, stream: str) -> 
 async def ending(journal: Journal, service: str, stream: str) -> Record | None:
     """The event that says that it is over, if it is."""
     version = await journal.stream_version(service, stream)
-    last = await journal.stream(service, stream, after=version - 1, limit=1) if version else ()
-    return last[0] if last and last[0].type == ENDED else None
+    return await _ending_at(journal, service, stream, version) if version else None
+
+
+async def _ending_at(journal: Journal, service: str, stream: str, version: int) -> Record | None:
+    (last,) = await journal.stream(service, stream, after=version - 1, limit=1)
+    return last if last.type == ENDED else None
 
 
 async def refuse_over(journal: Journal, service: str, stream: str) -> None:
