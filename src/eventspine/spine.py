@@ -319,7 +319,7 @@ class Spine(State, Commanding):
         unit = unit_of(records, due)
         if within is not None:
             return await self._publish_within(records, unit, due, within)
-        if self._closed or not self._opened:
+        if self._closed or not self._opened:  # asked here, and so below: most publishes need neither coroutine
             await self._at_first_use()
         for refuse in beside.get():
             refuse(self.journal)

@@ -25,10 +25,10 @@ def in_runs(service: Service[Any], events: int = 200) -> Service[Any]:
     return service
 
 
-def started(url: str, *arguments: str) -> subprocess.Popen[str]:
-    """It is at work when this returns."""
+def started(url: str, *arguments: str, module: str = "tests.state.child") -> subprocess.Popen[str]:
+    """It is at work, or about to be, when this returns."""
     child = subprocess.Popen(
-        [sys.executable, "-m", "tests.state.child", url, *arguments],
+        [sys.executable, "-m", module, url, *arguments],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
-from pathlib import Path
 
 from eventspine import Service, Spine
 from eventspine.errors import StreamDeleted
 from tests.state.bank import Account
 
-ROOT = Path(__file__).parent.parent.parent
 EVENTS = 400
 
 
@@ -22,20 +18,6 @@ async def fill(spine: Spine, id: str) -> None:
         account.deposit(1)
     account.begin()
     await spine.save(account)
-
-
-def started(url: str, verb: str, id: str) -> subprocess.Popen[str]:
-    """It is about to begin when this returns."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "tests.state.deleting_child", url, verb, id],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert child.stdout is not None
-    assert child.stdout.readline() == "running\n"
-    return child
 
 
 async def checked(spine: Spine, verb: str, id: str) -> str:

@@ -31,6 +31,7 @@ from eventspine.sync import Spine as SyncSpine
 
 from . import deleting_child
 from .bank import Account, Deposited, Opened
+from .child import started
 from .conftest import Make
 
 
@@ -571,7 +572,7 @@ async def test_killed_at_any_moment_it_is_whole_or_cut_and_asked_again_it_ends(d
         id = f"{verb}-{round}"
         async with Spine(url, service=bank()) as spine:
             await deleting_child.fill(spine, id)
-        child = deleting_child.started(url, verb, id)
+        child = started(url, verb, id, module="tests.state.deleting_child")
         await asyncio.sleep(round * 0.004)
         child.send_signal(signal.SIGKILL)
         child.wait()

@@ -39,8 +39,6 @@ WAL_LARGE_BYTES = 128 * 1024 * 1024
 HELD_LONG_US = 1_000_000
 OVERDUE_US = 10_000_000
 RECOVERY = "how-to/recovery.md says how to put a backup in place, or to recover what can be read"
-
-
 COUNTED_MOST = 100_000  # rows of a table, as the journal counts them; more are told as so many and more
 
 

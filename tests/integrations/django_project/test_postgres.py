@@ -38,6 +38,7 @@ from eventspine.sync import Spine
 from eventspine.testing.servers import Server
 
 from . import test_handlers, test_publishing, test_state
+from .conftest import Stored
 from .desk.events import Ask, Counter, Said, Say, called, desk
 from .desk.models import Done, Row
 from .test_checks import found
@@ -71,7 +72,7 @@ globals().update(
 )
 
 
-class Database:
+class Database(Stored):
     """One of its own for a test, as Django and as anybody else sees it."""
 
     def __init__(self, server: Server) -> None:
@@ -96,18 +97,6 @@ class Database:
         with psycopg.connect(self.url, autocommit=True) as own:
             cursor = own.execute(sql)
             return cursor.fetchall() if cursor.description else []
-
-    @property
-    def rows(self) -> list[object]:
-        return [name for (name,) in self.ask("select name from desk_row order by id")]
-
-    @property
-    def done(self) -> list[object]:
-        return [name for (name,) in self.ask("select name from desk_done order by id")]
-
-    @property
-    def keys(self) -> list[object]:
-        return [key for (key,) in self.ask("select key from spine_events order by position")]
 
 
 def forget() -> None:
