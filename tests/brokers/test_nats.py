@@ -18,7 +18,7 @@ from eventspine.brokers import _nats_intake, nats, open_broker
 from eventspine.brokers.port import Needs
 from eventspine.errors import BrokerError, MessageRefused, SettingsError
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
-from eventspine.testing.conformance.brokers.reading import messages, reading, sent
+from eventspine.testing.conformance.brokers.reading import message, messages, reading, sent
 from eventspine.testing.servers import Proxy, Server, free_ports, named
 
 NEEDS = Needs(["talk"], [("talk", "listener.talk")])
@@ -139,6 +139,11 @@ async def test_the_servers_own_limit_is_known_once_it_is_connected(tmp_path: Pat
     with serving(tmp_path / "large", {"max_payload": "8MB"}) as server:
         async with connected(server.url) as broker:
             assert broker.features.message_bytes_max == 8 * 1024 * 1024 - nats.HEADROOM
+            await broker.apply(NEEDS)
+            large = message(broker.features.prefix, 1, data=bytes(8_000_000))
+            await sent(broker, large)
+            async with reading(broker) as reader:
+                assert await reader.ids(1) == [large.id]
 
 
 async def test_a_message_over_the_servers_limit_is_refused_and_the_others_go_on(nats_server: Server, tmp_path: Path):

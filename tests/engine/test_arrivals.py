@@ -39,3 +39,15 @@ def test_a_lane_whose_beginning_never_comes_goes_on_after_a_while() -> None:
     assert arrivals.give_up(29.0, 30.0, 100) == []
     assert arrivals.give_up(30.0, 30.0, 100) == [(LANE, None)]
     assert arrivals.next_of(LANE) == (3, "c")
+
+
+def test_what_is_held_is_bounded_by_its_number_and_by_its_bytes() -> None:
+    arrivals = Arrivals[str](ordered=False, queue=True)
+    for number in (2, 3):
+        arrivals.hold(LANE, number, "b", 0.0, 600)
+    assert arrivals.give_up(1.0, 30.0, 2, 1200) == []
+    assert arrivals.give_up(1.0, 30.0, 1, 1200) == arrivals.give_up(1.0, 30.0, 2, 1199) == [(LANE, None)]
+    arrivals.next_of(LANE)
+    assert arrivals.held_bytes == 600
+    arrivals.drop(lambda _: True)
+    assert (arrivals.held, arrivals.held_bytes) == (0, 0)

@@ -217,3 +217,9 @@ async def test_with_pages_that_scan_too_far_the_suite_fails(journal: Journal, mo
     monkeypatch.setattr(journal, "feed", hasty)
     with pytest.raises(AssertionError):
         await Feed().test_pages_hold_everything_once_and_in_order(journal, 3)
+
+
+async def test_with_pages_of_any_size_the_suite_fails(journal: Journal, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("eventspine.journal.memory.PAGE_BYTES_MAX", 10**9)
+    with pytest.raises(AssertionError):
+        await Feed().test_a_page_holds_some_megabytes_at_most(journal)

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from .port import Fetched
+from .port import FETCH_BYTES, Fetched
 
 MESSAGES_MAX = 4000
 BYTES_MAX = 8 * 1024 * 1024
@@ -57,9 +57,11 @@ class Shelf:
 
     def take(self, most: int) -> Sequence[Fetched]:
         with self._lock:
-            messages = self._messages
-            found = [messages.popleft() for _ in range(min(most, len(messages)))]
-            for one in found:
+            messages, found = self._messages, list[Fetched]()
+            left = self._bytes - FETCH_BYTES
+            while messages and len(found) < most and self._bytes > left:
+                one = messages.popleft()
+                found.append(one)
                 self._bytes -= len(one.data)
                 self._partitions[one.partition].out.append(one.position)
             return found

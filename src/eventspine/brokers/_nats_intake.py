@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .nats import NatsBroker
 
 PULL = 500  # messages asked for at once, for a partition
-PULL_BYTES = 4_000_000
+PULL_BYTES = 4_000_000  # by all partitions together, and on the shelf before there is another pull
+MESSAGE_ROOM = 16_384  # of subjects, which count too: a pull that a message does not fit into brings nothing
 EXPIRES_S = 30.0
 GONE_S = 60.0  # after which the server forgets a consumer that nobody reads
 
@@ -162,7 +163,7 @@ class NatsIntake:
         one.heard = time.monotonic()
         wanted = {
             "batch": PULL,
-            "max_bytes": PULL_BYTES,
+            "max_bytes": max(PULL_BYTES // len(self._partitions), self.broker.client.max_payload + MESSAGE_ROOM),
             "expires": int(EXPIRES_S * 1e9),
             "idle_heartbeat": int(self.broker.settings.silent_s / BEATS * 1e9),
         }

@@ -30,14 +30,13 @@ import pulsar
 
 from ..errors import BrokerError
 from ._pulsar_client import OK, Link, Settings, quietly
-from .port import Fetched, Start
+from .port import FETCH_BYTES, Fetched, Start
 
 CONTENT_TYPE = "content-type"
 LEDGER_BITS, ENTRY_BITS, INDEX_BITS = 31, 21, 11
 ENTRY_MAX, INDEX_MAX = 2**ENTRY_BITS - 1, 2**INDEX_BITS - 2
 HEARTBEAT_S = 3.0
 ANSWER_S = 5.0  # within which one is answered
-FETCH_BYTES = 8_000_000
 EARLIEST = _pulsar.MessageId.earliest
 
 
@@ -119,11 +118,11 @@ class PulsarIntake:
             raise self._failure
         if self._paused:
             return taken
-        numbers = sorted(self._partitions)
+        numbers, left = sorted(self._partitions), FETCH_BYTES
         self._turn += 1
         for turn in range(len(numbers)):
-            if len(taken) < most:
-                self._partitions[numbers[(turn + self._turn) % len(numbers)]].take(taken, most)
+            if len(taken) < most and left > 0:
+                left -= self._partitions[numbers[(turn + self._turn) % len(numbers)]].take(taken, most, left)
         return taken
 
     async def settle(self, fetched: Sequence[Fetched]) -> None:
@@ -245,23 +244,25 @@ class _Partition:
                 BrokerError(f"{self._link.settings.url.shown}: {self.topic} can't be read: {result.name}")
             )
 
-    def take(self, taken: list[Fetched], most: int) -> None:
-        if self._waits:
-            return
+    def take(self, taken: list[Fetched], most: int, bytes_most: int) -> int:
+        """How many bytes of data that were."""
         read, timeout, size = self._reader.read_next, pulsar.Timeout, 0
+        if self._waits:
+            return size
         message, self._called = self._called, None
         try:
             while True:
                 if message is not None and (fetched := self._fetched(message)) is not None:
                     taken.append(fetched)
                     size += len(fetched.data)
-                if len(taken) >= most or size > FETCH_BYTES:
-                    return
+                if len(taken) >= most or size >= bytes_most:
+                    break
                 message = read(0)
         except timeout:
             self._wait()
         except _pulsar.PulsarException as error:
             self._intake.fail(BrokerError(f"{self._link.settings.url.shown}: {self.topic} can't be read: {error}"))
+        return size
 
     def _fetched(self, message: Any) -> Fetched | None:
         id = message.message_id()

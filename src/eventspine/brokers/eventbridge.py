@@ -109,6 +109,7 @@ class EventBridgeBroker:
             starts=frozenset({"earliest", "now", "time"}) if settings.archive else frozenset({"now"}),
             message_bytes_max=(settings.entry_bytes_max - HEADROOM) * 3 // 4,
             persistent=True,
+            bounds="bytes",
         )
         self._aws = Aws(settings)
         self._sender = Sender(self._aws, self.features.prefix)

@@ -48,6 +48,7 @@ class KafkaBroker:
             starts=frozenset({"earliest", "now", "time"}),
             message_bytes_max=settings.message_bytes_max,
             persistent=True,
+            bounds="bytes",
         )
         self._open: _Open | None = None
 

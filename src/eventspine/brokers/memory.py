@@ -12,12 +12,13 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import accumulate, islice
 from typing import Literal
 from urllib.parse import parse_qsl, urlsplit
 
 from ..errors import BrokerError, MessageRefused, SettingsError
 from .binding import size_of
-from .port import Difference, Features, Fetched, Finding, Message, Needs, Sent, Start
+from .port import FETCH_BYTES, Difference, Features, Fetched, Finding, Message, Needs, Sent, Start
 
 PARTITIONS = 4
 MESSAGE_BYTES_MAX = 1_000_000
@@ -107,6 +108,7 @@ class MemoryBroker:
             starts=frozenset({"earliest", "now"}),
             message_bytes_max=MESSAGE_BYTES_MAX,
             persistent=False,
+            bounds="bytes",
         )
 
     async def open(self) -> None:
@@ -208,24 +210,28 @@ class MemoryIntake:
         if self._paused:
             return []
         found: list[Fetched] = []
+        left = FETCH_BYTES
         for partition in sorted(self._at):
             room = most - len(found)
-            found += self._read(partition, room) if self._features.positions else self._pop(partition, room)
+            some = self._read(partition, room, left) if self._features.positions else self._pop(partition, room, left)
+            found += some
+            left -= sum(len(one.data) for one in some)
         if not self._features.ordered:
             self._server.random.shuffle(found)
         return found
 
-    def _read(self, partition: int, most: int) -> list[Fetched]:
+    def _read(self, partition: int, most: int, bytes_most: int) -> list[Fetched]:
         after = self._at[partition]
-        messages = self._server.topic(self._channel)[partition][after : after + most]
+        messages = _within(self._server.topic(self._channel)[partition][after : after + most], bytes_most)
         self._at[partition] += len(messages)
         return [_fetched(partition, after + n, message) for n, message in enumerate(messages, 1)]
 
-    def _pop(self, partition: int, most: int) -> list[Fetched]:
+    def _pop(self, partition: int, most: int, bytes_most: int) -> list[Fetched]:
         queue = self._server.queue(self._channel, self._consumer)[partition]
         found: list[Fetched] = []
-        while queue and len(found) < most:
+        while queue and len(found) < most and bytes_most > 0:
             copy = queue.popleft()  # a message that was sent twice is two: each is settled by itself
+            bytes_most -= len(copy[0].data)
             self._unsettled.setdefault(partition, []).append(copy)
             found.append(_fetched(partition, 0, copy[0], copy))
         return found
@@ -267,6 +273,12 @@ class MemoryIntake:
         for partition in list(self._at):
             self._give_back(partition)
         self._server.forget(self._news)
+
+
+def _within(messages: list[Message], bytes_most: int) -> list[Message]:
+    """The first of them, and none after so many bytes."""
+    before = accumulate((len(message.data) for message in messages), initial=0)
+    return messages[: sum(size < bytes_most for size in islice(before, len(messages)))]
 
 
 def _fetched(partition: int, position: int, message: Message, token: object = None) -> Fetched:

@@ -107,6 +107,7 @@ class NatsBroker:
             starts=frozenset({"earliest", "now", "time"}),
             message_bytes_max=1_048_576 - HEADROOM,
             persistent=True,
+            bounds="bytes",
         )
         self._client: Connection | None = None
         self._js: JetStreamContext | None = None

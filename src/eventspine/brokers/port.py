@@ -24,6 +24,8 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Start = Literal["earliest", "now"] | datetime
+FETCH_BYTES = 8_000_000  # of data, after which a fetch gives no further message
+AHEAD_BYTES_MAX = 32_000_000  # that an intake takes from the server before it is fetched, where its bounds are bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Features:
     starts: frozenset[Literal["earliest", "now", "time"]]  # where an intake can begin that has no position yet
     message_bytes_max: int  # data and headers, as the broker counts them; larger is refused at publish
     persistent: bool  # what it acknowledged survives its restart
+    bounds: Literal["bytes", "messages"]  # what an intake takes from the server before it is fetched is bounded by
 
 
 class Message(NamedTuple):
@@ -118,8 +121,8 @@ class BrokerIntake(Protocol):
         ...
 
     async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
-        """What there is of the partitions begun, `most` at most; waits that long for the first. Safe to cancel: what was
-        not returned is returned by the next. Raises BrokerError when nothing can come any more; the intake is then
+        """What there is of the partitions begun, `most` at most, and no further message after FETCH_BYTES of data; waits
+        that long for the first. Safe to cancel: what was not returned is returned by the next. Raises BrokerError when nothing can come any more; the intake is then
         closed and made anew."""
         ...
 

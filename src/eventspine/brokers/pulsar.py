@@ -56,6 +56,7 @@ class PulsarBroker:
             starts=frozenset({"earliest", "now", "time"}),
             message_bytes_max=settings.message_bytes_max,
             persistent=True,
+            bounds="messages",
         )
         self._open: _Open | None = None
 

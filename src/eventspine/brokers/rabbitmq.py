@@ -101,6 +101,7 @@ class RabbitBroker:
             starts=frozenset({"now"}),
             message_bytes_max=MESSAGE_BYTES_MAX,
             persistent=True,
+            bounds="messages",
         )
         # Of its own for publishing: the server reads nothing more from a connection that publishes while it is short of
         # memory or disk, and what consumers acknowledge must go on.

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import BrokerError
-from .port import Fetched
+from .port import FETCH_BYTES, Fetched
 
 
 class Shelf:
@@ -75,7 +75,15 @@ class Shelf:
             raise self._failure
         if self.paused:
             return []
-        taken = [self._fetched.popleft() for _ in range(min(most, len(self._fetched)))]
-        self.bytes -= sum(len(one.data) for one in taken)
+        taken = self._take(most)
         self._moved()
+        return taken
+
+    def _take(self, most: int) -> list[Fetched]:
+        taken: list[Fetched] = []
+        left = self.bytes - FETCH_BYTES
+        while self._fetched and len(taken) < most and self.bytes > left:
+            one = self._fetched.popleft()
+            self.bytes -= len(one.data)
+            taken.append(one)
         return taken

@@ -15,6 +15,7 @@ from ..journal.cursors import Range, fold, is_finished
 T = TypeVar("T")
 Verdict = Literal["new", "known", "early", "late"]
 Lane = tuple[str, int]  # origin, slot
+HELD_BYTES_MAX = 64_000_000  # of data
 
 
 class Gap(NamedTuple):
@@ -34,8 +35,9 @@ class Arrivals(Generic[T]):
         self.ordered = ordered
         self.queue = queue
         self.held = 0
+        self.held_bytes = 0
         self._marks: dict[Lane, tuple[int, Sequence[Range]]] = {}
-        self._early: dict[Lane, dict[int, T]] = {}
+        self._early: dict[Lane, dict[int, tuple[T, int]]] = {}  # with its size
         self._since: dict[Lane, float] = {}
         self._next: dict[Lane, int] = {}  # where lanes go on whose hole was given up
 
@@ -49,7 +51,7 @@ class Arrivals(Generic[T]):
     def drop(self, dropped: Callable[[T], bool]) -> None:
         """Forget these that are held: they come again, to whoever has their partition then."""
         for lane, early in list(self._early.items()):
-            for number in [number for number, item in early.items() if dropped(item)]:
+            for number in [number for number, (item, _) in early.items() if dropped(item)]:
                 self._pop(lane, number)
 
     def judge(self, lane: Lane, number: int, *, first_owner: bool = False) -> Verdict:
@@ -74,14 +76,15 @@ class Arrivals(Generic[T]):
         self._marks[lane] = fold(*(mark or (0, [])), [gained])
         return gained
 
-    def hold(self, lane: Lane, number: int, item: T, now: float) -> T | None:
+    def hold(self, lane: Lane, number: int, item: T, now: float, size: int = 0) -> T | None:
         """The one that is held under this number already, instead of this one."""
         early = self._early.setdefault(lane, {})
         if number in early:
-            return early[number]
-        early[number] = item
+            return early[number][0]
+        early[number] = item, size
         self._since.setdefault(lane, now)
         self.held += 1
+        self.held_bytes += size
         return None
 
     def next_of(self, lane: Lane) -> tuple[int, T] | None:
@@ -94,11 +97,13 @@ class Arrivals(Generic[T]):
             return None
         return number, self._pop(lane, number)
 
-    def give_up(self, now: float, patience_s: float, held_max: int) -> list[tuple[Lane, Gap | None]]:
+    def give_up(
+        self, now: float, patience_s: float, held_max: int, bytes_max: int = HELD_BYTES_MAX
+    ) -> list[tuple[Lane, Gap | None]]:
         """Lanes whose hole was open for too long, or the oldest if too much is held. Each goes on at the lowest that is
         held: `next_of` gives it. The gap is None for a lane at its very first."""
         lanes = [lane for lane, since in self._since.items() if now - since >= patience_s]
-        if not lanes and self.held > held_max:
+        if not lanes and (self.held > held_max or self.held_bytes > bytes_max):
             lanes = [min(self._since, key=self._since.__getitem__)]
         return [(lane, self._jump(lane, now)) for lane in lanes]
 
@@ -113,8 +118,9 @@ class Arrivals(Generic[T]):
 
     def _pop(self, lane: Lane, number: int) -> T:
         early = self._early[lane]
-        item = early.pop(number)
+        item, size = early.pop(number)
         self.held -= 1
+        self.held_bytes -= size
         if not early:
             del self._early[lane], self._since[lane]
         return item

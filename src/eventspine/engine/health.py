@@ -110,6 +110,7 @@ def _subscription(one: Subscription) -> dict[str, Any]:
         "state": one.state,
         "position": min((part.last for part in one.parts.values()), default=None),
         "in_memory": one.lanes.size,
+        "in_memory_bytes": one.bytes,
         "at_work": one.at_work,
         "waiting_rows": one.waiting.count,
         "handled": one.handled,

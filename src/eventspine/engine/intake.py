@@ -281,7 +281,8 @@ class Intake:
             self.known += 1
             landing.done(item.fetched, item.after)
         elif verdict == "early":
-            if (held := self._arrivals.hold(lane, number.number, item, self.clock.monotonic())) is not None:
+            size = len(item.fetched.data)
+            if (held := self._arrivals.hold(lane, number.number, item, self.clock.monotonic(), size)) is not None:
                 self.known += 1
                 self._came_while_held(landing, held, item)
         else:

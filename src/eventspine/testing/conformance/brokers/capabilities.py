@@ -31,5 +31,5 @@ def of_broker(features: port.Features) -> dict[str, bool]:
     """What the port of a broker knows. Handlers read the feed of their own journal: so there is one order, and history."""
     starts = {start: start in features.starts for start in ("earliest", "now", "time")}
     kinds = {"positions": features.positions, "queue": not features.positions}
-    journals = {"rewinds": True, "one_feed": True}
-    return {"ordered": features.ordered, "persistent": features.persistent, **kinds, **starts, **journals}
+    others = {"bytes": features.bounds == "bytes", "rewinds": True, "one_feed": True}
+    return {"ordered": features.ordered, "persistent": features.persistent, **kinds, **starts, **others}

@@ -131,6 +131,11 @@ class CarriedSite(Undeclared):
     async def mend(self) -> None:
         await asyncio.to_thread(self._given(self._network).mend)
 
+    @property
+    def came_bytes(self) -> int:
+        """From the server to whoever is connected through the network."""
+        return self._given(self._network).passed_bytes["client"]
+
     async def lose(self) -> None:
         """What is connected never hears anything again, and isn't told; who connects anew does."""
         await asyncio.to_thread(self._given(self._network).lose)

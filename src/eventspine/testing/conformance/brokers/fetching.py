@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from datetime import UTC, datetime
 
-from ....brokers.port import Needs
+from ....brokers.port import AHEAD_BYTES_MAX, FETCH_BYTES, Needs
 from ..running import needs
 from .carried import CarriedSite
-from .reading import CHANNEL, ONE, OTHER, QUIET_S, ids, last, messages, opened, reading, sent
+from .reading import CHANNEL, ONE, OTHER, QUIET_S, ids, large, last, messages, opened, reading, sent
 
 
 class Fetching:
@@ -34,6 +34,33 @@ class Fetching:
             await sent(broker, *given)
             assert sorted(one.id for one in given) == sorted(ids(broker, await reader.read(30, most=2)))
             await reader.nothing()
+
+    async def test_a_fetch_gives_some_megabytes_at_most(self, site: CarriedSite) -> None:
+        async with opened(site) as broker, reading(broker) as reader:
+            given = large(broker, site.event_bytes_max, 3 * FETCH_BYTES)
+            await sent(broker, *given)
+            came, left = list[str](), len(given)
+            while left:
+                page = await reader.read_once()
+                assert sum(len(one.data) for one in page[:-1]) < FETCH_BYTES
+                came, left = came + ids(broker, page), left - len(page)
+            assert sorted(one.id for one in given) == sorted(came)
+
+    @needs("bytes", "cuts")
+    async def test_what_it_takes_before_it_is_fetched_is_bounded_in_bytes(self, site: CarriedSite) -> None:
+        async with opened(site) as broker:
+            given = large(broker, site.event_bytes_max, 2 * AHEAD_BYTES_MAX)
+            for at in range(0, len(given), 10):
+                await sent(broker, *given[at : at + 10])
+            began = site.came_bytes
+            async with reading(broker) as reader:
+                came = await reader.read(4, most=1)
+                await _still(site)
+                assert site.came_bytes - began < AHEAD_BYTES_MAX
+                while len(came) < len(given):  # and goes on
+                    came += (page := await reader.read_once())
+                    await reader.intake.settle(page)
+            assert sorted(one.id for one in given) == sorted(ids(broker, came))
 
     async def test_a_fetch_that_was_cancelled_has_taken_nothing(self, site: CarriedSite) -> None:
         async with opened(site) as broker, reading(broker) as reader:
@@ -94,6 +121,14 @@ class Fetching:
             await reader.intake.settle(got)
             while await reader.intake.lag():  # noqa: ASYNC110 -- only the broker knows
                 await asyncio.sleep(0.05)  # until the broker has counted it
+
+
+async def _still(site: CarriedSite) -> None:
+    """Until nothing more comes."""
+    before = -1
+    while before != site.came_bytes:
+        before = site.came_bytes
+        await asyncio.sleep(QUIET_S)
 
 
 class Beginning:

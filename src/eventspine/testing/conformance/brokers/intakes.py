@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 from ....brokers.embedded import Features
+from ....journal.port import Record
 from ..running import needs
 from .material import WAIT_S, fetched, record
 from .site import EmbeddedSite
+
+MIB = 1024 * 1024
 
 
 class Intakes:
@@ -38,6 +41,18 @@ class Intakes:
             assert len(page.records) <= 2
             seen += len(page.records)
         await intake.close()
+
+    async def test_a_fetch_gives_some_megabytes_at_most(self, site: EmbeddedSite) -> None:
+        sent = [record(n, data=bytes(MIB // 2)) for n in range(40)]
+        await site.publish(*sent)
+        intake = site.broker().intake("email", ["talk"], [], after=0)
+        got: list[Record] = []
+        while len(got) < len(sent):
+            page = await intake.fetch(records_max=1000)
+            assert sum(len(one.data) for one in page.records) <= 16 * MIB
+            got += page.records
+        await intake.close()
+        assert [one.id for one in sent] == [one.id for one in got]
 
     async def test_it_has_its_channels_and_no_others(self, site: EmbeddedSite) -> None:
         await site.publish(record(1), record(2, channel="noise", type="noise.Shouted"), record(3))

@@ -122,6 +122,12 @@ async def subscription(spine: Spine, name: str) -> Subscription:
     return next(row for row in await spine.journal.subscriptions() if row.name == name)
 
 
+def in_memory(spine: Spine, service: str) -> int:
+    """Bytes of events that its handlers have there."""
+    services = [one for one in spine.health()["services"] if one["service"] == service]
+    return sum(row["in_memory_bytes"] for one in services for row in one["subscriptions"])
+
+
 async def rows(spine: Spine, state: Any) -> list[Row]:
     return await spine.journal.deliveries(states=[state])
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
+import pytest
+
 from ....delivery import BatchDelivery, Delivery
+from ....engine import subscription
 from ....policies import Batch, Dead
 from ....service import Service
 from ..running import needs
@@ -14,6 +17,7 @@ from .material import (
     Log,
     Said,
     effect,
+    in_memory,
     listener,
     listening,
     say,
@@ -25,6 +29,7 @@ from .material import (
 from .site import BrokerSite
 
 KEYS = [f"key {n}" for n in range(12)]
+KIB = 1024
 
 
 class Order:
@@ -173,6 +178,30 @@ class Bounds:
                 await say(spine, range(start, start + 500), f"key {start}")
             async with listening(site, listener(log, concurrency=8)):
                 await until(lambda: len(log.handled) == 5000)
+        assert log.once_in_order()
+
+    async def test_what_a_handler_has_in_memory_is_bounded_in_bytes(
+        self, site: BrokerSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By the bound, here a lower one, and a page of the feed. Another handler goes on, and shows that there is more."""
+        monkeypatch.setattr(subscription, "BYTES_MAX", KIB * KIB)
+        log, let_go, numbers = Log(), asyncio.Event(), range(80)
+        slow: Service[None] = Service("slow", publishes="hearing")
+
+        @slow.on(Said)
+        async def wait(event: Said, delivery: Delivery) -> None:
+            await let_go.wait()
+            effect(delivery, event, 1000 + event.number)
+
+        async with speaking(site) as spine:
+            for number in numbers:
+                await spine.publish(Said(who=f"key {number % 10}", number=number, text="x" * 256 * KIB))
+            async with listening(site, slow, listener(log), drain_s=2.0) as there:
+                await until(lambda: len(log.handled) == len(numbers) and in_memory(there, "slow") >= KIB * KIB)
+                assert in_memory(there, "slow") < 10 * KIB * KIB
+                let_go.set()
+                found = await until_heard(there, 2 * len(numbers))
+        assert {1} == set(found.values())
         assert log.once_in_order()
 
     async def test_a_slow_handler_holds_up_no_other(self, site: BrokerSite) -> None:

@@ -32,6 +32,13 @@ def messages(broker: Broker, number: int, slots: int = 1) -> list[Message]:
     return [message(broker.features.prefix, n, n % slots) for n in range(number)]
 
 
+def large(broker: Broker, bytes_max: int, together: int) -> list[Message]:
+    """So many bytes together, in messages of up to half a megabyte."""
+    size = min(500_000, bytes_max)
+    data = b'"%s"' % (b"x" * (size - 2))
+    return [message(broker.features.prefix, n, n, data=data) for n in range(together // size + 1)]
+
+
 @asynccontextmanager
 async def opened(site: CarriedSite, *consumers: str) -> AsyncIterator[Broker]:
     """A connection of its own, with what these consumers need."""
@@ -86,6 +93,13 @@ class Reader:
             found += await self.fetch(most)
             assert time.monotonic() < give_up, f"{len(found)} of {number} messages came"
         assert len(found) == number
+        return found
+
+    async def read_once(self) -> list[Fetched]:
+        """What one fetch gives, as soon as one gives something."""
+        give_up = time.monotonic() + WAIT_S
+        while not (found := await self.fetch(1000)):
+            assert time.monotonic() < give_up, "nothing came"
         return found
 
     async def nothing(self) -> None:
