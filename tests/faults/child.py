@@ -257,10 +257,10 @@ def put_places(reached: Callable[..., None]) -> None:
             reached("committed, nobody told", finishes.now)
             finishes.now = False
 
-    def applied(self: Any, units: Any, now_us: int) -> Any:
+    def applied(self: Any, units: Any, now_us: int, **how: bool) -> Any:
         finishing = getattr(finishes, "now", False)
         reached("begun", finishing)
-        answer = apply(self, units, now_us)
+        answer = apply(self, units, now_us, **how)
         reached("written", finishing)
         return answer
 

@@ -58,8 +58,8 @@ async def book(event: Counted, delivery: Delivery) -> None:
     )
 
 
-def applied(self: Any, units: Any, now_us: int, *, apply: Any = _sqlite_writer.Applier.apply) -> Any:
-    answer = apply(self, units, now_us)
+def applied(self: Any, units: Any, now_us: int, *, apply: Any = _sqlite_writer.Applier.apply, **how: bool) -> Any:
+    answer = apply(self, units, now_us, **how)
     if any(unit.statements for unit in units) and asked("stop-inside"):
         (FOLDER / "stopped").write_text(str(os.getpid()))
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -44,10 +44,9 @@ _ARRAYS = ", ".join(f"%b::{kind}[]" for kind in _TYPES)
 
 
 class PostgresPlan(Plan):
-    __slots__ = ("_known",)
+    __slots__ = ()
 
     def write(self, cursor: Any, known: Known) -> Trace | None:
-        self._known = known
         trace = super().write(cursor, known)
         empty = [
             place
@@ -58,10 +57,10 @@ class PostgresPlan(Plan):
         take_away(cursor, NOTES, (place for place, note in known.notes.items() if not note.version), "version = 0")
         return trace
 
-    def _write_events(self, cursor: Any) -> Trace | None:
+    def _write_events(self, cursor: Any, known: Known) -> Trace | None:
         inserted = insert(cursor, self.records)
         self.public = bool(inserted) and any(record[1] is not None for record in self.records)
-        if any(position is None and id not in inserted for id, position in self._known.ids.items()):
+        if any(position is None and id not in inserted for id, position in known.ids.items()):
             raise Raced("events")  # somebody published one of them a moment ago; what was judged new is a repetition
         if len(inserted) == len(self.records) and all(placed.start >= 0 for placed in self.placed):
             self.first = min(inserted.values(), default=0)  # they are in one piece, and in this order
@@ -107,6 +106,7 @@ class PostgresApplier(Applier):
         self._guard = cast("Any", Guard(connection))
         self._statements_s = statements_s
         self._safeguards = safeguards
+        self._memory = None  # others write at the same time
         self._beside = False
 
     _cursor: Any

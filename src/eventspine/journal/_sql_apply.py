@@ -11,15 +11,19 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import Conflict, Fenced, JournalVersion, SpineError, UnitFailed
 from . import notes
 from ._sql_known import Known
-from ._sql_plan import Plan, StreamRow
+from ._sql_plan import Plan, StreamRows
+from ._sql_repeated import first_result, version_of
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_outcome import Trace
 from .port import Append, Record, Statement, Unit, Verdict
+
+if TYPE_CHECKING:
+    from ._sqlite_memory import Memory
 
 SCHEMA_VERSION = 2
 WRITER_MIN = 1  # the oldest schema whose releases may write to a file that this one makes
@@ -71,27 +75,41 @@ class Applier:
         safeguards: Safeguards,
         *,
         statements_s: float = STATEMENTS_S,
+        memory: Memory | None = None,
     ) -> None:
+        """`memory`: of the last group on this connection, if its transactions are all by whoever gives it."""
         self._connection = connection
         self._statements_s = statements_s
         self._guard = guard
         self._cursor = connection.cursor()
         self._cursor.row_factory = None
         self._safeguards = safeguards
+        self._memory = memory
         self._beside = False
 
     def close(self) -> None:
         self._cursor.close()
 
-    def apply(self, units: Sequence[Unit], now_us: int, *, beside: bool = False) -> Applied:
+    def apply(self, units: Sequence[Unit], now_us: int, *, beside: bool = False, trusting: bool = False) -> Applied:
         """`beside`: the transaction has done more for the one unit than the unit says, so that it must not be applied
-        again even if it only finishes ranges."""
+        again even if it only finishes ranges. `trusting`: raises Repeated where it was wrong to be (see _sql_known)."""
         self._beside = beside
-        recorded_us, head = check_version(self._cursor, now_us)
-        known, plan = self.knows(self._cursor, units), self.plans(now_us, head)
+        recorded_us, head = self._check_version(now_us)
+        known = self.knows(self._cursor, units, self._memory, trusting=trusting)
+        plan = self.plans(now_us, head)
         verdicts = [self._judge(unit, known, plan, recorded_us) for unit in units]
         trace = plan.write(self._cursor, known)
+        if self._memory is not None:
+            self._memory.wrote(known, plan, recorded_us)
         return Applied(verdicts, plan.public or plan.timers, trace, plan.first, plan.records)
+
+    def _check_version(self, now_us: int) -> tuple[int, int]:
+        memory = self._memory
+        if memory is None:
+            return check_version(self._cursor, now_us)
+        if not memory.holds(self._cursor):
+            memory.recorded_us, memory.head = check_version(self._cursor, 0)
+        return max(now_us, memory.recorded_us), memory.head
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
@@ -108,7 +126,7 @@ class Applier:
         if unit.changes and (fenced := _changed_meanwhile(unit, known)):
             return Verdict("fenced", error=fenced)
         if known.ids and unit.appends and _is_published(unit, known):
-            return _first_result(self._cursor, unit, known, plan)
+            return first_result(self._cursor, unit, known, plan)
         streams = any(append.stream is not None for append in unit.appends)
         if streams and (conflict := _conflict(unit.appends, known)):
             return Verdict("conflict", error=conflict)
@@ -124,7 +142,7 @@ class Applier:
         for mark in unit.starts:
             if mark.clear:
                 plan.start(mark)
-        return _first_result(self._cursor, unit, known, plan)
+        return first_result(self._cursor, unit, known, plan)
 
     def _run(self, statements: Sequence[Statement]) -> SpineError | None:
         if not self._safeguards.savepoints:
@@ -201,17 +219,15 @@ class Applier:
             stream = (append.service, append.stream)
             head, new = known.head(stream), _new(append, known)
             at = len(plan.records) + len(inserted)
-            plan.stream_rows += [
-                StreamRow(head.number, head.version + 1 + index, record[1], at + index)
-                for index, record in enumerate(new)
-            ]
-            head.version += len(new)
-            known.ids.update(dict.fromkeys([record[1] for record in new]))
             if new:
+                ids = [record[1] for record in new]
+                plan.stream_rows.append(StreamRows(head.number, head.version + 1, ids, at))
+                head.version += len(new)
+                known.ids.update(dict.fromkeys(ids))
                 plan.touched.add(stream)
             inserted += new
             verdict.versions.append(
-                head.version if new or not append.records else _version(self._cursor, append, known, plan)
+                head.version if new or not append.records else version_of(self._cursor, append, known, plan)
             )
         return inserted
 
@@ -331,6 +347,8 @@ def _is_published(unit: Unit, known: Known) -> bool:
 
 
 def _conflict(appends: Sequence[Append], known: Known) -> Conflict | None:
+    if len(appends) == 1 and _is_where_expected(appends[0], known):
+        return None  # the usual unit
     versions: dict[tuple[str, str], int] = {}
     for append in appends:
         if append.stream is None:
@@ -350,6 +368,11 @@ def _conflict(appends: Sequence[Append], known: Known) -> Conflict | None:
     return None
 
 
+def _is_where_expected(append: Append, known: Known) -> bool:
+    head = known.heads.get((append.service, append.stream or ""))
+    return append.expected is None or append.expected == (head.version if head else 0)
+
+
 def _new(append: Append, known: Known) -> list[Record]:
     return list({record.id: record for record in append.records if record.id not in known.ids}.values())
 
@@ -359,34 +382,3 @@ def _accept_ranges(unit: Unit, known: Known) -> None:
         known.coming((done.subscription, done.feed, done.partition)).accepted += done.ranges
     for seen in unit.marks:
         known.mark((seen.subscription, seen.origin, seen.channel, seen.slot)).accepted += seen.ranges
-
-
-# --- what a repetition is answered ----------------------------------------------------------------------------------
-
-
-def _first_result(cursor: sqlite3.Cursor, unit: Unit, known: Known, plan: Plan) -> Verdict:
-    """The answer that the first, identical unit got, as far as it is stored by now."""
-    verdict = Verdict("repeated")
-    plan.look_up(verdict, unit)
-    for append in unit.appends:
-        if append.stream is not None:
-            verdict.versions.append(_version(cursor, append, known, plan))
-    return verdict
-
-
-def _version(cursor: sqlite3.Cursor, append: Append, known: Known, plan: Plan) -> int:
-    """The version of the last of these events in its stream, else the stream's own."""
-    head = known.head((append.service, append.stream or ""))
-    if append.records:
-        last = append.records[-1].id
-        for row in plan.stream_rows:
-            if (row.stream, row.id) == (head.number, last):
-                return row.version
-        row = cursor.execute(
-            "/*spine*/ select version from spine_stream_events where stream = ?"
-            " and position = (select position from spine_events where id = ?)",
-            (head.number, last),
-        ).fetchone()
-        if row:
-            return int(row[0])
-    return head.version

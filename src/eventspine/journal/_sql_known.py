@@ -9,11 +9,14 @@ from __future__ import annotations
 import sqlite3
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .cursors import Range, decode, fold
 from .notes import Place as NotePlace, after
 from .port import Note, Unit
+
+if TYPE_CHECKING:
+    from ._sqlite_memory import Memory
 
 Place = tuple[int, str, int]  # subscription, feed, partition
 MarkPlace = tuple[int, str, str, int]  # subscription, origin, channel, slot
@@ -94,6 +97,7 @@ class Known:
     __slots__ = (
         "_asked",
         "_cursor",
+        "_memory",
         "_places",
         "cursors",
         "epochs",
@@ -104,10 +108,17 @@ class Known:
         "notes",
         "states",
         "stream_last",
+        "trusting",
     )
 
-    def __init__(self, cursor: sqlite3.Cursor, units: Sequence[Unit]) -> None:
+    def __init__(
+        self, cursor: sqlite3.Cursor, units: Sequence[Unit], memory: Memory | None = None, *, trusting: bool = False
+    ) -> None:
+        """`trusting`: what goes on with a stream just where it is expected to be is taken for new. Should it not be, the
+        plan raises Repeated."""
         self._cursor = cursor
+        self._memory = memory
+        self.trusting = trusting
         self.epochs: dict[str, int] = {}
         self.generations: dict[int, int] = {}
         self.cursors: dict[Place, Coming] = {}
@@ -135,7 +146,7 @@ class Known:
             self._load_deliveries(changed)
         if streams:
             self._load_heads(streams)
-        self._asked = {id for unit in units if unit.appends for id in _asked_first(unit)}
+        self._asked = {id for unit in units if unit.appends and not self._trusts(unit) for id in _asked_first(unit)}
         if self._asked:
             self.ids = dict(self.among("select id, position from spine_events where id in", self._asked))
 
@@ -153,12 +164,23 @@ class Known:
             self._places[tuple(place)] = number
 
     def _load_heads(self, streams: set[tuple[str, str]]) -> None:
-        self.stream_last = self._cursor.execute(
-            "/*spine*/ select coalesce(max(number), 0) from spine_streams"
-        ).fetchone()[0]
+        remembered = self._memory.streams if self._memory else {}
         for stream in streams:  # one by one: only service and name together are found by an index
+            if stream in remembered:
+                self.heads[stream] = Head(*remembered[stream], True)
+                continue
             for number, version in self._cursor.execute(_HEAD, stream).fetchall():
                 self.heads[stream] = Head(number, version, True)
+
+    def _trusts(self, unit: Unit) -> bool:
+        """Had its events been stored before, the streams would have come further."""
+        if not self.trusting or unit.statements:
+            return False
+        for append in unit.appends:
+            head = None if append.stream is None else self.heads.get((append.service, append.stream))
+            if append.stream is None or append.expected != (head.version if head else 0):
+                return False
+        return True
 
     # --- asked while judging ----------------------------------------------------------------------------------------
 
@@ -193,9 +215,19 @@ class Known:
     def head(self, stream: tuple[str, str]) -> Head:
         head = self.heads.get(stream)
         if head is None:
+            if not self.stream_last:
+                self.stream_last = self._last_stream()
             self.stream_last += 1
             head = self.heads[stream] = Head(self.stream_last, 0, False)
         return head
+
+    def _last_stream(self) -> int:
+        if self._memory and self._memory.stream_last is not None:
+            return self._memory.stream_last
+        last: int = self._cursor.execute("/*spine*/ select coalesce(max(number), 0) from spine_streams").fetchone()[0]
+        if self._memory:
+            self._memory.stream_last = last
+        return last
 
     def appended(self, unit: Unit) -> None:
         """The unit's events will be in the feed, to whoever comes after it in the group."""

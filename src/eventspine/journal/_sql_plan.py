@@ -12,11 +12,15 @@ from ._records import encode_record
 from ._sql_known import Coming, Known, among
 from ._sqlite_outcome import Trace, cursor_trace, event_trace, mark_trace, note_trace
 from .cursors import encode
-from .port import PARTITIONS, Change, Note, Put, Record, StartMark, Timer, Unit, Verdict
+from .port import Change, Note, Put, Record, StartMark, Timer, Unit, Verdict
 
 EVENTS = (
     "/*spine*/ insert into spine_events (id, channel, slot, key, type, version, time_us, recorded_us, source, correlation,"
     " causation, hops, meta, data) values (?,?,?,?,?,?,?,?,?,?,?,?,?,?) on conflict (id) do nothing"
+)
+_STREAMS = (
+    "/*spine*/ insert into spine_streams (number, service, name, version) values (?,?,?,?)"
+    " on conflict (number) do update set version = excluded.version"
 )
 _STREAM_EVENTS = "/*spine*/ insert into spine_stream_events (stream, version, position) values (?,?,?)"
 _STREAM_EVENT = (
@@ -81,6 +85,14 @@ _ENDED_NOTES = (
 )
 
 
+NULL = float("nan")  # which SQLite stores as NULL
+AT_ONCE = (64, 16, 4, 1)  # rows to a statement: few sizes, so that statements stay cached
+
+
+class Repeated(Exception):
+    """What was taken for new without asking is in the feed: all of the group is judged again, and asked of first."""
+
+
 class Step(NamedTuple):
     sql: str
     values: tuple[Any, ...]
@@ -96,12 +108,12 @@ class Placed(NamedTuple):
     repeats: bool  # when all were in the feed before, the unit is a repetition
 
 
-class StreamRow(NamedTuple):
-    """`at`: which of plan.records it is."""
+class StreamRows(NamedTuple):
+    """Events that follow one another in a stream. `version`: of the first; `at`: which of plan.records the first is."""
 
     stream: int
     version: int
-    id: bytes
+    ids: list[bytes]
     at: int
 
 
@@ -111,6 +123,7 @@ class Plan:
         "_now_us",
         "ending_notes",
         "first",
+        "last",
         "placed",
         "public",
         "records",
@@ -124,8 +137,9 @@ class Plan:
         self._now_us, self._head = now_us, head
         self.records: list[tuple[Any, ...]] = []
         self.first = 0  # the position of the first of them, when all were new
+        self.last = head  # where the feed ends
         self.placed: list[Placed] = []
-        self.stream_rows: list[StreamRow] = []
+        self.stream_rows: list[StreamRows] = []
         self.touched: set[tuple[str, str]] = set()  # streams
         self.steps: list[Step] = []
         self.ending_notes = 0
@@ -194,7 +208,7 @@ class Plan:
         """Gives something that only this group can have written, if there is any."""
         trace: Trace | None = None
         if self.records or self.placed:
-            trace = self._write_events(cursor)
+            trace = self._write_events(cursor, known)
         if self.touched:
             self._write_streams(cursor, known)
         for sql, steps in groupby(self.steps, key=lambda step: step.sql):
@@ -206,18 +220,21 @@ class Plan:
             cursor.executemany(_MARK, marked)
             trace = mark_trace(marked[0])
         if moved := _moved(known.cursors):
-            write_rows(cursor, _CURSOR, moved, PARTITIONS)
+            write_rows(cursor, _CURSOR, moved)
             trace = cursor_trace(moved[0])
         return trace
 
-    def _write_events(self, cursor: sqlite3.Cursor) -> Trace | None:
+    def _write_events(self, cursor: sqlite3.Cursor, known: Known) -> Trace | None:
         inserted, last = 0, 0
         if self.records:
-            inserted = write_rows(cursor, EVENTS, self.records, 50)
-            last = cursor.execute("/*spine*/ select last_insert_rowid()").fetchone()[0]
+            inserted = write_rows(cursor, EVENTS, [_bound(*record) for record in self.records])
+            last = cursor.lastrowid or 0
+        self.last = last if inserted else self._head
         first = last - inserted + 1
         self.first = first if inserted == len(self.records) else 0
         self.public = inserted > 0 and any(record[1] is not None for record in self.records)
+        if known.trusting and inserted < len(self.records):
+            raise Repeated
         if inserted == len(self.records) and all(placed.start >= 0 for placed in self.placed):
             for placed in self.placed:
                 begin = first + placed[1]
@@ -241,16 +258,17 @@ class Plan:
 
     def _write_streams(self, cursor: sqlite3.Cursor, known: Known) -> None:
         heads = [(known.heads[stream], stream) for stream in self.touched]
-        cursor.executemany(
-            "/*spine*/ insert into spine_streams (number, service, name, version) values (?,?,?,?)"
-            " on conflict (number) do update set version = excluded.version",
-            [(head.number, *stream, head.version) for head, stream in heads],
-        )
+        write_rows(cursor, _STREAMS, [(head.number, *stream, head.version) for head, stream in heads])
         if self.first:
-            rows = [(row.stream, row.version, self.first + row.at) for row in self.stream_rows]
-            write_rows(cursor, _STREAM_EVENTS, rows, 50)
+            rows = [
+                (stream, version + n, self.first + at + n)
+                for stream, version, ids, at in self.stream_rows
+                for n in range(len(ids))
+            ]
+            write_rows(cursor, _STREAM_EVENTS, rows)
         else:  # one that came twice in this group is in a row of its own
-            cursor.executemany(_STREAM_EVENT, [(row.stream, row.version, row.id) for row in self.stream_rows])
+            for stream, version, ids, _ in self.stream_rows:
+                cursor.executemany(_STREAM_EVENT, [(stream, version + n, id) for n, id in enumerate(ids)])
 
 
 def _moved(places: Mapping[Any, Coming]) -> list[tuple[Any, ...]]:
@@ -275,16 +293,29 @@ def _write_steps(cursor: sqlite3.Cursor, sql: str, steps: list[Step]) -> None:
             step.verdict.cancelled += cursor.rowcount
 
 
-def write_rows(cursor: sqlite3.Cursor, sql: str, rows: Sequence[tuple[Any, ...]], at_once: int) -> int:
+def _bound(
+    id: bytes, channel: str | None, slot: int, key: str | None, type: str, version: int, time_us: int, recorded_us: int,
+    source: str, correlation: str | None, causation: str | None, hops: int, meta: bytes | None, data: bytes,
+) -> tuple[Any, ...]:  # fmt: skip
+    """The row in types that Python gives to SQLite as they are. Of bytes and None it asks first whether somebody adapts
+    them, which for all those of a row takes longer than to insert it."""
+    return (
+        bytearray(id), NULL if channel is None else channel, slot, NULL if key is None else key, type, version, time_us,
+        recorded_us, source, NULL if correlation is None else correlation, NULL if causation is None else causation, hops,
+        NULL if meta is None else bytearray(meta), bytearray(data),
+    )  # fmt: skip
+
+
+def write_rows(cursor: sqlite3.Cursor, sql: str, rows: Sequence[tuple[Any, ...]]) -> int:
     """`executemany` with many rows to a statement; how many were written. Python gives up its lock for each
     statement, and gets it back late when other threads are busy; so a row is no statement of its own."""
-    written = 0
-    for start in range(0, len(rows) - at_once + 1, at_once):
-        cursor.execute(_many(sql, at_once), [*chain.from_iterable(rows[start : start + at_once])])
+    written = start = 0
+    while (left := len(rows) - start) > 0:
+        count = next(size for size in AT_ONCE if size <= left)
+        values = rows[start] if count == 1 else [*chain.from_iterable(rows[start : start + count])]
+        cursor.execute(_many(sql, count), values)
         written += cursor.rowcount
-    if rest := rows[len(rows) - len(rows) % at_once :]:
-        cursor.executemany(sql, rest)
-        written += cursor.rowcount
+        start += count
     return written
 
 

@@ -30,9 +30,11 @@ from . import _sqlite_file as file
 from ._groups import Figures, Queue, answers_of, cause, run
 from ._sql_apply import STATEMENTS_S, Applied, Applier, Safeguards
 from ._sql_jobs import Call, Given, Job, Units, deliver
+from ._sql_plan import Repeated
 from ._sqlite_guard import Guard, as_unit_failed
 from ._sqlite_locks import Watch, WriteLock, write_lock_holder
 from ._sqlite_log import Log
+from ._sqlite_memory import Memory
 from ._sqlite_outcome import was_committed
 from ._sqlite_recent import Recent
 from .forks import inside_sqlite
@@ -115,7 +117,10 @@ class Writer:
     def _connect(self) -> None:
         self.connection = file.connect(self.path, busy_s=self.busy_s)
         self.guard = Guard(self.connection)
-        self.applier = Applier(self.connection, self.guard, self._safeguards, statements_s=self._statements_s)
+        self._memory = Memory()
+        self.applier = Applier(
+            self.connection, self.guard, self._safeguards, statements_s=self._statements_s, memory=self._memory
+        )
         self.cursor = self.connection.cursor()
         self._lock.set_up(self.connection)
         self._opened = self._opened or file.identity(self.path)
@@ -216,8 +221,7 @@ class Writer:
     def _once(self, units: Sequence[Unit]) -> Applied:
         others = self.recent.others
         try:
-            self.begin()
-            applied = self.applier.apply(units, self.clock.now_us())
+            applied = self._apply(units)
         except BaseException as error:
             self.rollback()
             if file.is_io_error(error):
@@ -231,12 +235,22 @@ class Writer:
         except sqlite3.Error as error:
             self.recent.others_wrote()
             return self._after_failed_commit(applied, error)
+        self._memory.committed()
         self.figures.commits += 1
         if applied.first:
             self.recent.add(applied.first, applied.inserted, others)
         elif applied.rings:
             self.recent.others_wrote()
         return applied
+
+    def _apply(self, units: Sequence[Unit]) -> Applied:
+        self.begin()
+        try:
+            return self.applier.apply(units, self.clock.now_us(), trusting=True)
+        except Repeated:
+            self.rollback()
+            self.begin()
+            return self.applier.apply(units, self.clock.now_us())
 
     def _after_failed_commit(self, applied: Applied, error: sqlite3.Error) -> Applied:
         if not file.is_io_error(error):
@@ -274,6 +288,7 @@ class Writer:
             self._connect()
         self.log.check()
         self._lock.take(self.connection)
+        self._memory.begun()
 
     def rollback(self) -> None:
         try:
