@@ -9,11 +9,13 @@ import pytest
 from eventspine.testing.servers import Server
 from tests.servers import needed
 
+SETTINGS = {"pulsar": {"backlogQuotaCheckIntervalInSeconds": "1"}}  # once a minute, unless it is told
+
 
 def _fixture(name: str) -> object:
     @pytest.fixture(scope="module", name=f"{name}_server")
     def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-        with needed(name)(tmp_path_factory.mktemp(name)) as running:
+        with needed(name)(tmp_path_factory.mktemp(name), settings=SETTINGS.get(name)) as running:
             yield running
 
     return server

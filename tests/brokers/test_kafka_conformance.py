@@ -1,4 +1,7 @@
-"""Kafka: the public suite on a real server, whose clients come to it through a network that can be cut."""
+"""Kafka: the public suite on a real server, whose clients come to it through a network that can be cut.
+
+It is not declared `full`: no topic of Kafka ever is. It deletes what is old when there is too much of it, which `spine doctor` says,
+and a server whose disk is full ends, which is a server that is killed. A quota makes it slow."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import nkeys
 import pytest
+from nats.js.api import DiscardPolicy
 
 from eventspine.brokers import _nats_intake, nats, open_broker
 from eventspine.brokers.port import Needs
@@ -32,12 +33,27 @@ def network(nats_server: Server) -> Iterator[Proxy]:
 
 @pytest.mark.setup("nats")
 class TestNats(BrokerConformance):
-    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
+    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, full=True, topology=True, claims=True)
     features = nats.from_url("nats://localhost").features
 
     async def make(self, nats_server: Server, network: Proxy, tmp_path: Path) -> CarriedSite:
         url = apart(network.url + "/?partitions=4&silent_s=2")
-        return CarriedSite(url, tmp_path, server=nats_server, network=network)
+        return Site(url, tmp_path, server=nats_server, network=network)
+
+
+class Site(CarriedSite):
+    async def fill(self) -> None:
+        await self._limit(1)
+
+    async def empty(self) -> None:
+        await self._limit(-1)
+
+    async def _limit(self, bytes_max: int) -> None:
+        """Of the stream, which takes nothing more beyond that."""
+        broker = self._own
+        assert isinstance(broker, nats.NatsBroker)
+        config = (await broker.js.stream_info(broker.stream("talk"))).config
+        await broker.js.update_stream(config.evolve(max_bytes=bytes_max, discard=DiscardPolicy.NEW))
 
 
 # --- what the options do ------------------------------------------------------------------------------------------------
@@ -63,6 +79,19 @@ async def test_prefix_partitions_and_keep_days_are_those_of_the_stream(nats_serv
         assert config.num_replicas == 1
         found = {one.what: one.says for one in await broker.findings(NEEDS)}
         assert "max_age" in found["stream of talk"]
+
+
+async def test_a_limit_is_said_for_what_it_does_when_it_is_reached(nats_server: Server):
+    async with connected(f"{nats_server.url}/?prefix=lim.") as broker:
+        await broker.apply(NEEDS)
+        config = (await broker.js.stream_info("lim_talk")).config
+        for discard, says in (
+            (DiscardPolicy.OLD, "drops its oldest"),
+            (DiscardPolicy.NEW, "takes nothing more when it is full"),
+        ):
+            await broker.js.update_stream(config.evolve(max_bytes=1_000_000, discard=discard))
+            (found,) = [one.says for one in await broker.findings(NEEDS) if "max_bytes=1e+06" in one.says]
+            assert says in found
 
 
 async def test_replicas_are_asked_for(nats_server: Server):

@@ -675,8 +675,30 @@ async def test_replay_by_time_in_the_middle_of_what_is_there(pulsar_server: Serv
 
 @pytest.mark.setup("pulsar")
 class TestPulsar(BrokerConformance):
-    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
+    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, full=True, topology=True, claims=True)
     features = open_broker("pulsar://localhost").features
 
     async def make(self, pulsar_server: Server, network: Proxy, tmp_path: Path) -> CarriedSite:
-        return CarriedSite(url_of(pulsar_server, network.url), tmp_path, server=pulsar_server, network=network)
+        return Site(url_of(pulsar_server, network.url), tmp_path, server=pulsar_server, network=network)
+
+
+class Site(CarriedSite):
+    """Full is a topic by its backlog quota: what is kept for a subscription that nobody reads is more than it allows."""
+
+    async def fill(self) -> None:
+        await self._admin.make("PUT", f"{self._topic}/subscription/nobody")
+        quota = {"limitSize": 1, "limitTime": -1, "policy": "producer_exception"}
+        await self._admin.make("POST", f"{self._topic}/backlogQuota?backlogQuotaType=destination_storage", quota)
+
+    async def empty(self) -> None:
+        await self._admin.make("DELETE", f"{self._topic}/backlogQuota?backlogQuotaType=destination_storage")
+
+    @property
+    def _admin(self) -> Admin:
+        assert isinstance(self._own, PulsarBroker)
+        return Admin(self._own.settings)
+
+    @property
+    def _topic(self) -> str:
+        assert isinstance(self._own, PulsarBroker)
+        return topic_path(self._own.settings.topic("talk"))

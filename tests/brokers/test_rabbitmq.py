@@ -31,6 +31,7 @@ from eventspine.errors import BrokerError, MessageRefused, NotWanted, SettingsEr
 from eventspine.journal.memory import MemoryJournal
 from eventspine.testing import servers
 from eventspine.testing.conformance import BrokerCapabilities, BrokerConformance, CarriedSite, apart
+from eventspine.testing.conformance.brokers.between import Relaying
 from eventspine.testing.servers import Proxy
 from eventspine.testing.servers.rabbitmq import RabbitMQ
 
@@ -48,7 +49,7 @@ def network(rabbitmq_server: RabbitMQ) -> Iterator[Proxy]:
 
 @pytest.mark.setup("rabbitmq")
 class TestRabbitMQ(BrokerConformance):
-    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, topology=True, claims=True)
+    capabilities = BrokerCapabilities(processes=True, server=True, cuts=True, full=True, topology=True, claims=True)
     features = open_broker("amqp://localhost").features
 
     async def make(
@@ -66,6 +67,15 @@ class TestRabbitMQ(BrokerConformance):
 
 class Site(CarriedSite):
     """That leaves nothing on the server: many hundreds of quorum queues would make it slow."""
+
+    async def fill(self) -> None:
+        """One of the queues, which nobody reads, by a policy: the others take the message, and it is refused all the same."""
+        definition = {"max-length": 1, "overflow": "reject-publish"}
+        policy = {"pattern": r"reader\.talk\.p", "definition": definition, "apply-to": "queues"}
+        await asyncio.to_thread(manage, self._server, "PUT", "policies/%2F/full", policy)
+
+    async def empty(self) -> None:
+        await asyncio.to_thread(manage, self._server, "DELETE", "policies/%2F/full")
 
     async def close(self) -> None:
         await super().close()
@@ -300,6 +310,26 @@ async def test_while_the_server_is_short_of_memory_it_says_so_and_what_was_read_
         ctl(place.server, "set_vm_memory_high_watermark", "absolute", "1GB")
     await sent_somehow(broker, 11)
     assert {10, 11} >= set(numbers(await taken(intake, 1)))
+
+
+class ShortOfMemory(Site):
+    async def fill(self) -> None:
+        await asyncio.to_thread(ctl, self._server, "set_vm_memory_high_watermark", "absolute", "1MB")
+
+    async def empty(self) -> None:
+        await asyncio.to_thread(ctl, self._server, "set_vm_memory_high_watermark", "absolute", "1GB")
+
+
+@pytest.mark.promise("broker full", "rabbitmq")
+async def test_while_the_server_is_short_of_memory_publishing_goes_on_up_to_a_bound_and_then_all_arrives(
+    rabbitmq_server: RabbitMQ,
+) -> None:
+    site = ShortOfMemory(apart(f"{rabbitmq_server.url}?partitions=2&timeout_s=1"), server=rabbitmq_server)
+    await site.open()
+    try:
+        await Relaying().test_while_the_server_is_full_publishing_goes_on_up_to_a_bound_and_then_all_arrives(site)
+    finally:
+        await site.close()
 
 
 def ctl(server: RabbitMQ, *arguments: str) -> None:
@@ -642,8 +672,13 @@ async def test_findings_say_what_amqp_does_not_show(place: Place) -> None:
     assert "management=" in found[1].says
 
 
-async def test_findings_name_policies_that_drop_messages_and_replicas_that_are_missing(place: Place) -> None:
-    definition = {"max-length": 1000, "message-ttl": 60_000, "delivery-limit": 5}
+@pytest.mark.parametrize(
+    ("overflow", "says"), [("drop-head", "drops messages"), ("reject-publish", "takes nothing more when it is full")]
+)
+async def test_findings_name_policies_that_drop_messages_and_replicas_that_are_missing(
+    place: Place, overflow: str, says: str
+) -> None:
+    definition = {"max-length": 1000, "message-ttl": 60_000, "delivery-limit": 5, "overflow": overflow}
     policy = {"pattern": f"^{place.prefix}", "definition": definition, "apply-to": "queues"}
     place.manage("PUT", "policies/%2F/drops", policy)
     try:
@@ -656,6 +691,8 @@ async def test_findings_name_policies_that_drop_messages_and_replicas_that_are_m
     assert {"warning", "danger"} == {one.level for one in said}
     for part in ("1 replica:", "max-length=1000", "message-ttl=60000", "delivery-limit=5"):
         assert any(part in one.says for one in said), part
+    (length,) = [one.says for one in said if "max-length=" in one.says]
+    assert says in length
 
 
 async def test_a_management_that_is_not_there_is_said_without_the_password(place: Place) -> None:

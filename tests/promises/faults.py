@@ -51,6 +51,7 @@ NEEDED = {
     "sql": "there is no SQL",
     "server": "there is no server",
     "standby": "there is no standby",
+    "broker": "there is no broker",
 }
 MEMORY, SQLITE, PROCESSES = "memory", "sqlite", "sqlite processes"
 CARRIED, NATS = "memory broker", "nats"  # between two journals
@@ -155,6 +156,11 @@ FAULTS = [
     Fault(
         "cut off", "nothing passes between a process and its server", "publishing is refused, or unknown and asked again",
         "exactly once, when it passes again", "at least once", needs="server",
+    ),
+    Fault(
+        "broker full", "a broker is slow, or has no room",
+        "kept in the journal, up to a bound (`outbox_max`); beyond it publishing is refused with an error",
+        "exactly once, when it goes on", "at least once", needs="broker",
     ),
     Fault(
         "failover", "a synchronous standby takes the place of the journal's server", "kept", "exactly once", "at least once",

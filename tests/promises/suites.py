@@ -33,5 +33,7 @@ BROKERS = {
     "Server::test_who_starts_while_the_server_is_away_begins_when_it_is_back": "server killed",
     "Cuts::test_a_consumer_that_was_cut_off_without_a_word_comes_back_by_itself": "cut off",
     "Cuts::test_its_health_says_that_nothing_passes": "cut off",
+    "Relaying::test_while_the_server_is_full_publishing_goes_on_up_to_a_bound_and_then_all_arrives": "broker full",
+    "Relaying::test_over_a_slow_network_publishing_goes_on_up_to_a_bound_and_all_arrives": "broker full",
 }
 OF_SUITES = {"journal": JOURNALS, "feed": BROKERS, "broker": BROKERS}

@@ -62,7 +62,7 @@ def _cell(fault: Fault, setup: Setup, shown: Sequence[Shown]) -> dict[str, Any] 
             raise Contradiction(f"{tests[0]} shows {fault.name!r} in {setup.name!r}, where {NEEDED[fault.needs]}.")
         return {"verdict": DOES_NOT_ARISE, "why": NEEDED[fault.needs], "tests": []}
     if not shown:
-        as_journals = setup.broker and fault.needs != "server"  # what befalls a broker is its own
+        as_journals = setup.broker and fault.needs not in ("server", "broker")  # what befalls a broker is its own
         return {"verdict": DOES_NOT_ARISE, "why": AS_JOURNALS, "tests": []} if as_journals else None
     if len(lost) > 1:
         raise Contradiction(f"Of {fault.name!r} in {setup.name!r} its tests say different things: {tests}, {lost}.")

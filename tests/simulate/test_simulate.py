@@ -57,6 +57,7 @@ def test_they_hold_for_every_kind_of_handler_and_every_way_out_of_one() -> None:
 @pytest.mark.promise("handler fails", "memory broker")
 @pytest.mark.promise("server killed", "memory broker")
 @pytest.mark.promise("cut off", "memory broker")
+@pytest.mark.promise("broker full", "memory broker")
 @pytest.mark.promise("clock set", "memory broker")
 @pytest.mark.parametrize("kind", CARRIED)
 def test_they_hold_between_journals_too_with_a_broker_that_loses_answers_and_doubles_and_delays(kind: Any) -> None:

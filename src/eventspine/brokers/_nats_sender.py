@@ -18,9 +18,8 @@ from ._nats_client import Connection
 from .port import Message, Sent
 
 AT_ONCE = 100  # messages in one write
-UNSENDABLE = frozenset(
-    {10054, 10077}
-)  # JetStream's codes for a message that is too large, and too large for the stream
+TOO_LARGE = 10054  # JetStream's code for a message that is larger than its stream takes
+NOT_STORED = 10077  # and for one that could not be stored: too large for that too, or the stream or its disk is full
 SAFE = "".join(chr(code) for code in range(0x21, 0x7F) if chr(code) not in '"%')
 PLAIN = re.compile(f"[{re.escape(SAFE)}]*")
 
@@ -99,7 +98,8 @@ class Sender:
         if error is None:
             return None
         said = str(error.get("description", error))
-        if error.get("err_code") in UNSENDABLE:
+        code = error.get("err_code")
+        if code == TOO_LARGE or (code == NOT_STORED and "large" in said):
             return MessageRefused(said)
         return self._explain("did not take a message", nats.errors.Error(said))
 

@@ -80,13 +80,22 @@ def _of_queue(queue: Mapping[str, Any]) -> Iterable[tuple[Any, str]]:
         yield "warning", f"{replicas - len(queue['online'])} of {replicas} replicas are away."
     for name in DROPS:
         limit = policy.get(name, arguments.get(f"x-{name}"))
-        if limit is not None:
+        if limit is not None and name.startswith("max-length") and _refuses(policy, arguments):
+            yield (
+                "warning",
+                f"{name}={limit} by {by}: it takes nothing more when it is full: events wait in the journal meanwhile.",
+            )
+        elif limit is not None:
             yield "danger", f"{name}={limit} by {by} drops messages, read or not; a gap is reported."
     if (limit := policy.get("delivery-limit")) is not None and limit >= 0:
         yield (
             "danger",
             f"delivery-limit={limit} by {by} drops a message that processes died on, instead of the journal.",
         )
+
+
+def _refuses(policy: Mapping[str, Any], arguments: Mapping[str, Any]) -> bool:
+    return bool(policy.get("overflow", arguments.get("x-overflow")) == "reject-publish")
 
 
 def _disks(replicas: int) -> str:

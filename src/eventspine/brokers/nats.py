@@ -333,7 +333,10 @@ def _stream_findings(channel: str, info: StreamInfo) -> list[Finding]:
         found.append(Finding("danger", f"stream of {channel}", "kept in memory: a restart of the server loses it."))
     limits = {"max_age": config.max_age, "max_msgs": config.max_msgs, "max_bytes": config.max_bytes}
     said = [f"{name}={value:g}" for name, value in limits.items() if value and value > 0]
-    if said:
+    if said and config.discard == DiscardPolicy.NEW and not config.max_age:
+        full = f"takes nothing more when it is full ({', '.join(said)}): events wait in the journal meanwhile."
+        found.append(Finding("warning", f"stream of {channel}", full))
+    elif said:
         found.append(
             Finding(
                 "warning",

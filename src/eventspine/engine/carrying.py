@@ -266,12 +266,19 @@ class Carrying:
 
     def check_room(self) -> None:
         """Raises OutboxFull when the broker is too far behind to let it grow."""
-        if (behind := self.behind) > self._outbox_max:
-            raise OutboxFull(
-                f"{behind:,} events wait in the journal for {self.broker.url}, more than {self._outbox_max:,}: nothing more "
-                f"is published until it takes them. Why it doesn't: {self.trouble or self._relay_trouble() or 'it is slow'}.",
-                behind=behind,
-            )
+        if self.is_full:
+            why = self.trouble or self._relay_trouble() or "it is slow"
+            raise OutboxFull(f"{self._too_much()} Why it doesn't: {why}.", behind=self.behind)
+
+    @property
+    def is_full(self) -> bool:
+        return self.behind > self._outbox_max
+
+    def _too_much(self) -> str:
+        return (
+            f"{self.behind:,} events wait in the journal for {self.broker.url}, more than {self._outbox_max:,}: nothing more "
+            "is published until it takes them."
+        )
 
     def _relay_trouble(self) -> str | None:
         return next((relay.trouble for relay in self.relays.values() if relay.trouble), None)
@@ -279,6 +286,8 @@ class Carrying:
     def problems(self) -> Iterable[str]:
         if self.trouble:
             yield f"the broker {self.broker.url}: {self.trouble}"
+        if self.is_full:
+            yield self._too_much()
         for relay in self.relays.values():
             if relay.trouble:
                 yield f"the relay of {relay.channel}: {relay.trouble}"

@@ -22,6 +22,7 @@ from .material import (
     Said,
     listener,
     listening,
+    rows,
     say,
     speaker,
     speaking,
@@ -30,6 +31,8 @@ from .material import (
     until_rows,
 )
 from .site import LEASE_S
+
+SLOW_BYTES_S = 50_000
 
 
 class Refusing:
@@ -230,6 +233,74 @@ class Relaying:
             found = await until_heard(there, published)
         assert {1} == set(found.values())
         assert list(range(published)) == log.of("ann")
+
+    @needs("full")
+    async def test_while_the_server_is_full_publishing_goes_on_up_to_a_bound_and_then_all_arrives(
+        self, site: CarriedSite
+    ) -> None:
+        log = Log()
+        async with site.spine(speaker(), outbox_max=20) as spine, listening(site, listener(log)) as there:
+            await say(spine, [0])
+            await until_heard(there, 1)
+            await site.fill()
+            try:
+                published = await _until_refused(spine)
+                await until(lambda: "the relay of talk" in _problems(spine), "health to say why")
+                assert spine.health()["status"] == "degraded"
+                assert published > 20
+            finally:
+                await site.empty()
+            found = await until_heard(there, published)
+            await until(lambda: not _problems(spine), "health to be well again")
+            await _until_taken(spine, published)
+            await until_heard(there, published + 1)
+            assert [] == await rows(spine, "dead")
+        assert {1} == set(found.values())
+        assert list(range(published + 1)) == log.of("ann")
+
+    @needs("cuts")
+    async def test_over_a_slow_network_publishing_goes_on_up_to_a_bound_and_all_arrives(
+        self, site: CarriedSite
+    ) -> None:
+        log, text = Log(), "x" * 2000
+        async with site.spine(speaker(), outbox_max=50) as spine, listening(site, listener(log)) as there:
+            await say(spine, [0])
+            await until_heard(there, 1)
+            await site.slow(SLOW_BYTES_S)
+            published = await _until_refused(spine, text)
+            await until(lambda: "wait in the journal" in _problems(spine), "health to say that it is behind")
+            await _until_taken(spine, published)  # it is slow, and goes on
+            await site.mend()
+            found = await until_heard(there, published + 1)
+            await until(lambda: not _problems(spine), "health to be well again")
+        assert {1} == set(found.values())
+        assert list(range(published + 1)) == log.of("ann")
+
+
+async def _until_refused(spine: Spine, text: str = "") -> int:
+    """Publishes until too much waits for the broker; how many there are by then, the first of which was there before."""
+    published, give_up = 1, asyncio.get_running_loop().time() + WAIT_S
+    while True:
+        assert asyncio.get_running_loop().time() < give_up, f"{published} were published, and none was refused"
+        try:
+            async with asyncio.timeout(5):  # it goes into the journal
+                await spine.publish(Said(who="ann", number=published, text=text))
+        except OutboxFull:
+            return published
+        published += 1
+        await asyncio.sleep(0.005)  # how much waits is looked at once a second
+
+
+async def _until_taken(spine: Spine, number: int) -> None:
+    """By itself, once there is room."""
+    async with asyncio.timeout(WAIT_S):
+        while True:
+            try:
+                await say(spine, [number])
+            except OutboxFull:
+                await asyncio.sleep(0.05)
+            else:
+                return
 
 
 def _silent(log: Log) -> Service[None]:

@@ -15,6 +15,7 @@ class BrokerCapabilities:
     processes: bool = capability("other processes reach it by its address, and may be killed at any moment")
     server: bool = capability("it has a server, which the tests may kill and start again")
     cuts: bool = capability("the way to it can be cut without a word to either side")
+    full: bool = capability("its server can be brought to take nothing more for a while, as one that is full")
     topology: bool = capability("what it needs on the server is applied by a command of its own")
     claims: bool = capability("it has a place where a journal leaves its identity, so that no second takes its part")
 

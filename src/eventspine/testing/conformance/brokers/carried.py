@@ -131,6 +131,18 @@ class CarriedSite(Undeclared):
     async def mend(self) -> None:
         await asyncio.to_thread(self._given(self._network).mend)
 
+    async def slow(self, bytes_s: float) -> None:
+        """So many bytes a second pass each way of each connection, until `mend`."""
+        await asyncio.to_thread(self._given(self._network).throttle, bytes_s)
+
+    async def fill(self) -> None:
+        """The server has no room for another message. For those that declare `full`."""
+        raise NotImplementedError(
+            "This site can't make its server full; override fill and empty, or do not declare full."
+        )
+
+    empty = fill
+
     @property
     def came_bytes(self) -> int:
         """From the server to whoever is connected through the network."""
