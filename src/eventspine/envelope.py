@@ -6,6 +6,7 @@ It is a view: nothing is stored twice, and nothing is computed until it is asked
 from __future__ import annotations
 
 from _blake2 import blake2b
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -162,32 +163,40 @@ def make_record(
     meta: bytes | None = None,
     data_bytes_max: int = DATA_BYTES_MAX,
     data: bytes | None = None,
+    *,
+    private: bool = False,
 ) -> Record:
     """The record of an event about to be published. `data`: its bytes, from which it has been read again already.
-    Raises EventRefused, KeyRefused or EventTooLarge."""
+    `private`: it is for its source alone. Raises EventRefused, KeyRefused or EventTooLarge."""
     if data is None:
         data = event_type.encode(event)
         event_type.prove(data)
     if len(data) > data_bytes_max:
         raise too_large(event_type.name, len(data), data_bytes_max)
     key = event_type.key_of(event)
-    return Record(
-        0,
-        id,
-        event_type.context,
-        slot_of_id(id) if key is None else slot_of_key(key),
-        key,
-        event_type.name,
-        event_type.version,
-        now_us if time_us is None else time_us,
-        0,
-        source,
-        correlation,
-        causation,
-        hops,
-        meta,
-        data,
+    return _new(
+        Record,
+        (
+            0,
+            id,
+            None if private else event_type.context,
+            slot_of_id(id) if key is None else slot_of_key(key),
+            key,
+            event_type.name,
+            event_type.version,
+            now_us if time_us is None else time_us,
+            0,
+            source,
+            correlation,
+            causation,
+            hops,
+            meta,
+            data,
+        ),
     )
+
+
+_new: Callable[[type[Record], Any], Record] = tuple.__new__  # half the time of Record(...)
 
 
 def _read_meta(meta: bytes | None) -> dict[str, str]:

@@ -61,6 +61,8 @@ class Receipt:
 class Publisher:
     """Makes records for one service."""
 
+    _makes_private = False
+
     def __init__(
         self,
         service: str,
@@ -103,9 +105,10 @@ class Publisher:
         ids = self.ids.new(len(events))
         said = who(cause)
         correlation, causation, hops, onwards = _FIRST if cause is None and said is NOBODY else _caused(cause, said)
+        mine: dict[type[Any], EventType] = {}
         made = [
             make_record(
-                self.mine(event),
+                mine.get(type(event)) or mine.setdefault(type(event), self.mine(event)),
                 event,
                 id,
                 self.service,
@@ -116,6 +119,7 @@ class Publisher:
                 hops,
                 onwards and onwards.meta(id),
                 data=data,
+                private=self._makes_private,
             )
             for event, id, data in zip(events, ids, encoded, strict=False)
         ]
@@ -143,7 +147,10 @@ class Publisher:
         given = id if id is not None else self.ids.one()
         correlation, causation, hops, onwards = _caused(cause, who(cause))
         meta = onwards and onwards.meta(given)
-        made = make_record(event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta)
+        made = make_record(
+            event_type, event, given, self.service, now_us, time_us, correlation, causation, hops, meta,
+            private=self._makes_private,
+        )  # fmt: skip
         self.fit(made)
         return made
 
@@ -167,14 +174,10 @@ class Publisher:
 
 
 class _Private(Publisher):
+    _makes_private = True
+
     def mine(self, event: Any) -> EventType:
         return describe(type(event))
-
-    def record(self, event: Any, **given: Any) -> Record:
-        return super().record(event, **given)._replace(channel=None)
-
-    def records(self, events: Sequence[Any], **given: Any) -> list[Record]:
-        return [record._replace(channel=None) for record in super().records(events, **given)]
 
 
 class Recorded(NamedTuple):
@@ -204,11 +207,11 @@ class Speaker(NamedTuple):
         private: bool = False,
     ) -> list[Record]:
         """`next_id`: where ids are derived; else they are new."""
-        speaking = {kind: self._publisher_of(kind, private=private) for kind in {type(one.event) for one in events}}
-        first = speaking[type(events[0].event)]
-        plain = next_id is None and not self.middleware and all(one.time is None for one in events)
-        if plain and all(one is first for one in speaking.values()):
-            return first.records([one.event for one in events], cause=cause, encoded=[one.data for one in events])
+        speaking = {kind: self._publisher_of(kind, private=private) for kind in {type(one[0]) for one in events}}
+        happened = [event for event, time, _ in events if time is None]
+        if next_id is None and not self.middleware and len(happened) == len(events) and len({*speaking.values()}) == 1:
+            (only,) = {*speaking.values()}
+            return only.records(happened, cause=cause, encoded=[one[2] for one in events])
         return [
             through(
                 self.middleware,

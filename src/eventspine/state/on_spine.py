@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..delivery import Delivery, refuse_other_journal
 from ..errors import UnknownPublisher
 from ..journal.port import Unit
 from ..observe.correlation import Cause, current
@@ -64,16 +66,17 @@ class State:
         """Store what these have recorded: all, or nothing. Raises Conflict when one of them has been saved by somebody
         else since it was loaded: load it again, and decide again. Inside a handler it is stored with the handler's
         other effects, with `within=` in a transaction of yours; else it is durable when this returns."""
-        from ..delivery import Delivery, refuse_other_journal
-
         cause = current.get()
         if within is None and isinstance(cause, Delivery) and cause._open:
             await self._at_first_use()
             refuse_other_journal(cause, self.journal)
             return cause.save(*aggregates)
-        with opening(within):
+        if within is None:
             await self._at_first_use()
-        return await self._save(aggregates, cause, [], within)
+        else:
+            with opening(within):
+                await self._at_first_use()
+        return await self._save(aggregates, cause, (), within)
 
     async def change(
         self,
@@ -139,20 +142,17 @@ class State:
     async def _save(
         self, aggregates: Sequence[Aggregate], cause: Cause | None, notes: Sequence[Note], within: Any = None
     ) -> list[Receipt]:
-        from . import saving
-
         unit, records = self._unit_of(aggregates, cause)
         unit.notes += notes
         verdict = await self._stored(unit, within)
         wrote(records)
         for one in aggregates:
-            saving.saved(one)
+            _saving().saved(one)
         await self._look_soon()
         return receipts(records, verdict, None)
 
     def _unit_of(self, aggregates: Sequence[Aggregate], cause: Cause | None) -> tuple[Unit, list[Record]]:
-        from . import saving
-
+        saving = _saving()
         saving.check(aggregates)
         unit, speaker = Unit(), self._speaker()
         records: list[Record] = []
@@ -179,3 +179,11 @@ class State:
                 "This spine speaks for no service, so it has no aggregates. Give it one: Spine(url, service=bank)."
             )
         return Speaker(self._publisher, self._around)
+
+
+@cache
+def _saving() -> Any:
+    """When it is used: who only publishes does without aggregates, and a save needs not look it up each time."""
+    from . import saving
+
+    return saving

@@ -73,7 +73,7 @@ def check(aggregates: Sequence[Any]) -> None:
     for one in aggregates:
         if not isinstance(one, Aggregate):
             raise SpineError(f"save() takes aggregates, and {one!r:.80} is none.")
-    if len({id(one) for one in aggregates}) < len(aggregates):
+    if len(aggregates) > 1 and len({id(one) for one in aggregates}) < len(aggregates):
         raise SpineError("save() was given one aggregate twice.")
 
 
