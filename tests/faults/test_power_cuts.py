@@ -52,10 +52,12 @@ def found_on(path: Path) -> tuple[set[int], list[int]]:
     return {one["number"] for one in feed}, effects
 
 
-def lost_by(recorded: list[cuts.Step], folder: Path, every: int) -> tuple[int, set[int]]:
+def lost_by(
+    recorded: list[cuts.Step], folder: Path, every: int, first: int | None = None, seed: int = SEED
+) -> tuple[int, set[int]]:
     """How many moments were tried, and what had been promised by then and was gone."""
     tried, lost = 0, set[int]()
-    for cut in cuts.cuts(recorded, begun(recorded), every, SEED):
+    for cut in cuts.cuts(recorded, begun(recorded) if first is None else first, every, seed):
         stored, effects = found_on(cuts.put_down(cut, folder / "cut"))
         lost |= cut.promised - stored
         assert len(effects) == len(set(effects)), f"an effect is there twice, step {cut.at}"

@@ -106,6 +106,10 @@ FAULTS = [
         "exactly once; it goes on when there is space", "at least once", needs="disk",
     ),
     Fault(
+        "disk errors", "the disk fails a read, a write, or a sync of the log", "those accepted are kept; new ones are refused with an error",
+        "exactly once; it goes on when the disk does", "at least once", needs="disk",
+    ),
+    Fault(
         "commit unknown", "nobody can tell whether a commit has happened", "kept; asked again under the same ids, until it is known",
         "exactly once", "at least once",
     ),
@@ -146,6 +150,11 @@ FAULTS = [
     Fault(
         "file damaged", "the file is cut, overwritten, or bits turn in it",
         "told in words, by `spine doctor --deep` all of it; [what can be read](../how-to/recovery.md) is, or your backup", needs="file",
+    ),
+    Fault(
+        "sync lost", "the disk fails a sync of the file itself, and then the power fails",
+        "**not covered** where a reader had let SQLite copy only a part of its log before; make a "
+        "[backup](../how-to/recovery.md#the-disk-reported-errors) at once", needs="disk",
     ),
     Fault("disk lost", "the disk is lost", "**lost**, back to your backup", needs="disk"),
     Fault("foreign hand", "the file is changed or copied by something else than SQLite", "**not covered**", needs="file"),

@@ -266,7 +266,8 @@ def translate(error: BaseException, path: Path, turn: Turn | None = None) -> Jou
 def corrupt(path: Path, why: object) -> JournalCorrupt:
     return JournalCorrupt(
         f"{path} is damaged or no SQLite database ({why}). Stop what runs on it, keep the file with its -wal, and put a "
-        "backup in its place or recover what can be read (how-to/recovery.md); or name another file.",
+        "backup in its place or recover what can be read (how-to/recovery.md); or name another file. SQLite says the same "
+        "where the disk could not be read: see what the system says of it (dmesg).",
         path=str(path),
     )
 

@@ -20,7 +20,7 @@ SECTOR = 512
 
 
 class Step(NamedTuple):
-    kind: str  # w: write, t: truncate, s: sync, u: unlink
+    kind: str  # w: write, t: truncate, s: sync, f: a sync that failed, u: unlink
     file: str  # "" the database, "-wal", ".acks"
     offset: int
     length: int
@@ -63,6 +63,8 @@ class File:
             for each in self.since:
                 _apply(self.synced, each)
             self.since.clear()
+        elif step.kind == "f":
+            self.since.clear()  # the system takes it for written from now on, and no other sync brings it to the disk
         else:
             self.since.append(step)
 

@@ -2,12 +2,16 @@
  *
  *   'w' file offset length data    a write            't' file length    a truncation
  *   's' file                       a finished sync    'u' file           a file that was removed
+ *   'f' file                       a sync that failed
  *
  * as native-endian structs in the file RECORD_LOG. Loaded with LD_PRELOAD; it changes nothing of what it sees. The lock
  * is held around each call, so that the order in the log is the order on the disk.
  *
  * `disk_full_after(n)`, called from the process itself, lets n more writes pass and fails all others with ENOSPC;
- * -1 makes space again. `writes_refused()` says how many were. */
+ * -1 makes space again. `writes_refused()` says how many were.
+ *
+ * `disk_errors(kinds, n, times)` lets n more reads, writes, syncs of the log or of other files pass (1, 2, 4, 8, added up) and fails the next
+ * `times` of them with EIO; 0 mends it. `errors_met()` says how many did. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,12 +32,14 @@ static char names[FILES][NAME]; /* by descriptor; "" means: not ours */
 static const char *prefix;
 static int writes_left = -1; /* before the disk is full; -1: it has space */
 static int refused = 0;
+static int error_kinds = 0, error_after = 0, error_times = 0, errors = 0;
 static int log_fd = -1;
 
 static int (*real_open)(const char *, int, ...);
 static int (*real_close)(int);
 static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
 static ssize_t (*real_write)(int, const void *, size_t);
+static ssize_t (*real_pread)(int, void *, size_t, off_t);
 static int (*real_ftruncate)(int, off_t);
 static int (*real_fsync)(int);
 static int (*real_fdatasync)(int);
@@ -51,6 +57,7 @@ __attribute__((constructor)) static void start(void) {
     real_close = dlsym(RTLD_NEXT, "close");
     real_pwrite = dlsym(RTLD_NEXT, "pwrite64");
     real_write = dlsym(RTLD_NEXT, "write");
+    real_pread = dlsym(RTLD_NEXT, "pread64");
     real_ftruncate = dlsym(RTLD_NEXT, "ftruncate64");
     real_fsync = dlsym(RTLD_NEXT, "fsync");
     real_fdatasync = dlsym(RTLD_NEXT, "fdatasync");
@@ -125,10 +132,42 @@ static int full(void) {
     return 1;
 }
 
+enum { READ = 1, WRITE = 2, LOG_SYNC = 4, SYNC = 8 };
+
+void disk_errors(int kinds, int after, int times) {
+    pthread_mutex_lock(&lock);
+    error_kinds = kinds, error_after = after, error_times = times;
+    pthread_mutex_unlock(&lock);
+}
+
+int errors_met(void) { return errors; }
+
+static int broken(int kind) {
+    if (!(error_kinds & kind) || !error_times) return 0;
+    if (error_after > 0) {
+        error_after--;
+        return 0;
+    }
+    error_times--;
+    errors++;
+    errno = EIO;
+    return 1;
+}
+
+ssize_t pread64(int fd, void *data, size_t size, off_t offset) {
+    if (!known(fd)) return real_pread(fd, data, size, offset);
+    pthread_mutex_lock(&lock);
+    ssize_t got = broken(READ) ? -1 : real_pread(fd, data, size, offset);
+    pthread_mutex_unlock(&lock);
+    return got;
+}
+
+ssize_t pread(int fd, void *data, size_t size, off_t offset) { return pread64(fd, data, size, offset); }
+
 ssize_t pwrite64(int fd, const void *data, size_t size, off_t offset) {
     if (!known(fd)) return real_pwrite(fd, data, size, offset);
     pthread_mutex_lock(&lock);
-    ssize_t written = full() ? -1 : real_pwrite(fd, data, size, offset);
+    ssize_t written = full() || broken(WRITE) ? -1 : real_pwrite(fd, data, size, offset);
     if (written > 0) note('w', names[fd] + 1, offset, written, data);
     pthread_mutex_unlock(&lock);
     return written;
@@ -160,8 +199,8 @@ int ftruncate(int fd, off_t length) { return ftruncate64(fd, length); }
 static int synced(int fd, int (*sync)(int)) {
     if (!known(fd)) return sync(fd);
     pthread_mutex_lock(&lock);
-    int result = sync(fd);
-    if (!result) note('s', names[fd] + 1, 0, 0, NULL);
+    int result = broken(strstr(names[fd], "-wal") ? LOG_SYNC : SYNC) ? -1 : sync(fd);
+    note(result ? 'f' : 's', names[fd] + 1, 0, 0, NULL);
     pthread_mutex_unlock(&lock);
     return result;
 }
