@@ -58,8 +58,8 @@ demo: set-up-test ## A shop of four services on real orders, some of them killed
 demo-state: set-up-test ## The same orders in a ledger: double entry, accounts as aggregates, views, a rebuild under way, and the past, all checked (JOURNAL=postgres)
 	@$(PY) -m examples.ledger $(if $(JOURNAL),--journal $(JOURNAL))
 
-sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (SEED=17 HISTORIES=300)
-	@$(PY) -m tests.simulate $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES))
+sim: set-up-test ## Run simulated histories of a shop, with crashes and worse (SEED=17 HISTORIES=300, or MINUTES=1)
+	@$(PY) -m tests.simulate $(if $(SEED),--seed $(SEED)) $(if $(HISTORIES),--histories $(HISTORIES)) $(if $(MINUTES),--minutes $(MINUTES))
 
 soak: set-up-test ## Minutes of load with random kills, then an exact reckoning (MINUTES=10 SEED=17)
 	@$(PY) -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED))
