@@ -73,36 +73,45 @@ class Queue:
 
     def __init__(self) -> None:
         self._jobs: deque[Job] = deque()
-        self._changed = threading.Condition(threading.Lock())
-        self._closing = False
+        self._lock = threading.Lock()
+        self._bell = threading.Lock()  # let go once for each time that somebody waits
+        self._bell.acquire()
+        self._waits = self._closing = False
 
     def put(self, job: Job) -> None:
-        with self._changed:
+        with self._lock:
             if self._closing:
                 raise JournalError(
                     "The journal is closed. Open it again, or keep its spine open for as long as it is used."
                 )
             self._jobs.append(job)
-            self._changed.notify()
+            self._wake()
 
     def close(self) -> None:
         """What waits is still taken; nothing more comes."""
-        with self._changed:
+        with self._lock:
             self._closing = True
-            self._changed.notify()
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waits:
+            self._waits = False
+            self._bell.release()
 
     def wait(self) -> bool:
-        """Until there is something; False when nothing will come any more."""
-        with self._changed:
-            while not self._jobs and not self._closing:
-                self._changed.wait()
-            return bool(self._jobs)
+        """Until there is something; False when nothing will come any more. For one thread."""
+        while True:
+            with self._lock:
+                if self._jobs or self._closing:
+                    return bool(self._jobs)
+                self._waits = True
+            self._bell.acquire()
 
     def take(self) -> list[Job]:
         """Units up to the bounds of one transaction, or else the first job."""
         jobs: list[Job] = []
         units = weight = 0
-        with self._changed:
+        with self._lock:
             while self._jobs:
                 job = self._jobs[0]
                 if isinstance(job, Units):
@@ -115,7 +124,7 @@ class Queue:
         return jobs
 
     def take_all(self) -> list[Job]:
-        with self._changed:
+        with self._lock:
             jobs = list(self._jobs)
             self._jobs.clear()
         return jobs

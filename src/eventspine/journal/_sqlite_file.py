@@ -196,13 +196,21 @@ def _wal_of(connection: sqlite3.Connection) -> str:
         time.sleep(0.01)
 
 
-def identity(path: Path) -> tuple[int, int] | None:
-    """Which file has this name now."""
+def status(path: Path | str) -> os.stat_result | None:
+    """None: there is no such file."""
     try:
-        found = os.stat(path)
+        return os.stat(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino
+
+
+def identity(path: Path | str) -> tuple[int, int] | None:
+    """Which file has this name now."""
+    return identity_of(status(path))
+
+
+def identity_of(found: os.stat_result | None) -> tuple[int, int] | None:
+    return None if found is None else (found.st_dev, found.st_ino)
 
 
 def size(path: Path) -> int:

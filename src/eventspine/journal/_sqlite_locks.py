@@ -54,7 +54,7 @@ class WriteLock:
                 self._wait(connection, since)
             finally:
                 self.waiting_since = self.holder = None
-            self._turn.say("")
+            self._turn.say_holds()
 
     def _wait(self, connection: sqlite3.Connection, since: float) -> None:
         watch = Watch(self._path)

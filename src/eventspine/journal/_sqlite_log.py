@@ -24,7 +24,8 @@ class Log:
     """Of one connection. `bytes_max` and `checkpoints` may be asked by any thread."""
 
     def __init__(self, path: Path) -> None:
-        self._path, self._log = path, Path(f"{path}-wal")
+        self._path, self._log = path, f"{path}-wal"
+        self._size = 0  # before the transaction
         self._opened: tuple[int, int] | None = None  # which file it was
         self._at = LOG_BYTES_MAX
         self.bytes_max = 0
@@ -36,14 +37,17 @@ class Log:
 
     def check(self) -> None:
         """Before a transaction: what goes into a log without a name is soon in none."""
+        found = file.status(self._log)
+        self._size = 0 if found is None else found.st_size
         if self._opened is None:
-            self._opened = file.identity(self._log)  # there is none before the first transaction
-        elif file.identity(self._log) != self._opened:
+            self._opened = file.identity_of(found)  # there is none before the first transaction
+        elif file.identity_of(found) != self._opened:
             raise file.log_vanished(self._path)
 
     def look_after(self, connection: sqlite3.Connection) -> bool:
-        """Cut it to nothing when it is large, in one's turn; whether that was tried (and the busy timeout changed)."""
-        size = file.size(self._log)
+        """Cut it to nothing when it was large before this transaction, in one's turn; whether that was tried (and the busy
+        timeout changed)."""
+        size = self._size
         self.bytes_max = max(self.bytes_max, size)
         if size < self._at:
             return False

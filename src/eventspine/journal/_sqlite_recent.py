@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from ..clock import Clock
@@ -22,6 +23,7 @@ KEPT = 4_000  # events; up to twice as many before some are dropped
 BYTES_MAX = 4 * 1024 * 1024
 AGE_MAX_US = 5_000_000
 
+_data = itemgetter(13)
 _new: Callable[[type[Record], Any], Record] = tuple.__new__
 
 
@@ -47,7 +49,7 @@ class Recent:
             if first != self._first + len(self._rows):
                 self._first, self._rows, self._bytes = first, [], 0
             self._rows += rows
-            self._bytes += sum(len(row[13]) for row in rows)
+            self._bytes += sum(map(len, map(_data, rows)))
             if len(self._rows) > 2 * KEPT or self._bytes > BYTES_MAX:
                 self._drop()
 

@@ -15,12 +15,11 @@ lock doesn't come within the limit, or when this process itself keeps others fro
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +53,7 @@ class Writer:
         statements_s: float = STATEMENTS_S,
     ) -> None:
         self.path, self.clock, self.busy_s = path, clock, busy_s
+        self._name = str(path)
         self._statements_s = statements_s
         self.figures = Figures()
         self._rang = rang  # called after a commit; True: others may have more to read
@@ -147,11 +147,14 @@ class Writer:
         """One turn: what fits into one transaction, or one call, or one conversation."""
         jobs: list[Job] = []
         try:
-            with self._turn():
+            self.figures.lock_wait_s_max = max(self.figures.lock_wait_s_max, self.turn.take())
+            try:
                 jobs = self._queue.take()
                 with inside_sqlite():
                     answers, rings = self._do(jobs)
                     self._look_after_log()
+            finally:
+                self.turn.give_back()
         except Exception as error:  # noqa: BLE001 -- the writer must live on, and nobody may wait for ever
             self.figures.errors.append(repr(error))
             for job in jobs or self._queue.take():
@@ -162,16 +165,6 @@ class Writer:
         except Exception as error:  # noqa: BLE001 -- a bell is only a hint
             self.figures.errors.append(repr(error))
         deliver(answers)
-
-    @contextlib.contextmanager
-    def _turn(self) -> Iterator[None]:
-        began = time.monotonic()
-        self.turn.take()
-        self.figures.lock_wait_s_max = max(self.figures.lock_wait_s_max, time.monotonic() - began)
-        try:
-            yield
-        finally:
-            self.turn.give_back()
 
     def _do(self, jobs: list[Job]) -> tuple[list[Given], bool]:
         if not jobs:
@@ -282,7 +275,7 @@ class Writer:
     # --- for calls and conversations --------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        if self._opened is not None and file.identity(self.path) != self._opened:
+        if self._opened is not None and file.identity(self._name) != self._opened:
             raise file.vanished(self.path)
         if not self._connected:
             self._connect()

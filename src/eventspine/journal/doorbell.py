@@ -54,6 +54,7 @@ class Bells:
 
     def __init__(self, path: Path) -> None:
         self.folder = bells_of(path)
+        self._folder = str(self.folder)
         self.own = ""
         self._socket: socket.socket | None = None
         self._names: list[str] = []
@@ -86,7 +87,7 @@ class Bells:
 
     def _others(self) -> list[str]:
         try:
-            changed_ns = os.stat(self.folder).st_mtime_ns
+            changed_ns = os.stat(self._folder).st_mtime_ns
         except OSError:
             return []
         # A folder that changed within the clock's grain of its listing may have changed since: list it again.

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 FORK_WAIT_S = 1.0  # a handler's own transaction may take longer; its thread is rarely inside SQLite then
 
 
 class Door:
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._forking: int | None = None  # the thread that does
         self._inside = 0
         self._mine = threading.local()
@@ -29,8 +29,8 @@ class Door:
         self._mine.depth = depth + 1
         if depth:
             return
-        with self._changed:
-            while self._forking not in (None, threading.get_ident()):
+        with self._lock:
+            while self._forking is not None and self._forking != threading.get_ident():
                 self._changed.wait()
             self._inside += 1
 
@@ -39,7 +39,7 @@ class Door:
         self._mine.depth = max(0, depth - 1)
         if depth != 1:
             return
-        with self._changed:
+        with self._lock:
             self._inside -= 1
             if self._forking is not None:
                 self._changed.notify_all()
@@ -71,13 +71,19 @@ def leave() -> None:
     _door.leave()
 
 
-@contextmanager
-def inside_sqlite() -> Iterator[None]:
-    enter()
-    try:
-        yield
-    finally:
-        leave()
+class _Inside:
+    def __enter__(self) -> None:
+        _door.enter()
+
+    def __exit__(self, *_: object) -> None:
+        _door.leave()
+
+
+_inside = _Inside()
+
+
+def inside_sqlite() -> AbstractContextManager[None]:
+    return _inside
 
 
 def _close() -> None:

@@ -11,11 +11,11 @@ file itself, its -wal and its -shm are never opened here: closing any descriptor
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +27,11 @@ if HAS_FLOCK:
     import fcntl
 
 _BLANK = b" " * 160
+_SINCE = "1700000000000000"  # as long as microseconds are written until the year 2286
 _WAITS = "waits"
+_as_far_as_it_can_be = suppress(
+    OSError
+)  # who holds the lock is told: a full disk must not keep anybody from giving it back
 
 
 class Turn(NamedTuple):
@@ -47,40 +51,45 @@ class TurnLock:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666) if HAS_FLOCK else -1
         except OSError as error:
             raise JournalError(f"{path}, where processes take turns, can't be made: {error.strerror}.") from error
-        self._identity = f"{os.getpid()} {pid_start(os.getpid()) or '-'} {this_host().replace(' ', '_')}"
+        identity = f"{os.getpid()} {pid_start(os.getpid()) or '-'} {this_host().replace(' ', '_')}"
+        self._mine = f" {identity} ".encode().ljust(len(_BLANK) - len(_SINCE))
+        self._waits = f" {identity} {_WAITS}".encode().ljust(len(_BLANK) - len(_SINCE))
         self.waiting_since: float | None = None  # monotonic
 
-    def take(self) -> None:
+    def take(self) -> float:
+        """For how long it was waited for, in seconds."""
         if not HAS_FLOCK:
-            return
+            return 0.0
+        waited = 0.0
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self.waiting_since = time.monotonic()
+            self.waiting_since = began = time.monotonic()
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX)
             finally:
                 self.waiting_since = None
-        self.say("")
+            waited = time.monotonic() - began
+        self.say_holds()
+        return waited
 
-    def say(self, word: str) -> None:
-        """Only in one's turn."""
-        if HAS_FLOCK:
-            text = f"{time.time_ns() // 1000} {self._identity} {word}"
-            self._write(text.encode().ljust(len(_BLANK)))
-
-    def _write(self, text: bytes) -> None:
-        """Who holds the lock is told as far as it can be: a full disk must not keep anybody from giving it back."""
-        with contextlib.suppress(OSError):
-            os.pwrite(self._file, text, 0)
+    def say_holds(self) -> None:
+        """Only in one's turn, as `say_waits`."""
+        self._write(self._mine)
 
     def say_waits(self) -> None:
-        self.say(_WAITS)
+        self._write(self._waits)
+
+    def _write(self, who: bytes) -> None:
+        if HAS_FLOCK:
+            with _as_far_as_it_can_be:
+                os.pwrite(self._file, b"%d" % (time.time_ns() // 1000) + who, 0)
 
     def give_back(self) -> None:
         if not HAS_FLOCK:
             return
-        self._write(_BLANK)
+        with _as_far_as_it_can_be:
+            os.pwrite(self._file, _BLANK, 0)
         fcntl.flock(self._file, fcntl.LOCK_UN)
 
     def close(self) -> None:
@@ -89,7 +98,7 @@ class TurnLock:
             self._file = -1
 
 
-@contextlib.contextmanager
+@contextmanager
 def alone(path: Path, otherwise: str) -> Iterator[None]:
     """Refused with `otherwise` while another process is inside. The file is gone when all went well."""
     if not HAS_FLOCK:
