@@ -15,7 +15,7 @@ COVERED = {
     "kill -9 in a loop": ["faults/test_killed.py::test_consumers_killed_at_random"],
     "the power is cut": ["faults/test_power_cuts.py::test_without_a_sync_per_commit"],
     "the disk is full": ["faults/test_full_disk.py", "faults/test_disk.py::test_a_full_disk_refuses"],
-    "bits turn in the file": ["faults/test_damage.py::test_bits_that_turn_anywhere"],
+    "bits turn in the file": ["faults/test_damage.py::test_bits_that_turn_anywhere", "faults/test_turned_bits.py"],
     "partitions move between processes": ["faults/test_deploys.py", "faults/test_killed.py"],
     "a zombie wakes up late": ["faults/test_stopped.py::test_r13_a_process_that_was_stopped_past_its_lease"],
     "a crash at every point of a commit": ["faults/test_killed.py::test_a_consumer_killed_at_every_point"],

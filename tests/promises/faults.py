@@ -149,7 +149,7 @@ FAULTS = [
     ),
     Fault(
         "file damaged", "the file is cut, overwritten, or bits turn in it",
-        "told in words, by `spine doctor --deep` all of it; [what can be read](../how-to/recovery.md) is, or your backup", needs="file",
+        "told in words, by `spine doctor --deep`, and by `--against` a backup what became of [a letter](../how-to/recovery.md); what can be read is kept, or your backup", needs="file",
     ),
     Fault(
         "sync lost", "the disk fails a sync of the file itself, and then the power fails",

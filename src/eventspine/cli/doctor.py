@@ -24,6 +24,7 @@ from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
 from .at_work import lives
+from .damage import damage
 from .exits import FAILED
 from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
 from .journals import asynchronous, existing_journal
@@ -38,7 +39,6 @@ HOUR_US = 3_600_000_000
 WAL_LARGE_BYTES = 128 * 1024 * 1024
 HELD_LONG_US = 1_000_000
 OVERDUE_US = 10_000_000
-RECOVERY = "how-to/recovery.md says how to put a backup in place, or to recover what can be read"
 COUNTED_MOST = 100_000  # rows of a table, as the journal counts them; more are told as so many and more
 
 
@@ -352,13 +352,6 @@ def _counted(rows: int) -> str:
     return f"{COUNTED_MOST:,}+" if rows >= COUNTED_MOST else f"{rows:,}"
 
 
-async def _damage(journal: Journal) -> list[str]:
-    """Each with the way on. A journal in memory has nothing that could be damaged."""
-    check = getattr(journal, "check", None)
-    found = await check() if check else ()
-    return [f"Damaged: {printable(one).rstrip('.')}. Stop what runs on this file; {RECOVERY}." for one in found]
-
-
 def _report_damage(damaged: Sequence[str], as_json: bool) -> int:
     """All that can be told where nothing else can be read."""
     if as_json:
@@ -370,16 +363,22 @@ def _report_damage(damaged: Sequence[str], as_json: bool) -> int:
 
 @click.command(cls=Command)
 @click.option("--deep", is_flag=True, help="Read all of the file, to find damage; takes as long as that.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="BACKUP",
+    help="Compare each event with what a backup has of it.",
+)
 @setting_option("broker", "URL")
 @json_option
 @pass_invocation
 @asynchronous
-async def command(invocation: Invocation, deep: bool, as_json: bool) -> int:
+async def command(invocation: Invocation, deep: bool, against: Path | None, as_json: bool) -> int:
     """Look at the journal and say what is wrong with it; and at the broker, where one is named.
 
     Exits with 1 when something needs somebody."""
     async with existing_journal(invocation) as journal:
-        damaged = await _damage(journal) if deep else []
+        damaged = await damage(journal, deep=deep, against=against)
         try:
             seen = await examine(journal)
         except (JournalError, sqlite3.Error, ValueError, TypeError):

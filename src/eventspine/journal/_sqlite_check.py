@@ -2,7 +2,7 @@
 
 SQLite's own check finds pages that don't fit together. It can't find a bit that turned inside a value, so rows are read
 as the engine reads them, and what can be computed is compared: the slot with the key, cursors with the end of the feed.
-What is left, a letter that became another inside an event's data, nobody can tell: there is no checksum of it."""
+What is left, a letter that became another inside an event's data, only a backup can tell (`_sqlite_compare`): there is no checksum of it."""
 
 from __future__ import annotations
 
