@@ -18,6 +18,7 @@ from ..journal.port import Done, Fence, Record, Verdict
 from ..observe.correlation import current
 from .calls import cancelled_from_outside, in_time, invoker
 from .careful import SUSPECTS_AT_ONCE, marked
+from .commits import ranges_of
 from .lanes import Item, Lane, Part
 from .waiting import culprit
 from .workers import Workers
@@ -222,8 +223,7 @@ def _commit(subscription: Subscription, items: list[Item], events: list[Any], de
     parts = _by_part(items)
     for part, some in parts:
         unit.fences.append(Fence(part.lease, part.epoch))
-        ranges = [(item.after, item.record[0]) for item in some]  # type: ignore[index]  # handled, so loaded
-        unit.done.append(Done(subscription.number, part.number, ranges, part.generation))
+        unit.done.append(Done(subscription.number, part.number, ranges_of(some), part.generation))
     subscription.committer.submit(unit, partial(_all_done, subscription, items, parts))
 
 

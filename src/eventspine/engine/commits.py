@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..clock import Clock
 from ..errors import JournalError
+from ..journal.cursors import Range
 from ..journal.port import Done, Fence, Journal, Unit, Verdict
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class Committer:
         self.journal = journal
         self.clock = clock
         self.trouble: str | None = None  # why commits don't get through just now; health shows it
-        self._plain: list[tuple[Subscription, Part]] = []
+        self._plain: dict[Part, tuple[Subscription, list[Item]]] = {}  # handled without effects
         self._units: list[tuple[Unit, Then]] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -58,11 +59,12 @@ class Committer:
 
     def finish(self, subscription: Subscription, item: Item) -> None:
         """An item handled without effects."""
-        part = item.part
-        if not part.handled:
-            self._plain.append((subscription, part))
+        handled = self._plain.get(item.part)
+        if handled is None:
+            self._plain[item.part] = (subscription, [item])
             self._wake.set()
-        part.handled.append(item)
+        else:
+            handled[1].append(item)
 
     def submit(self, unit: Unit, then: Then) -> None:
         self._units.append((unit, then))
@@ -73,9 +75,9 @@ class Committer:
             await self._wake.wait()
             self._wake.clear()
             await self._gather()
-            plain, self._plain = self._plain, []
+            plain, self._plain = self._plain, {}
             asked, self._units = self._units, []
-            asked += [_ranges(subscription, part) for subscription, part in plain]
+            asked += [_ranges(*handled) for handled in plain.values()]
             if asked:
                 self._busy = True
                 await self._commit(asked)
@@ -85,7 +87,7 @@ class Committer:
         """While handlers finish without waiting for anything, let some more finish: a commit costs much the same for
         one delivery as for a thousand."""
         for _ in range(GATHER):
-            subscription = self._plain[-1][0] if self._plain else None
+            subscription = next(reversed(self._plain.values()))[0] if self._plain else None
             if subscription is None or not subscription.lanes.ready:
                 return
             before = subscription.lanes.taken
@@ -133,11 +135,23 @@ def _tell(then: Then, verdict: Verdict) -> None:
         log.exception("after the verdict %s", verdict.kind)
 
 
-def _ranges(subscription: Subscription, part: Part) -> tuple[Unit, Then]:
-    items, part.handled = part.handled, []
-    ranges = [(item.after, item.record[0]) for item in items]  # type: ignore[index]  # handled, so loaded
+def _ranges(subscription: Subscription, items: list[Item]) -> tuple[Unit, Then]:
+    part = items[0].part
     unit = Unit(
         fences=[Fence(part.lease, part.epoch)],
-        done=[Done(subscription.number, part.number, ranges, part.generation)],
+        done=[Done(subscription.number, part.number, ranges_of(items), part.generation)],
     )
     return unit, lambda verdict: subscription.finished(items, verdict)
+
+
+def ranges_of(items: Sequence[Item]) -> list[Range]:
+    """What these of one partition finish. Those that follow each other make one range."""
+    ranges: list[Range] = []
+    begin = end = items[0].after
+    for item in items:
+        if item.after != end:
+            ranges.append((begin, end))
+            begin = item.after
+        end = item.record[0]  # type: ignore[index]  # handled, so loaded
+    ranges.append((begin, end))
+    return ranges

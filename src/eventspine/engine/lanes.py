@@ -26,7 +26,7 @@ class Part:
     """One partition of one subscription, for as long as this process holds its lease."""
 
     __slots__ = (
-        "alive", "beyond", "careful", "epoch", "generation", "handled", "last", "lease", "number", "scanned", "taken",
+        "alive", "beyond", "careful", "epoch", "generation", "last", "lease", "number", "scanned", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -40,13 +40,14 @@ class Part:
         self.scanned = position  # how far it has been read
         self.beyond = beyond
         self.careful = False  # the owner before died with it (R16)
-        self.handled: list[Item] = []  # without effects, for the next commit
         self.alive = True
         self.taken = 0  # items handed out, verdict pending
 
 
-class Item(msgspec.Struct, eq=False):
-    """One delivery at work: a live record, or a stored one (`number` > 0). One is made for every event, hence a struct."""
+class Item(msgspec.Struct, eq=False, gc=False):
+    """One delivery at work: a live record, or a stored one (`number` > 0). One is made for every event, hence a struct,
+    and one that the garbage collector does not know: thousands that come and go would have it look at everything again and
+    again. So the circles that items are part of, through their lanes, are for `Lanes` to open."""
 
     record: Record | None
     part: Part
@@ -128,6 +129,11 @@ class Lanes:
         self.full = False  # no more may be stored behind; they wait in memory
         self._due: list[tuple[int, int, Lane]] = []
         self._sequence = 0
+
+    def __del__(self) -> None:
+        """Whoever had these has ended, in order or not."""
+        for lane in self.lanes.values():
+            lane.queue, lane.next = NOTHING, None
 
     def lane(self, key: Hashable) -> Lane:
         lane = self.lanes.get(key)
@@ -247,10 +253,12 @@ class Lanes:
         self.size -= 1
         self.proceed(item.lane)
 
-    def release_all(self, items: Sequence[Item]) -> None:
-        """`release` for many of one partition."""
+    def release_all(self, items: Sequence[Item]) -> int:
+        """`release` for many of one partition; how many bytes of data they held."""
         ready, proceed = self.ready, self.proceed
+        size = 0
         for item in items:
+            size += len(item.record[14])  # type: ignore[index]  # handled, so loaded
             lane = item.lane
             lane.taken -= 1
             if lane.queue and not (lane.taken or lane.queued or lane.stored or lane.next):
@@ -261,6 +269,7 @@ class Lanes:
         items[0].part.taken -= len(items)
         self.taken -= len(items)
         self.size -= len(items)
+        return size
 
     def again(self, item: Item, due_us: int | None = None) -> None:
         """The same item once more, at once or when due, before anything else of its key."""

@@ -241,8 +241,7 @@ class Subscription:
             for item in items:
                 self.verdict(item, verdict)
             return
-        self.bytes -= sum(len(item.record[14]) for item in items)  # type: ignore[index, misc]  # handled, so loaded
-        self.lanes.release_all(items)
+        self.bytes -= self.lanes.release_all(items)
         self.progress(len(items))
 
     def verdict(self, item: Item, verdict: Verdict) -> None:

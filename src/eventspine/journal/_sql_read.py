@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 import uuid
-from collections.abc import Callable, Sequence
-from itertools import accumulate, repeat
+from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate, islice, repeat
 from operator import itemgetter
 from typing import Any
 
@@ -50,12 +50,11 @@ def feed(cursor: sqlite3.Cursor, after: int, limit: int, upto: int | None, wante
         if end <= after:
             return Page((), after, last > after)
         cursor.execute(sql, (after, end, *values, limit))
-        rows, cut = _within_bounds(cursor)
-        if not rows and end < last and end != upto:
+        records, cut = _within_bounds(cursor)
+        if not records and end < last and end != upto:
             end = before_next(cursor, end, last if upto is None else min(last, upto))
     finally:
         cursor.connection.rollback()
-    records = records_of(rows)
     if cut or len(records) == limit:
         return Page(records, records[-1].position)
     return Page(records, end, end < last)
@@ -88,25 +87,26 @@ def feed_query(wanted: Wanted) -> tuple[str, list[Any]]:
     return f"/*spine*/ select {RECORD} from spine_events where {' and '.join(where)} order by position limit ?", values
 
 
-def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Any], bool]:
-    """Rows up to some megabytes of data, and at least one; whether they were cut."""
-    rows: list[Any] = []
+def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Record], bool]:
+    """Records up to some megabytes of data, and at least one; whether they were cut."""
+    records: list[Record] = []
     size, step = 0, 16
-    while some := cursor.fetchmany(step):
+    while some := records_of(islice(cursor, step)):
         size += sum(map(len, map(_data, some)))
-        rows += some
+        records += some
         if size > PAGE_BYTES_MAX:
-            fitting = sum(upto <= PAGE_BYTES_MAX for upto in accumulate(map(len, map(_data, rows))))
-            return rows[: max(1, fitting)], fitting < len(rows)
+            fitting = sum(upto <= PAGE_BYTES_MAX for upto in accumulate(map(len, map(_data, records))))
+            return records[: max(1, fitting)], fitting < len(records)
         # So many that they would fit if they were as large as those before, and few while nothing is known.
-        step = max(1, min(step * 4, 4096, (PAGE_BYTES_MAX - size) * len(rows) // (size + 1)))
-    return rows, False
+        step = max(1, min(step * 4, 4096, (PAGE_BYTES_MAX - size) * len(records) // (size + 1)))
+    return records, False
 
 
 _data = itemgetter(14)
 
 
-def records_of(rows: Sequence[Any]) -> list[Record]:
+def records_of(rows: Iterable[Any]) -> list[Record]:
+    """Each row becomes its record at once, so that the two never exist side by side in their hundreds."""
     return list(map(_new, repeat(Record), rows))
 
 

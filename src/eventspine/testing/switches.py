@@ -135,7 +135,7 @@ class WatchedSubscription(Subscription):
                 self.bytes += len(item.record.data)
 
 
-class Copy(Item, eq=False):
+class Copy(Item, eq=False, gc=False):
     """A delivery that is finished, handed out once more."""
 
     @classmethod
