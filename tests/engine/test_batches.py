@@ -121,7 +121,7 @@ async def test_a_key_stays_taken_for_the_one_that_failed_when_others_of_it_are_d
 
 def overtaken() -> bool:
     """Two events of a key are out in one run, the first comes back; is a third handed out beside the second?"""
-    lanes, part = Lanes(), Part(0, "lease", 1, 0, [], 1)
+    lanes, part = Lanes(), Part(0, "lease", 1, 0, [], 1, 0)
     (record,) = Spine("memory://", service=SHOP).records([Placed()], cause=None, time=None, id=None)
     first, second, third = (Item(record._replace(position=at), part, at - 1) for at in (1, 2, 3))
     lanes.add(first, "ann")

@@ -20,7 +20,7 @@ def record(position: int) -> Record:
 
 def lanes_that_remain(made: str) -> int:
     """Of some with items in every place that a lane has, which are then forgotten as a killed process's are."""
-    part, lanes = Part(0, made, 1, 0, [], 1), Lanes()
+    part, lanes = Part(0, made, 1, 0, [], 1, 0), Lanes()
     for number in range(3):
         for key in ("queued", "again"):
             lanes.add(Item(record(number), part, 0), (made, key))

@@ -10,7 +10,7 @@ import pytest
 from eventspine.engine.lanes import Lane, Lanes, Part, Stored
 
 MANY = 20_000
-PART = Part(0, "mail//0", 1, 0, [], 1)
+PART = Part(0, "mail//0", 1, 0, [], 1, 0)
 
 
 def seconds(call: Callable[[], object]) -> float:

@@ -403,10 +403,12 @@ class Host:
         return bool(more) and self.leads and not self.stopping
 
     def stalled(self, one: Subscription) -> bool:
-        """Whether it has work that nobody does: lanes are ready, or the feed goes on, and nothing moves."""
+        """Whether it has work that nobody does: lanes are ready or overdue, or the feed goes on, and nothing moves."""
         now = self.clock.monotonic()
+        due_us = one.lanes.next_due()
+        waiting = one.lanes.ready or (due_us is not None and due_us < self.clock.now_us())
         behind = one.capacity >= ROOM and any(part.scanned < self._head for part in one.parts.values())
-        if not (one.lanes.ready or behind) or one.workers.items or self.closed or not self.committer.idle:
+        if not (waiting or behind) or one.workers.items or self.closed or not self.committer.idle:
             one.progressed = now
         return now - one.progressed > STALLED_S and now - self._looked <= AWAY_S
 

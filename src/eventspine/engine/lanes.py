@@ -22,26 +22,19 @@ import msgspec
 from ..journal.port import Record, StartMark
 
 
-class Part:
+class Part(msgspec.Struct, eq=False):
     """One partition of one subscription, for as long as this process holds its lease."""
 
-    __slots__ = (
-        "alive", "beyond", "careful", "epoch", "generation", "last", "lease", "number", "scanned", "taken",
-    )  # fmt: skip
-
-    def __init__(
-        self, number: int, lease: str, epoch: int, position: int, beyond: list[tuple[int, int]], generation: int
-    ) -> None:
-        self.number = number
-        self.lease = lease
-        self.epoch = epoch
-        self.generation = generation  # of the cursor when it was loaded: a rewind since then fences what is at work
-        self.last = position  # where the last range made for the cursor ends
-        self.scanned = position  # how far it has been read
-        self.beyond = beyond
-        self.careful = False  # the owner before died with it (R16)
-        self.alive = True
-        self.taken = 0  # items handed out, verdict pending
+    number: int
+    lease: str
+    epoch: int
+    last: int  # position where the last range made for the cursor ends; at first where the cursor stands
+    beyond: list[tuple[int, int]]
+    generation: int  # of the cursor when it was loaded: a rewind since then fences what is at work
+    scanned: int  # how far it has been read
+    careful: bool = False  # the owner before died with it (R16)
+    alive: bool = True
+    taken: int = 0  # items handed out, verdict pending
 
 
 class Item(msgspec.Struct, eq=False, gc=False):

@@ -50,7 +50,8 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
 
 
 def _part(one: Subscription, lease: Lease, cursor: Cursor, starts: Mapping[tuple[int, int], tuple[int, int]]) -> Part:
-    part = Part(cursor.partition, lease.name, lease.epoch, cursor.position, list(cursor.beyond), one.generation)
+    position, beyond = cursor.position, list(cursor.beyond)
+    part = Part(cursor.partition, lease.name, lease.epoch, position, beyond, one.generation, scanned=position)
     marks = {place: mark for place, mark in starts.items() if place[0] == cursor.partition} if starts else None
     if marks:
         one.marks.update(marks)

@@ -136,16 +136,28 @@ class Subscription:
         self.workers.wake()
 
     def passed(self) -> None:
-        """Finish what was read and not wanted, so that the cursor shows it."""
+        """Finish what was read and not wanted, so that the cursor shows it: of all partitions in one unit."""
+        done: list[tuple[Part, Done]] = []
         for part in self.parts.values():
             if part.scanned > part.last and part.alive:
-                done = Done(self.number, part.number, [(part.last, part.scanned)], part.generation)
+                done.append((part, Done(self.number, part.number, [(part.last, part.scanned)], part.generation)))
                 part.last = part.scanned
-                self.committer.submit(Unit(fences=[Fence(part.lease, part.epoch)], done=[done]), self._passed)
+        if done:
+            self._pass(done)
 
-    def _passed(self, verdict: Verdict) -> None:
-        if verdict.kind == "fenced":
+    def _pass(self, done: Sequence[tuple[Part, Done]]) -> None:
+        unit = Unit(fences=[Fence(part.lease, part.epoch) for part, _ in done], done=[one for _, one in done])
+        self.committer.submit(unit, partial(self._passed, done))
+
+    def _passed(self, done: Sequence[tuple[Part, Done]], verdict: Verdict) -> None:
+        """If one of several is no longer ours, each is asked by itself: the others are."""
+        if verdict.kind != "fenced":
+            return
+        if len(done) == 1:
             self.host.load_missing(self)
+            return
+        for one in done:
+            self._pass([one])
 
     # --- one item -----------------------------------------------------------------------------------------------
 
@@ -243,6 +255,7 @@ class Subscription:
             return
         self.bytes -= self.lanes.release_all(items)
         self.progress(len(items))
+        self.plan()
 
     def verdict(self, item: Item, verdict: Verdict) -> None:
         if verdict.ok:
@@ -283,6 +296,7 @@ class Subscription:
         """Items of a run that were not handled after all."""
         self.bytes -= sum(len(item.record.data) for item in items if item.forgotten and item.record is not None)
         self.lanes.back(items)
+        self.plan()  # rows of theirs may have been loaded while they were in hand
 
     def gone(self, item: Item) -> None:
         """Its row was dropped, or settled by someone else."""

@@ -22,15 +22,17 @@ _DECODER = msgspec.msgpack.Decoder(list[Range])
 def fold(position: int, beyond: Sequence[Range], finished: Iterable[Range]) -> tuple[int, list[Range]]:
     """The cursor after `finished`: its new position, and what lies beyond it as disjoint, ascending ranges."""
     merged: list[Range] = []
+    begin = end = position
     for after, upto in sorted((*beyond, *finished)):
-        if after <= position:
-            position = max(position, upto)
-        elif merged and after <= merged[-1][1]:
-            if upto > merged[-1][1]:
-                merged[-1] = (merged[-1][0], upto)
-        else:
-            merged.append((after, upto))
-    return position, merged
+        if after > end:
+            merged.append((begin, end))
+            begin, end = after, upto
+        elif upto > end:
+            end = upto
+    if not merged:
+        return end, merged
+    merged.append((begin, end))
+    return merged[0][1], merged[1:]  # the first is what begins at the position
 
 
 def is_finished(position: int, beyond: Sequence[Range], at: int) -> bool:

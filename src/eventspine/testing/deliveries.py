@@ -128,7 +128,7 @@ def delivery(
     own = clock or SystemClock()
     subscription = _Subscription(handler, own, resources, rows, connection)
     record = _record(event, own, subscription.ids, key, id, time, correlation, causation)
-    part = Part(record.slot & 15, "", 0, 0, [], 0)
+    part = Part(record.slot & 15, "", 0, 0, [], 0, 0)
     item = Item(record, part, 0)
     item.attempts, item.late = _attempts(attempt), late
     return HandDelivery(subscription, item, record)
