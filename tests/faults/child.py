@@ -25,6 +25,7 @@ from typing import Any
 
 from eventspine import Service, Spine
 from eventspine.cli import main as command
+from eventspine.clock import SystemClock
 from eventspine.engine import batches, health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
 from eventspine.journal import _sql_apply, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
@@ -41,6 +42,8 @@ def main() -> None:
     health_module.WAIT_MOST_S = 0.3
     if asked.threads:
         runtime.THREADS = asked.threads
+    if asked.clock:
+        have_clock(asked.folder / f"clock-{asked.name}")
     if asked.release:
         be_release(asked.release)
     for safeguard in asked.without:
@@ -67,6 +70,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--release", type=int, help="of eventspine itself, instead of the one that is installed")
     parser.add_argument("--roll-back", action="store_true")
     parser.add_argument("--retire", nargs="*", default=[])
+    parser.add_argument("--publishes", action="store_true", help="too, where it consumes")
+    parser.add_argument("--clock", action="store_true", help="which can be set")
     parser.add_argument("--name", default="p")
     parser.add_argument("--keys", type=int, default=6)
     parser.add_argument("--count", type=int, default=1_000_000)
@@ -79,6 +84,10 @@ def arguments() -> argparse.Namespace:
 
 
 def open_spine(asked: argparse.Namespace, **given: Any) -> Spine:
+    if services.POSTGRES:
+        from eventspine.journal.postgres import PostgresJournal
+
+        return Spine(PostgresJournal(os.environ["FAULTS_JOURNAL"], busy_s=asked.busy), lease_s=asked.lease, **given)
     journal = SQLiteJournal(f"sqlite:///{asked.folder}/spine.db", busy_s=asked.busy)
     for name in asked.without:
         if name in SAFEGUARDS:
@@ -142,10 +151,12 @@ async def consume(asked: argparse.Namespace) -> None:
     chosen = [service(name) for name in asked.services]
     told_to_stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, told_to_stop.set)
-    async with open_spine(asked) as spine:
+    async with open_spine(asked, service=services.till if asked.publishes else None) as spine:
         tell(asked, spine)
         async with spine.running(*chosen, roll_back=asked.roll_back, retire=asked.retire, drain_s=20) as running:
             ready(asked)
+            if asked.publishes:
+                await asyncio.gather(*(_publish(asked, spine, f"{asked.name}-{key}", 1) for key in range(asked.keys)))
             await told_to_stop.wait()
     sys.exit(0 if running.drained else 5)
 
@@ -190,6 +201,16 @@ def line(path: Path, text: str) -> None:
     file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, f"{text}\n".encode())
     os.close(file)
+
+
+def have_clock(path: Path) -> None:
+    """It says by how many seconds this process's clock differs."""
+    right = SystemClock.now_us
+
+    def now_us(self: SystemClock) -> int:
+        return right(self) + round(float(path.read_text()) * 1_000_000 if path.exists() else 0)
+
+    SystemClock.now_us = now_us  # type: ignore[method-assign]
 
 
 def be_release(number: int) -> None:

@@ -39,7 +39,7 @@ class Child:
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True,
-                env={**os.environ, "FAULTS_FOLDER": str(place.folder), "FAULTS": faults},
+                env={**os.environ, "FAULTS_FOLDER": str(place.folder), "FAULTS": faults, "FAULTS_JOURNAL": place.url},
             )  # fmt: skip
         self.pid = self.process.pid
 
@@ -177,6 +177,12 @@ class Place:
         for child in children:
             child.signal(signal.SIGUSR2)
 
+    def set_clock(self, child: Child, seconds: float) -> None:
+        """So much from the time that it is, of a child that was started with `--clock`."""
+        part = self.folder / "clock.part"
+        part.write_text(str(seconds))
+        part.rename(self.folder / f"clock-{child.name}")
+
     # --- files ------------------------------------------------------------------------------------------------------
 
     def touch(self, name: str) -> None:
@@ -221,9 +227,9 @@ class Place:
     def unfinished(self) -> int:
         """Wanted events beyond cursors, and parked rows, of all active subscriptions."""
         return self.number(
-            "select (select count(*) from spine_subscriptions s, json_each(s.types) t, spine_events e"
-            "  join spine_cursors c on c.subscription = s.number and c.partition in (-1, e.slot % 16)"
-            "  where s.state = 'active' and e.type = json_extract(t.value, '$[0]') and e.position > c.position)"
+            "select (select count(*) from spine_subscriptions s cross join json_each(s.types) t cross join spine_events e"
+            "  left join spine_cursors c on c.subscription = s.number and c.partition in (-1, e.slot % 16)"
+            "  where s.state = 'active' and e.type = json_extract(t.value, '$[0]') and e.position > coalesce(c.position, 0))"
             " + (select count(*) from spine_deliveries where state = 'parked')"
             " + (select count(*) from spine_timers)"
         )

@@ -25,6 +25,7 @@ from eventspine import Batch, BatchDelivery, Delivery, Event, Retry, Service
 from eventspine.sync import Delivery as ThreadDelivery
 
 FOLDER = Path(os.environ.get("FAULTS_FOLDER", "."))
+POSTGRES = os.environ.get("FAULTS_JOURNAL", "").startswith("postgres")
 FAULTS = frozenset(os.environ.get("FAULTS", "").split(","))
 SOON = Retry(attempts=3, immediate=1, first_s=0.05, factor=1.0, most_s=0.05)
 EFFECT = "insert into effects (handler, key, number, idem, pid) values (:handler, :key, :number, :idem, :pid)"
@@ -44,7 +45,7 @@ class Booked(Event, context="books", key="key"):
 def tables(connection: Any) -> None:
     connection.executescript(
         "create table if not exists effects"
-        " (id integer primary key, handler text, key text, number integer, idem text, pid integer);"
+        f" (id {'bigint generated always as identity' if POSTGRES else 'integer'} primary key, handler text, key text, number integer, idem text, pid integer);"
         "create table if not exists parents (name text primary key);"
         "create table if not exists children"
         " (name text primary key, parent text references parents deferrable initially deferred);"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from .harness import NOTHING, Child, Place, until
+from .harness import NOTHING, Child, Place, Reckoning, until
 
 WRITE = "till.Counted|till.Refunded"
 LETTERS = {"letters.write|letters.compose": WRITE, "letters.count": "till.Counted"}
@@ -47,6 +47,30 @@ def test_r8_a_service_is_deployed_four_times_under_load(place: Place) -> None:
 
     assert NOTHING == place.reckon(LETTERS)
     assert place.of_feed("till.Refunded")
+
+
+@pytest.mark.promise("release replaced", "sqlite")
+def test_r8_where_one_process_takes_the_place_of_another_nothing_is_passed(place: Place) -> None:
+    """Stopped or killed first, then the next release is started: forward, and back."""
+    publishers = [place.start("publish").ready(), place.start("publish", "--type", "Refunded", name="r").ready()]
+    for number, handler, killed in (
+        (1, "letters.write", True),
+        (2, "letters.write", False),
+        (3, "letters.compose", True),
+    ):
+        alone = release(place, number)
+        place.progress(10, handler)
+        alone.kill() if killed else alone.terminate()
+    release(place, 2, "--roll-back", "--retire", "letters.count")
+    place.progress(10, "letters.write")
+    place.stop_publishing(*publishers)
+    place.settle("letters.write")
+
+    written = place.reckon({"letters.compose|letters.write": WRITE})
+    assert [] == [one for one in written.lost if "'r-" not in one]
+    assert NOTHING == Reckoning(
+        written.unstored, written.stored_twice, [], written.twice, written.out_of_order, written.keys
+    )
 
 
 def test_r8_did_old_and_new_share_the_work_the_old_would_pass_what_only_the_new_wants(place: Place) -> None:

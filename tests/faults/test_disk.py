@@ -33,6 +33,20 @@ def test_a_full_disk_refuses_what_is_published_and_goes_on_when_there_is_space(p
     assert 0 == consumer.terminate()
 
 
+@pytest.mark.promise("lock held", "sqlite")
+def test_so_it_does_where_one_process_publishes_and_handles(place: Place) -> None:
+    one = place.start("consume", "--publishes", "--lease", LEASE_S).ready()
+    place.progress(20)
+    with locked(place.path):
+        until(place.leases_ran_out, "all leases to run out")
+    place.progress(20)
+    place.touch("stop")
+    place.settle()
+
+    assert NOTHING == place.reckon()
+    assert 0 == one.terminate()
+
+
 @pytest.mark.promise("lock held", "sqlite processes")
 def test_another_program_holds_the_write_lock_for_longer_than_a_lease(place: Place) -> None:
     """Patient processes wait; an impatient one is told, and publishes again under the same id."""

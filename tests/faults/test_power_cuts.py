@@ -74,6 +74,15 @@ def test_no_power_cut_loses_an_acknowledged_event(recorded, tmp_path):
     assert lost == set()
 
 
+@pytest.mark.promise("power fails", "sqlite processes")
+def test_so_it_is_where_two_processes_write(tmp_path):
+    recorded = cuts.record(tmp_path, EVENTS // 3, processes=2)
+    tried, lost = lost_by(recorded, tmp_path, spacing(recorded) * 4)
+    assert tried >= CUTS_MIN // 5
+    assert lost == set()
+    assert {number >= cuts.APART for number in found_on(tmp_path / "spine.db")[0]} == {False, True}
+
+
 def test_the_record_holds_syncs_checkpoints_and_promises(recorded):
     """Else the cuts would prove nothing."""
     assert sum(step.kind == "s" and step.file == "-wal" for step in recorded) > 50

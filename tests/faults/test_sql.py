@@ -47,12 +47,19 @@ def test_r3_with_cursors_folded_before_the_verdicts_what_failed_once_is_lost(pla
     assert "rough.once ('p-0', 9)" in place.reckon(ROUGH).lost
 
 
-@pytest.mark.parametrize(("without", "twice"), [([], False), (["repetition"], True)])
+@pytest.mark.parametrize(
+    ("without", "twice"),
+    [
+        pytest.param([], False, marks=pytest.mark.promise("commit unknown", "sqlite processes")),
+        (["repetition"], True),
+    ],
+)
 def test_a_commit_that_can_not_tell_is_asked_again_and_known_as_a_repetition(
     place: Place, without: list[str], twice: bool
 ) -> None:
     assert 0 == place.start("publish", "--count", 10, "--pause", 0).end()
-    place.start("consume", "--at", "at commit", 2, "unknown", "--without", *without)
+    for services in (["books"], ["mail"]):
+        place.start("consume", "--services", *services, "--at", "at commit", 2, "unknown", "--without", *without)
     place.settle()
 
     assert twice == bool(place.reckon().twice)

@@ -65,27 +65,9 @@ def test_most_cells_are_shown_and_those_that_are_not_are_known() -> None:
     assert {cell["verdict"] for cell in cells.values() if cell["tests"]} == {SURVIVED, NOT_SURVIVED}
 
 
-NOT_TESTED = [  # the page says so: the process next to it changes nothing about these, and PostgreSQL is new
-    ("all killed", "postgres processes"),
-    ("process stopped", "postgres processes"),
-    ("stopped in a commit", "postgres processes"),
-    ("power fails", "sqlite processes"),
-    ("power fails", "postgres"),
+NOT_TESTED = [  # the page says so
+    ("power fails", "postgres"),  # what PostgreSQL has on its disk then is PostgreSQL's own promise
     ("power fails", "postgres processes"),
-    ("commit unknown", "sqlite processes"),
-    ("published twice", "postgres processes"),
-    ("release replaced", "sqlite"),
-    ("handler fails", "postgres processes"),
-    ("handler's SQL", "postgres processes"),
-    ("unreadable", "sqlite processes"),
-    ("unreadable", "postgres"),
-    ("unreadable", "postgres processes"),
-    ("poison", "postgres"),
-    ("poison", "postgres processes"),
-    ("clock set", "sqlite processes"),
-    ("clock set", "postgres"),
-    ("clock set", "postgres processes"),
-    ("lock held", "sqlite"),
     ("server killed", "eventbridge"),  # an emulator keeps nothing, and AWS's can't be killed
 ]
 

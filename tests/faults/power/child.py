@@ -1,4 +1,4 @@
-"""A process that publishes, handles and says what it was promised: `python -m tests.faults.power.child FOLDER EVENTS [NORMAL]`.
+"""A process that publishes, handles and says what it was promised: `python -m tests.faults.power.child FOLDER EVENTS [FIRST] [NORMAL]`.
 
 The number of each acknowledged event is written to `spine.db.acks`, after the acknowledgement and on the same recorded
 disk, so that the record tells which promises had been given at any moment."""
@@ -49,16 +49,16 @@ def with_settings(*settings: str) -> None:
     _sqlite_file.connect = changed
 
 
-async def main(folder: Path, events: int) -> None:
-    acks = os.open(folder / "spine.db.acks", os.O_WRONLY | os.O_CREAT)
+async def main(folder: Path, events: int, first: int) -> None:
+    acks = os.open(folder / "spine.db.acks", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     async with Spine(f"sqlite:///{folder}/spine.db", service=counter) as spine, spine.running(desk):
 
         async def one(number: int) -> None:
             await spine.publish(Counted(key=f"k{number % 5}", number=number))
             os.write(acks, b"%9d\n" % number)
 
-        number = turn = 0
-        while number < events:
+        number, turn = first, 0
+        while number < first + events:
             group = range(number, number + GROUPS[turn % len(GROUPS)])
             await asyncio.gather(*map(one, group))
             number, turn = group.stop, turn + 1
@@ -68,4 +68,6 @@ if __name__ == "__main__":
     with_settings(
         f"wal_autocheckpoint={PAGES_PER_CHECKPOINT}", *(["synchronous=normal"] if "NORMAL" in sys.argv else [])
     )
-    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(
+        main(Path(sys.argv[1]), int(sys.argv[2]), next((int(word) for word in sys.argv[3:] if word.isdigit()), 0))
+    )

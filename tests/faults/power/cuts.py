@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 HEAD = struct.Struct("=c64s7xqq")
 SECTOR = 512
+APART = 1_000_000  # the numbers of two processes' events
 
 
 class Step(NamedTuple):
@@ -34,12 +35,18 @@ def build(folder: Path) -> Path:
     return library
 
 
-def record(folder: Path, events: int, *settings: str) -> list[Step]:
-    """Run the child on a recorded disk."""
+def record(folder: Path, events: int, *settings: str, processes: int = 1) -> list[Step]:
+    """Run the child, or several, on a recorded disk."""
     log = folder / "steps"
     environment = {**os.environ, "LD_PRELOAD": str(build(folder)), "RECORD_PREFIX": str(folder / "spine.db")}
-    command = [sys.executable, "-m", "tests.faults.power.child", str(folder), str(events), *settings]
-    subprocess.run(command, check=True, cwd=ROOT, env={**environment, "RECORD_LOG": str(log)}, timeout=100)
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.power.child", str(folder), str(events), str(number * APART), *settings],
+            cwd=ROOT, env={**environment, "RECORD_LOG": str(log)},
+        )
+        for number in range(processes)
+    ]  # fmt: skip
+    assert [0] * processes == [child.wait(100) for child in children]
     return list(steps(log.read_bytes()))
 
 
