@@ -68,9 +68,9 @@ async def test_a_load_begins_at_the_snapshot(spine: Spine, monkeypatch: pytest.M
     await filled(spine, cls, 4)
     stream = spine.journal.stream
 
-    async def asking(service: str, name: str, *, after: int = 0, limit: int = 1000) -> Any:
+    async def asking(service: str, name: str, *, after: int = 0, **how: Any) -> Any:
         asked.append(after)
-        return await stream(service, name, after=after, limit=limit)
+        return await stream(service, name, after=after, **how)
 
     monkeypatch.setattr(spine.journal, "stream", asking)
     found = await spine.load(cls, "a")

@@ -21,8 +21,11 @@ class Reading:
     async def position_at(self, time_us: int) -> int:
         return await self._read(lambda cursor: read.position_at(cursor, time_us))
 
-    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
-        return await self._few(limit, lambda cursor: read.stream(cursor, service, stream, after, limit))
+    async def stream(
+        self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
+    ) -> list[Record]:
+        some = read.folded if folded else read.stream
+        return await self._few(limit, lambda cursor: some(cursor, service, stream, after, limit))
 
     async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
         return await self._read(lambda cursor: read.streams(cursor, service, after, limit))

@@ -176,7 +176,9 @@ class MemoryJournal:
     async def position_at(self, time_us: int) -> int:
         return self._live().position_at(time_us)
 
-    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
+    async def stream(
+        self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
+    ) -> list[Record]:
         tables = self._live()
         positions = tables.streams.get((service, stream), [])[after : after + limit]
         if positions and not positions[0]:

@@ -37,7 +37,9 @@ PAGE = 500
 class Streams(Protocol):
     """What a journal has of streams, as far as reading them goes."""
 
-    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]: ...
+    async def stream(
+        self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
+    ) -> list[Record]: ...
     async def notes(
         self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
     ) -> list[Noted]: ...
@@ -162,7 +164,7 @@ async def _through(journal: Streams, service: str, found: A, as_of: AsOf) -> A:
         replay(shape, found, stream, wanted)
         if len(records) < PAGE or len(wanted) < len(records):
             break
-        records = await journal.stream(service, stream, after=found.version, limit=PAGE)
+        records = await journal.stream(service, stream, after=found.version, limit=PAGE, folded=True)
     return found
 
 
@@ -179,14 +181,14 @@ async def _from_snapshot(
             if records and snapshots.restore(shape, found, stream, taken, records[0].id):
                 rest = records[1:]
                 return rest if len(records) < PAGE else await journal.stream(
-                    service, stream, after=taken.version, limit=PAGE
+                    service, stream, after=taken.version, limit=PAGE, folded=True
                 )  # fmt: skip
     return await _from_first(journal, service, found, stream, as_of)
 
 
 async def _since(journal: Streams, service: str, stream: str, version: int) -> Sequence[Record]:
     try:
-        return await journal.stream(service, stream, after=version - 1, limit=PAGE)
+        return await journal.stream(service, stream, after=version - 1, limit=PAGE, folded=True)
     except VersionsDeleted:
         return ()
 
@@ -194,10 +196,10 @@ async def _since(journal: Streams, service: str, stream: str, version: int) -> S
 async def _from_first(journal: Streams, service: str, found: Aggregate, stream: str, as_of: AsOf) -> Sequence[Record]:
     """The first page of all that there is. Of a stream that was truncated, only what was from there on can be told."""
     try:
-        return await journal.stream(service, stream, limit=PAGE)
+        return await journal.stream(service, stream, limit=PAGE, folded=True)
     except VersionsDeleted as gone:
         first = gone.details["first"]
-    records = await journal.stream(service, stream, after=first - 1, limit=PAGE)
+    records = await journal.stream(service, stream, after=first - 1, limit=PAGE, folded=True)
     refuse_ended(service, stream, records[0])
     if not as_of.cut(records, first - 1):
         raise VersionsDeleted(

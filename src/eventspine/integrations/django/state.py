@@ -325,8 +325,10 @@ class _OnConnection:
         with self._journal.reading(self._wrapper) as cursor:
             return function(cursor, *arguments)
 
-    async def stream(self, service: str, stream: str, *, after: int = 0, limit: int = 1000) -> list[Record]:
-        return self._read(read.stream, service, stream, after, limit)
+    async def stream(
+        self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
+    ) -> list[Record]:
+        return self._read(read.folded if folded else read.stream, service, stream, after, limit)
 
     async def stream_version(self, service: str, stream: str) -> int:
         return self._read(read.stream_version, service, stream)

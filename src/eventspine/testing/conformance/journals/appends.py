@@ -50,6 +50,15 @@ class Appends:
         assert ids([one, two, three]) == ids(await journal.stream("orders", "o-1"))
         assert ids([two]) == ids(await journal.stream("orders", "o-1", after=1, limit=1))
 
+    async def test_a_stream_that_is_read_for_a_state_tells_all_that_a_state_is_made_of(self, journal: Journal) -> None:
+        one, two = event(meta=b'{"actor":"ann"}', version=3), event(channel=None, key=None, data=b"")
+        await publish_to(journal, "o-1", one, two)
+        read = await journal.stream("orders", "o-1", folded=True)
+
+        assert all(type(record) is Record for record in read)
+        assert [_told(record) for record in await journal.stream("orders", "o-1")] == [_told(one) for one in read]
+        assert [two.id] == ids(await journal.stream("orders", "o-1", after=1, limit=1, folded=True))
+
     async def test_a_stream_that_does_not_exist_is_at_version_0(self, journal: Journal) -> None:
         assert 0 == await journal.stream_version("orders", "none")
         assert [] == await journal.stream("orders", "none")
@@ -180,3 +189,7 @@ class Appends:
         found = [await journal.event(record.id) for record in (public, private)]
         assert placed == [record and record.position for record in found]
         assert await journal.event(new_id()) is None
+
+
+def _told(record: Record) -> tuple[object, ...]:
+    return record.position, record.id, record.type, record.version, record.time_us, record.meta, record.data
