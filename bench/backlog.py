@@ -41,9 +41,13 @@ async def _figure(path: Path, count: int, keys: int, name: str, handler: Handler
         return await handle_all(path, f"{name}-{next(number)}", handler, count)
 
     async def by_hand() -> float:
+        counted, finished = counting(handler, count)
         began = perf_counter()
-        handled = await raw.handle_all(path, f"{name}-{next(number)}", handler)
-        return handled / (perf_counter() - began)
+        handled = await raw.handle_all(path, f"{name}-{next(number)}", counted)
+        seconds = perf_counter() - began
+        if not finished.is_set():
+            raise RuntimeError(f"by hand, {handled} of {count} events were handled")
+        return handled / seconds
 
     rounds = await in_turns({"ours": ours, "raw": by_hand}, turns)
     return Figure(
@@ -59,25 +63,33 @@ async def _figure(path: Path, count: int, keys: int, name: str, handler: Handler
 async def handle_all(path: Path, service_name: str, handler: Handler, count: int) -> float:
     """From the start of the service to the end of its drain: every event handled, every cursor stored."""
     service: Service[None] = Service(service_name)
-    finished = asyncio.Event()
-    left = count
-
-    @service.on(OrderPlaced, start="earliest", name="handler")
-    async def handle(event: OrderPlaced) -> None:
-        nonlocal left
-        await handler(event)
-        left -= 1
-        if not left:
-            finished.set()
-
+    counted, finished = counting(handler, count)
+    service.on(OrderPlaced, start="earliest", name="handler")(counted)
     async with Spine(f"sqlite:///{path}") as spine:
         began = perf_counter()
         async with spine.running(service) as running:
             await finished.wait()
         seconds = perf_counter() - began
-        if left or not running.drained:
-            raise RuntimeError(f"{left} events were not handled exactly once")
+        if not running.drained:
+            raise RuntimeError("not all events were handled exactly once")
     return count / seconds
+
+
+def counting(handler: Handler, count: int) -> tuple[Handler, asyncio.Event]:
+    """The handler as both sides call it, and what is set when it has been called so often; more often is an error."""
+    finished = asyncio.Event()
+    left = count
+
+    async def counted(event: OrderPlaced) -> None:
+        nonlocal left
+        await handler(event)
+        left -= 1
+        if left <= 0:
+            if left:
+                raise RuntimeError("an event was handled twice")
+            finished.set()
+
+    return counted, finished
 
 
 async def does_nothing(_: Any) -> None:
