@@ -85,6 +85,7 @@ class Intake:
         self._origins: set[str] = set()  # whose marks are loaded
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
+        self._waiting = False  # for messages
         self._missing = False
         self._came = 0.0
         self._looked = 0.0
@@ -111,8 +112,9 @@ class Intake:
         if self._task is None:
             return
         self._nudge.set()
-        await asyncio.wait([self._task], timeout=5.0)
-        self._task.cancel()
+        if not self._waiting:
+            await asyncio.wait([self._task], timeout=5.0)
+        self._task.cancel()  # which takes nothing from a fetch that waits
         await asyncio.gather(self._task, return_exceptions=True)
         await self._leave()
 
@@ -164,7 +166,9 @@ class Intake:
                 if self._member.due_in_s == 0 or self._nudge.is_set() or self._waits_for_leases:
                     self._nudge.clear()
                     await self._share(intake)
+                self._waiting = True
                 fetched = await intake.fetch(AT_ONCE, min(WAIT_S, max(0.01, self._member.due_in_s)))
+                self._waiting = False
                 # Before it is brought in: a process that was stopped for a while has fetched what may be another's by now.
                 self._refuse(await self._claim.others_by_now(origin_of(self.journal)))
                 if fetched:
@@ -174,7 +178,7 @@ class Intake:
                 await self._give_up_holes(intake)
                 await self._look(intake)
         finally:
-            self._intake = None
+            self._intake, self._waiting = None, False
             await intake.close()
 
     def _fresh(self) -> Arrivals[Item]:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ....brokers.port import Broker, Message, Sent
+from ....engine import claims
 from ....errors import BrokerTaken, MessageRefused, OutboxFull
 from ....journal.port import Replay
 from ....service import Service
@@ -51,6 +52,11 @@ class Refusing:
         return [MessageRefused("not this one") if n in refused else next(answers) for n in range(len(messages))]
 
 
+def ask_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose a place is: every 0.6 s instead of every six, so that no test waits long for somebody to find out."""
+    monkeypatch.setattr(claims, "LEASES", 0.2)
+
+
 class Journals:
     @needs("claims")
     async def test_r14_a_second_journal_that_publishes_a_channel_is_refused_at_its_start(
@@ -90,7 +96,10 @@ class Journals:
                 stands_by.drain_s = 0.0  # it will not be let in
 
     @needs("claims")
-    async def test_r14_who_loses_its_place_while_it_publishes_finds_out(self, site: CarriedSite) -> None:
+    async def test_r14_who_loses_its_place_while_it_publishes_finds_out(
+        self, site: CarriedSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask_often(monkeypatch)
         log = Log()
         async with listening(site, listener(log)), speaking(site) as before:
             await say(before, [1])
@@ -103,7 +112,10 @@ class Journals:
                 assert not _problems(other)  # told to take over, it is not thrown out in turn
 
     @needs("claims")
-    async def test_r14_who_loses_its_place_while_it_consumes_finds_out(self, site: CarriedSite) -> None:
+    async def test_r14_who_loses_its_place_while_it_consumes_finds_out(
+        self, site: CarriedSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ask_often(monkeypatch)
         async with listening(site, _silent(Log())) as before:
             other = Spine("memory://", broker=site.broker(), lease_s=LEASE_S, take_over=True)
             async with other, other.running(_silent(Log())):
@@ -112,9 +124,10 @@ class Journals:
 
     @needs("processes", "claims")
     async def test_r14_the_restored_copy_of_a_journal_does_not_consume_beside_it(
-        self, site: CarriedSite, tmp_path: Path
+        self, site: CarriedSite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It has its identity; each would get a part of the events, or all of them twice."""
+        ask_often(monkeypatch)
         log, later, copy = Log(), Log(), tmp_path / "copy.db"
         async with listening(site, listener(log)) as original, speaking(site) as spine:
             await say(spine, [1])
@@ -135,8 +148,11 @@ class Journals:
         assert [1] == log.of("ann")
 
     @needs("claims")
-    async def test_r14_a_claim_without_an_incarnation_is_its_journals_and_gets_one(self, site: CarriedSite) -> None:
+    async def test_r14_a_claim_without_an_incarnation_is_its_journals_and_gets_one(
+        self, site: CarriedSite, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """As earlier releases have left it: nobody is locked out of their own place by a new release."""
+        ask_often(monkeypatch)
         async with listening(site, _silent(Log())) as spine:
             broker, id, consumer = spine.broker, spine.journal.id, "listener.talk"
             assert broker is not None
