@@ -473,6 +473,24 @@ async def test_a_relay_that_can_not_give_back_its_lease_goes_on(broker: Server, 
         await until(lambda: heard.of("ann") == [0, 1])
 
 
+async def test_a_relay_that_takes_up_again_while_the_broker_is_away_is_well_when_it_is_back(
+    broker: Server, monkeypatch: pytest.MonkeyPatch
+):
+    """With nothing to send: its health spoke of what was over until the next event was published."""
+    journal = MemoryJournal()
+    async with Spine(journal, service=storefront, broker=to(broker)) as store:
+        (relay,) = store._carrying.relays.values()  # type: ignore[union-attr]
+        await until(lambda: relay.leads)
+        broker.stop()
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "feed", no_journal)
+            relay._changed.set()
+            await until(lambda: relay.trouble)
+        await until(lambda: broker.name in (relay.trouble or ""))
+        broker.restart()
+        await until(lambda: store.health()["status"] == "ok")
+
+
 async def test_a_hole_in_one_slot_holds_up_no_other_after_a_restart(broker: Server, monkeypatch: pytest.MonkeyPatch):
     """What had been brought in from beyond the hole was finished again together with what is new, and refused for ever."""
     heard = Heard()

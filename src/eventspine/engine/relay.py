@@ -195,6 +195,7 @@ class Relay:
         await self._aside.look()
         await self._numbering.prove()
         self._before_rows = AHEAD_MAX
+        self.trouble = None  # though there may be nothing to send
 
     async def claim(self) -> None:
         """One journal publishes a channel: two would number it twice, and order it in two ways (R14)."""
