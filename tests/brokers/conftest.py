@@ -15,8 +15,11 @@ SETTINGS = {"pulsar": {"backlogQuotaCheckIntervalInSeconds": "1"}}  # once a min
 def _fixture(name: str) -> object:
     @pytest.fixture(scope="module", name=f"{name}_server")
     def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-        with needed(name)(tmp_path_factory.mktemp(name), settings=SETTINGS.get(name)) as running:
-            yield running
+        server = needed(name)(tmp_path_factory.mktemp(name), settings=SETTINGS.get(name))
+        try:
+            yield server.start()
+        finally:
+            server.kill()  # some take seconds to end, and nobody will ask for what they have
 
     return server
 

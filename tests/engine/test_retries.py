@@ -294,7 +294,7 @@ async def test_retry_after_counts_as_an_attempt(spine: Spine) -> None:
 async def test_within_ends_the_attempts_whatever_their_number(spine: Spine) -> None:
     service = Service("mail")
 
-    @service.on(Placed, retry=Retry(attempts=None, within=timedelta(milliseconds=30), first_s=0.001, most_s=0.001))
+    @service.on(Placed, retry=Retry(attempts=None, within=timedelta(milliseconds=300), first_s=0.001, most_s=0.001))
     async def note(event: Placed) -> None:
         raise Broken
 
@@ -302,7 +302,7 @@ async def test_within_ends_the_attempts_whatever_their_number(spine: Spine) -> N
     async with spine.running(service):
         (row,) = await dead(spine)
     assert row.attempts > 1
-    assert row.last_us - row.first_us >= 20_000
+    assert row.last_us - row.first_us >= 100_000  # the last has begun by then, on a busy machine some time before the end
 
 
 async def test_a_cancellation_that_the_handler_ran_into_itself_is_a_failed_attempt(spine: Spine) -> None:
