@@ -25,7 +25,7 @@ set-up-bench:
 	@scripts/setup bench
 
 test: set-up-test ## Run the tests, four at a time (ALL=1: the long ones too; WORKERS=0: one by one; TESTS=tests/journal PYTEST_ARGS=-x)
-	@$(PY) -m pytest -n $(WORKERS) --dist loadfile $(QUICK) $(TESTS) $(PYTEST_ARGS)
+	@$(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(QUICK) $(TESTS) $(PYTEST_ARGS)
 
 servers: set-up-test ## Install the real brokers, and the PostgreSQL, that tests start and stop; without them those tests are skipped (SERVERS=nats)
 	@$(PY) -m eventspine.cli servers install $(SERVERS)

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -21,10 +22,11 @@ pytest.register_assert_rewrite(
     *{f"tests.{folder.name}" for folder in Path(__file__).parent.iterdir() if folder.is_dir()} - sys.modules.keys(),
 )
 
-if (
-    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-):  # as a shell's background jobs have it; our children would inherit it
+# A shell's background jobs ignore the one, and what nohup starts the other; our children would inherit it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if os.name == "posix" and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, lambda *_: None)  # ignored all the same
 
 settings.register_profile("laptop", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
@@ -77,6 +79,20 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     _, _, name = item.nodeid.partition("::")
     if f"{item.path.relative_to(HERE).as_posix()}::{name}".startswith(LONG):
         item.add_marker(pytest.mark.long)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        from tests.scheduling import in_order
+
+        in_order(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from tests.scheduling import FileByFile
+
+    return FileByFile(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_collection_finish() -> None:

@@ -302,7 +302,9 @@ async def test_within_ends_the_attempts_whatever_their_number(spine: Spine) -> N
     async with spine.running(service):
         (row,) = await dead(spine)
     assert row.attempts > 1
-    assert row.last_us - row.first_us >= 100_000  # the last has begun by then, on a busy machine some time before the end
+    assert (
+        row.last_us - row.first_us >= 100_000
+    )  # the last has begun by then, on a busy machine some time before the end
 
 
 async def test_a_cancellation_that_the_handler_ran_into_itself_is_a_failed_attempt(spine: Spine) -> None:
