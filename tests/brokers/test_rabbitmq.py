@@ -663,6 +663,21 @@ async def test_of_journals_that_claim_at_the_same_moment_one_has_it_for_good(pla
     assert "late.1" == await broker.claim("publisher", CHANNEL, owners[0], force=False)
 
 
+async def test_who_takes_a_place_by_force_has_it_though_another_asks_for_it_all_the_time(place: Place) -> None:
+    """It is deleted and made anew, and who asked in between had it."""
+    taking, asking = await place.broker(), await place.broker()
+
+    async def ask() -> None:
+        while True:
+            await asking.claim("publisher", CHANNEL, "before.1", force=False)
+
+    async with asyncio.TaskGroup() as group:
+        asks = group.create_task(ask())
+        for number in range(30):
+            assert f"j{number}.1" == await taking.claim("publisher", CHANNEL, f"j{number}.1", force=True)
+        asks.cancel()
+
+
 # --- doctor -----------------------------------------------------------------------------------------------------------
 
 

@@ -45,6 +45,7 @@ PARTITIONS = 8
 PREFETCH = 500  # messages of a queue that may be on their way into the journal
 REGISTERED_S = 1.5  # after which the server has on its disk that there is a quorum queue; no answer says so
 BINDING_S = 0.05  # generous, for each
+TAKES = 20  # of a place by force, while others ask for it in between
 OLDEST = 4  # of the server: before, a delivery limit could not be unlimited
 MESSAGE_BYTES_MAX = 16_777_216  # the server's own default; a lower one is learned when it refuses
 QUEUE = {
@@ -306,8 +307,9 @@ class RabbitBroker:
         link = await self._link("reading")
         try:
             if force:
-                await link.once(lambda channel: channel.exchange_delete(place))
-            await link.once(lambda channel: _owned(channel, place, self.settings.prefix + identity))
+                await _taken(link, place, self.settings.prefix + identity)
+            else:
+                await link.once(lambda channel: _owned(channel, place, self.settings.prefix + identity))
         except ChannelPreconditionFailed as error:
             return _current(str(error)).removeprefix(self.settings.prefix) or "unknown"
         except AMQPChannelError as error:
@@ -336,6 +338,23 @@ class RabbitBroker:
 
 async def _fanout(channel: Channel, name: str, *, passive: bool = False, nowait: Any = False) -> None:
     await channel.exchange_declare(name, exchange_type="fanout", durable=True, passive=passive, nowait=nowait)
+
+
+async def _taken(link: Link, place: str, owner: str) -> None:
+    """Away with it, and made anew in the same breath. Somebody who only asks may have made it in between all the same."""
+
+    async def take(channel: Channel) -> None:
+        await channel.exchange_delete(place, nowait=True)
+        await _owned(channel, place, owner)
+
+    tries = 0
+    while True:
+        try:
+            await link.once(take)
+            return
+        except ChannelPreconditionFailed:
+            if (tries := tries + 1) == TAKES:
+                raise
 
 
 async def _owned(channel: Channel, place: str, owner: str) -> None:
