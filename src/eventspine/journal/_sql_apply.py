@@ -127,7 +127,7 @@ class Applier:
             return Verdict("fenced", error=fenced)
         if known.ids and unit.appends and _is_published(unit, known):
             return first_result(self._cursor, unit, known, plan)
-        streams = any(append.stream is not None for append in unit.appends)
+        streams = bool(unit.appends) and any(append.stream is not None for append in unit.appends)
         if streams and (conflict := _conflict(unit.appends, known)):
             return Verdict("conflict", error=conflict)
         if unit.notes and (refused := notes.refuse(unit.notes, known.note_version)):

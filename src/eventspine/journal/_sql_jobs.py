@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .port import Unit, Verdict
@@ -110,8 +111,16 @@ def _give_all(loop: asyncio.AbstractEventLoop, answers: list[Given]) -> None:
 
 
 def weigh(units: Sequence[Unit]) -> int:
-    events = sum(len(record[14]) + 200 for unit in units for append in unit.appends for record in append.records)
-    return events + sum(len(note.value or b"") for unit in units if unit.notes for note in unit.notes)
+    weight = 0
+    for unit in units:
+        for append in unit.appends:
+            weight += 200 * len(append.records) + sum(map(len, map(_data, append.records)))
+        for note in unit.notes:
+            weight += len(note.value or b"")
+    return weight
+
+
+_data = itemgetter(14)
 
 
 def deliver(answers: list[Given]) -> None:

@@ -132,12 +132,20 @@ class Known:
         self._load(units)
 
     def _load(self, units: Sequence[Unit]) -> None:
-        leases = {fence.lease for unit in units if unit.fences for fence in unit.fences}
-        subscriptions = {done.subscription for unit in units if unit.done for done in unit.done}
-        changed = {change.number for unit in units if unit.changes for change in unit.changes}
-        streams = {
-            (append.service, append.stream) for unit in units for append in unit.appends if append.stream is not None
-        }
+        leases: set[str] = set()
+        subscriptions: set[int] = set()
+        changed: set[int] = set()
+        streams: set[tuple[str, str]] = set()
+        for unit in units:
+            if unit.fences:
+                leases.update([fence.lease for fence in unit.fences])
+            if unit.done:
+                subscriptions.update([done.subscription for done in unit.done])
+            if unit.changes:
+                changed.update([change.number for change in unit.changes])
+            for append in unit.appends:
+                if append.stream is not None:
+                    streams.add((append.service, append.stream))
         if leases:
             self.epochs = dict(self.among("select name, epoch from spine_leases where name in", leases))
         if subscriptions:
