@@ -8,6 +8,7 @@ import re
 import signal
 import time
 
+from eventspine.journal.lockfile import read_holder
 from eventspine.journal.processes import is_stopped
 from eventspine.observe.health_http import Answer, HealthServer
 from eventspine.settings_values import Address
@@ -44,8 +45,17 @@ def test_one_that_was_killed_is_not_at_work(spine):
 
 def test_one_that_is_stopped_is_named(spine):
     process = spine.run_shop()
-    os.kill(process.pid, signal.SIGSTOP)
-    until(lambda: is_stopped(process.pid))
+
+    def stopped_outside_a_commit() -> bool:
+        """In the middle of one it would hold the lock for writing, which is told instead."""
+        os.kill(process.pid, signal.SIGSTOP)
+        until(lambda: is_stopped(process.pid))
+        if (read_holder(spine.folder / "spine.db-lock") or [None])[0] != process.pid:
+            return True
+        os.kill(process.pid, signal.SIGCONT)
+        return False
+
+    until(stopped_outside_a_commit)
     until(lambda: 1 == spine.asked_here("health").exit_code)
     assert f"Process {process.pid} of stock has not renewed its leases for" in spine("health").stdout
 

@@ -13,6 +13,7 @@ from typing import Any
 from eventspine import Delivery, Event, Service
 from tests.faults.services import (
     FOLDER,
+    POSTGRES,
     SOON,
     Carved,
     Counted,
@@ -26,7 +27,7 @@ from tests.faults.services import (
     till,
 )
 
-__all__ = ["Carved", "CarvedBefore", "Counted", "Refunded", "desk", "keeper", "readers", "slow", "till"]
+__all__ = ["POSTGRES", "Carved", "CarvedBefore", "Counted", "Refunded", "desk", "keeper", "readers", "slow", "till"]
 
 
 class CarvedBefore(Event, context="till", key="key", type="till.Carved", version=1):

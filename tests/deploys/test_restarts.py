@@ -109,7 +109,8 @@ def test_what_a_stopped_process_had_in_hand_happens_once(deploy: Deploy, without
     until(lambda: 8 <= len([run for run in deploy.log("end") if run[4] == old.pid]), "the late handlers to return")
     assert 0 == old.terminate()
 
-    assert (8 if without else 0) == len(deploy.reckon(WRITE).twice)
+    twice = len(deploy.reckon(WRITE).twice)
+    assert twice >= 8 if without else twice == 0  # until it is ended it may have gone on with what comes next, too
 
 
 def test_twenty_quick_restarts_disturb_nothing(deploy: Deploy) -> None:
