@@ -243,6 +243,12 @@ def test_where_nothing_fits_there_is_no_file(replay: Any, tmp_path: Path) -> Non
     assert not list(tmp_path.glob("scratch*"))
 
 
+@pytest.mark.parametrize("place", [str(2**63), str(2**70)])
+def test_a_place_beyond_all_numbers_is_one_after_the_end(replay: Any, place: str) -> None:
+    assert replay("--from", place).exit_code == 4
+    assert replay("--to", place).exit_code == 0
+
+
 def test_it_says_what_to_run_next(replay: Any, tmp_path: Path) -> None:
     result = replay("shop.stock:stock")
     assert (

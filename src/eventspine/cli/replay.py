@@ -5,15 +5,16 @@ from a broker's archive, and this one in a file of its own."""
 
 from __future__ import annotations
 
-import asyncio
 import shlex
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
 from ..journal._sqlite_scratch import Chosen, Scratch, Source, copy_history
+from ..journal._stopping import stoppable
 from ..journal.port import Journal
 from ..observe.printable import printable
 from ..wording import plural
@@ -104,11 +105,12 @@ async def command(
     prints."""
     async with existing_journal(invocation) as journal:
         source = cast("Source", journal)  # those of all URLs are one; in memory there is no existing journal
+        upto = await _upto(journal, to)
         chosen = Chosen(
-            await position_of(journal, start), await _upto(journal, to), keys, types, channels,
+            min(await position_of(journal, start), upto), upto, keys, types, channels,
             correlation and normal_id(correlation), known_id(correlation or ""),
         )  # fmt: skip
-        made = await asyncio.to_thread(copy_history, source, into, chosen)
+        made = await stoppable(partial(copy_history, source, into, chosen))
     if made is None:
         raise NothingFound("No event fits; no file was made. `spine tail --no-follow` shows what there is.")
     say(json_document(view(made)) if as_json else in_words(made))

@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -26,6 +25,7 @@ from typing import NamedTuple
 from ..errors import JournalCorrupt, JournalError, SettingsError
 from . import _sqlite_file as file, forks
 from ._sqlite_seal import seal
+from ._stopping import Stop, Stopped
 from .port import Backup
 
 PAGES = 1_000  # copied in one step
@@ -33,10 +33,6 @@ CHECK_EVERY = 100_000  # steps of SQLite's machine between two looks at whether 
 _POSITION = "/*spine*/ select coalesce(max(position), 0), max(recorded_us), count(*) from spine_events"
 
 Progress = Callable[[str, float], None] | None
-
-
-class Stopped(Exception):
-    """Whoever asked for it no longer waits."""
 
 
 class _Held(NamedTuple):
@@ -47,12 +43,10 @@ class _Held(NamedTuple):
     events: int
 
 
-def back_up(
-    source: Path, target: Path, *, busy_s: float, force: bool, progress: Progress, stop: threading.Event
-) -> Backup:
+def back_up(source: Path, target: Path, busy_s: float, force: bool, progress: Progress, stop: Stop) -> Backup:
     try:
         target = check_target(source, target, force)
-        _remove_leftovers(target)
+        remove_leftovers(target)
     except OSError as error:
         raise SettingsError(f"No backup can be put at {target}: {error.strerror}. Name another file.") from error
     part = Path(f"{target}.part-{os.getpid()}")
@@ -61,8 +55,7 @@ def back_up(
             held = _copy(source, part, busy_s, progress, stop)
             _verify(part, held, progress, stop)
         _sync(part, os.O_RDWR)
-        if stop.is_set():
-            raise Stopped
+        stop.look()
         _name(part, target, force)
     except sqlite3.Error as error:
         if stop.is_set():
@@ -102,7 +95,7 @@ def _same(one: Path, other: Path) -> bool:
     return other.exists() and os.path.samestat(os.stat(one), os.stat(other))
 
 
-def _remove_leftovers(target: Path) -> None:
+def remove_leftovers(target: Path) -> None:
     for left in target.parent.glob(f"{_escaped(target.name)}.part-*"):
         pid = left.name.rpartition("-")[2]
         if pid.isdigit() and not _lives(int(pid)):
@@ -126,11 +119,9 @@ def _lives(pid: int) -> bool:
 # --- copying ----------------------------------------------------------------------------------------------------------
 
 
-def _copy(source: Path, part: Path, busy_s: float, progress: Progress, stop: threading.Event) -> _Held:
+def _copy(source: Path, part: Path, busy_s: float, progress: Progress, stop: Stop) -> _Held:
     def step(_: int, left: int, pages: int) -> None:
-        _let_fork()
-        if stop.is_set():
-            raise Stopped
+        look(stop)
         if progress:
             progress("copying", 1 - left / max(1, pages))
 
@@ -141,7 +132,7 @@ def _copy(source: Path, part: Path, busy_s: float, progress: Progress, stop: thr
         origin.backup(copy, pages=PAGES, progress=step)
         origin.execute("/*spine*/ rollback").close()
         _raise_incarnation(copy)
-        seal(copy, partial(_look, stop))
+        seal(copy, partial(look, stop))
     return held
 
 
@@ -162,10 +153,9 @@ def _new(part: Path) -> sqlite3.Connection:
     return copy
 
 
-def _look(stop: threading.Event) -> None:
+def look(stop: Stop) -> None:
     _let_fork()
-    if stop.is_set():
-        raise Stopped
+    stop.look()
 
 
 def _let_fork() -> None:
@@ -177,15 +167,15 @@ def _let_fork() -> None:
 # --- verifying --------------------------------------------------------------------------------------------------------
 
 
-def _verify(part: Path, held: _Held, progress: Progress, stop: threading.Event) -> None:
-    def look() -> bool:
+def _verify(part: Path, held: _Held, progress: Progress, stop: Stop) -> None:
+    def stops() -> bool:
         _let_fork()
         return stop.is_set()
 
     if progress:
         progress("verifying", 0.0)
     with _read_only(part) as copy:
-        copy.set_progress_handler(look, CHECK_EVERY)
+        copy.set_progress_handler(stops, CHECK_EVERY)
         found = [row[0] for row in copy.execute("pragma integrity_check(3)").fetchall()]
         if found != ["ok"]:
             raise JournalCorrupt(

@@ -3,17 +3,17 @@ whether it is whole."""
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ._sql_growth import Retaining
-from ._sqlite_backup import Stopped, back_up
+from ._sqlite_backup import back_up
 from ._sqlite_check import check
+from ._stopping import stoppable
 from .port import Backup
 
 T = TypeVar("T")
@@ -41,16 +41,4 @@ class Growth(Retaining):
     async def backup(
         self, target: Path, *, force: bool = False, progress: Callable[[str, float], None] | None = None
     ) -> Backup:
-        stop = threading.Event()
-        copying = asyncio.create_task(
-            asyncio.to_thread(
-                back_up, self.path, target, busy_s=self._busy_s, force=force, progress=progress, stop=stop
-            )
-        )
-        try:
-            return await asyncio.shield(copying)
-        except asyncio.CancelledError:
-            stop.set()  # too late once the copy has been given its name: then there is a backup, and this says so
-            with suppress(Stopped):
-                return await copying
-            raise
+        return await stoppable(partial(back_up, self.path, target, self._busy_s, force, progress))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from pathlib import Path
@@ -26,6 +25,7 @@ from ._sqlite_aside import move_aside
 from ._sqlite_backup import Progress, _sync, back_up, check_target
 from ._sqlite_check import check
 from ._sqlite_seal import SEAL, Seal, digest
+from ._stopping import Stop
 from .lockfile import alone
 from .notes import SCRATCH
 
@@ -188,7 +188,7 @@ def _put_in_place(backup: Path, place: Path, aside: Path | None, busy_s: float, 
     restoring = file.restoring_of(place)
     if aside is None:
         check_target(backup, place, force=False)
-    back_up(backup, restoring, busy_s=busy_s, force=True, progress=progress, stop=threading.Event())
+    back_up(backup, restoring, busy_s, True, progress, Stop())
     try:
         if aside is not None:
             move_aside(place, aside)

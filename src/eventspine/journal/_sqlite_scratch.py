@@ -8,6 +8,9 @@ identity, from which the ids of what handlers publish derive: what is handled ag
 and nothing stands there twice. They begin anew, before the first chosen event. A stream of which an event was chosen is
 there from its first version on: an aggregate is nothing without its past.
 
+The target has its name only once the copy is whole and on the disk. Whoever is killed on the way leaves a `.part-` file, which
+the next copy to that target removes; whoever is interrupted leaves nothing.
+
 What else the file holds stays behind: services' own tables, views, deliveries, timers, snapshots, leases. The tables are
 as of now, the events as of then; services make theirs anew. The copy is another journal by its identity, and has a note
 that says what it is: who opens it carries nothing to or from a broker."""
@@ -19,18 +22,20 @@ import os
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from ..clock import SystemClock
 from ..errors import JournalError, JournalFull, SettingsError
 from . import _sql_read as read, _sqlite_file as file, forks, migrations
-from ._sqlite_backup import _name, _new, _sync, check_target
+from ._sqlite_backup import _name, _new, _sync, check_target, look, remove_leftovers
+from ._stopping import Stop, Stopped
 from .notes import SCRATCH
 from .port import OWN_FEED
 from .registry import partitions_of
 
-PAGE = 500
+PAGE = 500  # events, or as many as come to PAGE_BYTES_MAX
 POSITIONS = 10_000  # numbers that are read at once
 _OF_ANY_CONTEXT = "(type = ? or substr(type, length(type) - ?) = ?)"
 _COLUMNS = "number, uid, service, name, channels, types, ordering, on_dead, republish, created_us"
@@ -64,6 +69,10 @@ class History(Protocol):
         """Rows, in SQL that both databases have."""
         ...
 
+    def interrupt(self) -> None:
+        """In another thread: what runs just now ends with an error."""
+        ...
+
 
 class Source(Protocol):
     """A journal whose history can be taken."""
@@ -73,7 +82,7 @@ class Source(Protocol):
     def history(self) -> AbstractContextManager[History]: ...
 
 
-def copy_history(source: Source, target: Path, chosen: Chosen) -> Scratch | None:
+def copy_history(source: Source, target: Path, chosen: Chosen, stop: Stop) -> Scratch | None:
     """None, and no file, when nothing fits."""
     if os.path.lexists(target):
         raise SettingsError(f"{target} exists, and was left alone. Name another file for the scratch journal.")
@@ -81,18 +90,23 @@ def copy_history(source: Source, target: Path, chosen: Chosen) -> Scratch | None
     target = check_target(file_of_source or Path(os.devnull), target, force=False)
     part = Path(f"{target}.part-{os.getpid()}")
     try:
-        part.unlink(missing_ok=True)
+        remove_leftovers(target)
         mode = 0o600 if file_of_source is None else os.stat(file_of_source).st_mode & 0o777
         os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode))
         with forks.inside_sqlite():
-            made = _copy(source, part, chosen)
+            made = _copy(source, part, chosen, stop)
         if made is None:
             return None
         _sync(part, os.O_RDWR)
+        stop.look()
         _name(part, target, force=False)
-    except sqlite3.Error as error:
+    except (sqlite3.Error, JournalError) as error:
+        if stop.is_set():
+            raise Stopped from error
+        if isinstance(error, JournalError):
+            raise
         # Nothing is written but the part.
-        told = file.translate(error, part if file_of_source is None or _is_full(error) else file_of_source)
+        told = file.translate(error, target if file_of_source is None or _is_full(error) else file_of_source)
         raise told or JournalError(f"History can't be copied: {error}. Nothing is at {target}.") from error
     except OSError as error:
         raise JournalError(f"{target} can't be written: {error.strerror}. There is no scratch journal.") from error
@@ -116,8 +130,23 @@ def held(path: Path, busy_s: float) -> Iterator[sqlite3.Connection]:
             history.execute("/*spine*/ rollback").close()
 
 
-def _copy(source: Source, part: Path, chosen: Chosen) -> Scratch | None:
-    with source.history() as history, closing(_new(part)) as scratch:
+class _Stoppable:
+    """The same history, until nobody waits for it any more."""
+
+    def __init__(self, history: History, stop: Stop) -> None:
+        self._history, self._stop = history, stop
+        stop.interrupt = history.interrupt
+
+    def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Any]:
+        look(self._stop)
+        with closing(self._history.execute(sql, values)) as found:
+            rows: list[Any] = found.fetchall()
+        return rows
+
+
+def _copy(source: Source, part: Path, chosen: Chosen, stop: Stop) -> Scratch | None:
+    with source.history() as held_now, closing(_new(part)) as scratch:
+        history = _Stoppable(held_now, stop)
         scratch.execute("begin immediate").close()
         migrations.prepare(scratch, SystemClock().now_us())
         scratch.execute("create temp table wanted (position integer primary key)").close()
@@ -132,21 +161,15 @@ def _copy(source: Source, part: Path, chosen: Chosen) -> Scratch | None:
     return Scratch("", count, first, last, streams, count - events)
 
 
-def _choose(history: History, scratch: sqlite3.Connection, chosen: Chosen) -> int:
+def _choose(history: _Stoppable, scratch: sqlite3.Connection, chosen: Chosen) -> int:
     filters, values = _filters(chosen)
     where = " and ".join(["position > ? and position <= ?", *filters])
     sql = f"/*spine*/ select position from spine_events where {where} order by position limit ?"
     after = chosen.after
-    while found := _rows(history, sql, (after, chosen.upto, *values, POSITIONS)):
+    while found := history.rows(sql, (after, chosen.upto, *values, POSITIONS)):
         scratch.executemany("insert into wanted values (?)", found).close()
         after = found[-1][0]
     return int(scratch.execute("select count(*) from wanted").fetchone()[0])
-
-
-def _rows(history: History, sql: str, values: Sequence[Any] = ()) -> list[Any]:
-    with closing(history.execute(sql, values)) as found:
-        rows: list[Any] = found.fetchall()
-    return rows
 
 
 def _filters(chosen: Chosen) -> tuple[list[str], list[Any]]:
@@ -166,7 +189,7 @@ def _filters(chosen: Chosen) -> tuple[list[str], list[Any]]:
     return where, values
 
 
-def _complete_streams(history: History, scratch: sqlite3.Connection, upto: int) -> int:
+def _complete_streams(history: _Stoppable, scratch: sqlite3.Connection, upto: int) -> int:
     """How many there are."""
     count = 0
     for number, versions in _streams(history, upto):
@@ -176,7 +199,7 @@ def _complete_streams(history: History, scratch: sqlite3.Connection, upto: int) 
             continue
         count += 1
         names = "/*spine*/ select service, name from spine_streams where number = ?"
-        ((service, name),) = _rows(history, names, (number,))
+        ((service, name),) = history.rows(names, (number,))
         scratch.execute("insert or ignore into wanted select value from json_each(?)", (positions,)).close()
         scratch.execute("insert into spine_streams values (?,?,?,?)", (number, service, name, versions[-1][0])).close()
         scratch.executemany(
@@ -185,14 +208,14 @@ def _complete_streams(history: History, scratch: sqlite3.Connection, upto: int) 
     return count
 
 
-def _streams(history: History, upto: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+def _streams(history: _Stoppable, upto: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
     """Each with its versions and their positions, one stream in memory at a time."""
     number, versions, after = 0, list[tuple[int, int]](), (0, 0)
     query = (
         "/*spine*/ select stream, version, position from spine_stream_events where position <= ? and (stream, version) > (?, ?)"
         " order by stream, version limit ?"
     )
-    while rows := _rows(history, query, (upto, *after, POSITIONS)):
+    while rows := history.rows(query, (upto, *after, POSITIONS)):
         for stream, version, position in rows:
             if stream != number:
                 if versions:
@@ -204,23 +227,37 @@ def _streams(history: History, upto: int) -> Iterator[tuple[int, list[tuple[int,
         yield number, versions
 
 
-def _copy_events(history: History, scratch: sqlite3.Connection) -> tuple[int, int, int]:
+def _copy_events(history: _Stoppable, scratch: sqlite3.Connection) -> tuple[int, int, int]:
     """The first position, the last one, and how many."""
     some = f"/*spine*/ select {read.RECORD} from spine_events where position in (select value from json_each(?))"
     first, after, count = 0, 0, 0
     marks = ",".join("?" * len(read.RECORD.split(",")))
     page = "select position from wanted where position > ? order by position limit ?"
     while positions := [row[0] for row in scratch.execute(page, (after, PAGE)).fetchall()]:
-        rows = _rows(history, f"{some} order by position", (json.dumps(positions),))
+        positions = _fitting(history, positions)
+        rows = history.rows(f"{some} order by position", (json.dumps(positions),))
         scratch.executemany(f"insert into spine_events ({read.RECORD}) values ({marks})", rows).close()
         first, after, count = first or positions[0], positions[-1], count + len(rows)
     return first, after, count
 
 
-def _copy_subscriptions(history: History, scratch: sqlite3.Connection, after: int) -> None:
+def _fitting(history: _Stoppable, positions: list[int]) -> list[int]:
+    """As many of them as memory should hold at once, the first in any case."""
+    query = (
+        "/*spine*/ select position, length(data) + coalesce(length(meta), 0) from spine_events"
+        " where position in (select value from json_each(?)) order by position"
+    )
+    sizes = history.rows(query, (json.dumps(positions),))
+    for (position, _), upto in zip(sizes[1:], accumulate(size for _, size in sizes), strict=False):
+        if upto >= read.PAGE_BYTES_MAX:
+            return [each for each in positions if each < position]
+    return positions
+
+
+def _copy_subscriptions(history: _Stoppable, scratch: sqlite3.Connection, after: int) -> None:
     """Without those of relays and intakes (a colon is in their services' names): they have a broker to do with."""
     query = f"/*spine*/ select {_COLUMNS} from spine_subscriptions where state <> 'retired' and service not like '%:%'"
-    for row in _rows(history, query):
+    for row in history.rows(query):
         scratch.execute(
             f"insert into spine_subscriptions ({_COLUMNS}, state, generation) values (?,?,?,?,?,?,?,?,?,?,'active',1)",
             row,
