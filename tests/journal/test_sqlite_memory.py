@@ -169,3 +169,16 @@ async def test_null_is_stored_as_null(journal: SQLiteJournal, tmp_path: Path) ->
         query = "select channel, key, correlation, causation, meta, typeof(id), typeof(data) from spine_events"
         assert [(*[None] * 5, "blob", "blob")] == looked_at.execute(query).fetchall()
     looked_at.close()
+
+
+async def test_null_is_stored_as_null_also_where_a_program_adapts_floats(
+    journal: SQLiteJournal, tmp_path: Path
+) -> None:
+    sqlite3.register_adapter(float, str)
+    try:
+        await publish(journal, event(channel=None, key=None))
+    finally:
+        del sqlite3.adapters[float, sqlite3.PrepareProtocol]
+    with sqlite3.connect(tmp_path / "spine.db") as looked_at:
+        assert [(None, None)] == looked_at.execute("select channel, key from spine_events").fetchall()
+    looked_at.close()

@@ -115,7 +115,7 @@ class Known:
         self, cursor: sqlite3.Cursor, units: Sequence[Unit], memory: Memory | None = None, *, trusting: bool = False
     ) -> None:
         """`trusting`: what goes on with a stream just where it is expected to be is taken for new. Should it not be, the
-        plan raises Repeated."""
+        plan raises Repeated. Afterwards: whether anything was."""
         self._cursor = cursor
         self._memory = memory
         self.trusting = trusting
@@ -154,7 +154,13 @@ class Known:
             self._load_deliveries(changed)
         if streams:
             self._load_heads(streams)
-        self._asked = {id for unit in units if unit.appends and not self._trusts(unit) for id in _asked_first(unit)}
+        self._asked, trusted = set[bytes](), False
+        for unit in units:
+            if unit.appends and self.trusting and self._trusts(unit):
+                trusted = True
+            elif unit.appends:
+                self._asked.update(_asked_first(unit))
+        self.trusting = trusted
         if self._asked:
             self.ids = dict(self.among("select id, position from spine_events where id in", self._asked))
 

@@ -86,6 +86,7 @@ _ENDED_NOTES = (
 
 
 NULL = float("nan")  # which SQLite stores as NULL
+_UNASKED = (float, bytearray)
 AT_ONCE = (64, 16, 4, 1)  # rows to a statement: few sizes, so that statements stay cached
 
 
@@ -227,7 +228,7 @@ class Plan:
     def _write_events(self, cursor: sqlite3.Cursor, known: Known) -> Trace | None:
         inserted, last = 0, 0
         if self.records:
-            inserted = write_rows(cursor, EVENTS, [_bound(*record) for record in self.records])
+            inserted = write_rows(cursor, EVENTS, _bindable(self.records))
             last = cursor.lastrowid or 0
         self.last = last if inserted else self._head
         first = last - inserted + 1
@@ -291,6 +292,13 @@ def _write_steps(cursor: sqlite3.Cursor, sql: str, steps: list[Step]) -> None:
             step.verdict.numbers += [row[0] for row in rows]
         else:
             step.verdict.cancelled += cursor.rowcount
+
+
+def _bindable(records: Sequence[tuple[Any, ...]]) -> Sequence[tuple[Any, ...]]:
+    """Not where the program itself has had one of these types adapted, which would be asked again."""
+    if any((kind, sqlite3.PrepareProtocol) in sqlite3.adapters for kind in _UNASKED):
+        return records
+    return [_bound(*record) for record in records]
 
 
 def _bound(
