@@ -48,6 +48,7 @@ SpineError
 ├── RegistrationRefused       this start would lose or repeat work; the message gives the ways on
 ├── SpineClosed               it was used after close(); open it again, or publish before
 ├── SettingsError             a URL, option or file that can't be used
+│   ├── StreamRefused         a stream was asked for by a name, or a number, that none can have
 │   └── TruncationRefused     the stream can't begin with this version: it has none, or its event does not restate all
 └── MissingExtra              an optional dependency is not installed; names the pip line
 Reject, RetryAfter            raised by handlers to say what should happen; not errors of ours
@@ -257,6 +258,10 @@ class SpineClosed(SpineError):
 
 
 class SettingsError(SpineError):
+    pass
+
+
+class StreamRefused(SettingsError):
     pass
 
 

@@ -88,6 +88,12 @@ def test_a_name_that_is_none_is_answered_with_what_may_be_meant(
     assert told in result.output
 
 
+def test_a_version_beyond_all_numbers_is_told_as_such(town: Any) -> None:
+    ended = town("show", "town", "garage-g1", "--after", str(2**63))
+    assert (ended.exit_code, ended.stdout) == (2, "")
+    assert "is no number of versions" in ended.stderr
+
+
 def test_where_there_are_none_it_says_so(say: Any, story: Any) -> None:
     assert say("streams", "list", "--json").stdout.strip() == "[]"
     assert "Nobody has any" in say("streams", "show", "garage", "g1").output

@@ -13,6 +13,7 @@ from typing import Any
 from ..errors import Conflict, Fenced, UnitFailed
 from . import notes
 from ._memory_tables import Tables
+from .asking import refuse_appends
 from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
 
 NO_SQL = (
@@ -41,6 +42,8 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
             return Verdict("fenced", error=fenced)
     elif unit.appends and _is_published(tables, unit):
         return _first_result(tables, unit)
+    if unfit := refuse_appends(unit.appends):
+        return Verdict("failed", error=unfit)
     conflict = _conflict(tables, unit.appends)
     if conflict:
         return Verdict("conflict", error=conflict)

@@ -20,6 +20,7 @@ from ._sql_plan import Plan, StreamRows
 from ._sql_repeated import first_result, version_of
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_outcome import Trace
+from .asking import refuse_appends
 from .port import Append, Record, Statement, Unit, Verdict
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ class Applier:
         if known.ids and unit.appends and _is_published(unit, known):
             return first_result(self._cursor, unit, known, plan)
         streams = bool(unit.appends) and any(append.stream is not None for append in unit.appends)
+        if streams and (unfit := refuse_appends(unit.appends)):
+            return Verdict("failed", error=unfit)
         if streams and (conflict := _conflict(unit.appends, known)):
             return Verdict("conflict", error=conflict)
         if unit.notes and (refused := notes.refuse(unit.notes, known.note_version)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..clock import Clock
 from . import _sql_cutting as cutting, _sql_retention as retention
 from ._sql_apply import Safeguards
+from .asking import check_cut
 from .port import ChannelSize, Deleted, Fence, Keep, StreamCut, Sweep
 from .retention import said
 
@@ -49,6 +50,7 @@ class Retaining:
         return now_us
 
     async def cut(self, service: str, stream: str, *, before: int, expected: int | None = None) -> StreamCut:
+        check_cut(service, stream, before, expected)
         now_us = self._clock.now_us()
         done = await self._call(
             lambda cursor: cutting.cut(

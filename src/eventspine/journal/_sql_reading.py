@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from . import _sql_read as read, _sql_registry as registry
+from .asking import check_names, check_number
 from .cursors import Range
 from .port import Cursor, Delivery, Lease, Noted, Process, Record, State, StreamHead, Subscription, Timer
 
@@ -24,13 +25,19 @@ class Reading:
     async def stream(
         self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
     ) -> list[Record]:
+        check_names(service, stream)
+        check_number("after", after)
+        check_number("limit", limit)
         some = read.folded if folded else read.stream
         return await self._few(limit, lambda cursor: some(cursor, service, stream, after, limit))
 
     async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
+        check_names(service, *after)
+        check_number("limit", limit)
         return await self._read(lambda cursor: read.streams(cursor, service, after, limit))
 
     async def stream_version(self, service: str, stream: str) -> int:
+        check_names(service, stream)
         return await self._few(1, lambda cursor: read.stream_version(cursor, service, stream))
 
     async def event(self, id: bytes) -> Record | None:

@@ -22,6 +22,7 @@ from ._memory_retention import there
 from ._memory_tables import Tables
 from ._memory_units import NO_SQL, commit_unit, rings
 from ._records import Wanted, filter_of
+from .asking import check_cut, check_names, check_number
 from .cursors import Range
 from .cutting import begins_later
 from .port import (
@@ -179,6 +180,9 @@ class MemoryJournal:
     async def stream(
         self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
     ) -> list[Record]:
+        check_names(service, stream)
+        check_number("after", after)
+        check_number("limit", limit)
         tables = self._live()
         positions = tables.streams.get((service, stream), [])[after : after + limit]
         if positions and not positions[0]:
@@ -186,6 +190,8 @@ class MemoryJournal:
         return [tables.feed[position - 1] for position in positions]
 
     async def streams(self, service: str | None, after: tuple[str, str], limit: int) -> list[StreamHead]:
+        check_names(service, *after)
+        check_number("limit", limit)
         there = sorted(self._live().streams.items())
         wanted = (row for row in there if row[0] > after and service in (None, row[0][0]) and row[1])
         feed = self._live().feed
@@ -194,6 +200,7 @@ class MemoryJournal:
         ]
 
     async def stream_version(self, service: str, stream: str) -> int:
+        check_names(service, stream)
         return len(self._live().streams.get((service, stream), ()))
 
     async def event(self, id: bytes) -> Record | None:
@@ -308,6 +315,7 @@ class MemoryJournal:
         return [row for _, row in sorted(self._live().deleted.items())]
 
     async def cut(self, service: str, stream: str, *, before: int, expected: int | None = None) -> StreamCut:
+        check_cut(service, stream, before, expected)
         return retention.cut(self._live(), service, stream, before, expected)
 
     async def cut_off(self) -> list[Deleted]:

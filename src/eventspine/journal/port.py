@@ -575,7 +575,8 @@ class Journal(Protocol):
         self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
     ) -> list[Record]:
         """Those with the versions after `after`, without holes. Raises VersionsDeleted, which says the `first` that there
-        is, where the next one was cut off: what is read is never taken for the beginning, nor numbered wrongly.
+        is, where the next one was cut off: what is read is never taken for the beginning, nor numbered wrongly. As all that
+        asks for streams it raises StreamRefused for a name or a number that none can have (asking.py).
 
         `folded`: they are read to make a state of them. Position, id, type, version, time_us, meta and data are as they
         were appended; whatever else a record has may be left empty, which takes half the time."""

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from ....journal.port import Journal
 from ..running import Suite
 from .appends import Appends
+from .asking import AskingForStreams
 from .capabilities import JournalCapabilities
 from .control import Control, Deliveries, Starts
 from .cutting import Cutting, WhoHoldsStreams
@@ -65,6 +66,7 @@ class JournalConformance(Suite):
         Deleting,
         WhatHoldsThemBack,
         WhatReadersSee,
+        AskingForStreams,
         Cutting,
         WhoHoldsStreams,
         Statements,
