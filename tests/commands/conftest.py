@@ -10,9 +10,9 @@ import pytest
 from eventspine.journal import open_journal
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Journal
-from tests.state.conftest import file
+from tests.state.conftest import database, file
 
-__all__ = ["file", "journal"]
+__all__ = ["database", "file", "journal"]
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ from eventspine.errors import (
 )
 from eventspine.journal.port import Journal, Unit, Verdict
 
-from .shop import Cancel, Charged, Customer, OrderPlaced, PlaceOrder, Shop, TooMany
+from .shop import Cancel, Charged, Customer, OrderPlaced, PlaceOrder, Shop, TooMany, tables
 
 
 @pytest.fixture
@@ -437,6 +437,80 @@ async def test_a_conflict_that_does_not_end_is_raised_after_as_many_tries_as_the
         with pytest.raises(Conflict):
             await spine.send(Cancel(order_id="1"))
     assert [1, 2, 3] == called
+
+
+class Taken(Reject):
+    pass
+
+
+class Claim(Command[int], context="orders", key="name"):
+    name: str
+
+
+def claiming(both: asyncio.Barrier, *, looks: bool = True) -> tuple[Service[None], list[int]]:
+    """Names that are taken once. On their first attempt two meet between looking and writing."""
+    service, attempts = Service("orders", tables=tables), list[int]()
+
+    @service.command(Claim)
+    async def claim(command: Claim, delivery: Delivery) -> int:
+        attempts.append(delivery.attempt)
+        if looks and await delivery.query("select id from orders_rows where id = :name", name=command.name):
+            raise Taken(command.name)
+        if delivery.attempt == 1:
+            await both.wait()
+        delivery.execute("insert into orders_rows values (:name, '', 1)", name=command.name)
+        return delivery.attempt
+
+    return service, attempts
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_of_two_who_take_a_unique_key_at_once_the_second_is_refused_as_one_who_comes_later(
+    database: Callable[[], Journal], processes: int
+) -> None:
+    both = asyncio.Barrier(2)
+    async with AsyncExitStack() as stack:
+        spines = [
+            await stack.enter_async_context(Spine(database(), service=claiming(both)[0])) for _ in range(processes)
+        ] * (2 // processes)
+        sent = [spine.send(Claim(name="ann")) for spine in spines]
+        answers = await asyncio.gather(*sent, return_exceptions=True)
+        assert {1, Taken} == {one if isinstance(one, int) else type(one) for one in answers}
+        with pytest.raises(Taken):
+            await spines[0].send(Claim(name="ann"))
+        assert 1 == await rows(spines[0])
+
+
+async def test_who_does_not_look_is_called_once_more_and_told_what_the_database_said(
+    database: Callable[[], Journal],
+) -> None:
+    both = asyncio.Barrier(1)
+    service, attempts = claiming(both, looks=False)
+    async with Spine(database(), service=service) as spine:
+        assert 1 == await spine.send(Claim(name="ann"))
+        with pytest.raises(UnitFailed, match="orders_rows") as told:
+            await spine.send(Claim(name="ann"))
+        assert told.value.__cause__ is not None
+    assert [1, 1, 2] == attempts
+
+
+async def test_another_constraint_is_broken_once(database: Callable[[], Journal]) -> None:
+    orders, attempts = Service("orders", tables=_whole_units), list[int]()
+
+    @orders.command(Claim)
+    async def claim(command: Claim, delivery: Delivery) -> int:
+        attempts.append(delivery.attempt)
+        delivery.execute("insert into orders_rows values (:name, '', 0)", name=command.name)
+        return 1
+
+    async with Spine(database(), service=orders) as spine:
+        with pytest.raises(UnitFailed):
+            await spine.send(Claim(name="ann"))
+    assert [1] == attempts
+
+
+def _whole_units(connection: Any) -> None:
+    connection.execute("create table orders_rows (id text primary key, sku text, units int check (units > 0))")
 
 
 # --- commits that can't say ---------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """One command on its way, in the process that sends it.
 
     send ──▶ in turn ──▶ noted before? ──▶ handler ──▶ commit ──▶ the result
-                 ▲            │               │           └── conflict: somebody saved the same aggregate, or did the same
-                 │            │               │               command; from the beginning, as often as the handler says
+                 ▲            │               │           ├── conflict: somebody saved the same aggregate, or did the same
+                 │            │               │           │   command; from the beginning, as often as the handler says
+                 │            │               │           └── a unique key was taken: by somebody at the same moment, perhaps;
+                 │            │               │               from the beginning, once, so that the handler sees what there is
                  │            │               └── it raises: nothing has happened, and the caller hears it
                  └────────────┘
 
@@ -73,6 +75,7 @@ class Sending:
     async def answer(self) -> bytes:
         """The result, as it is noted."""
         spine, handler = self.spine, self.desk.handler
+        raced = False
         async with spine._turns.of((handler.service, self.command_id)):
             for attempt in range(handler.conflict_tries):
                 if (self.named or attempt) and (noted := await self._noted()) is not None:
@@ -80,7 +83,11 @@ class Sending:
                 try:
                     return await self._attempt(attempt)
                 except Conflict as error:
-                    conflict = error
+                    conflict: SpineError = error
+                except UnitFailed as error:
+                    if raced or not _was_taken(error):
+                        raise
+                    conflict, raced = error, True
                 await self.caller.pause(uniform(0, PAUSE_S * (2**attempt - 1)))
             if (noted := await self._noted()) is not None:
                 return _again(noted)
@@ -173,6 +180,15 @@ class Sending:
     async def _ours(self) -> Answer | None:
         noted = await answers.find(self.desk.journal, self.desk.handler.service, self.command_id)
         return noted if noted is not None and noted.sent == self.record.id else None
+
+
+def _was_taken(error: UnitFailed) -> bool:
+    """It broke a unique key, in the words of either database."""
+    broken = error.__cause__
+    return getattr(broken, "sqlstate", None) == "23505" or getattr(broken, "sqlite_errorname", None) in _UNIQUE
+
+
+_UNIQUE = ("SQLITE_CONSTRAINT_UNIQUE", "SQLITE_CONSTRAINT_PRIMARYKEY", "SQLITE_CONSTRAINT_ROWID")
 
 
 def _again(noted: Answer) -> bytes:
