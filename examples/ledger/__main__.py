@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -15,7 +16,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from eventspine import Envelope, Spine
-from eventspine.testing.servers import named
+from eventspine.testing.servers import NotInstalled, ServerError, named
 
 from .accounts import LIMIT_CENTS, Account, Overdrawn, Post, midnight
 from .books import ORDERS, Books, Order, check, read
@@ -260,7 +261,7 @@ async def main(path: Path, most: int | None, days: int, journal: str = "sqlite")
     print("All agree.")
 
 
-if __name__ == "__main__":
+def run() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, help="only so many orders of the file")
     parser.add_argument("--days", type=int, default=1000, help="how many customers and days are looked back on")
@@ -270,4 +271,16 @@ if __name__ == "__main__":
     given = parser.parse_args()
     # The books are taken over before any view is started: that nobody subscribes yet is how it is meant here.
     logging.getLogger("eventspine.publishing").setLevel(logging.ERROR)
-    asyncio.run(main(ORDERS, given.most, given.days, given.journal))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what it has started is ended, too
+    try:
+        asyncio.run(main(ORDERS, given.most, given.days, given.journal))
+    except (NotInstalled, ServerError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run())

@@ -96,7 +96,8 @@ def write_side() -> Service[None]:
 
 
 async def check_new(entries: Sequence[Entry], delivery: Delivery) -> None:
-    """Of two who book one id at the same moment, both may come past this; the table's primary key then refuses one."""
+    """Of two who book one id at the same moment, both may come past this; the table's primary key then refuses one, which is
+    called once more, and is told here."""
     ids = {f"e{number}": entry.id for number, entry in enumerate(entries)}
     some = ", ".join(f":{name}" for name in ids)
     rows = await delivery.query(f"select entry from ledger_entries where entry in ({some})", **ids) if ids else []

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import closing
 from datetime import date
@@ -110,6 +115,14 @@ async def test_a_command_sent_twice_posts_once_and_an_entry_under_another_comman
     assert 500 == (await spine.load(Account, "ann")).cents
 
 
+async def test_of_two_entries_of_one_id_at_the_same_moment_the_second_is_told_that_it_is_booked(spine):
+    for number in range(10):
+        both = [Post(entry=payment(str(number), DAY, 500, who)) for who in ("ann", "bob")]
+        answers = await asyncio.gather(*map(spine.send, both), return_exceptions=True)
+        assert [AlreadyBooked] == [type(one) for one in answers if one is not None]
+    assert 10 == await demo.count(spine, "entries")
+
+
 async def test_an_account_is_taken_over_only_if_it_is_new(spine):
     await spine.send(Post(entry=payment("1", DAY, 500, "ann")))
     with pytest.raises(Conflict):
@@ -154,3 +167,31 @@ async def test_the_look_back_finds_a_state_that_is_not_that_of_the_file(spine):
     for orders in books.orders.values():
         orders[0] = orders[0]._replace(cents=orders[0].cents + 1)
     assert await demo.look_back(spine, books, 100)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_demo_that_is_stopped_says_nothing_of_its_inside_and_leaves_no_process(number, code):
+    command = [sys.executable, "-u", "-m", "examples.ledger"]
+    with subprocess.Popen(
+        command, cwd=demo.ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        assert "69,659 orders" in running.stdout.readline()
+        until(lambda: len(family(running.pid)) > 1)
+        running.send_signal(number)
+        _, told = running.communicate(timeout=60)
+    assert (code, "") == (running.returncode, told)
+    with pytest.raises(ProcessLookupError):
+        os.killpg(running.pid, 0)
+
+
+def family(group):
+    """The processes of a group."""
+    listed = subprocess.run(["ps", "-A", "-o", "pgid="], capture_output=True, text=True, check=True, timeout=60)
+    return [each for each in listed.stdout.split() if int(each) == group]
+
+
+def until(reached):
+    deadline = time.monotonic() + 60
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
