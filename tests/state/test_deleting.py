@@ -329,6 +329,24 @@ async def test_a_view_that_would_be_built_without_it_is_refused_unless_it_says_s
     assert ["ben"] == [row.account for row in await spine.view(Customers).all()]
 
 
+async def test_who_is_refused_is_told_whose_events_they_were(spine: Spine) -> None:
+    for name in ("ann", "ben", "cid", "dee"):
+        await save(spine, name)
+    ways_on = r"Say history="
+    await spine.delete_stream(Book, "ann")
+    await spine.journal.cut("bank", "account-cid", before=3)
+    await _refused(spine, rf"\(of account-ann, account-cid\)\. {ways_on}")
+    for name in ("ben", "dee"):
+        await spine.delete_stream(Book, name)
+    await _refused(spine, rf"\(of account-ann, account-ben, account-cid and others\)\. {ways_on}")
+
+
+async def _refused(spine: Spine, told: str) -> None:
+    with pytest.raises(RegistrationRefused, match=told):
+        async with spine.running(keeping()):
+            pass
+
+
 async def test_the_past_of_a_view_that_had_its_events_is_told_no_more(spine: Spine) -> None:
     reports = keeping()
     await save(spine)
@@ -337,7 +355,9 @@ async def test_the_past_of_a_view_that_had_its_events_is_told_no_more(spine: Spi
     head = await spine.journal.head()
     assert 31 == (await spine.view(Customers).as_of(head)).get("ann").cents  # type: ignore[union-attr]
     await spine.delete_stream(Book, "ann")
-    with pytest.raises(ViewRefused, match=rf"5 events of bank were deleted, the last at position {head}\."):
+    with pytest.raises(
+        ViewRefused, match=rf"5 events of bank were deleted, the last at position {head} \(of account-ann\)\."
+    ):
         await spine.view(Customers).as_of(head)
 
 

@@ -14,6 +14,7 @@ from ..errors import BeyondColumn, SettingsError, ViewRefused
 from ..journal.pages import feed
 from ..journal.port import Journal
 from ..wording import plural
+from . import cut_streams
 from .reading import check_limit, ordered, ordering
 from .rows import Key, Rows
 from .views import ViewType
@@ -126,7 +127,7 @@ async def _check_whole(journal: Journal, projection: Projection) -> None:
     if (gone := await projection.lacks(journal)) is not None:
         raise ViewRefused(
             f"The past of {projection.view.name} can't be told: {plural(gone.events, 'event')} of {gone.channel} "
-            f"{'was' if gone.events == 1 else 'were'} deleted, the last at position {gone.position:,}. "
+            f"{'was' if gone.events == 1 else 'were'} deleted, the last at position {gone.position:,}{await cut_streams.told(journal, gone)}. "
             'A projection with history="what_is_left" is folded of those that are left.',
             view=projection.view.name,
         )

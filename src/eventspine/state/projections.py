@@ -30,7 +30,7 @@ from ..events import EventType, describe
 from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
 from ..service import Handler, Service, _check_options
-from . import versions
+from . import cut_streams, versions
 from .code import code_of
 from .progress import held_up_by, progress_of
 from .rows import Missing, Rows
@@ -145,7 +145,8 @@ class Projection:
         if (gone := await self.lacks(journal)) is not None and await self._is_new(journal, service):
             raise RegistrationRefused(
                 f"{self.view.where} would be built without what was deleted: events of {gone.channel} up to position "
-                f'{gone.position:,}. Say history="what_is_left" to build it without them, or keep the version that has them.',
+                f"{gone.position:,}{await cut_streams.told(journal, gone)}. "
+                'Say history="what_is_left" to build it without them, or keep the version that has them.',
                 service=service,
                 view=self.view.name,
             )
