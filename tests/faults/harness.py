@@ -36,6 +36,7 @@ class Child:
     def __init__(self, place: Place, name: str, line: Sequence[str], faults: str) -> None:
         self.place, self.name = place, name
         self.errors = place.folder / f"{name}.err"
+        self.began_us = time.time_ns() // 1000
         with self.errors.open("ab") as errors:
             self.process = subprocess.Popen(
                 line, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=errors, stderr=errors, start_new_session=True,

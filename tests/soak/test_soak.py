@@ -72,6 +72,23 @@ def test_the_reckoning_sees(soaked: Soaked, tmp_path: Path, change: str, told: s
     assert [one for one in Books(place, soaked.outcome.rewinds).wrong() if told in one]
 
 
+@pytest.mark.parametrize(("later_us", "seen"), [(1, True), (-1, False)])
+def test_it_sees_who_left_and_is_listed_and_takes_nobody_else_of_that_pid_for_it(
+    soaked: Soaked, tmp_path: Path, later_us: int, seen: bool
+) -> None:
+    """Somebody who was killed before it began may have had its pid, and is listed for an hour."""
+    place = Place(tmp_path)
+    place.path.write_bytes(soaked.place.path.read_bytes())
+    (tmp_path / "acknowledged").write_bytes((soaked.place.folder / "acknowledged").read_bytes())
+    left = next(child for child in soaked.place.children if child.process.poll() == 0)
+    place.children = [left]
+    row = ("x", "ledger", 1, left.pid, "here", left.began_us + later_us, 1, "1", 1, "")
+    with closing(sqlite3.connect(place.path)) as connection, connection:
+        connection.execute(f"insert into spine_processes values ({', '.join('?' * len(row))})", row)
+    found = [one for one in Books(place, soaked.outcome.rewinds).wrong() if "still listed" in one]
+    assert bool(found) == seen
+
+
 def test_without_a_safeguard_it_ends_in_words_about_what_was_lost(tmp_path: Path) -> None:
     """Cursors that are folded before the verdicts pass what failed once."""
     outcome = soak(Place(tmp_path), seed=17, seconds=3, without=("folding",))
