@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,12 +110,17 @@ class Child:
         return self.errors.read_text()[-4000:]
 
     def clear_away(self) -> None:
-        """It and whatever it has started."""
-        try:
+        """It, while it is there, and whatever it has started."""
+        if self.alive:
             os.killpg(self.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # all gone
         self.process.wait(WAIT_S)
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return []  # it has just ended, or is somebody else's
 
 
 @dataclass
@@ -166,6 +171,17 @@ class Place:
     def end(self) -> None:
         for child in self.children:
             child.clear_away()
+        for pid in self.outlived():
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGKILL)
+
+    def outlived(self) -> list[int]:
+        """What our processes have started, and is there without them. By its folder, since by now others may have their pids, on
+        a busy machine within minutes. Linux says; elsewhere nobody is found."""
+        said = f"FAULTS_FOLDER={self.folder}".encode()
+        alive = {child.pid for child in self.children if child.alive}
+        pids = {int(process.name) for process in Path("/proc").glob("[0-9]*")}
+        return [pid for pid in pids - alive if said in _environment(pid)]
 
     def told(self) -> str:
         return "\n".join(f"--- {path.name}\n{path.read_text()[-3000:]}" for path in sorted(self.folder.glob("*.err")))

@@ -252,24 +252,12 @@ class Crowd:
         if code := child.end():
             self.trouble.append(f"{post} ended with {code}:\n{child.said()[-1500:]}")
 
-    def left_behind(self) -> list[int]:
-        """Processes that outlived those who had started them."""
-        return [child.pid for child in self.place.children if is_group(child.pid)]
-
 
 def send(pid: int, number: signal.Signals) -> None:
     try:
         os.kill(pid, number)
     except ProcessLookupError:
         pass  # it has just ended
-
-
-def is_group(pid: int) -> bool:
-    try:
-        os.killpg(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def children_of(pid: int) -> list[int]:

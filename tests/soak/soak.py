@@ -86,7 +86,7 @@ def _settle(place: Place, crowd: Crowd, outcome: Outcome) -> None:
     if doctor is not None:
         wrong += [f"spine doctor: {finding}" for finding in json.loads(doctor)["findings"]]
     crowd.end_consumers()
-    wrong += [f"process {pid} was left behind" for pid in crowd.left_behind()]
+    wrong += [f"process {pid} was left behind" for pid in place.outlived()]
 
 
 def _done(place: Place, wrong: list[str]) -> bool:
