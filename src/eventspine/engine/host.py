@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set as AbstractSet
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import datetime
 from functools import partial
@@ -34,7 +34,7 @@ from .loading import adopt, partition_of
 from .readers import ROOM, Readers
 from .registering import process_of, register, say_what_it_passes
 from .reloading import Reloads
-from .shares import leaders, targets
+from .shares import leaders, share
 from .subscription import Subscription
 from .upkeep import UPKEEP
 from .workers import Workers
@@ -267,7 +267,7 @@ class Host:
             self.reloads.missing.update(self.subscriptions)
             raise
 
-    def _wanted(self, view: LeaseView) -> set[int]:
+    def _wanted(self, view: LeaseView) -> AbstractSet[int]:
         if self.stopping:
             return self._at_work_in() if self.giving_back else set(self.held)
         lead = leaders(view.processes)
@@ -281,8 +281,7 @@ class Host:
         self.leads = self.process.id in ids and not waits
         if not self.leads:
             return set()
-        goal = targets(self._partitions(), ids)
-        return {number for number, process in goal.items() if process == self.process.id}
+        return share(self._partitions(), ids, self.process.id)
 
     def _partitions(self) -> tuple[int, ...]:
         orders = {subscription.whole for subscription in self.subscriptions}

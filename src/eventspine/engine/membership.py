@@ -6,7 +6,7 @@ say how far they have come. Their names hold a colon, which no service that a us
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set as AbstractSet
 
 from .._version import RELEASE
 from ..clock import Clock
@@ -22,7 +22,7 @@ from ..journal.port import (
     SubscriptionDeclaration,
 )
 from ..journal.processes import pid_start, this_host
-from .shares import leaders, targets
+from .shares import leaders, share
 
 TRUST = 0.8  # of a lease's time
 
@@ -95,19 +95,18 @@ class Membership:
             await self._ask(sorted(mine), [])
         return await self._changed()
 
-    def ours(self, wanted: Iterable[int], *, shared: bool) -> set[int]:
+    def ours(self, wanted: Iterable[int], *, shared: bool) -> AbstractSet[int]:
         """What of it should be with this process."""
         assert self._process is not None
         if not shared:
             return set(wanted)
-        goal = targets(tuple(sorted(wanted)), tuple([one.id for one in leaders(self.processes)]))
-        return {n for n, owner in goal.items() if owner == self._process.id}
+        return share(tuple(sorted(wanted)), tuple([one.id for one in leaders(self.processes)]), self._process.id)
 
     def too_much(self, wanted: Iterable[int], *, shared: bool) -> list[int]:
         """What is held and should not be: of nobody's asking, or another's share."""
         return sorted(self.held.keys() - self.ours(wanted, shared=shared))
 
-    def missing(self, wanted: Iterable[int], *, shared: bool) -> set[int]:
+    def missing(self, wanted: Iterable[int], *, shared: bool) -> AbstractSet[int]:
         return self.ours(wanted, shared=shared) - self.held.keys()
 
     async def _ask(self, take: list[int], release: list[int]) -> None:

@@ -39,5 +39,11 @@ def targets(partitions: tuple[int, ...], processes: tuple[str, ...]) -> Mapping[
     return chosen
 
 
+@lru_cache(maxsize=64)
+def share(partitions: tuple[int, ...], processes: tuple[str, ...], process: str) -> frozenset[int]:
+    """The partitions that this process should have."""
+    return frozenset(partition for partition, one in targets(partitions, processes).items() if one == process)
+
+
 def _weight(process: str, partition: int) -> bytes:
     return blake2b(f"{process}/{partition}".encode(), digest_size=8).digest()
