@@ -98,6 +98,14 @@ def test_rename(say, story):
     assert "email.tally" in listed(say)
 
 
+def test_a_new_name_is_one_that_code_can_declare(say, story):
+    assert "email.count is now email.tally.\n" == say("subscriptions", "rename", "count", "tally").stdout
+    for name in ("other.thing", "email.", "a b", "email/tally"):
+        refused = say("subscriptions", "rename", "tally", name)
+        assert (2, True) == (refused.exit_code, "can't name a handler of email" in refused.stderr)
+    assert "email.tally" in listed(say)
+
+
 def test_retiring_says_what_is_lost_and_asks(say, story):
     refused = say("subscriptions", "retire", "email.confirm")
     assert 2 == refused.exit_code

@@ -49,6 +49,11 @@ def test_a_decimal_is_text_on_the_wire_and_keeps_its_digits() -> None:
     assert b'"money":"1.10"' in KNOWN.encode(everything())
 
 
+def test_a_whole_number_in_its_place_is_one() -> None:
+    money = KNOWN.decode(KNOWN.encode(everything(money=3))).money
+    assert (money, type(money)) == (Decimal(3), Decimal)
+
+
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"fraction": NAN}, "fraction", "JSON can't carry"),
     ({"fraction": -INFINITY}, "fraction", "JSON can't carry"),
@@ -56,6 +61,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"money": Decimal("sNaN")}, "money", "no number"),
     ({"money": Decimal("-Infinity")}, "money", "no number"),
     ({"money": NAN}, "money", "JSON can't carry"),
+    ({"money": 0.1 + 0.2}, "money", "a float is not exact. Make a Decimal of text, such as Decimal('0.3')"),
     ({"at": NAIVE}, "at", "without a time zone"),
     ({"maybe": NAIVE}, "maybe", "without a time zone"),
     ({"later": NAIVE}, "later", "without a time zone"),

@@ -15,7 +15,8 @@ import pytest
 
 from eventspine import Event, Service, Spine
 from eventspine.errors import JournalBusy
-from eventspine.journal import _sqlite_locks as locks
+from eventspine.journal import _sqlite_file as file, _sqlite_locks as locks
+from eventspine.journal._sql_apply import is_journal_trouble
 from eventspine.journal.lockfile import read_holder
 from eventspine.journal.port import Append, Unit
 from eventspine.journal.sqlite import SQLiteJournal
@@ -324,3 +325,11 @@ def test_the_holder_is_found_under_another_name_of_the_file(tmp_path: Path) -> N
         own.execute("begin immediate")
         assert os.getpid() == locks.write_lock_holder(tmp_path / "link.db")
         own.execute("rollback")
+
+
+def test_sqlites_own_way_of_being_busy_is_a_lock_as_any_other(tmp_path: Path) -> None:
+    """SQLITE_PROTOCOL: where its wal-index is asked for by many at once it gives up by itself, after some seconds."""
+    error = sqlite3.OperationalError("locking protocol")
+    error.sqlite_errorcode = sqlite3.SQLITE_PROTOCOL
+    assert isinstance(file.translate(error, tmp_path / "spine.db"), JournalBusy)
+    assert is_journal_trouble(error)

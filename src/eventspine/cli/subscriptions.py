@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple
 
 import click
 
+from ..declared import HANDLER
 from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
 from ..journal.processes import is_gone
 from ..observe.printable import printable
@@ -227,14 +228,27 @@ async def _control(journal: Journal, operation: Control) -> None:
 async def rename(invocation: Invocation, name: str, new_name: str) -> None:
     """Give a subscription another name; its place, its parked and dead deliveries and its keys for effects stay.
 
-    The code must then declare the new name, else its next start is taken for a new handler."""
+    NEW_NAME is the handler's, as name= in code says it, with or without its service before it. The code must then declare
+    that name, else its next start is taken for a new handler."""
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
+        new_name = _stored_name(subscription.service, new_name)
         others = await journal.subscriptions(subscription.service)
         if any(row.name == new_name and row.state != "retired" for row in others):
             raise Misused(f"{subscription.service} has a subscription {new_name!r} already.")
         await _control(journal, Rename(subscription.number, new_name))
         say(f"{title(subscription)} is now {title(subscription._replace(name=new_name))}.")
+
+
+def _stored_name(service: str, name: str) -> str:
+    """As a handler of this service would be stored that code gives this name."""
+    bare = name.removeprefix(f"{service}.")
+    if not HANDLER.match(bare):
+        raise Misused(
+            f"{name!r} can't name a handler of {service}, so no code could declare it. Give a name of letters, digits, _ and -; "
+            f"the service is added by itself."
+        )
+    return f"{service}.{bare}"
 
 
 @command.command()

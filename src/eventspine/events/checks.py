@@ -67,7 +67,12 @@ def check_float(value: Any) -> None:
 
 def check_decimal(value: Any) -> None:
     if value.__class__ is not Decimal:
-        check_float(value)  # a number in the place of a Decimal is read as one
+        check_float(value)
+        if isinstance(value, float):  # an int is exact, and read back as a Decimal
+            raise Unfit(
+                f"is the float {value!r}, where the class says a Decimal: a float is not exact. Make a Decimal of text, such "
+                f"as Decimal({str(round(value, 2))!r})"
+            )
     elif not value.is_finite():
         search(value, unfit)
 

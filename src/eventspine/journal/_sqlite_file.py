@@ -242,7 +242,8 @@ def _primary(error: BaseException) -> int:
 
 
 def is_busy(error: BaseException) -> bool:
-    return _primary(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    """Also when others were in SQLite's own way for as long as it tries ("locking protocol")."""
+    return _primary(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_PROTOCOL)
 
 
 def is_io_error(error: BaseException) -> bool:
