@@ -59,14 +59,18 @@ def held_up(url: str, table: str = "spine_stream_events") -> Iterator[psycopg.Co
 
 def half_way(spine: Processes, connection: psycopg.Connection[Any]) -> subprocess.Popen[str]:
     replaying = spine.start("replay", "--into", "scratch.db")
+    until_it_waits(replaying, connection)
+    assert (spine.folder / f"scratch.db.part-{replaying.pid}").exists()
+    return replaying
+
+
+def until_it_waits(process: subprocess.Popen[str], connection: psycopg.Connection[Any]) -> None:
     deadline = time.monotonic() + 60
     query = "select count(*) from pg_locks where not granted and relation::regclass::text like '%spine_stream_events'"
     while not connection.execute(query).fetchone()[0]:  # type: ignore[index]
         assert time.monotonic() < deadline
-        assert replaying.poll() is None, replaying.communicate()
+        assert process.poll() is None, process.communicate()
         time.sleep(0.01)
-    assert (spine.folder / f"scratch.db.part-{replaying.pid}").exists()
-    return replaying
 
 
 def left(spine: Processes) -> list[str]:
@@ -86,6 +90,19 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing(spine: Processes, journal: st
         told = replaying.communicate(timeout=60)
         assert (130, ("", "\n")) == (replaying.returncode, told)
     assert [] == left(spine)
+
+
+@pytest.mark.parametrize(
+    "words", [("list",), ("show", "orders", "o-1"), ("delete", "orders", "o-1", "--yes")], ids=lambda words: words[0]
+)
+def test_ctrl_c_ends_what_only_waits_for_others(spine: Processes, journal: str, words: tuple[str, ...]) -> None:
+    """Who holds the table may do so for hours."""
+    with held_up(journal) as connection:
+        asking = spine.start("streams", *words)
+        until_it_waits(asking, connection)
+        asking.send_signal(signal.SIGINT)
+        told = asking.communicate(timeout=60)
+        assert (130, ("", "\n")) == (asking.returncode, told)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -17,6 +17,7 @@ from ._postgres_lineage import Connecting
 from ._postgres_sql import Cursor, Guard, bind, check_query, opened
 
 QUERY_S = 60.0  # of one query of a handler's
+CLOSING_S = 1.0  # for what is still being read when the journal is closed; who asked for it was cancelled, as by Ctrl-C
 T = TypeVar("T")
 
 
@@ -41,6 +42,7 @@ class Readers:
     def __init__(self, connecting: Connecting) -> None:
         self._connecting, self._target, self._identity = connecting, connecting.target, connecting.identity
         self._idle: list[psycopg.Connection[Any]] = []
+        self._busy: set[psycopg.Connection[Any]] = set()
         self._lock = threading.Lock()
         self._closed = False
         self._threads = ThreadPoolExecutor(self._target.readers, thread_name_prefix=f"spine reader {self._target.name}")
@@ -91,6 +93,7 @@ class Readers:
         """A connection that was idle may have been lost long ago, unnoticed: reading is tried once more on a new one."""
         while True:
             connection, reused = self._take()
+            self._busy.add(connection)
             try:
                 value = use(connection)
             except BaseException as error:
@@ -115,6 +118,7 @@ class Readers:
         return self._connecting()[0], False
 
     def _give_back(self, connection: psycopg.Connection[Any], *, usable: bool = True) -> None:
+        self._busy.discard(connection)
         if usable and connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE:
             with contextlib.suppress(psycopg.Error):
                 connection.execute("rollback")
@@ -126,9 +130,21 @@ class Readers:
         connection.close()
 
     def close(self) -> None:
+        """What waits for others' locks has no limit of our own, and is ended."""
+        ended = threading.Event()
+        ending = threading.Thread(target=self._end_what_waits, args=(ended,), name="spine reader ending", daemon=True)
+        ending.start()
         self._threads.shutdown(wait=True)
+        ended.set()
+        ending.join()
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+
+    def _end_what_waits(self, ended: threading.Event) -> None:
+        while not ended.wait(CLOSING_S):
+            for connection in list(self._busy):
+                with contextlib.suppress(psycopg.Error):
+                    connection.cancel_safe(timeout=CLOSING_S)
