@@ -19,10 +19,10 @@ pty = pytest.importorskip("pty")
 
 
 @contextlib.contextmanager
-def terminal(spine, *arguments: str, term: str = "xterm") -> Iterator[int]:
+def terminal(spine, *arguments: str, term: str = "xterm", columns: int = 100) -> Iterator[int]:
     """The command with a terminal of its own for all three streams; the other end of it."""
     ours, theirs = pty.openpty()
-    spine.environment |= {"TERM": term, "COLUMNS": "100"}
+    spine.environment |= {"TERM": term, "COLUMNS": str(columns)}
     process = subprocess.Popen(
         spine.line(arguments), cwd=spine.folder, env=spine.environment, stdin=theirs, stdout=theirs, stderr=theirs
     )
@@ -46,6 +46,10 @@ def read(ours: int, word: str | None = None) -> str:
             assert word is None, shown
             return shown
     return shown
+
+
+def without_style(shown: str) -> str:
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
 
 
 def test_a_list_is_a_table_that_can_not_be_forged(spine, story):
@@ -110,5 +114,50 @@ def test_numbers_and_times_stay_in_one_line_however_narrow_it_is(spine, story):
     with terminal(spine, "dead", "list") as ours:
         shown = read(ours)
 
-    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    plain = without_style(shown)
     assert re.search(r"^\d+ +\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", plain, re.MULTILINE), plain
+
+
+KEY = "01a20a97-b1dd-7a1f-8f6d-b3c75ebd7608"
+
+
+async def _a_long_key(journal) -> None:
+    (reserve,) = [row for row in await journal.subscriptions() if row.name == "stock.reserve"]
+    order = record(8, "orders.Ordered", KEY, b'{"title": "Emma", "copies": 2, "for": "Mr Knightley"}')
+    (verdict,) = await journal.commit([Unit(appends=[Append([order], "orders", f"order-{KEY}", 0)])])
+    stored = order._replace(position=verdict.positions[0])
+    reason = "ShelfTooHigh: nobody who is in today can reach the shelf on which it stands, nor the one above it"
+    parked = Put(reserve.number, stored.slot % PARTITIONS, stored, "parked", 1, 4_000_000_000_000_000, "X", reason)
+    await journal.commit([Unit(puts=[parked])])
+
+
+@pytest.mark.parametrize(
+    ("command", "whole"),
+    [
+        (["subscriptions", "--window", "0"], ["subscription", "parked", "stock.reserve", "stock.Reserved"]),
+        (["audit-trail"], ["recorded", "position", "orders.Ordered", KEY]),
+        (["parked", "list"], ["attempts", "stock.reserve", "orders.Ordered", KEY]),
+        (["streams", "list"], ["stream", f"order-{KEY}"]),
+        (["streams", "show", "orders", f"order-{KEY}"], ["version", "orders.Ordered", "Knightley"]),
+    ],
+)
+def test_on_80_columns_no_head_name_or_key_is_broken(spine, story, command, whole):
+    story.journal(_a_long_key)
+
+    with terminal(spine, *command, columns=80) as ours:
+        shown = without_style(read(ours))
+
+    assert not [word for word in whole if not re.search(rf"(?<![\w.-]){re.escape(word)}(?![\w-])", shown)], shown
+    assert not [line for line in shown.splitlines() if len(line) > 80], shown
+
+
+def test_what_fits_beside_nothing_stands_below_by_name(spine, story):
+    story.journal(_a_long_key)
+
+    with terminal(spine, "parked", "list", "--key", KEY, columns=80) as ours:
+        heads, row, *below = map(str.rstrip, without_style(read(ours)).splitlines())
+
+    assert ["number", "due", "handler", "type", "attempts"] == heads.split()
+    assert row.endswith("orders.Ordered  1")
+    assert f"    key: {KEY}" == below[0]
+    assert below[1].startswith("    reason: ")

@@ -1,13 +1,14 @@
 """How answers are printed: JSON that is always one document (or one line an event), and tables.
 
-Nothing printed can act on the terminal. On a terminal tables are rich's; in a pipe they are aligned plain text, so that
-`awk` and eyes both find the columns. Rows are taken in blocks: a listing of any length needs little memory.
+Nothing printed can act on the terminal. In a pipe tables are aligned plain text, so that `awk` and eyes both find the
+columns. On a terminal a column is there only where it fits in one line: what is too wide stands below its row, by name, so
+that no name, key or id is broken. Rows are taken in blocks: a listing of any length needs little memory.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +18,8 @@ from ..observe.printable import printable, printable_json
 from .exits import Misused
 
 BLOCK = 500
+GAP = 2  # between two columns
+INDENT = 4  # of what stands below its row
 Item = TypeVar("Item")
 
 
@@ -51,46 +54,65 @@ async def say_json_array(items: AsyncIterator[Any]) -> None:
     say("[]" if opening == "[" else "\n]")
 
 
-def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """One block. The columns are headed again only where a listing starts: pass () for the blocks after it."""
+def say_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, headed: bool = True) -> None:
+    """One block. The columns are headed again only where a listing starts."""
     cells = [[printable(cell) for cell in row] for row in rows]
     if on_terminal():
-        _say_rich(columns, cells)
+        _say_rich(columns, cells, headed)
     else:
-        _say_plain(columns, cells)
+        _say_plain([[column.upper() for column in columns], *cells] if headed else cells)
 
 
-def _say_plain(columns: Sequence[str], cells: list[list[str]]) -> None:
-    table = [[column.upper() for column in columns], *cells] if columns else cells
-    if not table:
-        return
-    widths = [max(len(row[index]) for row in table) for index in range(len(table[0]))]
+def _say_plain(table: list[list[str]]) -> None:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:
         say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _say_rich(columns: Sequence[str], cells: list[list[str]]) -> None:
+def _say_rich(columns: Sequence[str], cells: list[list[str]], headed: bool) -> None:
+    from rich.cells import cell_len
     from rich.console import Console
-    from rich.table import Table
+    from rich.padding import Padding
     from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, show_header=bool(columns), header_style="bold")
     console = Console(highlight=False)
-    whole = _whole(columns, cells, console.width * 6 // 10)
-    for index, column in enumerate(columns or [""] * len(cells[0] if cells else ())):
-        table.add_column(column, overflow="fold", no_wrap=index < whole)
+    widths = [max(map(cell_len, column)) for column in zip(columns, *cells, strict=True)]
+    beside = _beside(widths, console.width)
+
+    def line(row: Sequence[str], style: str = "") -> Text:
+        told = "".join(row[index] + " " * (widths[index] + GAP - cell_len(row[index])) for index in beside)
+        return Text(told.rstrip(), style)
+
+    if headed:
+        console.print(line(columns, "bold"))
     for row in cells:
-        table.add_row(*map(Text, row))
-    console.print(table)
+        console.print(line(row))
+        left = [(columns[index], cell) for index, cell in enumerate(row) if index not in beside and cell]
+        for told in _below(left, console.width - INDENT):
+            console.print(Padding(Text(told), (0, 0, 0, INDENT), expand=False))
 
 
-def _whole(columns: Sequence[str], cells: list[list[str]], room: int) -> int:
-    """How many columns, from the left, are kept in one line: numbers, times and names. What is left folds beside them."""
-    for index, column in enumerate(zip(*([columns] if columns else []), *cells, strict=True)):
-        room -= max(map(len, column)) + 2
-        if room < 0:
-            return index
-    return len(columns)
+def _beside(widths: Sequence[int], room: int) -> list[int]:
+    """The columns that stand beside one another: from the left, each that still fits."""
+    found: list[int] = []
+    for index, width in enumerate(widths):
+        if not found or width <= room:
+            found.append(index)
+            room -= width + GAP
+    return found
+
+
+def _below(cells: Sequence[tuple[str, str]], room: int) -> Iterator[str]:
+    """What did not fit, named, as many to a line as fit. Only what is longer than a line goes over its end."""
+    line = ""
+    for name, cell in cells:
+        told = f"{name}: {cell}" if name else cell
+        if line and len(line) + GAP + len(told) > room:
+            yield line
+            line = ""
+        line = f"{line}{' ' * GAP}{told}" if line else told
+    if line:
+        yield line
 
 
 async def say_listing(
@@ -107,15 +129,15 @@ async def say_listing(
         await say_json_array(view(item) async for item in items)
         return
     block: list[Sequence[object]] = []
-    heads: Sequence[str] = columns
+    first = True
     async for item in items:
         block.append(row(item))
         if len(block) == BLOCK:
-            say_table(heads, block)
-            block, heads = [], ()
+            say_table(columns, block, headed=first)
+            block, first = [], False
     if block:
-        say_table(heads, block)
-    elif heads:
+        say_table(columns, block, headed=first)
+    elif first:
         note(none)
 
 
