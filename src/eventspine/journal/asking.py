@@ -38,12 +38,14 @@ def refuse_appends(appends: Sequence[Append]) -> UnitFailed | None:
         if append.stream is None:
             continue
         for name in (append.service, append.stream):
-            if (len(name) > NAME_BYTES_MAX or not name.isascii() or "\0" in name) and (why := _unfit(name)):
+            if why := _unfit(name):
                 return UnitFailed(why, name=name)
     return None
 
 
 def _unfit(name: str) -> str | None:
+    if len(name) <= NAME_BYTES_MAX and name.isascii() and "\0" not in name:
+        return None  # nearly all
     size = len(name.encode("utf-8", "surrogatepass"))
     if size <= NAME_BYTES_MAX and "\0" not in name and not any("\ud800" <= letter <= "\udfff" for letter in name):
         return None
