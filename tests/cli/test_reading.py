@@ -48,6 +48,22 @@ def test_tail_shows_what_was_asked_for(say, story, options, shown):
     assert shown == positions(say("tail", "--no-follow", "--json", *options))
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--type", "Nope"], "Nothing of that is recorded."),
+        (["--from", "7"], "Nothing is recorded from position 7 on: the last is 6."),
+        (["--from", "99999", "--json"], "Nothing is recorded from position 99,999 on: the last is 6."),
+        (["--type", "Reserved"], ""),
+    ],
+)
+def test_tail_says_when_nothing_fits(say, story, options, told):
+    ended = say("tail", "--no-follow", *options)
+
+    assert (0, told) == (ended.exit_code, ended.stderr.strip())
+    assert bool(told) == (ended.stdout == "")
+
+
 def test_an_event_is_one_line(say, story):
     lines = say("tail", "--no-follow").stdout.splitlines()
 

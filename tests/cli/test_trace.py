@@ -10,9 +10,9 @@ import pytest
 from eventspine.cli import trace as tracing
 from eventspine.ids import id_text
 from eventspine.journal.memory import MemoryJournal
-from eventspine.journal.port import Append, Record, Timer, Unit
+from eventspine.journal.port import Append, Change, Record, Timer, Unit
 
-from .conftest import ORDER, SCHEDULED, record
+from .conftest import ORDER, SCHEDULED, SLOW, record
 
 
 def test_the_tree_of_an_order(say, story):
@@ -80,6 +80,27 @@ def test_what_waits_and_what_is_parked(say, story):
     assert "stock.reserve  waiting" in waiting
     assert "email.confirm  parked after 2 attempts, next in " in parked
     assert "email.count  waiting" in parked
+
+
+@pytest.mark.parametrize(
+    ("attempts", "reason", "error", "told"),
+    [
+        (1, "behind", "", "settled; it waited behind its key"),
+        (2, "behind", "", "settled after 2 attempts; it waited behind its key"),
+        (1, "behind", "behind: the moon", "settled after 1 attempt; failed with behind: the moon"),
+        (2, "SmtpDown", "SmtpDown: no route", "settled after 2 attempts; failed with SmtpDown: no route"),
+    ],
+)
+def test_what_is_done_in_the_end_says_whether_it_failed_or_waited(say, story, attempts, reason, error, told):
+    async def settle(journal):
+        (parked,) = await journal.deliveries(states=["parked"])
+        change = Change(parked.number, "settled", attempts, reason=reason, error=error)
+        (verdict,) = await journal.commit([Unit(changes=[change])])
+        assert verdict.ok, verdict
+
+    story.journal(settle)
+
+    assert f"email.confirm  {told}\n" in say("trace", id_text(SLOW.id)).stdout
 
 
 def test_a_paused_subscription_says_what_it_waits_for(say, story):

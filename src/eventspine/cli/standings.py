@@ -1,6 +1,6 @@
 """How an event stands with each subscription that wants it; read, never guessed.
 
-    done     the cursor is past it and no failure is kept          settled  done, after failures that are kept
+    done     the cursor is past it and no failure is kept          settled  done, after it failed or waited, which is kept
     waiting  the cursor is not there yet                           parked   waits for its next attempt
     dead     given up, with its reason                             held     in the care of another process
 
@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..journal.cursors import is_finished
-from ..journal.port import OWN_FEED, Cursor, Delivery, Journal, Record, Subscription
+from ..journal.port import BEHIND, OWN_FEED, Cursor, Delivery, Journal, Record, Subscription
 from ..observe.printable import printable
 from ..wording import plural
 from .output import shorten
@@ -130,7 +130,9 @@ def in_words(standing: Standing) -> str:
     if delivery.state == "dead":
         return f"dead after {attempts}: {failure(delivery)} (spine dead show {delivery.number})"
     if delivery.state == "settled":
-        return f"settled after {attempts}; failed with {failure(delivery)}"
+        waited = delivery.reason == BEHIND and not delivery.error
+        after = f" after {attempts}" if delivery.attempts > 1 or not waited else ""
+        return f"settled{after}; {'it waited behind its key' if waited else f'failed with {failure(delivery)}'}"
     return f"held by another process: {failure(delivery)}"
 
 

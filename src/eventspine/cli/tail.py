@@ -22,7 +22,7 @@ from ..periodic import is_ticks
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import Misused
 from .journals import asynchronous, existing_journal, position_of
-from .output import json_line
+from .output import json_line, note
 from .records import cloud_event, line, normal_id
 from .times import place
 
@@ -162,10 +162,21 @@ async def command(
         if follow and sys.stderr.isatty():
             click.echo(f"following {journal.url} from position {after:,}; Ctrl-C ends it", err=True)
         left = limit if limit is not None else -1
+        found = False
         async for records in events(journal, wanted, after, follow):
+            found = True
             for record in records[:left] if left >= 0 else records:
                 sys.stdout.write(shown(record) + "\n")
             sys.stdout.flush()
             left -= len(records)
             if limit is not None and left <= 0:
                 return
+        if not found:
+            note(_nothing(after, await journal.head()))
+
+
+def _nothing(after: int, head: int) -> str:
+    """Lest a mistyped word look like a feed in which nothing happens."""
+    if head and after >= head:
+        return f"Nothing is recorded from position {after + 1:,} on: the last is {head:,}."
+    return "Nothing of that is recorded."

@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ids import id_text
-from ..journal.port import WHOLE_FEED, Change, Delivery, Journal, Put, Record, Unit
+from ..journal.port import BEHIND, WHOLE_FEED, Change, Delivery, Journal, Put, Record, Unit
 from ..wording import storable
 from .membership import Membership
 from .numbering import Numbering
 
 log = logging.getLogger("eventspine.broker")
 AT_ONCE = 1000
-BEHIND = "behind"
 
 
 class Aside:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..envelope import Envelope
 from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
-from ..journal.port import Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
+from ..journal.port import BEHIND, Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
 from ..observe.correlation import Cause, current
 from ..policies import Retry
 from ..wording import storable
@@ -225,7 +225,7 @@ class Waiting:
         return unit
 
     def put(self, item: Item, state: State, due_us: int | None, attempts: int, trace: str = "") -> Put:
-        reason, text = item.failure or ("behind", "")
+        reason, text = item.failure or (BEHIND, "")
         number, part = self.subscription.number, item.part.number
         return Put(
             number, part, record_of(item), state, attempts, due_us, reason, text, trace, item.late, deaths=item.deaths

@@ -117,6 +117,7 @@ class Seen(NamedTuple):
 
 
 State = Literal["parked", "dead", "held", "settled"]
+BEHIND = "behind"  # the reason of a delivery that has not failed, and waits for one before it in its key
 
 
 class Put(NamedTuple):
@@ -129,7 +130,7 @@ class Put(NamedTuple):
     state: State
     attempts: int
     due_us: int | None  # of a parked delivery; None: when the one before it in its key is finished
-    reason: str  # one word or class name: "behind", "undecodable", "rejected", "SmtpDown"
+    reason: str  # one word or class name: BEHIND, "undecodable", "rejected", "SmtpDown"
     error: str = ""
     traceback: str = ""
     late: bool = False
