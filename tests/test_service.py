@@ -99,6 +99,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"timeout_s": None}, "number of seconds.*not None"),
     ({"timeout_s": timedelta(minutes=2)}, "timeout_s=120"),
     ({"replayable": "yes"}, "True or False"),
+    ({"on_dead": "stop"}, "on_dead='stop' must be 'goes_on' or 'waits'"),
+    ({"order": "keys"}, "order='keys' must be 'key', 'none' or 'feed'"),
     ({"name": 3}, "can't name a handler"),
     ({"name": "mail.nothing"}, "Write name='nothing'"),
     ({"renamed_from": "mail.old"}, "renamed_from='old'"),

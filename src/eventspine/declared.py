@@ -159,8 +159,10 @@ def check_handler(handler: Handler, service: str) -> None:
     _check_function(handler.function, where)
     _check_renamed(handler.renamed_from, service, where)
     _check_numbers(handler, where)
-    if handler.order not in ("key", "none", "feed") or handler.on_dead not in ("goes_on", "waits"):
-        raise DeclarationError(f"{where}: order is 'key', 'none' or 'feed'; on_dead is 'goes_on' or 'waits'.")
+    if handler.order not in ("key", "none", "feed"):
+        raise DeclarationError(f"{where}: order={handler.order!r} must be 'key', 'none' or 'feed'.")
+    if handler.on_dead not in ("goes_on", "waits"):
+        raise DeclarationError(f"{where}: on_dead={handler.on_dead!r} must be 'goes_on' or 'waits'.")
     if not isinstance(handler.replayable, bool):
         raise DeclarationError(f"{where}: replayable={handler.replayable!r} must be True or False.")
     _check_start(handler.start, where)

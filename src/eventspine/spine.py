@@ -401,6 +401,11 @@ class Spine(State, Commanding):
 
     async def cancel(self, *published: Receipt) -> int:
         """Cancel events scheduled with `at=` or `after=`; how many were still to come."""
+        for one in published:
+            if not isinstance(one, Receipt):
+                raise EventRefused(
+                    f"cancel() takes the receipts that publish(..., at=) gave, and no {type(one).__name__}."
+                )
         await self._at_first_use()
         verdict = await self._committed(Unit(cancels=[receipt.event_id for receipt in published]))
         return verdict.cancelled

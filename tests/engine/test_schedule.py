@@ -172,3 +172,8 @@ async def test_the_first_and_the_last_time_of_the_calendar_are_times_like_others
     record = await spine.journal.event(told.event_id)
     assert record is not None
     assert Envelope(record).time == first
+
+
+async def test_only_a_receipt_can_be_cancelled(spine: Spine) -> None:
+    with pytest.raises(EventRefused, match="takes the receipts that publish"):
+        await spine.cancel("0190163d-8694-739b-aea5-966c26f8ad91")  # type: ignore[arg-type]

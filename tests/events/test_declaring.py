@@ -325,5 +325,8 @@ def test_other_mistakes_are_told() -> None:
         event(context="orders")(OrderPlaced)
     with pytest.raises(DeclarationError, match=r"int is not an event\. Derive it from Event"):
         describe(int)
+    for several in (list, tuple, type(_ for _ in ())):
+        with pytest.raises(DeclarationError, match=r"one by one, as in publish\(\*events\)"):
+            describe(several)
     with pytest.raises(DeclarationError, match="not a class"):
         describe(OrderPlaced(order_id="1", customer_id="c"))  # type: ignore[arg-type]

@@ -7,7 +7,7 @@ may live in one process, each with the fields that its reader needs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
@@ -191,6 +191,10 @@ def _undescribed(cls: Any) -> DeclarationError:
         )
     if issubclass(cls, msgspec.Struct) and isinstance(cls, EventMeta):
         return DeclarationError(f"{cls.__name__} has no context and is only a base; add context= to its class line")
+    if issubclass(cls, (list, tuple, set, frozenset, Iterator)):
+        return DeclarationError(
+            f"{cls.__name__} is not an event. Give several events one by one, as in publish(*events)."
+        )
     return DeclarationError(
         f"{cls.__name__} is not an event. Derive it from Event (class {cls.__name__}(Event, context=..., key=...)), "
         "or put @event(context=..., key=...) above a dataclass or pydantic model."
