@@ -77,8 +77,6 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"name": "a.b"}, "can't name a handler"),
     ({"concurrency": 0}, "concurrency must be at least 1"),
     ({"timeout_s": 0}, "timeout_s above 0"),
-    ({"order": "sometimes"}, "'key', 'none' or 'feed'"),
-    ({"on_dead": "cries"}, "'goes_on' or 'waits'"),
     ({"start": datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001 -- naive on purpose
     ({"errors": {"Broken": Dead}}, "maps exception classes"),
     ({"errors": {ValueError: "dead"}}, r"use Retry\(...\), Dead or Drop"),
