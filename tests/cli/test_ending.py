@@ -53,7 +53,14 @@ def test_another_programs_database_is_left_alone(say, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["nope"], "No such command"),
+        (["nope"], "No such command 'nope'."),
+        (["tial"], "No such command 'tial'. Did you mean tail?"),
+        (["dead", "shwo"], "No such command 'shwo'. Did you mean show?"),
+        (["dead", "show", "abc"], "'abc' can't be used; it is to be a whole number from 1 up, as `spine dead list`"),
+        (["parked", "retry", "0"], "'0' can't be used; it is to be a whole number from 1 up, as `spine dead list`"),
+        (["tail", "--last", "abc"], "'abc' can't be used; it is to be a whole number from 1 to 100,000."),
+        (["top", "--every", "soon"], "'soon' can't be used; it is to be a number from 0.1 to 3,600."),
+        (["run", "--lock-limit-s", "0"], "'0' can't be used; it is to be a number above 0."),
         (["tail", "--from", "someday"], "how long ago"),
         (["tail", "--from", "1", "--last", "2"], "Give one of them"),
         (["doctor", "--journal", "memory://"], "nothing to read"),

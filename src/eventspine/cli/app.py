@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
@@ -157,7 +158,21 @@ def _refuse_what_is_no_text(parameter: click.Parameter, value: Any) -> None:
             raise Misused(f"{name} is not UTF-8. Set the terminal to it.")
 
 
-class Group(click.Group):
+class _Suggesting(click.Group):
+    """Of a command that there is not, it names the one that may be meant."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        known = self.list_commands(ctx)
+        if args[0] in known or args[0].startswith("-") or ctx.resilient_parsing:
+            return super().resolve_command(ctx, args)
+        close = get_close_matches(args[0], known, n=1)
+        meant = f" Did you mean {close[0]}?" if close else ""
+        raise click.UsageError(f"No such command {args[0]!r}.{meant}", ctx)
+
+
+class Group(_Suggesting):
     """A command with subcommands, such as `spine dead`."""
 
     command_class = Command
@@ -167,7 +182,7 @@ class Group(click.Group):
         self.params.extend(_common_options())
 
 
-class Spine(click.Group):
+class Spine(_Suggesting):
     """The root: finds subcommands in their modules, and ends the process as `exits` says."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:

@@ -17,6 +17,7 @@ import click
 from ..journal.port import Delivery, Journal, State, Subscription
 from . import completion
 from .exits import Misused, NothingFound
+from .figures import DELIVERY
 from .tail import named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -75,7 +76,7 @@ def chosen_by_hand(command: F) -> F:
 
     click.option("--all", "everything", is_flag=True, help="All of them.")(call)
     call = filtered(call)
-    click.argument("numbers", nargs=-1, type=click.IntRange(1), shell_complete=completion.numbers)(call)
+    click.argument("numbers", nargs=-1, type=DELIVERY, shell_complete=completion.numbers)(call)
     return cast(F, call)
 
 

@@ -11,6 +11,7 @@ from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
 from .deliveries import all_subscriptions, dead_row, in_full, view
 from .exits import NothingFound
+from .figures import DELIVERY
 from .journals import asynchronous, existing_journal, in_pages
 from .output import confirm, json_document, say, say_listing
 
@@ -42,7 +43,7 @@ async def list_(invocation: Invocation, chosen: Filter, as_json: bool) -> None:
 
 
 @command.command()
-@click.argument("numbers", nargs=-1, required=True, type=click.IntRange(1), shell_complete=completion.numbers)
+@click.argument("numbers", nargs=-1, required=True, type=DELIVERY, shell_complete=completion.numbers)
 @json_option
 @pass_invocation
 @asynchronous

@@ -23,6 +23,7 @@ from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .at_broker import nobody_at_work
 from .exits import FAILED, Misused
+from .figures import Whole
 from .journals import asynchronous, existing_journal
 from .output import json_document, say, say_table
 from .subscriptions import Row, rows
@@ -175,7 +176,7 @@ def _tell(yes: bool, report: dict[str, Any], as_json: bool) -> int:
 
 @click.command(cls=Command)
 @click.option("--service", "asked", multiple=True, metavar="NAME", help="Only this service; may be repeated.")
-@click.option("--lag-max", type=click.IntRange(min=0), metavar="N", help="Being further behind is unhealthy, too.")
+@click.option("--lag-max", type=Whole(0), metavar="N", help="Being further behind is unhealthy, too.")
 @click.option("--url", metavar="[HOST:]PORT", help="Ask the address of a `spine run --health`, and not the journal.")
 @json_option
 @pass_invocation

@@ -26,6 +26,7 @@ from ..settings_values import plain
 from . import completion
 from .app import Command, Invocation, pass_invocation, setting_option
 from .exits import Misused
+from .figures import Number
 from .modules import services_to_run
 from .serving import Parent, Work, ending_early, serve
 
@@ -66,7 +67,7 @@ PARENTS_OWN = ("modules", "processes", "health")  # of what flags said: not for 
 @setting_option("drain_s", "S")
 @click.option(
     "--lock-limit-s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=LOCK_LIMIT_S,
     show_default=True,
     metavar="S",

@@ -18,6 +18,7 @@ from ..wording import plural
 from .app import Group, Invocation, json_option, pass_invocation
 from .choosing import by_name
 from .exits import Misused, NothingFound
+from .figures import Whole
 from .journals import asynchronous, existing_journal
 from .output import say, say_listing, shorten
 from .records import cloud_event, data_text, known_id
@@ -93,9 +94,7 @@ def _view(one: Timer | Run) -> dict[str, Any]:
 
 
 @command.command("list")
-@click.option(
-    "-n", "--limit", type=click.IntRange(1), default=1000, show_default=True, metavar="N", help="The first N."
-)
+@click.option("-n", "--limit", type=Whole(1), default=1000, show_default=True, metavar="N", help="The first N.")
 @json_option
 @pass_invocation
 @asynchronous

@@ -15,6 +15,7 @@ from click.shell_completion import CompletionItem
 
 from .app import Group, json_option
 from .exits import Misused
+from .figures import Whole
 from .output import json_document, note, say, say_table
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def install(names: tuple[str, ...]) -> None:
 
 @command.command()
 @click.option(
-    "--port", type=click.IntRange(1, 65_000), help="The first of its ports, when its data is new. [default: free ones]"
+    "--port", type=Whole(1, 65_000), help="The first of its ports, when its data is new. [default: free ones]"
 )
 def up(names: tuple[str, ...], port: int | None) -> None:
     """Start these, and print the URL of each. They run until `spine servers down`.

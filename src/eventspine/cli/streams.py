@@ -18,6 +18,7 @@ from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .exits import Misused, NothingFound
+from .figures import Whole
 from .journals import PAGE, asynchronous, existing_journal
 from .output import confirm, note, say, say_listing, shorten
 from .records import cloud_event, data_text
@@ -115,7 +116,7 @@ async def list_(invocation: Invocation, service: str | None, prefix: str, as_jso
 @command.command()
 @click.argument("service")
 @click.argument("stream")
-@click.option("--after", type=click.IntRange(0), default=0, metavar="VERSION", help="Only those after this version.")
+@click.option("--after", type=Whole(0), default=0, metavar="VERSION", help="Only those after this version.")
 @click.option("--at", type=moment, metavar="TIME", help="As it was then: without what happened later.")
 @json_option
 @pass_invocation
@@ -184,9 +185,7 @@ def _say_that_it_was(stream: str, service: str, over: Record, *, told: bool) -> 
 @command.command()
 @click.argument("service")
 @click.argument("stream")
-@click.option(
-    "--before", type=click.IntRange(1), required=True, metavar="VERSION", help="The first version that stays."
-)
+@click.option("--before", type=Whole(1), required=True, metavar="VERSION", help="The first version that stays.")
 @click.option(
     "--aggregate",
     metavar="MODULE:CLASS",

@@ -26,6 +26,7 @@ from .app import Group, Invocation, json_option, pass_invocation
 from .at_broker import INTAKE
 from .choosing import Filter, deliveries, one_subscription
 from .exits import Failed, Misused
+from .figures import Number
 from .journals import asynchronous, existing_journal, position_of
 from .lags import Lag, lag, positions
 from .output import confirm, note, say, say_listing
@@ -136,7 +137,7 @@ SERVICE = click.option("--service", help="Only of this service.", shell_complete
 WINDOW = click.option(
     "--window",
     "window_s",
-    type=click.FloatRange(0, 60),
+    type=Number(0, 60),
     default=1.0,
     show_default=True,
     metavar="S",

@@ -21,6 +21,7 @@ from ..keys import slot_of_key
 from ..periodic import is_ticks
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import Misused
+from .figures import Whole
 from .journals import asynchronous, existing_journal, position_of
 from .output import json_line, note
 from .records import cloud_event, line, normal_id
@@ -129,8 +130,8 @@ async def before_last(journal: Journal, wanted: Wanted, count: int) -> int:
     help="earliest, now, a position, a time, or how long ago (10m). [default: now; earliest with --no-follow]",
 )
 @click.option("--follow/--no-follow", default=True, help="Wait for more at the end. [default: follow]")
-@click.option("--last", type=click.IntRange(1, LAST_MAX), metavar="N", help="Begin with the last N events.")
-@click.option("-n", "--limit", type=click.IntRange(1), metavar="N", help="Stop after N events.")
+@click.option("--last", type=Whole(1, LAST_MAX), metavar="N", help="Begin with the last N events.")
+@click.option("-n", "--limit", type=Whole(1), metavar="N", help="Stop after N events.")
 @json_option
 @pass_invocation
 @asynchronous

@@ -24,6 +24,7 @@ from ..wording import plural
 from . import completion
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import NothingFound
+from .figures import Number
 from .journals import asynchronous, existing_journal
 from .output import json_document, on_terminal, say, say_table, size
 from .snapshots import Seen, Snapshot, lock_of, snapshot, view
@@ -213,7 +214,7 @@ async def twice(journal: Journal, service: str | None, every_s: float) -> Snapsh
 @click.option(
     "--every",
     "every_s",
-    type=click.FloatRange(0.1, 3600),
+    type=Number(0.1, 3600),
     default=1.0,
     show_default=True,
     metavar="S",

@@ -14,6 +14,7 @@ from ..state.progress import Progress, held_up_by, progress_of
 from .app import Group, Invocation, json_option, pass_invocation
 from .at_work import at_work
 from .exits import NothingFound, Refused
+from .figures import Whole
 from .journals import asynchronous, existing_journal
 from .output import confirm, say, say_listing
 
@@ -86,7 +87,7 @@ async def list_(invocation: Invocation, as_json: bool) -> None:
 
 @command.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1))
+@click.argument("version", type=Whole(1))
 @pass_invocation
 @asynchronous
 async def switch(invocation: Invocation, name: str, version: int) -> None:
@@ -112,7 +113,7 @@ async def roll_back(invocation: Invocation, name: str) -> None:
 
 @command.command()
 @click.argument("name")
-@click.argument("version", type=click.IntRange(1))
+@click.argument("version", type=Whole(1))
 @click.option("--yes", is_flag=True, help="Don't ask.")
 @pass_invocation
 @asynchronous
