@@ -35,6 +35,19 @@ def test_every_option_is_in_the_reference():
     assert [(command, option) for command, option in every if option not in page and option not in COMMON] == []
 
 
+def test_every_command_that_prints_json_is_in_the_list_of_those():
+    told = (
+        PAGE.read_text(encoding="utf-8").partition("`--json` is there for ")[2].partition("; commands that change")[0]
+    )
+    named = set(re.findall(r"`([a-z -]+)`", told))
+    context = click.Context(spine)
+    every = [pair for name in COMMANDS for pair in options(name, spine.get_command(context, name) or spine)]
+    printing = {command for command, option in every if option == "--json"}
+
+    assert {name for name in printing if not {name, f"{name} list", name.partition(" ")[0]} & named} == set()
+    assert {name for name in named if not {name, f"{name} plan"} & printing} == set()
+
+
 def fields(shown: Any) -> set[str]:
     """All names, at any depth; not those of an event, or in its data."""
     if isinstance(shown, list):

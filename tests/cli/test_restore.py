@@ -98,6 +98,12 @@ def test_a_file_that_was_cut_short_is_no_backup(say: Any, copy: Path, tmp_path: 
     assert texts(tmp_path / "spine.db") == ["one", "two"]
 
 
+@pytest.mark.parametrize("command", [["restore"], ["restore", "--verify"], ["doctor", "--against"]], ids=" ".join)
+def test_a_backup_that_is_not_there_is_not_found(say: Any, copy: Path, command: list[str]) -> None:
+    result = say(*command, "nix.db")
+    assert (result.exit_code, result.stderr) == (4, "spine: There is no file nix.db.\n")
+
+
 def test_another_programs_database_is_no_backup(say: Any, copy: Path, tmp_path: Path) -> None:
     ask(tmp_path / "other.db", "create table t (a)")
     result = say("restore", "other.db", "--yes")
@@ -225,7 +231,7 @@ def test_who_has_the_file_open_without_a_word_is_noticed_and_the_old_file_stays(
         result = say("restore", "copy.db", "--yes")
     assert result.exit_code == 3
     assert texts(tmp_path / "spine.db") == ["one", "two"]
-    assert not list(tmp_path.glob("*.bak")) + list(tmp_path.glob("*.restoring"))
+    assert not list(tmp_path.glob("*.bak")) + list(tmp_path.glob("*.restoring*"))
 
 
 def test_a_log_that_was_left_of_a_journal_that_is_gone_is_not_taken_for_a_part_of_it(
@@ -331,4 +337,3 @@ def test_it_asks_before_it_does_and_never_restores_a_file_onto_itself(say: Any, 
     assert say("restore", "copy.db").exit_code == 2
     assert say("restore", "spine.db", "--yes").exit_code == 2
     assert not free_name(tmp_path / "spine.db").with_suffix(".bak2").exists()
-    assert say("restore", "nowhere.db").exit_code == 2

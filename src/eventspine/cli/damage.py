@@ -12,7 +12,7 @@ from ..journal._sqlite_restore import Verified, verify
 from ..journal.port import Journal
 from ..observe.printable import printable
 from ..wording import plural
-from .journals import file_of
+from .journals import existing_file, file_of
 
 NAMED_MAX = 10
 RECOVERY = "how-to/recovery.md says how to put a backup in place, or to recover what can be read"
@@ -29,7 +29,7 @@ async def damage(journal: Journal, *, deep: bool, against: Path | None) -> list[
 async def _altered(journal: Journal, backup: Path) -> list[str]:
     """In words; raises where that backup can't tell."""
     place = file_of(journal, "--against compares it with a backup of a file.").path
-    kept = await asyncio.to_thread(verify, backup)
+    kept = await asyncio.to_thread(verify, existing_file(backup))
     if kept.damaged or kept.seal == "broken":
         raise SettingsError(
             f"{backup} is damaged itself, and can't tell: name another backup. `spine restore --verify {backup}`."

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from datetime import datetime
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from ..clock import us_of
@@ -71,6 +72,12 @@ def file_of(journal: Journal, why: str) -> SQLiteJournal:
     if not isinstance(journal, SQLiteJournal):
         raise Misused(f"{without_password(journal.url)} is no SQLite file; {why}")
     return journal
+
+
+def existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise NothingFound(f"There is no file {path}.")
+    return path
 
 
 async def position_of(journal: Journal, place: str | int | datetime) -> int:

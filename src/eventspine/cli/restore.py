@@ -19,7 +19,7 @@ from .app import Command, Invocation, json_option, pass_invocation
 from .at_work import refuse_beside_others
 from .backup import progress_bar
 from .exits import FAILED, Refused
-from .journals import existing_journal, file_of
+from .journals import existing_file, existing_journal, file_of
 from .output import confirm, json_document, note, say, size
 from .times import iso
 
@@ -149,6 +149,7 @@ def command(
     whole, and, unless you say --stranger, for one of another journal. With --verify nothing is changed, and the exit code is
     1 for a backup that is not whole, 3 for one of another journal."""
     journal = file_of(open_journal(invocation.url), f"`spine restore` puts a file in place. {IN_POSTGRES}")
+    existing_file(backup)
     with progress_bar() as progress:
         found = verify(backup, progress=progress)
     elsewhere, told = _compared(backup, journal.path) if not wrong(found) else (None, [])

@@ -100,7 +100,7 @@ class TurnLock:
 
 @contextmanager
 def alone(path: Path, otherwise: str) -> Iterator[None]:
-    """Refused with `otherwise` while another process is inside. The file is gone when all went well."""
+    """Refused with `otherwise` while another process is inside. Whoever leaves takes the file along."""
     if not HAS_FLOCK:
         yield
         return
@@ -111,8 +111,10 @@ def alone(path: Path, otherwise: str) -> Iterator[None]:
     try:
         if not _is_ours(lock):
             raise JournalBusy(otherwise)
-        yield
-        path.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)  # in one's own turn: who has opened it meanwhile sees that it is gone
     finally:
         os.close(lock)
 
