@@ -155,9 +155,18 @@ def test_what_fits_beside_nothing_stands_below_by_name(spine, story):
     story.journal(_a_long_key)
 
     with terminal(spine, "parked", "list", "--key", KEY, columns=80) as ours:
-        heads, row, *below = map(str.rstrip, without_style(read(ours)).splitlines())
+        heads, row, *below = without_style(read(ours)).splitlines()
 
     assert ["number", "due", "handler", "type", "attempts"] == heads.split()
     assert row.endswith("orders.Ordered  1")
     assert f"    key: {KEY}" == below[0]
     assert below[1].startswith("    reason: ")
+
+
+def test_a_word_that_is_longer_than_a_line_is_in_one_piece_with_its_name(spine, story):
+    story.journal(_a_long_key)
+
+    with terminal(spine, "audit-trail", "--key", KEY, columns=30) as ours:
+        shown = without_style(read(ours)).splitlines()
+
+    assert ["recorded", f"    key: {KEY}"] == [shown[0], shown[3]], shown

@@ -8,7 +8,9 @@ that no name, key or id is broken. Rows are taken in blocks: a listing of any le
 from __future__ import annotations
 
 import sys
+import textwrap
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import click
@@ -20,6 +22,7 @@ from .exits import Misused
 BLOCK = 500
 GAP = 2  # between two columns
 INDENT = 4  # of what stands below its row
+GLUE = "\0"  # keeps a name and the beginning of what it names together; nothing printable has it
 Item = TypeVar("Item")
 
 
@@ -72,7 +75,6 @@ def _say_plain(table: list[list[str]]) -> None:
 def _say_rich(columns: Sequence[str], cells: list[list[str]], headed: bool) -> None:
     from rich.cells import cell_len
     from rich.console import Console
-    from rich.padding import Padding
     from rich.text import Text
 
     console = Console(highlight=False)
@@ -83,13 +85,14 @@ def _say_rich(columns: Sequence[str], cells: list[list[str]], headed: bool) -> N
         told = "".join(row[index] + " " * (widths[index] + GAP - cell_len(row[index])) for index in beside)
         return Text(told.rstrip(), style)
 
+    show = partial(console.print, soft_wrap=True)  # what is longer than a line the terminal folds, and copies whole
     if headed:
-        console.print(line(columns, "bold"))
+        show(line(columns, "bold"))
     for row in cells:
-        console.print(line(row))
+        show(line(row))
         left = [(columns[index], cell) for index, cell in enumerate(row) if index not in beside and cell]
         for told in _below(left, console.width - INDENT):
-            console.print(Padding(Text(told), (0, 0, 0, INDENT), expand=False))
+            show(Text(textwrap.indent(told, " " * INDENT)))
 
 
 def _beside(widths: Sequence[int], room: int) -> list[int]:
@@ -103,16 +106,21 @@ def _beside(widths: Sequence[int], room: int) -> list[int]:
 
 
 def _below(cells: Sequence[tuple[str, str]], room: int) -> Iterator[str]:
-    """What did not fit, named, as many to a line as fit. Only what is longer than a line goes over its end."""
+    """What did not fit, named, as many to a line as fit. Only a word that is longer than a line goes over its end."""
     line = ""
     for name, cell in cells:
-        told = f"{name}: {cell}" if name else cell
+        told = f"{name}:{GLUE}{cell}" if name else cell
         if line and len(line) + GAP + len(told) > room:
-            yield line
+            yield _folded(line, room)
             line = ""
         line = f"{line}{' ' * GAP}{told}" if line else told
     if line:
-        yield line
+        yield _folded(line, room)
+
+
+def _folded(line: str, room: int) -> str:
+    lines = textwrap.wrap(line, max(1, room), break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace(GLUE, " ")
 
 
 async def say_listing(
