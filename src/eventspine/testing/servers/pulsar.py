@@ -49,6 +49,7 @@ _SMALL_AND_QUICK = {
     "dbStorage_readAheadCacheMaxSizeMb": 32,
     "dbStorage_rocksDB_blockCacheSize": 8388608,
     "listeningInterface": "lo0" if sys.platform == "darwin" else "lo",  # the bookie's; else everybody could reach it
+    "nettyMaxFrameSizeBytes": 5_253_120,  # the bookie's, as Pulsar ships it: room for a chunk, which fills a message
     "journalSyncData": "true",
     "journalMaxGroupWaitMSec": 1,
 }
