@@ -116,6 +116,8 @@ def kept_beside(fetched: Fetched) -> bytes:
     }
     if fetched.key is not None:
         found["foreignkey"] = b64encode(fetched.key).decode()
+    if fetched.left_out:
+        found["foreignleftout"] = str(fetched.left_out)
     return msgspec.json.encode(found)
 
 
@@ -132,4 +134,7 @@ def fetched_again(record: Record, partition: int) -> Fetched:
     key = b64decode(found["foreignkey"]) if "foreignkey" in found else None
     headers = msgspec.json.decode(found.get("foreignheaders", "{}"), type=dict[str, str])
     content_type = found.get("foreigncontenttype", "")
-    return Fetched(partition, record.position, key, headers, content_type, record.data, record.time_us)
+    left_out = int(found.get("foreignleftout", "0"))
+    return Fetched(
+        partition, record.position, key, headers, content_type, record.data, record.time_us, left_out=left_out
+    )

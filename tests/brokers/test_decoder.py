@@ -13,6 +13,7 @@ import pytest
 from eventspine import Delivery, Event, Foreign, Service, Spine
 from eventspine.brokers.memory import Server, server
 from eventspine.brokers.port import Message
+from eventspine.engine import reading
 from eventspine.errors import DeclarationError, SettingsError
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Replay
@@ -168,6 +169,37 @@ async def test_what_can_not_be_decoded_is_dead_with_all_it_has_and_read_again_by
         await journal.control([Replay([row.number])])
         await until(lambda: reader.handled == [("ann", 7)])
         assert [] == [*await journal.deliveries(states=["dead", "parked"])]
+
+
+async def test_data_that_no_journal_should_have_is_left_with_a_log_and_a_replay_makes_nothing_of_it(
+    broker: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading, "KEPT_BYTES_MAX", 100)
+    reader, journal = Reader(lambda message: pytest.fail("it has nothing to read")), MemoryJournal()
+    says = "it has 143 bytes; of a message with more than 100 only the broker has the data"
+    async with Spine(journal, broker=to(broker)) as stock, stock.running(reader.service):
+        broker.store(legacy(7, "a" * 122))
+        broker.ring()
+        for attempts in (1, 2):
+            async with asyncio.timeout(WAIT_S):
+                while not (dead := await journal.deliveries(states=["dead"])) or dead[0].attempts < attempts:
+                    await asyncio.sleep(0.01)
+            (row,) = dead
+            assert row.record is not None
+            assert ("not-an-event", says, b"") == (row.reason, row.error, row.record.data)
+            if attempts == 1:
+                await journal.control([Replay([row.number])])
+
+
+async def test_a_queue_that_has_it_no_more_once_it_is_settled_leaves_it_whole(
+    broker: Server, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading, "KEPT_BYTES_MAX", 100)
+    reader = Reader()
+    async with Spine("memory://", broker=to(broker, "?kind=queue")) as stock, stock.running(reader.service):
+        broker.store(legacy(7, "a" * 122))
+        broker.ring()
+        await until(lambda: reader.handled == [("a" * 122, 7)])
 
 
 async def test_what_is_replayed_and_still_can_not_be_read_is_dead_again(broker: Server):

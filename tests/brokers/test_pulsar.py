@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -31,7 +32,7 @@ from eventspine.brokers._pulsar_intake import (
     position,
 )
 from eventspine.brokers.binding import NotAnEvent, incoming, message_of
-from eventspine.brokers.port import Fetched, Message, Needs, Start
+from eventspine.brokers.port import KEPT_BYTES_MAX, Fetched, Message, Needs, Start
 from eventspine.brokers.pulsar import PulsarBroker
 from eventspine.errors import BrokerError, MessageRefused, SettingsError
 from eventspine.journal.port import Record
@@ -654,6 +655,77 @@ async def test_we_read_events_that_others_made_with_the_cloudevents_sdk(pulsar_s
     assert ["Zoë".encode(), "Zoë".encode(), None] == [one.key for one in got]
     assert [b'{"n":1}', b'{"n":2}'] == [one.data.replace(b" ", b"") for one in (first, second)]
     assert b"\x00\xff" == got[2].data
+
+
+BOMBED = """
+import asyncio, json, sys
+from pathlib import Path
+from eventspine import Delivery, Event, Service, Spine
+
+class Placed(Event, context="orders", key="customer"):
+    customer: str
+
+store, stock, handled = Service("store", publishes="orders"), Service("stock"), asyncio.Event()
+
+@stock.on(Placed)
+async def reserve(event: Placed, delivery: Delivery) -> None:
+    handled.set()
+
+async def main(url: str, journal: str) -> None:
+    async with Spine("memory://", service=store, broker=url) as there, Spine(journal, broker=url) as here:
+        async with here.running(stock):
+            await there.publish(Placed(customer="ann"))
+            await handled.wait()
+            dead = await here.journal.deliveries(states=["dead"])
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(json.dumps([int(peak.split()[1]) * 1024, [(row.error, len(row.record.data)) for row in dead]]))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+COMPRESSIONS = [pulsar.CompressionType.__members__[name] for name in ("LZ4", "ZLib", "ZSTD", "SNAPPY")]
+BOMB = bytes(KEPT_BYTES_MAX + 5_000_000)  # of which each compression makes less than a message may have
+
+
+def bombs(server: Server, topic: str) -> list[int]:
+    """The sizes of their messages: alone, in a batch and, since not all of it can be compressed, in chunks."""
+    client = client_of(server)
+    in_chunks = os.urandom(6_000_000) + BOMB
+    for compression in COMPRESSIONS:
+        producer = client.create_producer(topic, compression_type=compression, chunking_enabled=True)
+        for data in (BOMB, BOMB, in_chunks):
+            producer.send(data)
+        producer.close()
+    batch = {"batching_enabled": True, "batching_max_publish_delay_ms": 60_000, "batching_max_messages": 2}
+    producer = client.create_producer(
+        topic, compression_type=COMPRESSIONS[2], batching_max_allowed_size_in_bytes=2**30, **batch
+    )
+    for _ in range(2):
+        producer.send_async(BOMB, None)
+    producer.flush()
+    client.close()
+    return [len(BOMB), len(BOMB), len(in_chunks)] * len(COMPRESSIONS) + [len(BOMB)] * 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+async def test_what_unpacks_to_too_much_is_dead_with_its_size_and_the_next_arrives(
+    pulsar_server: Server, tmp_path: Path
+) -> None:
+    url = url_of(pulsar_server, partitions="1", prefetch="1")
+    async with opened(url) as broker:
+        sizes = await asyncio.to_thread(bombs, pulsar_server, broker.settings.topic(CHANNEL))
+    line = [sys.executable, "-c", BOMBED, url, f"sqlite:///{tmp_path / 'journal.db'}"]
+    child = await asyncio.create_subprocess_exec(*line, stdout=asyncio.subprocess.PIPE)
+    try:
+        async with asyncio.timeout(WAIT_S):
+            out, _ = await child.communicate()
+    finally:
+        with suppress(ProcessLookupError):
+            child.kill()
+    assert 0 == child.returncode
+    peak, dead = json.loads(out)
+    says = "it has {:,} bytes; of a message with more than 100,000,000 only the broker has the data"
+    assert [[says.format(size), 0] for size in sizes] == dead
+    assert peak < sum(sizes) / 2
 
 
 async def test_replay_by_time_in_the_middle_of_what_is_there(pulsar_server: Server) -> None:

@@ -34,7 +34,10 @@ COVERED = {
         "brokers/test_carrying.py",
     ],
     "headers of others": ["hostile/test_headers.py"],
-    "compression bombs": ["brokers/test_kafka.py::test_a_batch_that_unpacks_to_too_much"],
+    "compression bombs": [
+        "brokers/test_kafka.py::test_a_batch_that_unpacks_to_too_much",
+        "brokers/test_pulsar.py::test_what_unpacks_to_too_much_is_dead",
+    ],
     "code in data": ["hostile/test_no_code.py"],
     "turns of writers": ["faults/test_turns.py"],
     "secrets": ["hostile/test_settings.py::test_secrets_are_left_out_of_what_is_shown"],

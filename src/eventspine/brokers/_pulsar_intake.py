@@ -30,7 +30,7 @@ import pulsar
 
 from ..errors import BrokerError
 from ._pulsar_client import OK, Link, Settings, quietly
-from .port import FETCH_BYTES, Fetched, Start
+from .port import FETCH_BYTES, KEPT_BYTES_MAX, Fetched, Start
 
 CONTENT_TYPE = "content-type"
 LEDGER_BITS, ENTRY_BITS, INDEX_BITS = 31, 21, 11
@@ -277,9 +277,9 @@ class _Partition:
         self._serial += 1
         self._out.append((self._serial, id))
         key, headers = _named(message)
-        return Fetched(
-            self.number, here, key, headers, headers.pop(CONTENT_TYPE, ""), message.data(), time_ms * 1000, self._serial
-        )
+        content_type, length = headers.pop(CONTENT_TYPE, ""), message.length()
+        data, left_out = (message.data(), 0) if length <= KEPT_BYTES_MAX else (b"", length)
+        return Fetched(self.number, here, key, headers, content_type, data, time_ms * 1000, self._serial, left_out)
 
     # --- settled ----------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,9 @@ from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Start = Literal["earliest", "now"] | datetime
 FETCH_BYTES = 8_000_000  # of data, after which a fetch gives no further message
+KEPT_BYTES_MAX = (
+    100_000_000  # of a message's data in the journal, where a log has it too: a broker's client may unpack more
+)
 AHEAD_BYTES_MAX = 32_000_000  # that an intake takes from the server before it is fetched, where its bounds are bytes
 
 
@@ -67,6 +70,7 @@ class Fetched(NamedTuple):
     data: bytes
     time_us: int  # when the broker had it, or 0
     token: object = None  # what the adapter settles it by
+    left_out: int = 0  # bytes of data, since they are more than KEPT_BYTES_MAX
 
 
 Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. NotWanted: not yet. Else: it may

@@ -4,7 +4,7 @@ all that it has, and read again when it is replayed."""
 from __future__ import annotations
 
 from ..brokers.binding import Incoming, NotAnEvent, incoming, received_us
-from ..brokers.port import Features, Fetched
+from ..brokers.port import KEPT_BYTES_MAX, Features, Fetched
 from ..clock import Clock
 from ..foreign import Decoder, Undecodable, fetched_again, kept_beside
 from ..ids import IdSource
@@ -27,6 +27,10 @@ class Reading:
 
     def read(self, fetched: Fetched, feed: str, now_us: int) -> Incoming | None:
         """None: it is not wanted. Raises one of Unreadable."""
+        if size := self._not_kept(fetched):
+            raise NotAnEvent(
+                f"it has {size:,} bytes; of a message with more than {KEPT_BYTES_MAX:,} only the broker has the data"
+            )
         try:
             return incoming(fetched, self.channel, self._prefix, now_us)
         except NotAnEvent:
@@ -35,6 +39,11 @@ class Reading:
         place = f"{feed}/{fetched.partition}/{fetched.position}" if self._positions else ""
         record = self.decoder.decode(fetched, place, self._ids.one(), now_us)
         return None if record is None else Incoming(record, None, False)
+
+    def _not_kept(self, fetched: Fetched) -> int:
+        """How many bytes, or 0. A queue has nothing any more once it is settled, so its messages are kept whole."""
+        size = fetched.left_out or len(fetched.data)
+        return size if self._positions and size > KEPT_BYTES_MAX else 0
 
     def dead(self, subscription: int, fetched: Fetched, why: Exception, feed: str) -> Put:
         """The delivery that an unreadable message becomes."""
@@ -46,6 +55,8 @@ class Reading:
 
     def _kept(self, fetched: Fetched) -> Record:
         id, now_us = self._ids.one(), self._clock.now_us()
+        if size := self._not_kept(fetched):
+            fetched = fetched._replace(data=b"", left_out=size)
         key = storable(fetched.key.decode("utf-8", "replace"))[:SHOWN_MAX] if fetched.key else None
         position = fetched.position or int.from_bytes(id[:8], "big") >> 2
         return Record(
