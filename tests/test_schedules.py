@@ -182,7 +182,7 @@ def giving() -> Any:
         ({"name": "x", "timeout_s": 0}, lambda: None, "timeout_s above 0"),
         ({"name": "x", "retry": 3}, lambda: None, r"retry=Retry\(attempts=3\)"),
         ({"name": "shop.x"}, lambda: None, "name='x'"),
-        ({"name": "x", "on_dead": "stops"}, lambda: None, "on_dead is 'goes_on' or 'waits'"),
+        ({"name": "x", "on_dead": "stops"}, lambda: None, "on_dead='stops' must be 'goes_on' or 'waits'"),
     ],
 )
 def test_a_function_that_cannot_be_called_so_is_refused(options: Any, function: Any, says: str) -> None:
