@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from .harness import NOTHING, Child, Place
+from .harness import NOTHING, Child, Place, Reckoning
 
 POINTS = ["handled", "before begin", "begun", "written", "at commit", "committed, nobody told", "told"]
 
@@ -14,16 +14,19 @@ POINTS = ["handled", "before begin", "begun", "written", "at commit", "committed
 @pytest.mark.promise("process killed", "sqlite processes")
 @pytest.mark.promise("published twice", "sqlite processes")
 def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(place: Place) -> None:
+    assert NOTHING == after_killed_publishers(place, 4)
+
+
+def after_killed_publishers(place: Place, times: int) -> Reckoning:
     """What was not acknowledged is published again under the same id."""
-    for _ in range(4):
+    for _ in range(times):
         publisher = place.start("publish", "--pause", 0, name="p").ready()
         place.receipts(60)
         publisher.kill()
     assert 0 == place.start("publish", "--pause", 0, "--count", max(n for _, n in place.acknowledged()), name="p").end()
     place.start("consume")
     place.settle()
-
-    assert NOTHING == place.reckon()
+    return place.reckon()
 
 
 @pytest.mark.promise("process killed", "sqlite processes")

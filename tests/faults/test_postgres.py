@@ -12,6 +12,7 @@ from eventspine.testing.servers import Server
 
 from .harness import HANDLERS, NOTHING, until
 from .postgres import PostgresPlace, stop_in_a_transaction
+from .test_killed import after_killed_publishers
 from .test_stopped import KEYS, LEASE_S, goes_on
 
 BUSY_S = 2.0  # a transaction that stands still for twice as long is ended by the server
@@ -32,14 +33,7 @@ def place(tmp_path: Path, postgres_server: Server, schema: str) -> Iterator[Post
 @pytest.mark.promise("published twice", "postgres processes")
 @pytest.mark.promise("process killed", "postgres processes")
 def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(place: PostgresPlace) -> None:
-    for _ in range(2):
-        publisher = place.start("publish", "--pause", 0, name="p").ready()
-        place.receipts(60)
-        publisher.kill()
-    assert 0 == place.start("publish", "--pause", 0, "--count", max(n for _, n in place.acknowledged()), name="p").end()
-    place.start("consume")
-    place.settle()
-    assert NOTHING == place.reckon()
+    assert NOTHING == after_killed_publishers(place, 2)
 
 
 @pytest.mark.promise("all killed", "postgres processes")

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import Coroutine
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,6 @@ from eventspine.journal.sqlite import SQLiteJournal
 from .material import commit, event, events, publish, whole_feed
 
 MIB = 1024 * 1024
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SQLiteJournal]:
-    opened = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def files(folder: Path) -> list[str]:

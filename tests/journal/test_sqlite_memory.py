@@ -19,14 +19,6 @@ from .test_sqlite_outcome import break_next_commit
 
 
 @pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SQLiteJournal]:
-    opened = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
-    await opened.open()
-    yield opened
-    await opened.close()
-
-
-@pytest.fixture
 async def other(tmp_path: Path, journal: SQLiteJournal) -> AsyncIterator[SQLiteJournal]:
     """Another writer of the same file."""
     opened = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
@@ -13,14 +11,6 @@ from eventspine.journal.port import Append, Note, Seen, StartMark, Unit
 from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import commit, event, finished, one_subscription
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SQLiteJournal]:
-    opened = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 def break_next_commit(journal: SQLiteJournal, *, happens: bool) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,14 +17,6 @@ from eventspine.journal.sqlite import SQLiteJournal
 from .material import event
 
 Rows = list[tuple[Any, ...]]
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SQLiteJournal]:
-    opened = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 async def append(journal: SQLiteJournal, records: list[Record]) -> None:

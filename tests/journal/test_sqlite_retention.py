@@ -7,7 +7,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
 
@@ -22,14 +21,6 @@ from eventspine.journal.sqlite import SQLiteJournal
 from .material import all_pages, event, events, one_subscription, publish, publish_to, whole_feed
 
 EVERYTHING = 1_000_000_000
-
-
-@pytest.fixture
-async def journal(tmp_path: Path) -> AsyncIterator[SQLiteJournal]:
-    opened = SQLiteJournal(f"sqlite:///{tmp_path}/spine.db")
-    await opened.open()
-    yield opened
-    await opened.close()
 
 
 async def fill(journal: SQLiteJournal, count: int, **given: object) -> None:
