@@ -18,7 +18,6 @@ from ..journal.port import Done, Fence, Record, Verdict
 from ..observe.correlation import current
 from .calls import cancelled_from_outside, in_time, invoker
 from .careful import SUSPECTS_AT_ONCE, marked
-from .commits import ranges_of
 from .lanes import Item, Lane, Part
 from .waiting import culprit
 from .workers import Workers
@@ -117,7 +116,7 @@ class BatchWorkers(Workers):
         if item is None:
             return True
         if items and (item.single or item.suspect != items[0].suspect or not self._room(items, size)):
-            lanes.back([item])
+            self.subscription.back([item])
             return False
         items.append(item)
         if item.single:
@@ -223,7 +222,9 @@ def _commit(subscription: Subscription, items: list[Item], events: list[Any], de
     parts = _by_part(items)
     for part, some in parts:
         unit.fences.append(Fence(part.lease, part.epoch))
-        unit.done.append(Done(subscription.number, part.number, ranges_of(some), part.generation))
+        # One range for each, however they follow each other: by where each ends a repetition of some of them is known.
+        ranges = [(item.after, item.record[0]) for item in some]  # type: ignore[index]  # handled, so loaded
+        unit.done.append(Done(subscription.number, part.number, ranges, part.generation))
     subscription.committer.submit(unit, partial(_all_done, subscription, items, parts))
 
 

@@ -139,13 +139,14 @@ def _ranges(subscription: Subscription, items: list[Item]) -> tuple[Unit, Then]:
     part = items[0].part
     unit = Unit(
         fences=[Fence(part.lease, part.epoch)],
-        done=[Done(subscription.number, part.number, ranges_of(items), part.generation)],
+        done=[Done(subscription.number, part.number, _merged(items), part.generation)],
     )
     return unit, lambda verdict: subscription.finished(items, verdict)
 
 
-def ranges_of(items: Sequence[Item]) -> list[Range]:
-    """What these of one partition finish. Those that follow each other make one range."""
+def _merged(items: Sequence[Item]) -> list[Range]:
+    """What these of one partition finish. Those that follow each other make one range: without effects they may be finished
+    twice, so nobody asks for each whether it was."""
     ranges: list[Range] = []
     begin = end = items[0].after
     for item in items:
