@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from eventspine import Service, Spine
+from eventspine import Batch, Service, Spine
 from eventspine.engine import careful
 from eventspine.observe.logs import CorrelationFilter
 
-from .material import Placed, Store, Together, abandon, dead, host, rows, subscription, until
+from .material import Broken, Placed, Store, Together, abandon, dead, host, rows, subscription, until
 
 LEASE_S = 0.3
 KILLER = 3
@@ -230,6 +230,40 @@ async def test_being_cancelled_at_the_drains_deadline_is_no_death(store: Store, 
         async with spine.running(service):
             await until(lambda: handled == [1])
         assert await rows(spine, "dead") == []
+
+
+@pytest.mark.parametrize("batch", [None, Batch(10)], ids=["alone", "run"])
+async def test_a_suspect_whose_partition_is_given_up_while_it_is_handled_leaves_no_mark(
+    store: Store, batch: Batch | None
+) -> None:
+    service, began, go = Service("mail"), asyncio.Event(), asyncio.Event()
+
+    async def note(given: Any) -> None:
+        began.set()
+        await go.wait()
+        raise Broken
+
+    service.on(Placed, batch=batch)(note)
+    async with store.spine(lease_s=LEASE_S) as spine:
+        await spine.publish(Placed(number=1))
+        async with spine.running(service, drain_s=0.0):
+            await until(began.is_set)
+            await abandon(spine)
+    began.clear()
+    async with store.spine(lease_s=LEASE_S) as spine, spine.running(service, drain_s=0.0):
+        await until(began.is_set)
+        assert list((await marks(spine)).values()) == [(1, 0)]
+        for number in list(subscription(spine).parts):
+            subscription(spine).drop(number)
+        go.set()
+        await until(lambda: subscription(spine).at_work == 0)
+        await until_unmarked(spine)
+
+
+async def until_unmarked(spine: Spine) -> None:
+    async with asyncio.timeout(20):
+        while await marks(spine):
+            await asyncio.sleep(0.01)
 
 
 async def test_r16_an_orderly_end_in_between_does_not_forgive_the_deaths_before(store: Store) -> None:

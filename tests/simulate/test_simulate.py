@@ -79,6 +79,8 @@ FOUND = {
     "a-run-whose-ranges-were-merged": (SHOP, [2339156752]),
     # What a run left out was no longer counted, but its bytes were.
     "bytes-of-what-a-run-left-out": (KINDS, [379293327]),
+    # A start mark was written as its partition was read anew; what it was for came again without it, and the mark stayed.
+    "a-start-mark-of-a-partition-given-up": (KINDS, [686831082]),
     # A replayed delivery was forgotten when the journal could not be reached as the change was looked at.
     "a-change-not-looked-at-again": (KINDS, [5, 13]),
     # A run that failed after its partition was given up went back to its key, and a later event came first.

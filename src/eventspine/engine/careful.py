@@ -27,14 +27,18 @@ SUSPECTS_AT_ONCE = 64  # of a batch handler, in all its runs: so few run alone i
 
 def withdrawing(subscription: Subscription) -> list[Unit]:
     """Units that take back the marks of what is being cancelled: a process that ends in order has not died of it."""
-    return [
-        Unit(
-            fences=[Fence(item.part.lease, item.part.epoch)],
-            starts=[item.mark._replace(withdrawn=True)],
-        )
-        for item in subscription.workers.in_hand()
-        if item.mark is not None
-    ]
+    return [_withdrawn(item, item.mark) for item in subscription.workers.in_hand() if item.mark is not None]
+
+
+def withdraw(subscription: Subscription, item: Item) -> None:
+    """It is left to whoever loads it next, and the process has not died of it: as if it had not been started."""
+    if item.mark is not None:
+        subscription.committer.submit(_withdrawn(item, item.mark), lambda _: None)
+        item.mark = None
+
+
+def _withdrawn(item: Item, mark: StartMark) -> Unit:
+    return Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark._replace(withdrawn=True)])
 
 
 async def run_marked(subscription: Subscription, item: Item) -> None:

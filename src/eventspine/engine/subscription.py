@@ -35,7 +35,7 @@ from ..publishing import Speaker
 from ..service import Handler
 from .batches import BatchWorkers, run_one
 from .calls import attempt, caller
-from .careful import run_marked
+from .careful import run_marked, withdraw
 from .lanes import Item, Lanes, Part
 from .loading import SUSPECTS
 from .waiting import Newer, Waiting, culprit, name_of, record_of
@@ -240,6 +240,7 @@ class Subscription:
 
     def settled(self, item: Item) -> None:
         """The unit is durable."""
+        item.mark = None
         if item.number:
             self.waiting.settle(item)
         self.release(item)
@@ -287,6 +288,8 @@ class Subscription:
             self.host.runtime.periodic.happened()
 
     def release(self, item: Item) -> None:
+        if item.mark is not None:  # else the unit that finished it took the mark along
+            withdraw(self, item)
         self.bytes -= len(item.record.data) if item.record is not None else 0
         self.lanes.release(item)
         self.workers.wake()

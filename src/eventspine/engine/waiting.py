@@ -200,6 +200,7 @@ class Waiting:
                 self._say(item, logging.ERROR, "%s: %s could not be stored: %s", name_of(item), verdict.error)
                 self.subscription.workers.stumbled([item], verdict.error or SpineError("a row could not be stored"))
             return False
+        item.mark = None
         if not item.number and not verdict.numbers:  # a repetition: it was finished meanwhile, and has no row
             self.subscription.gone(item)
             return False
