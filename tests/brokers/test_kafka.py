@@ -361,7 +361,7 @@ async def test_what_is_deleted_before_it_was_read_is_reported_and_passed(
     with caplog.at_level(logging.ERROR, "eventspine.broker.kafka"):
         await member.until_it_has(4, after={0: 5})
         assert numbers(await member.take(8)) == list(range(12, 20))
-    assert "7 messages of partition 0" in caplog.text
+    assert "7 messages are gone from partition 0" in caplog.text
     assert "offsets 5 to 11 were deleted before they were read" in caplog.text
 
 
@@ -477,7 +477,7 @@ async def test_a_batch_that_unpacks_to_too_much_holds_up_its_partition_alone_and
     behind = TopicPartition(place.topic, 0, 2)
     place.admin.delete_records([behind])[behind].result()
     assert numbers(await member.take(1)) == [2]
-    assert "1 messages of partition 0" in caplog.text
+    assert "1 message is gone from partition 0" in caplog.text
 
 
 async def test_transactions_of_others_are_read_when_they_are_committed_and_never_when_aborted(place: Place):

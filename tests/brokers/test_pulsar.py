@@ -470,7 +470,7 @@ async def test_doctor_names_what_would_lose_messages(pulsar_server: Server) -> N
                 "older than 60 s",
                 "drops its oldest",
                 "without deduplication",
-                f"{CONSUMER} is 1 batches behind",
+                f"{CONSUMER} is 1 batch behind",
             )
             return all(one in now for one in expected)
 

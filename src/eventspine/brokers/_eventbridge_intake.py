@@ -327,7 +327,8 @@ class EventBridgeIntake:
             async with asyncio.timeout(self._aws.settings.timeout_s):
                 await self._set_visibility(tokens, 0)
         except (*FAILURES, BrokerError) as error:
-            log.info("%d messages of %s are given back when their time is over: %s", len(tokens), self._consumer, error)
+            given = plural(len(tokens), "message is", "messages are")
+            log.info("%s: %s given back when the time is over: %s", self._consumer, given, error)
 
 
 def fetched_of(partition: int, message: Mapping[str, Any], token: Token, prefix: str) -> Fetched:

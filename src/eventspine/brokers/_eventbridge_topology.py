@@ -13,10 +13,13 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
 from ..errors import BrokerError
+from ..settings_values import in_words
+from ..wording import plural
 from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, QUEUE_IS_THERE, Aws, code_of
 from .port import Difference, Finding, Needs
 
@@ -118,7 +121,7 @@ class Topology:
 
     async def _archive(self, channel: str) -> list[Step]:
         name, days = self._aws.archive(channel), self._settings.archive_days
-        what, wanted = f"archive {name}", f"of {channel}, kept {f'{days} days' if days else 'for ever'}"
+        what, wanted = f"archive {name}", f"of {channel}, {_kept(days)}"
         found = await self._described(self._aws.events.describe_archive(ArchiveName=name))
         if found is None:
             make = self._aws.events.create_archive
@@ -132,15 +135,14 @@ class Topology:
         kept = int(found.get("RetentionDays") or 0)
         if kept == days:
             return []
-        said = f"kept {f'{kept} days' if kept else 'for ever'}"
-        return [Step(Difference(what, wanted, said, safe=False))]
+        return [Step(Difference(what, wanted, _kept(kept), safe=False))]
 
     async def _consumer(self, channel: str, consumer: str) -> list[Step]:
         count = self._settings.partitions
         rules = await self.rules(consumer)
         if rules and not _made_for(rules, self._aws.source(channel), count):
-            found = f"{len(rules)} rules with other patterns"
-            return [Step(Difference(f"rules of {consumer}", f"{count} partitions", found, safe=False))]
+            found = f"{plural(len(rules), 'rule')} with other patterns"
+            return [Step(Difference(f"rules of {consumer}", plural(count, "partition"), found, safe=False))]
         past = await self.rules(consumer, "r") if self._settings.archive else {}
         asked = [self._way(channel, consumer, partition, rules.get(partition), "p") for partition in range(count)]
         if self._settings.archive:
@@ -277,7 +279,7 @@ class Topology:
         if archive.get("State") not in ("ENABLED", "CREATING", "UPDATING"):
             found.append(Finding("danger", what, f"is {archive.get('State')}: it keeps nothing."))
         if days := archive.get("RetentionDays"):
-            found.append(Finding("warning", what, f"keeps {days} days: a new consumer begins there."))
+            found.append(Finding("warning", what, f"keeps {plural(days, 'day')}: a new consumer begins there."))
         return found or [Finding("ok", what, "keeps everything.")]
 
     async def _way_findings(self, consumer: str, partition: int, rule: Mapping[str, Any]) -> list[Finding]:
@@ -322,12 +324,17 @@ def may_send(policy: str) -> bool:
     )
 
 
+def _kept(days: int) -> str:
+    return f"kept {plural(days, 'day') if days else 'for ever'}"
+
+
 def _queue_findings(queue: str, attributes: Mapping[str, str], entry_bytes_max: int) -> list[Finding]:
     what, found = f"queue {queue}", []
     kept_s = int(attributes.get("MessageRetentionPeriod", KEEP_S))
     if kept_s < KEEP_S:
         level: Any = "danger" if kept_s < 86_400 else "warning"
-        found.append(Finding(level, what, f"drops what nobody fetched for {kept_s / 86_400:g} days; 14 are possible."))
+        says = f"drops what nobody fetched for {in_words(timedelta(seconds=kept_s))}; 14d are possible."
+        found.append(Finding(level, what, says))
     if attributes.get("RedrivePolicy"):
         found.append(
             Finding(

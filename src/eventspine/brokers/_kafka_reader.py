@@ -32,6 +32,7 @@ from confluent_kafka import (
 from confluent_kafka.cimpl import TIMESTAMP_NOT_AVAILABLE
 
 from ..errors import BrokerError
+from ..wording import plural
 from ._kafka_client import (
     AWAY,
     CONTENT_TYPE,
@@ -363,9 +364,9 @@ class Reader(threading.Thread):
         if wanted >= low:
             raise BrokerError(f"The topic {self._topic.name!r} is not what it was, and is looked at anew.")
         log.error(
-            "%s messages of partition %d of the topic %s are gone: offsets %d to %d were deleted before they were read, by its "
+            "%s gone from partition %d of the topic %s: offsets %d to %d were deleted before they were read, by its "
             "retention as a rule. It goes on at %d; raise retention.ms there.",
-            f"{low - wanted:,}", partition, self._topic.name, wanted, low - 1, low,
+            plural(low - wanted, "message is", "messages are"), partition, self._topic.name, wanted, low - 1, low,
         )  # fmt: skip
         self._read_no_more([partition])
         self.begin(partition, low, "earliest")

@@ -15,6 +15,7 @@ from confluent_kafka.admin import AclOperation, NewTopic, TopicDescription
 
 from ..errors import BrokerError
 from ..settings_values import in_words
+from ..wording import plural
 from ._kafka_claims import asked_as
 from ._kafka_client import Cluster, Config, code_of
 from ._kafka_url import Settings
@@ -59,7 +60,7 @@ async def _new_topic_settings(cluster: Cluster) -> tuple[int, dict[str, str]]:
 
 def _missing(settings: Settings, channel: str, new: tuple[int, Config]) -> Difference:
     replicas, config = new
-    wanted = f"{settings.partitions_of(channel)} partitions, {replicas} replica{'s'[: replicas != 1]}"
+    wanted = f"{plural(settings.partitions_of(channel), 'partition')}, {plural(replicas, 'replica')}"
     return Difference(
         f"topic {settings.topic(channel)}",
         ", ".join([wanted, *(f"{name}={value}" for name, value in config.items())]),
@@ -73,10 +74,10 @@ async def _differing(cluster: Cluster, channel: str, topic: TopicDescription) ->
     found = []
     partitions, wanted = len(topic.partitions), settings.partitions_of(channel)
     if partitions != wanted:
-        found.append(Difference(what, f"{wanted} partitions", f"{partitions} partitions", safe=False))
+        found.append(Difference(what, plural(wanted, "partition"), plural(partitions, "partition"), safe=False))
     replicas = _replicas(topic)
     if settings.replication is not None and replicas != settings.replication:
-        found.append(Difference(what, f"{settings.replication} replicas", f"{replicas} replicas", safe=False))
+        found.append(Difference(what, plural(settings.replication, "replica"), plural(replicas, "replica"), safe=False))
     if settings.min_insync is not None or settings.retention_ms is not None:
         config = await cluster.config(topic.name)
         asked = {"min.insync.replicas": settings.min_insync, "retention.ms": settings.retention_ms}
@@ -244,7 +245,7 @@ def _of_partitions(settings: Settings, channel: str, topic: TopicDescription, *,
 
 def _other_partitions(channel: str, partitions: int, wanted: int) -> str:
     return (
-        f"It has {partitions} partitions, and the URL says {wanted}. If it always had {partitions}, say "
+        f"It has {plural(partitions, 'partition')}, and the URL says {wanted}. If it always had {partitions}, say "
         f'partitions.{channel}={partitions} there. If somebody added some, keys have moved: see "Changing '
         'the number of partitions" in the how-to for brokers.'
     )
@@ -272,6 +273,6 @@ async def _of_group(cluster: Cluster, channel: str, consumer: str) -> Iterable[F
 
 def _all_well(topic: TopicDescription, config: Config) -> str:
     return (
-        f"{len(topic.partitions)} partitions, {_replicas(topic)} replicas, min.insync.replicas="
+        f"{plural(len(topic.partitions), 'partition')}, {plural(_replicas(topic), 'replica')}, min.insync.replicas="
         f"{config.get('min.insync.replicas')}: what is acknowledged survives the loss of a broker."
     )

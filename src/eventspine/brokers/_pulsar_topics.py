@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import BrokerError
+from ..wording import plural
 from ._pulsar_admin import Admin, Away, topic_path
 from ._pulsar_client import MESSAGE_BYTES_MAX, Link, Settings, is_missing, quietly
 from ._pulsar_intake import anchored
@@ -35,7 +36,7 @@ class Topics:
         found = await self._link.partitions(self._settings.topic(channel))
         if len(found) != self._settings.partitions:
             raise BrokerError(
-                f"{self._settings.topic(channel)} has {len(found)} partitions, and {self._settings.url.shown} means "
+                f"{self._settings.topic(channel)} has {plural(len(found), 'partition')}, and {self._settings.url.shown} means "
                 f"{self._settings.partitions}. {self._how_to_make(channel)}, or say partitions={len(found)}: see "
                 "Changing the number of partitions in docs/how-to/brokers.md first.",
                 channel=channel,
@@ -96,9 +97,9 @@ class Topics:
     async def _of_channel(self, channel: str) -> Iterable[Difference]:
         topic = self._settings.topic(channel)
         metadata = await self._metadata(topic)
-        wanted = f"{self._settings.partitions} partitions"
+        wanted = plural(self._settings.partitions, "partition")
         if metadata is None:
-            keep = f", kept for {self._settings.keep_days} days" if self._settings.keep_days else ""
+            keep = f", kept for {plural(self._settings.keep_days, 'day')}" if self._settings.keep_days else ""
             return [Difference(f"topic {topic}", wanted + keep, "", safe=True)]
         count = max(1, metadata["partitions"])
         return [] if count == self._settings.partitions else [_other_count(topic, wanted, count)]
@@ -116,7 +117,7 @@ class Topics:
         """Without administration: what is there. Where Pulsar makes topics by itself, asking for one makes it."""
         found = []
         for channel in needs.channels:
-            topic, wanted = self._settings.topic(channel), f"{self._settings.partitions} partitions"
+            topic, wanted = self._settings.topic(channel), plural(self._settings.partitions, "partition")
             try:
                 count = len(await self._link.partitions(topic))
             except BrokerError as error:
@@ -197,7 +198,8 @@ class Topics:
     async def _of_namespace(self) -> Iterable[Finding]:
         path, found = f"namespaces/{self._settings.namespace}", []
         if minutes := await self._admin.get(f"{path}/subscriptionExpirationTime"):
-            says = f"a consumer that is away for {minutes} minutes loses its subscription, and what was kept for it."
+            away = plural(minutes, "minute")
+            says = f"a consumer that is away for {away} loses its subscription, and what was kept for it."
             found.append(Finding("danger", "subscriptionExpirationTime", says))
         clusters = await self._admin.get(f"{path}/replication") or []
         if len(clusters) > 1:
@@ -238,7 +240,7 @@ def _left_over(topic: str, partitions: int) -> str:
 
 
 def _other_count(topic: str, wanted: str, count: int) -> Difference:
-    return Difference(f"topic {topic}", wanted, f"{count} partitions", safe=False)
+    return Difference(f"topic {topic}", wanted, plural(count, "partition"), safe=False)
 
 
 def _kept(what: str, subscriptions: Sequence[str], retention: Mapping[str, int] | None) -> Iterator[Finding]:
@@ -283,7 +285,8 @@ def _repeated(what: str, deduplicates: object) -> Iterator[Finding]:
 def _behind(what: str, subscriptions: Mapping[str, Mapping[str, Any]]) -> Iterator[Finding]:
     for name, stats in sorted(subscriptions.items()):
         if stats.get("durable", True) and stats.get("msgBacklog") and not stats.get("consumers"):
-            says = f"{name} is {stats['msgBacklog']:,} batches behind and nobody reads for it: it holds what is behind, for good."
+            behind = plural(stats["msgBacklog"], "batch", "batches")
+            says = f"{name} is {behind} behind and nobody reads for it: it holds what is behind, for good."
             yield Finding("warning", what, says)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ..errors import BrokerError
+from ..wording import plural
 from ._rabbitmq_link import Settings
 from .port import Finding
 
@@ -65,7 +66,7 @@ def _of_queues(consumer: str, queues: Sequence[Mapping[str, Any]]) -> Iterable[F
     found = [
         Finding(level, what, says) for level, says in dict.fromkeys(one for queue in queues for one in _of_queue(queue))
     ]
-    return found or [Finding("ok", what, f"{len(queues)} quorum queues, replicated, without limits.")]
+    return found or [Finding("ok", what, f"{plural(len(queues), 'quorum queue')}, replicated, without limits.")]
 
 
 def _of_queue(queue: Mapping[str, Any]) -> Iterable[tuple[Any, str]]:
@@ -75,9 +76,9 @@ def _of_queue(queue: Mapping[str, Any]) -> Iterable[tuple[Any, str]]:
     if queue.get("type") != "quorum":
         yield "danger", f"of the type {queue.get('type')}: not replicated, and without order of what comes again."
     elif (replicas := len(queue.get("members") or [])) < REPLICAS:
-        yield "warning", f"{replicas} replica{'s' * (replicas != 1)}: the loss of {_disks(replicas)} loses messages."
+        yield "warning", f"{plural(replicas, 'replica')}: the loss of {_disks(replicas)} loses messages."
     elif len(queue.get("online") or []) < replicas:
-        yield "warning", f"{replicas - len(queue['online'])} of {replicas} replicas are away."
+        yield "warning", f"{plural(replicas - len(queue['online']), 'replica is', 'replicas are')} away, of {replicas}."
     for name in DROPS:
         limit = policy.get(name, arguments.get(f"x-{name}"))
         if limit is not None and name.startswith("max-length") and _refuses(policy, arguments):

@@ -151,6 +151,6 @@ async def command(
     async with existing_journal(invocation) as journal:
         await printed(trail(journal, wanted, actors, since, until), data)
         if gone := sum(one.events for one in await journal.deleted()):
-            note(f"Retention has deleted {gone:,} older events, which are not in it.")
+            note(f"Retention has deleted {plural(gone, 'older event')}, which can't be in it.")
         if gone := sum(one.events for one in await journal.cut_off()):
             note(f"Of streams that were deleted or truncated, {plural(gone, 'event')} can't be in it.")

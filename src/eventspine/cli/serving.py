@@ -29,6 +29,7 @@ from ..engine.health import is_ready
 from ..observe.health_http import LOOK_EVERY_S, HealthServer, Pulse
 from ..service import Service
 from ..settings import Settings
+from ..wording import plural
 from .journals import place_of
 
 log = logging.getLogger("eventspine.run")
@@ -218,7 +219,8 @@ async def serve(work: Work, parent: Parent | None) -> None:
             else:
                 log.warning("stopped; what was still in hand after %gs will be handled again", drain_s)
             if running.unfinished_threads:
-                _end(f"{running.unfinished_threads} handlers in threads do not return")
+                stuck = "handler in a thread does not return", "handlers in threads do not return"
+                _end(plural(running.unfinished_threads, *stuck))
 
 
 def _middleware(work: Work) -> list[Any]:

@@ -30,6 +30,7 @@ from ..journal._sqlite_locks import holder_seen_from_outside
 from ..journal.processes import is_stopped
 from ..observe.health_http import LIVE_S, LOOK_EVERY_S, Answer, HealthServer, Pulse
 from ..settings_values import Address
+from ..wording import plural
 from .children import Child
 from .restarts import Again, AwaitChange, Ended, GiveUp, LockWatch, after_end
 from .serving import GRACE_S, hearing
@@ -128,7 +129,7 @@ class Supervisor:
 
     async def roll(self) -> None:
         """Replace one child after another. Where the new one can't start, the others stay as they are."""
-        log.info("SIGHUP: %d processes are replaced, one after another", len(self.places))
+        log.info("SIGHUP: %s replaced, one after another", plural(len(self.places), "process is", "processes are"))
         for place in self.places:
             if not await place.replace(self.plan.drain_s):
                 log.error("process %d does not start again; the others are left as they are", place.number)

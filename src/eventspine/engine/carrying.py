@@ -28,6 +28,7 @@ from ..ids import IdSource
 from ..journal.port import Journal, Note, Unit
 from ..periodic import is_ticks
 from ..service import Service
+from ..wording import plural
 from .intake import Intake
 from .relay import Relay
 from .timers import Timers
@@ -276,8 +277,8 @@ class Carrying:
 
     def _too_much(self) -> str:
         return (
-            f"{self.behind:,} events wait in the journal for {self.broker.url}, more than {self._outbox_max:,}: nothing more "
-            "is published until it takes them."
+            f"{plural(self.behind, 'event waits', 'events wait')} in the journal for {self.broker.url}, more than "
+            f"{self._outbox_max:,}: nothing more is published until it takes them."
         )
 
     def _relay_trouble(self) -> str | None:

@@ -22,6 +22,7 @@ from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
 from ..ids import IdSource
 from ..journal.cursors import Range
 from ..journal.port import OWN_FEED, Append, Done, Journal, Seen, Unit, Verdict
+from ..wording import plural
 from .arrivals import Arrivals, Lane
 from .claims import Claim
 from .landing import Item, Landing
@@ -387,8 +388,8 @@ class Intake:
             self.lag = await intake.lag()
             if self.lag and self._begun and not self.resting and not self._arrivals.held:
                 raise BrokerError(
-                    f"{self.broker.features.name} has {self.lag:,} messages of {self.channel!r}, and none has come for "
-                    f"{SILENT_S:g} s; the intake is made anew."
+                    f"{self.broker.features.name} has {plural(self.lag, 'message')} of {self.channel!r}, and none has come "
+                    f"for {SILENT_S:g} s; the intake is made anew."
                 )
             self._came = now
 

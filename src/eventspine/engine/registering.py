@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ..ids import id_text
 from ..journal.port import Process, Registered, Registration
 from ..journal.processes import pid_start, this_host
+from ..wording import plural
 from .subscription import WINDOW
 
 if TYPE_CHECKING:
@@ -63,7 +64,6 @@ def say_what_it_passes(host: Host) -> None:
         )  # fmt: skip
     for name, type, events in host.registered.passes:
         log.warning(
-            "%s: this release does not know %s: %d events of it that are not finished, and all that are published "
-            "while it leads, are passed",
-            name, type, events,
+            "%s: this release does not know %s: %s, and all that are published while it leads, are passed",
+            name, type, plural(events, "event of it that is not finished", "events of it that are not finished"),
         )  # fmt: skip

@@ -30,7 +30,7 @@ from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted
 from ..ids import IdSource
 from ..journal.port import Delivery, Journal, Put, Record
-from ..wording import storable
+from ..wording import plural, storable
 from .aside import Aside, changing
 from .claims import Claim
 from .membership import Membership
@@ -109,9 +109,9 @@ class Relay:
             self._note(error)
         if self.behind:
             log.warning(
-                "%s did not take all of %s within %g s: up to %d events stay in the journal, and whoever publishes this "
-                "channel next sends them (spine run, or a longer drain_s)",
-                self.broker.url, self.channel, drain_s, self.behind,
+                "%s did not take all of %s within %g s: up to %s in the journal, and whoever publishes this "
+                "channel next sends the rest (spine run, or a longer drain_s)",
+                self.broker.url, self.channel, drain_s, plural(self.behind, "event stays", "events stay"),
             )  # fmt: skip
 
     async def _run(self) -> None:

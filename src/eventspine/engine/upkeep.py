@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from ..errors import Fenced
 from ..journal.port import Fence, Journal, Lease, Sweep
 from ..journal.retention import kept
+from ..wording import plural
 
 if TYPE_CHECKING:
     from ..clock import Clock
@@ -84,7 +85,7 @@ class Upkeep:
                 return
             self._swept[channel] = swept.scanned
             if swept.deleted:
-                log.info("deleted %d events of %s that were old enough", swept.deleted, channel)
+                log.info("deleted %s of %s by age", plural(swept.deleted, "event"), channel)
 
 
 async def sweep(

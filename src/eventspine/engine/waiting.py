@@ -16,7 +16,7 @@ from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
 from ..journal.port import BEHIND, Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
 from ..observe.correlation import Cause, current
 from ..policies import Retry
-from ..wording import storable
+from ..wording import plural, storable
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
@@ -54,7 +54,9 @@ class Waiting:
         self.lanes.full = self.subscription.whole or self.full  # a feed never parks behind
         if self.full and not was:
             log.warning(
-                "%s: %d deliveries wait behind keys that fail; no more are stored", self.subscription.name, self.count
+                "%s: %s behind keys that fail; no more are stored",
+                self.subscription.name,
+                plural(self.count, "delivery waits", "deliveries wait"),
             )
 
     def numbers(self) -> set[int]:

@@ -141,7 +141,7 @@ async def test_doctor_is_told_what_can_lose_events(server: Server, bus: str):
         found = [(one.level, one.what, one.says) for one in await broker.findings(NEEDS)]
         said = " ".join(f"{level} {what} {says}" for level, what, says in found)
         for words in (
-            "drops what nobody fetched for 0.0416667 days",
+            "drops what nobody fetched for 1h; 14d are possible",
             "has a redrive policy",
             "is not encrypted",
             "takes messages of 4,096 bytes",
