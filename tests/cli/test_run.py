@@ -69,6 +69,37 @@ def test_logs_in_json_name_the_delivery(spine):
     assert "\\u001b" in last
 
 
+@pytest.mark.parametrize(
+    ("words", "environment"),
+    [
+        (["nowhere"], {}),
+        (["nowhere", "--log-level", "error"], {}),
+        (["bookshop", "--processes", "2", "--journal", "sqlite://"], {}),
+        (["bookshop"], {"SPINE_DRAIN_S": "soon"}),
+    ],
+    ids=["no module", "whatever the level", "a journal that none can share", "a setting"],
+)
+def test_what_refuses_a_start_is_a_line_of_the_log_in_json_with_the_same_text_and_code(spine, words, environment):
+    spine.environment.update(environment)
+    told = spine("run", *words)
+    assert told.stderr.startswith("spine: ")
+
+    said = spine("run", *words, "--log-format", "json")
+    spine.environment["SPINE_LOG_FORMAT"] = "json"
+    for refused in (said, spine("run", *words)):
+        (line,) = map(json.loads, refused.stderr.splitlines())
+        assert ("error", "eventspine.run") == (line["level"], line["logger"])
+        assert (told.returncode, told.stderr) == (refused.returncode, f"spine: {line['message']}\n")
+
+
+def test_its_traceback_is_in_that_line_too(spine):
+    refused = spine("run", "nowhere", "--log-format", "json", "--debug")
+
+    (line,) = map(json.loads, refused.stderr.splitlines())
+    assert "There is no module 'nowhere'" in line["message"]
+    assert line["exception"].startswith("Traceback")
+
+
 def test_a_paused_handler_gets_nothing_until_it_is_resumed(spine):
     spine.run_shop()
     publish(spine, "ann")
@@ -98,6 +129,8 @@ def test_a_start_that_may_be_a_rename_is_refused_with_3(spine):
     assert 3 == refused.returncode
     assert "--retire email.confirm" in refused.stderr
     assert "Traceback" not in refused.stderr
+    logged = json.loads(spine("run", "bookshop", "--log-format", "json").stderr.splitlines()[-1])
+    assert refused.stderr.endswith(f"spine: {logged['message']}\n")
     retired = spine.start("run", "bookshop", "--retire", "email.confirm")
     assert "running shopfront" in spine.until(retired, "running shopfront")
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import click
 
 from .. import settings, settings_values
-from .exits import Misused, PipeClosed, guarded
+from .exits import Misused, PipeClosed, explain, guarded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +54,7 @@ class Invocation:
         self.journals: tuple[str, ...] = ()  # of a command that reads several
         self.settings_file: str | None = None
         self.said: dict[str, Any] = {}  # settings, by name
+        self.explains: Callable[[Exception, bool], None] = explain  # what ended the command, with its traceback or not
         self._read: settings.Settings | None = None
 
     @property
@@ -66,6 +67,9 @@ class Invocation:
     @property
     def url(self) -> str:
         return self.settings.journal
+
+    def explain(self, error: Exception) -> None:
+        self.explains(error, self.debug)
 
 
 def _remember(context: click.Context, parameter: click.Parameter, value: Any) -> None:
@@ -210,7 +214,8 @@ class Spine(_Suggesting):
         extra.pop("standalone_mode", None)
         call = super().main
         code = guarded(
-            lambda: call(args, prog_name, standalone_mode=False, obj=invocation, **extra), lambda: invocation.debug
+            lambda: call(args, prog_name, standalone_mode=False, obj=invocation, **extra),
+            invocation.explain,
         )
         sys.exit(code)
 

@@ -70,7 +70,7 @@ def code_of(error: Exception) -> int:
     return next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
 
 
-def guarded(command: Callable[[], object], debug: Callable[[], bool]) -> int:
+def guarded(command: Callable[[], object], explain: Callable[[Exception], None]) -> int:
     """Run the command; its exit code, whatever happens."""
     open_standard_streams()
     try:
@@ -84,7 +84,7 @@ def guarded(command: Callable[[], object], debug: Callable[[], bool]) -> int:
         _forget_output()
         return PIPE_CLOSED
     except Exception as error:
-        _explain(error, debug())
+        explain(error)
         return code_of(error)
     return answer if isinstance(answer, int) else 0
 
@@ -109,24 +109,26 @@ def _forget_output() -> None:
         os.close(null)
 
 
-def _explain(error: Exception, debug: bool) -> None:
+def explain(error: Exception, debug: bool) -> None:
     if debug:
         complain("".join(traceback.format_exception(error)).rstrip())
         return
     if isinstance(error, _NO_ARGUMENTS) and error.ctx is not None:
         complain(error.ctx.get_help())  # a bare `spine dead` asks what there is, and that is all it is told
-    elif isinstance(error, click.UsageError):
-        if error.ctx is not None:
-            complain(error.ctx.get_usage())
-            complain(f"Try '{error.ctx.command_path} --help' for help.")
-        complain(f"spine: {error.format_message()}")
-    elif isinstance(error, click.ClickException):
-        complain(f"spine: {error.format_message()}")
-    elif isinstance(error, errors.SpineError):
-        complain(f"spine: {error}")
-    else:
-        told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        complain(f"spine: unexpected {told}\nRun it again with --debug to see where.")
+        return
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        complain(error.ctx.get_usage())
+        complain(f"Try '{error.ctx.command_path} --help' for help.")
+    complain(f"spine: {words_of(error)}")
+
+
+def words_of(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return error.format_message()
+    if isinstance(error, errors.SpineError):
+        return str(error)
+    told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return f"unexpected {told}\nRun it again with --debug to see where."
 
 
 def complain(message: str) -> None:

@@ -18,14 +18,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..errors import SettingsError
 from ..journal import open_journal
 from ..journal.memory import MemoryJournal
 from ..journal.sqlite import SQLiteJournal
-from ..observe.logs import write_to
+from ..observe.logs import JsonFormatter, write_to
+from ..settings import variable
 from ..settings_values import plain
 from . import completion
 from .app import Command, Invocation, pass_invocation, setting_option
-from .exits import Misused
+from .exits import Misused, complain, explain, words_of
 from .figures import Number
 from .modules import services_to_run
 from .serving import Parent, Work, ending_early, serve
@@ -99,13 +101,14 @@ def command(
     SIGTERM and Ctrl-C drain; a second signal ends at once."""
     click.get_current_context().with_resource(ending_early())
     invocation.said["modules"] = modules
-    settings = invocation.settings
     parent = Parent.of_this_process()
+    name = "" if parent is None else parent.number
+    invocation.explains = partial(_explain, invocation, name)
+    settings = invocation.settings
     if parent is not None:
         # A terminal sends these to children too; they are the parent's business.
         for number in (signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-    name = "" if parent is None else parent.number
     write_to(sys.stderr, settings.log_format, logging.getLevelNamesMapping()[settings.log_level.upper()], name)
     _refuse_contradictions(invocation, reloads, watch)
     count = 1 if reloads else settings.processes
@@ -131,6 +134,26 @@ def command(
         reloads=reloads,
     )
     return asyncio.run(_supervise(plan, [path.resolve() for path in watch] or [settings.modules_folder]))
+
+
+def _explain(invocation: Invocation, process: str, error: Exception, debug: bool) -> None:
+    """Who reads JSON of a log reads the last word of a run in it, too: why it did not start, or ended."""
+    if _log_format(invocation) == "json":
+        complain(JsonFormatter(process).format(_record(error, debug)))
+    else:
+        explain(error, debug)
+
+
+def _log_format(invocation: Invocation) -> str:
+    try:
+        return invocation.settings.log_format
+    except SettingsError:  # it may be what is told; whoever collects logs has said so outside the file, as a rule
+        return str(invocation.said.get("log_format") or os.environ.get(variable("log_format")))
+
+
+def _record(error: Exception, debug: bool) -> logging.LogRecord:
+    trace = (type(error), error, error.__traceback__) if debug else None
+    return log.makeRecord(log.name, logging.ERROR, __file__, 0, words_of(error), (), trace)
 
 
 def _refuse_contradictions(invocation: Invocation, reloads: bool, watch: Sequence[Path]) -> None:
