@@ -1,6 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import sqlite3
+from contextlib import closing
+
+import pytest
+
+from eventspine.journal.lockfile import HAS_FLOCK, TurnLock
 
 ORDER = '{"customer": "ann", "title": "Emma"}'
 
@@ -26,6 +33,39 @@ def test_json_lines_are_published_in_order(spine):
     assert list(range(1, 1201)) == [json.loads(line)["position"] for line in receipts.stdout.splitlines()]
     events = [json.loads(line) for line in spine.asked_here("tail", "--no-follow", "--json").stdout.splitlines()]
     assert [str(n) for n in range(1200)] == [event["data"]["title"] for event in events]
+
+
+@pytest.mark.skipif(not HAS_FLOCK, reason="processes take no turns here")
+@pytest.mark.parametrize(
+    "command", [("publish", "BookOrdered", ORDER, "--module", "bookshop"), ("subscriptions", "pause", "email.confirm")]
+)
+def test_who_waits_for_the_write_lock_says_so_and_for_whom(spine, command):
+    shop = spine.run_shop()
+    shop.terminate()
+    shop.communicate(timeout=60)
+    turn = TurnLock(spine.folder / "spine.db-lock")
+    turn.take()
+    process = spine.start(*command)
+    told = spine.until(process, "write lock")
+    assert told.startswith(f"waiting for the write lock of sqlite:///{spine.folder}/spine.db for ")
+    assert f"; process {os.getpid()} holds it. If it is stopped, continue or kill it" in told
+
+    turn.give_back()
+    turn.close()
+    assert ("", 0) == (process.communicate(timeout=60)[1], process.returncode), "told once, and done"
+
+
+def test_so_does_who_waits_for_another_program(spine):
+    publish(spine, "BookOrdered", ORDER)
+    with closing(sqlite3.connect(spine.folder / "spine.db", isolation_level=None)) as own:
+        own.execute("begin immediate")
+        process = spine.start("publish", "BookOrdered", ORDER, "--module", "bookshop")
+        assert "waiting for the write lock of " in spine.until(process, "write lock")
+        own.execute("rollback")
+    receipt, told = process.communicate(timeout=60)
+    assert 0 == process.returncode
+    assert "write lock" not in told
+    assert "  #2  " in receipt
 
 
 def test_a_line_that_is_no_event_is_named_and_nothing_after_it_is_published(spine):

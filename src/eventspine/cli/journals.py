@@ -18,6 +18,7 @@ from .app import Invocation
 from .exits import Misused, NothingFound
 from .inside import inside
 from .progress import progress
+from .waits import telling_of_the_lock
 
 if TYPE_CHECKING:
     from ..journal.sqlite import SQLiteJournal
@@ -53,11 +54,12 @@ async def existing_journal(invocation: Invocation, url: str | None = None) -> As
         host = inside.get()
         how = _HOW if host is None else host.no_journal
         raise NothingFound(f"There is no journal at {place_of(journal)}.\n{how}")
-    await journal.open()
-    try:
-        yield journal
-    finally:
-        await journal.close()
+    async with telling_of_the_lock(journal):
+        await journal.open()
+        try:
+            yield journal
+        finally:
+            await journal.close()
 
 
 def place_of(journal: Journal) -> str:

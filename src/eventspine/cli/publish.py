@@ -38,6 +38,7 @@ from .output import json_line, say
 from .records import normal_id
 from .tail import named
 from .times import duration, iso, moment
+from .waits import telling_of_the_lock
 
 BATCH = 500
 CHUNK = 256 * 1024
@@ -278,7 +279,8 @@ async def command(
 
     caused = correlate(normal_id(in_utf8(correlation, "--correlation"))) if correlation else nullcontext()
     said = nullcontext() if actor is None and why is None else acting(actor, why=why)
-    async with Spine(invocation.url, service=speaker, broker=invocation.settings.broker) as spine:
+    spine = Spine(invocation.url, service=speaker, broker=invocation.settings.broker)
+    async with telling_of_the_lock(spine.journal), spine:
         with caused, said:
             publishing = Publishing(spine, kind, key, when, as_json)
             await (publishing.from_lines() if single is None else publishing.publish([single]))

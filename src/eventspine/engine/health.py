@@ -3,11 +3,11 @@ read by whoever can reach the endpoint."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from ..journal import without_password
+from ..journal.held import waits_for_lock
 from ..journal.port import Journal
 from ..wording import plural
 from .readers import ROOM
@@ -25,7 +25,7 @@ def health(journal: Journal, runtimes: Iterable[Runtime], carrying: Carrying | N
     runtimes = list(runtimes)
     services = [_host(host) for runtime in runtimes for host in runtime.hosts]
     problems = [problem for runtime in runtimes for problem in _problems(runtime)]
-    problems += _lock(journal)
+    problems += filter(None, [waits_for_lock(journal, WAIT_MOST_S)])
     problems += carrying.problems() if carrying else ()
     failed = any(runtime.failure is not None for runtime in runtimes)
     status = "failed" if failed else "degraded" if problems else "ok"
@@ -43,19 +43,6 @@ def is_ready(health: dict[str, Any]) -> bool:
     """Whether all that runs here is registered, and leads or knowingly stands by."""
     return health["status"] not in ("failed", "closed") and all(
         one["state"] in ("leads", "stands by") for one in health["services"]
-    )
-
-
-def _lock(journal: Journal) -> Iterable[str]:
-    """A process that was stopped inside a commit holds the file; who waits for it knows whom (R6)."""
-    since = journal.waiting_since()
-    if since is None or time.monotonic() - since < WAIT_MOST_S:
-        return
-    holder = journal.lock_holder()
-    who = f"process {holder[0]}" if holder else "another program"
-    yield (
-        f"waiting for the write lock of {journal.url} for {time.monotonic() - since:.0f} s; {who} holds it. If it is "
-        f"stopped, continue or kill it: the lock goes with the process."
     )
 
 

@@ -1,0 +1,32 @@
+"""Waiting for the write lock, told by a command that does: else it stands still for half a minute, and nobody knows for whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from ..journal.held import waits_for_lock
+from ..journal.port import Journal
+from .output import note
+
+WAIT_MOST_S = 1.0
+LOOK_EVERY_S = 0.2
+
+
+@asynccontextmanager
+async def telling_of_the_lock(journal: Journal) -> AsyncIterator[None]:
+    """Once, on stderr, also where no terminal is: a script that takes long has it in its log."""
+    telling = asyncio.create_task(_tell(journal))
+    try:
+        yield
+    finally:
+        telling.cancel()
+
+
+async def _tell(journal: Journal) -> None:
+    while True:
+        await asyncio.sleep(LOOK_EVERY_S)
+        if waits := waits_for_lock(journal, WAIT_MOST_S):
+            note(waits)
+            return
