@@ -80,7 +80,8 @@ def test_they_are_listed_switched_rolled_back_and_dropped(two):
     assert "is read as version 2." in two("views", "switch", "counted", "2").stdout
     assert "as before" in two("views", "switch", "counted", "2").stdout
 
-    assert "Switch to another one first" in two("views", "drop", "counted", "2", "--yes").stderr
+    read = two("views", "drop", "counted", "2", "--yes")
+    assert (2, True) == (read.returncode, "Switch to another one first" in read.stderr)
     assert "add --yes" in two("views", "drop", "counted", "1").stderr
     assert {1, 2} == states(two).keys()
     assert 0 == two("views", "drop", "counted", "1", "--yes").returncode
@@ -112,9 +113,17 @@ def test_what_a_release_at_work_keeps_is_not_dropped_under_it(two):
 
 
 def test_a_view_or_version_that_is_not_there_is_said_not_to_be_there(two):
-    assert 4 == two("views", "switch", "orders", "1").returncode
-    wrong = two("views", "switch", "counted", "3")
-    assert (2, True) == (wrong.returncode, "There is no version 3; there are 1, 2." in wrong.stderr)
+    for words in (("switch", "orders", "1"), ("roll-back", "orders"), ("drop", "orders", "1", "--yes")):
+        wrong = two("views", *words)
+        assert (4, True) == (wrong.returncode, "There is no view 'orders'." in wrong.stderr)
+    for words in (("switch", "counted", "3"), ("drop", "counted", "3", "--yes")):
+        wrong = two("views", *words)
+        assert (4, True) == (wrong.returncode, "There is no version 3 of counted; there are 1, 2." in wrong.stderr)
+    assert 2 == two("views", "switch", "counted", "0").returncode
+
+    assert 0 == two("views", "drop", "counted", "1", "--yes").returncode
+    gone = two("views", "switch", "counted", "1")
+    assert (4, True) == (gone.returncode, "There is no version 1 of counted; there is 2." in gone.stderr)
 
 
 def test_rows_are_not_counted_twice_by_whoever_moves_or_retires_what_keeps_them(two):

@@ -13,8 +13,16 @@ from typing import Any
 import pytest
 
 from eventspine import Service, Spine, View
-from eventspine.errors import DeclarationError, RegistrationRefused, SettingsError, UnitFailed, ViewBehind, ViewRefused
-from eventspine.journal.port import Journal, SetState
+from eventspine.errors import (
+    Conflict,
+    DeclarationError,
+    RegistrationRefused,
+    SettingsError,
+    UnitFailed,
+    ViewBehind,
+    ViewRefused,
+)
+from eventspine.journal.port import Journal, Note, SetState, Unit
 from eventspine.state import reading, versions
 from eventspine.state.dropping import drop
 from eventspine.state.progress import progress_of
@@ -382,6 +390,27 @@ def test_what_may_become_of_a_view() -> None:
     for refused in (lambda: versions.switched(known(), 3), lambda: versions.rolled_back(known())):
         with pytest.raises(SettingsError):
             refused()
+
+
+async def test_a_view_that_others_change_all_the_time_is_a_conflict_and_no_mistake_of_who_asks(
+    journal: Callable[[], Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(versions, "TRIES", 3)
+    async with Spine(journal(), service=publisher()) as spine:
+        async with spine.running(both()):
+            await until(lambda: is_active(spine, 2))
+        quicker = spine.journal.commit
+
+        async def commit(units: Any) -> Any:
+            """Somebody else's change comes first, each time."""
+            (note,) = await spine.journal.notes("", versions.KIND, [NAME])
+            await quicker([Unit(notes=[Note("", versions.KIND, NAME, note.value, note.version)])])
+            return await quicker(units)
+
+        monkeypatch.setattr(spine.journal, "commit", commit)
+        with pytest.raises(Conflict, match="changed by others all the time"):
+            await versions.change(spine.journal, NAME, lambda now: now and versions.switched(now, 1))
+        assert await active(spine) == 2
 
 
 # --- code that has changed under a version ------------------------------------------------------------------------------

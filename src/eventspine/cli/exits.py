@@ -4,7 +4,7 @@
     1    failed: something went wrong on the way
     2    usage: the command line, a setting or a declaration is wrong, or the journal's server lets nobody in like this
     3    the journal refused: registration, busy, or written by a release that this one can't share it with
-    4    nothing found: the journal, backup, event, delivery or subscription that was named does not exist
+    4    nothing found: the journal, backup, event, delivery, subscription or view that was named does not exist
     130  interrupted from the keyboard, or a question was answered with no
     141  whoever read the output left (as a shell reports it)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any, NamedTuple
 
 import click
@@ -93,7 +93,8 @@ async def list_(invocation: Invocation, as_json: bool) -> None:
 async def switch(invocation: Invocation, name: str, version: int) -> None:
     """Have VERSION of the view NAME read from now on."""
     async with existing_journal(invocation) as journal:
-        await _known(journal, name)
+        known = await _known(journal, name)
+        _refuse_missing(name, version, known.kept, known)
         changed = await versions.change(journal, name, lambda now: now and versions.switched(now, version))
         say(f"{name} is read as version {version}{'' if changed else ', as before'}.")
 
@@ -121,6 +122,7 @@ async def drop(invocation: Invocation, name: str, version: int, yes: bool) -> No
     """Remove VERSION of the view NAME for good: its rows, and the subscription that kept it."""
     async with existing_journal(invocation) as journal:
         known = await _known(journal, name)
+        _refuse_missing(name, version, known.versions, known)  # what was broken off is dropped again
         versions.check_droppable(known, version)
         await _refuse_kept(journal, known, version)
         confirm(f"Remove version {version} of {name} for good?", yes)
@@ -140,6 +142,12 @@ async def _refuse_kept(journal: Journal, known: versions.Known, version: int) ->
             f"Version {version} is kept by {name}, which {known.service} (pid {alive[0].pid}) is at work at. Deploy {known.service} "
             "without that version's class and projection, then drop it; nothing was changed."
         )
+
+
+def _refuse_missing(name: str, version: int, among: Mapping[int, versions.Version], known: versions.Known) -> None:
+    if version not in among:
+        there = f"{'is' if len(known.kept) == 1 else 'are'} {', '.join(map(str, sorted(known.kept)))}"
+        raise NothingFound(f"There is no version {version} of {name}; there {there}.")
 
 
 async def _known(journal: Journal, name: str) -> versions.Known:

@@ -89,7 +89,7 @@ async def change(journal: Journal, name: str, decide: Callable[[Known | None], K
         if verdict.ok:
             return decided
         _check(verdict)
-    raise SettingsError(f"The view {name} is being changed by others all the time; nothing was done. Try again.")
+    raise Conflict(f"The view {name} is being changed by others all the time; nothing was done. Try again.")
 
 
 def _check(verdict: Verdict) -> None:
