@@ -1,7 +1,8 @@
 """What to do when a handler fails: the words users write, as data.
 
 `errors={SmtpDown: Retry(within=timedelta(hours=6)), BadAddress: Dead, Ignorable: Drop}`: the nearest class in the
-error's method resolution order decides; without a match, the handler's `retry=`.
+error's method resolution order decides; without a match, the handler's `retry=`. What is declared wrongly is dead at once
+unless a table names it: no attempt can succeed before the code is mended.
 """
 
 from __future__ import annotations

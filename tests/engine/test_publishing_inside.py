@@ -61,7 +61,7 @@ async def test_what_is_returned_and_no_event_fails_the_attempt(spine: Spine) -> 
 async def test_a_handler_that_returns_a_number_is_told_so(spine: Spine) -> None:
     service = Service("inventory")
 
-    @service.on(Placed, retry=ONCE)
+    @service.on(Placed)
     async def reserve(event: Placed) -> int:
         return 3
 
@@ -70,19 +70,20 @@ async def test_a_handler_that_returns_a_number_is_told_so(spine: Spine) -> None:
         (row,) = await dead(spine)
     assert "inventory.reserve returned 3, and what a handler returns is published" in row.error
     assert "int is not an event" in row.error
+    assert (row.reason, row.attempts) == ("DeclarationError", 1)
 
 
 async def test_another_contexts_event_is_refused_inside_a_handler_too(spine: Spine) -> None:
     service = Service("inventory")
 
-    @service.on(Placed, retry=ONCE)
+    @service.on(Placed)
     async def reserve(event: Placed) -> Mailed:
         return Mailed()
 
     await spine.publish(Placed())
     async with spine.running(service):
         (row,) = await dead(spine)
-    assert row.reason == UnknownPublisher.__name__
+    assert (row.reason, row.attempts) == (UnknownPublisher.__name__, 1), "no attempt can succeed"
     assert await of_type(spine, "email.Mailed") == []
 
 

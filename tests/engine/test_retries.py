@@ -10,6 +10,7 @@ import pytest
 
 from eventspine import Dead, Delivery, Drop, Reject, Retry, RetryAfter, Service, Spine
 from eventspine.engine import subscription as engine, waiting
+from eventspine.errors import DeclarationError, NotHandled, UnknownPublisher
 from eventspine.ids import id_text
 
 from .material import FOR_EVER, ONCE, QUICK, Broken, Placed, dead, host, parked, rows, subscription, turns, until
@@ -38,6 +39,34 @@ async def test_the_first_retry_is_at_once_and_nothing_is_stored_for_it(spine: Sp
         (row,) = await until(settled)
     assert attempts == [1, 2, 3]
     assert (row.attempts, row.reason) == (3, "Broken"), "kept, so that `trace` can show what failed on the way"
+
+
+@pytest.mark.parametrize("named", [UnknownPublisher, DeclarationError, Exception])
+async def test_a_table_has_the_last_word_on_what_is_wrong_in_the_code(spine: Spine, named: type[Exception]) -> None:
+    service = Service("mail")
+
+    @service.on(Placed, errors={named: QUICK})
+    async def note(event: Placed) -> None:
+        raise UnknownPublisher("orders publishes this")
+
+    await spine.publish(Placed())
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    assert (row.attempts, row.reason) == (QUICK.attempts, "UnknownPublisher")
+
+
+async def test_a_command_that_nobody_handles_yet_is_sent_again(spine: Spine) -> None:
+    """The service that does may be started after the one that sends it."""
+    service = Service("mail")
+
+    @service.on(Placed, retry=QUICK)
+    async def note(event: Placed) -> None:
+        raise NotHandled("nobody here")
+
+    await spine.publish(Placed())
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    assert (row.attempts, row.reason) == (QUICK.attempts, "NotHandled")
 
 
 async def test_then_it_parks_until_it_is_due(spine: Spine) -> None:

@@ -9,7 +9,7 @@ import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..errors import Reject, RetryAfter, StatementRefused, Undecodable
+from ..errors import DeclarationError, NotHandled, Reject, RetryAfter, StatementRefused, Undecodable
 from ..policies import Dead, Drop, Policies, Retry, nearest
 
 LONGEST_S = 100 * 365 * 86_400.0  # to wait for another attempt; what is longer is meant as "never by itself"
@@ -55,6 +55,12 @@ def reason_of(error: BaseException) -> str:
     return type(error).__name__
 
 
+def is_wrong_in_code(error: BaseException) -> bool:
+    """What no attempt of this code can come past. A command that nobody here handles may only be early: the service that
+    does can be started after the one that sends it."""
+    return isinstance(error, DeclarationError) and not isinstance(error, NotHandled)
+
+
 def after_failure(
     error: BaseException,
     attempts: int,
@@ -68,7 +74,9 @@ def after_failure(
     reason = reason_of(error)
     if isinstance(error, (Reject, Undecodable, StatementRefused)):
         return Die(reason)
-    policy = nearest(error, *tables) or retry
+    policy = nearest(error, *tables)
+    if policy is None:
+        policy = Dead if is_wrong_in_code(error) else retry
     if policy is Dead:
         return Die(reason)
     if policy is Drop:

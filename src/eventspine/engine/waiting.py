@@ -15,7 +15,7 @@ from ..envelope import Envelope
 from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
 from ..journal.port import BEHIND, Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
 from ..observe.correlation import Cause, current
-from ..policies import Retry
+from ..policies import Policies, Retry
 from ..wording import plural, storable
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
@@ -97,8 +97,9 @@ class Waiting:
         try:
             return error, after_failure(error, attempts, first_us, now_us, one.handler.retry, tables, chance)
         except Exception as fault:
-            undecided = _undecided(one.name, error, fault)
-            return undecided, after_failure(undecided, attempts, first_us, now_us, Retry(), (), chance)
+            undecided, retry = _undecided(one.name, error, fault), Retry()
+            again: Policies = {DeclarationError: retry}  # the policies are wrong, and what failed may well succeed
+            return undecided, after_failure(undecided, attempts, first_us, now_us, retry, (again,), chance)
 
     def _carry_out(self, item: Item, error: BaseException, outcome: Outcome) -> None:
         one = self.subscription
