@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import random
+import signal
 
 import pytest
 
-from .harness import NOTHING, Child, Place, Reckoning
+from .harness import NOTHING, Place, Reckoning
 
 POINTS = ["handled", "before begin", "begun", "written", "at commit", "committed, nobody told", "told"]
 
@@ -63,19 +64,19 @@ def test_consumers_killed_at_random_while_others_take_over(place: Place) -> None
 
 @pytest.mark.promise("all killed", "sqlite processes")
 def test_all_processes_killed_at_once(place: Place) -> None:
-    for _ in range(3):
-        everybody = [*(place.start("publish", name=name) for name in ("p", "q")), *_consumers(place, 2)]
+    assert NOTHING == after_all_were_killed_at_once(place, 3)
+    assert [] == place.dead()
+
+
+def after_all_were_killed_at_once(place: Place, times: int) -> Reckoning:
+    for _ in range(times):
+        everybody = [place.start("publish", name=name) for name in ("p", "q")]
+        everybody += [place.start("consume", "--services", name) for name in ("books", "mail")]
         place.progress(50)
         for child in everybody:
-            child.signal(9)  # type: ignore[arg-type]
+            child.signal(signal.SIGKILL)
         for child in everybody:
             child.end()
     place.start("consume")
     place.settle()
-
-    assert NOTHING == place.reckon()
-    assert [] == place.dead()
-
-
-def _consumers(place: Place, count: int) -> list[Child]:
-    return [place.start("consume", "--services", *names) for names in (["books"], ["mail"])[:count]]
+    return place.reckon()

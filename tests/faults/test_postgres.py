@@ -12,7 +12,7 @@ from eventspine.testing.servers import Server
 
 from .harness import HANDLERS, NOTHING, until
 from .postgres import PostgresPlace, stop_in_a_transaction
-from .test_killed import after_killed_publishers
+from .test_killed import after_all_were_killed_at_once, after_killed_publishers
 from .test_stopped import KEYS, LEASE_S, goes_on
 
 BUSY_S = 2.0  # a transaction that stands still for twice as long is ended by the server
@@ -38,17 +38,7 @@ def test_killed_publishers_lose_nothing_acknowledged_and_store_nothing_twice(pla
 
 @pytest.mark.promise("all killed", "postgres processes")
 def test_all_processes_killed_at_once(place: PostgresPlace) -> None:
-    for _ in range(2):
-        everybody = [place.start("publish", name=name) for name in ("p", "q")]
-        everybody += [place.start("consume", "--services", name) for name in ("books", "mail")]
-        place.progress(50)
-        for child in everybody:
-            child.signal(9)  # type: ignore[arg-type]
-        for child in everybody:
-            child.end()
-    place.start("consume")
-    place.settle()
-    assert NOTHING == place.reckon()
+    assert NOTHING == after_all_were_killed_at_once(place, 2)
     assert [] == place.dead()
 
 
