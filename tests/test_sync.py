@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import eventspine
-from eventspine import Batch, Event, Service, correlate
+from eventspine import Batch, Event, Service, correlate, testing
 from eventspine.errors import JournalError, SpineClosed, WouldDeadlock
 from eventspine.sync import BatchDelivery, Delivery, Spine
 
@@ -380,3 +380,14 @@ def test_threads_that_enter_and_leave_at_once_close_nothing_under_each_other(url
         assert sum(threads.map(publish, range(4))) == 40
     with spine:
         assert spine.publish(Placed()).position == 41
+
+
+def test_a_spine_that_is_entered_without_async_names_both_ways_on(tmp_path: Path) -> None:
+    spine: Any = eventspine.Spine(f"sqlite:///{tmp_path}/spine.db", service=SHOP)
+    with pytest.raises(TypeError, match=r"^A Spine is entered with `async with`.* eventspine\.sync\.Spine, with plain"):
+        with spine:
+            raise AssertionError
+    assert not (tmp_path / "spine.db").exists()
+    with pytest.raises(TypeError, match=r"entered with `async with`.* testing\.sync_spine"):
+        with testing.spine(SHOP):  # type: ignore[attr-defined]
+            raise AssertionError

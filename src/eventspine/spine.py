@@ -11,7 +11,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
 from .brokers import open_broker
 from .clock import Clock, SystemClock
@@ -55,6 +55,8 @@ class Spine(State, Commanding):
     `pulsar://…`, `eventbridge://…`; `take_over` takes the place of a journal that is gone; `outbox_max` is how many events
     the broker may be behind before publishing raises OutboxFull. `commands` are services whose commands are handled here,
     beside those of `service` and of what runs here."""
+
+    _instead = "eventspine.sync.Spine"  # of code that blocks
 
     def __init__(
         self,
@@ -239,6 +241,17 @@ class Spine(State, Commanding):
         self._inside -= 1
         if not self._inside:
             await self.close()
+
+    if not TYPE_CHECKING:  # a checker is to refuse it by itself
+
+        def __enter__(self) -> NoReturn:
+            raise TypeError(
+                f"A {type(self).__name__} is entered with `async with`, inside of `async def`. For code that is not async there "
+                f"is {self._instead}, with plain `with`."
+            )
+
+        def __exit__(self, *_: object) -> None:
+            """Never called; but where it is missing Python has a word of its own, which names no way on."""
 
     # --- publishing -------------------------------------------------------------------------------------------------
 

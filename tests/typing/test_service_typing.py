@@ -184,6 +184,8 @@ def publish_and_wait() -> None:
 if TYPE_CHECKING:
 
     async def wrong_publishing(spine: Spine) -> None:
+        with spine:  # type: ignore[attr-defined]  # pyright: ignore[reportGeneralTypeIssues]
+            pass
         await spine.publish()  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
         await spine.publish(Placed(customer="ann"), soon=True)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue]
         await spine.publish(Placed(customer="ann"), after=5)  # type: ignore[call-overload]  # pyright: ignore[reportCallIssue, reportArgumentType]

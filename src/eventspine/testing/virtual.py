@@ -77,6 +77,7 @@ class Unsaid(Unheard):
 class VirtualSpine(Spine):
     """What `testing.spine(...)` gives: a `Spine` with services at work, and the names of a test."""
 
+    _instead = "testing.sync_spine(...)"
     clock: VirtualClock
 
     def __init__(
