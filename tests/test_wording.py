@@ -17,8 +17,8 @@ COUNTED = (
     "attempts|batches|commits|copies|days|deliveries|entries|events|files|handlers|hours|keys|messages|minutes|partitions|"
     "processes|queues|replicas|rows|rules|services|streams|subscriptions|threads|timers|times|versions|views"
 )
-AFTER_A_VALUE = re.compile(rf" (older |more |other |open |quorum )?({COUNTED})\b")
-IN_A_FORMAT = re.compile(rf"%[ds] (older |more |other |open |quorum )?({COUNTED})\b")
+AFTER_A_VALUE = re.compile(rf" (older |more |other |open |quorum |handler )?({COUNTED})\b")
+IN_A_FORMAT = re.compile(rf"%[ds] (older |more |other |open |quorum |handler )?({COUNTED})\b")
 
 # What can't be one, with why.
 NEVER_ONE = {

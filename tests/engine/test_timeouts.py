@@ -91,7 +91,7 @@ async def test_r17_the_key_of_a_stuck_thread_stays_taken_until_it_returns(spine:
     async with spine.running(stuck.service):
         await until(stuck.inside.is_set)
         await until(lambda: spine.health()["status"] == "degraded")
-        assert "1 handler threads are stuck" in spine.health()["problems"][0]
+        assert "1 handler thread is stuck" in spine.health()["problems"][0]
         await spine.publish(Placed(customer="bob", number=2))
         await until(lambda: stuck.handled == [2])
         assert len(stuck.deliveries) == 2, "no second attempt beside the first"

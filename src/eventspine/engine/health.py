@@ -52,7 +52,8 @@ def _problems(runtime: Runtime) -> Iterable[str]:
     if runtime.committer.trouble is not None:
         yield f"commits do not get through: {runtime.committer.trouble}"
     if runtime.stuck_threads:
-        yield f"{runtime.stuck_threads} handler threads are stuck past their timeout_s"
+        threads = plural(runtime.stuck_threads, "handler thread is", "handler threads are")
+        yield f"{threads} stuck past the handler's timeout_s"
     for host in runtime.hosts:
         if host.trouble is not None:
             yield f"the leases of {host.service.name} can't be renewed: {host.trouble}"
