@@ -595,7 +595,7 @@ async def test_a_hanging_thread_is_timed_out_and_waited_for() -> None:
     async with testing.spine(watch, failures="retry", hang_s=0.05) as spine:
         await spine.publish(OrderPlaced(order_id="A"))
         await spine.advance(minutes=5)
-        assert "threads are stuck" in spine.health()["problems"][0]
+        assert "1 handler thread is stuck" in spine.health()["problems"][0]
         assert attempts == [1]
         go.set()
         await spine.idle()
