@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .envelope import Envelope
-from .errors import SpineError, UnitFailed, WouldDeadlock
+from .errors import Fenced, SpineError, UnitFailed, WouldDeadlock
 from .ids import derived_id, id_text
 from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
 from .observe.acting import of_meta
@@ -180,6 +180,7 @@ class Delivery(Cause, Handling, Generic[R]):
         unit = self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction of its own; it can't join a connection beside it.")
+        self._follow_no_more()
         carrier = carrier_of(within)
         self._subscription.complete(self._item, unit)
         self._joined = True  # whatever comes of it: nothing else finishes this delivery from here on
@@ -188,6 +189,12 @@ class Delivery(Cause, Handling, Generic[R]):
             return self._join(carrier, unit)
         write(carrier, self._subscription.journal, unit)
         return None
+
+    def _follow_no_more(self) -> None:
+        """Its middleware, or what it calls, takes a lock that the commit of what came before it in its key may wait for."""
+        self._subscription.follows, item = False, self._item
+        if item.turn and not (item.lane.turn == item.turn and self._subscription.committer.is_stored(item.turn)):
+            raise Fenced("What came before it in its key is not stored yet; it is handled again when it is.")
 
     async def _join(self, carrier: Carrier, unit: Unit) -> None:
         self._unawaited = False
@@ -208,6 +215,7 @@ class Delivery(Cause, Handling, Generic[R]):
         self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction already; a second one would wait for the first.")
+        self._follow_no_more()
         transaction = self._transaction = await self._lock()
         if self._unit is not None:
             for statement in self._unit.statements:

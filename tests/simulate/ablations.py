@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from eventspine import Batch, Event, Retry, Service
-from eventspine.engine import commits, lanes, loading, reloading, waiting
+from eventspine.engine import calls, commits, lanes, loading, reloading, waiting
 from eventspine.engine.lanes import Item, Lanes
 from eventspine.engine.readers import Readers
 from eventspine.engine.subscription import Subscription
@@ -139,12 +139,12 @@ def furthest_position(patch: pytest.MonkeyPatch) -> None:
 
 
 def key_goes_on_while_one_is_parked(patch: pytest.MonkeyPatch) -> None:
-    def take(self: Lanes) -> Item | None:
+    def take(self: Lanes, turn: int = 0) -> Item | None:
         lane = self.ready[0]
         if not lane.queue:
-            return taken(self)
+            return taken(self, turn)
         stored, lane.stored = lane.stored, lanes.NONE
-        item = taken(self)
+        item = taken(self, turn)
         lane.stored = stored
         return item
 
@@ -170,16 +170,23 @@ def key_released_before_the_verdict(patch: pytest.MonkeyPatch) -> None:
         self.lanes.proceed(item.lane)
         item.lane.taken += 1
 
-    def take(self: Lanes) -> Item | None:
+    def take(self: Lanes, turn: int = 0) -> Item | None:
         lane = self.ready[0]
         before, lane.taken = lane.taken, 0
-        item = taken(self)
+        item = taken(self, turn)
         lane.taken += before
         return item
 
     taken = Lanes.take
     patch.setattr(Lanes, "take", take)
     patch.setattr(Subscription, "succeeded", at_once)
+
+
+def follows_without_waiting(patch: pytest.MonkeyPatch) -> None:
+    async def at_once(*_: object) -> bool:
+        return True
+
+    patch.setattr(calls, "follows", at_once)
 
 
 def unknown_taken_for_done(patch: pytest.MonkeyPatch) -> None:
@@ -265,6 +272,9 @@ ABLATIONS = [
     Ablation("A unit counts only under its lease's epoch", no_lease_fence, WRONG_CLOCKS, 8),
     Ablation("One delivery of a key at a time", lane_by_event),
     Ablation("A key is held until the verdict on its unit", key_released_before_the_verdict),
+    Ablation(
+        "What follows one that is handled and not yet stored commits nothing before it is", follows_without_waiting
+    ),
     Ablation(
         "A key waits while a delivery of it is parked, and what follows is parked behind",
         key_goes_on_while_one_is_parked,
@@ -406,6 +416,21 @@ ELSEWHERE = [  # the test that turns it off, and about how many seconds that tak
         "A schedule's cursor says what was missed",
         "tests/engine/test_periodic.py::test_without_the_cursor_a_crash_forgets_what_was_missed",
         3,
+    ),
+    (
+        "What a handler has in memory is bounded in bytes",
+        "tests/brokers/test_bounds.py::test_without_a_bound_on_what_a_handler_has_in_memory_the_suite_fails",
+        10,
+    ),
+    (
+        "So are a page of the feed, and what a broker's intake gives at once",
+        "tests/brokers/test_bounds.py::test_without_a_bound_on_a_fetch_the_suite_fails",
+        3,
+    ),
+    (
+        "So is what an intake takes from the server before",
+        "tests/brokers/test_bounds.py::test_without_a_bound_on_what_comes_before_it_is_fetched_the_suite_fails",
+        10,
     ),
     (
         "An error of the engine's own is followed by a pause",

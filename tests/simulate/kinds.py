@@ -27,6 +27,11 @@ class Reminded(Event, context="reminders", key="to"):
     number: int
 
 
+class Hurried(Event, context="post", key="to"):
+    to: str
+    number: int
+
+
 class Refused(Exception): ...
 
 
@@ -119,8 +124,9 @@ async def log(event: Sent | Stamped) -> None: ...
 
 
 @office.on(Sent, timeout_s=4)
-async def hurry(event: Sent) -> None:
-    """Runs out of time when the simulator slows it."""
+async def hurry(event: Sent) -> Hurried | None:
+    """Runs out of time when the simulator slows it; changes something now and then, and may follow one that has not."""
+    return Hurried(to=event.to, number=event.number) if event.number % 2 else None
 
 
 @office.every(seconds=15)

@@ -147,6 +147,8 @@ async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any
     item.started = 0.0
     error = in_time(subscription, item, error)
     await delivery._abandon()
+    if item.turn and not await follows(subscription, item):
+        return
     if delivery._joined and await subscription.is_finished(item):
         subscription.settled(item)  # its transaction had committed, whatever came after
     else:
@@ -157,12 +159,25 @@ async def close(subscription: Subscription, item: Item, delivery: Delivery[Any])
     """The handler has returned: its unit commits with the next group, or as it asked."""
     item.started = 0.0  # its time is over; waiting for the commit is not its own
     unit = delivery._close()
+    if item.turn and not await follows(subscription, item):
+        return
     if delivery._joined:
         await _joined(subscription, item, delivery._unawaited)
     elif delivery._transaction is not None:
         await _transacted(subscription, item, delivery._transaction, unit or Unit())
     else:
         subscription.succeeded(item, unit)
+
+
+async def follows(subscription: Subscription, item: Item) -> bool:
+    """Whether those before it in its key, handled when it began, are stored by now. If they were refused, they are handled
+    again first, and this one after them: whatever became of it is dropped."""
+    await subscription.committer.through(item.turn)
+    if item.lane.turn == item.turn:
+        item.turn = 0
+        return True
+    subscription.release(item)
+    return False
 
 
 async def _transacted(subscription: Subscription, item: Item, transaction: Transaction, unit: Unit) -> None:

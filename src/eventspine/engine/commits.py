@@ -25,8 +25,8 @@ log = logging.getLogger("eventspine.engine")
 
 Then = Callable[[Verdict], None]
 PAUSE_MOST_S = 5.0
-ENOUGH = 640  # deliveries waiting for a verdict; with more the loop would run dry while the journal writes
-GATHER = 20  # turns of the loop at most
+ENOUGH = 1500  # deliveries waiting for a verdict; with more the loop would run dry while the journal writes
+GATHER = 40  # turns of the loop at most
 
 
 class Committer:
@@ -39,6 +39,9 @@ class Committer:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._busy = False
+        self.turn = 1  # counts commits from when their units are collected
+        self._stored = 0  # the last turn whose commit has had its verdicts
+        self._told: list[asyncio.Future[None]] = []
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
         """`failed` is told when the committer ends by an error of ours: without it nothing would be stored any more."""
@@ -66,6 +69,16 @@ class Committer:
         else:
             handled[1].append(item)
 
+    def is_stored(self, turn: int) -> bool:
+        """Whether what was finished in that turn has its verdict."""
+        return self._stored >= turn
+
+    async def through(self, turn: int) -> None:
+        while not self.is_stored(turn):
+            told = asyncio.get_running_loop().create_future()
+            self._told.append(told)
+            await told
+
     def submit(self, unit: Unit, then: Then) -> None:
         self._units.append((unit, then))
         self._wake.set()
@@ -77,11 +90,20 @@ class Committer:
             await self._gather()
             plain, self._plain = self._plain, {}
             asked, self._units = self._units, []
+            turn, self.turn = self.turn, self.turn + 1
             asked += [_ranges(*handled) for handled in plain.values()]
             if asked:
                 self._busy = True
                 await self._commit(asked)
                 self._busy = False
+            self._stored = turn
+            self._tell_those_who_wait()
+
+    def _tell_those_who_wait(self) -> None:
+        told, self._told = self._told, []
+        for one in told:
+            if not one.done():
+                one.set_result(None)
 
     async def _gather(self) -> None:
         """While handlers finish without waiting for anything, let some more finish: a commit costs much the same for

@@ -5,7 +5,8 @@
     stored row ──keep─▶ stored ┘            │
                         (waits its due)     └──again──▶ taken next, same item
 
-A lane is taken from `take` until `release`, which comes with the verdict on its unit and not before. While a lane has
+A lane is taken from `take` until `release`, which comes with the verdict on its unit and not before. Only behind one that was
+handled without effects may the next be taken at once (`follow`): both are then stored together, or neither. While a lane has
 stored rows (parked, or dead in a subscription whose key waits), live items may not overtake them: `add` says so, and
 the caller stores them behind. Lanes are taken round robin, so a quiet key waits for at most one delivery of a hot one.
 """
@@ -59,6 +60,9 @@ class Item(msgspec.Struct, eq=False, gc=False):
     started: float = 0.0  # monotonic; 0 while its handler is not running
     timed_out: bool = False
     waits: int = 0  # order="feed": not to be handled before this time (microseconds)
+    turn: int = (
+        0  # of the committer, if it was handed out when the one before it in its key was handled and not yet stored
+    )
 
     @property
     def of_row(self) -> bool:
@@ -99,7 +103,7 @@ NONE: list[Stored] = []  # stands for no rows; never changed
 
 
 class Lane:
-    __slots__ = ("key", "next", "next_due", "pending", "queue", "queued", "stored", "taken")
+    __slots__ = ("key", "next", "next_due", "part", "pending", "queue", "queued", "stored", "taken", "turn")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -108,7 +112,9 @@ class Lane:
         self.pending = 0  # live items on their way into rows behind the stored ones
         self.next: Item | None = None  # another attempt of the same item
         self.next_due: int | None = None  # and not before this time
-        self.taken = 0  # items handed out, verdict pending; more than one only in a run
+        self.taken = 0  # items handed out, verdict pending; more than one only in a run, or where one follows another
+        self.turn = -1  # of the committer when one was handled without effects, and more were there to follow it
+        self.part: Part | None = None  # of that one
         self.queued = False  # stands in `ready`, or in the heap with its due time
 
 
@@ -166,11 +172,20 @@ class Lanes:
         else:
             lane.stored.insert(at, stored)
 
-    def take(self) -> Item | None:
-        """The next item of the next ready lane. None when that lane has nothing after all."""
+    def follow(self, item: Item, turn: int) -> None:
+        """It was handled without effects: the next of its key may be handed out before this one is stored, as long as the
+        committer hasn't begun another turn. Then what both finish is one unit, of which all is stored or nothing."""
+        lane = item.lane
+        if not (lane.queued or lane.next is not None or lane.stored or lane.pending):
+            lane.turn, lane.part = turn, item.part
+            lane.queued = True
+            self.ready.append(lane)
+
+    def take(self, turn: int = 0) -> Item | None:
+        """The next item of the next ready lane, in this turn of the committer. None when that lane has nothing after all."""
         lane = self.ready.popleft()
         lane.queued = False
-        if lane.taken:
+        if lane.taken and not self._follows(lane, turn):
             return None
         if lane.next is not None:
             item, lane.next = lane.next, None
@@ -184,6 +199,15 @@ class Lanes:
         item.part.taken += 1
         self.taken += 1
         return item
+
+    def _follows(self, lane: Lane, turn: int) -> bool:
+        if lane.turn != turn or lane.next is not None or lane.stored or not lane.queue:
+            return False
+        item = lane.queue[0]
+        if not item.plain or item.part is not lane.part:
+            return False
+        item.turn = turn
+        return True
 
     def hand_out(self, item: Item) -> None:
         item.lane.taken += 1
@@ -245,6 +269,11 @@ class Lanes:
         self._give_back(item)
         self.size -= 1
         self.proceed(item.lane)
+
+    def refused(self, items: Sequence[Item]) -> None:
+        """What these finished was not stored: nothing that follows them is to be."""
+        for item in items:
+            item.lane.turn = -1
 
     def release_all(self, items: Sequence[Item]) -> int:
         """`release` for many of one partition; how many bytes of data they held."""

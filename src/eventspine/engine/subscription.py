@@ -77,6 +77,8 @@ class Subscription:
         self.waiting = Waiting(self)
         self.suspects = 0  # how many more records an owner that died may have had in hand (R16)
         self.marks: dict[tuple[int, int], tuple[int, int]] = {}  # (partition, position): started, started alone
+        # One that could take the journal's lock and wait, for what came before it, for a commit that waits for the lock, can't.
+        self.follows = handler.is_async and not handler.wants_delivery
         self.invoke, self.with_delivery = caller(self)
         self.call = partial(attempt if handler.batch is None else run_one, self)
         self.workers = Workers(self) if handler.batch is None else BatchWorkers(self)
@@ -249,10 +251,15 @@ class Subscription:
     # --- verdicts -----------------------------------------------------------------------------------------------
 
     def finished(self, items: Sequence[Item], verdict: Verdict) -> None:
-        """The verdict on deliveries without effects."""
+        """The verdict on deliveries without effects. None of them can have failed: if they could not be stored, that is an
+        error of the engine's, and they are loaded again."""
         if not verdict.ok:
+            self.lanes.refused(items)
+            if verdict.kind != "fenced":
+                self.workers.stumbled(items, verdict.error or SpineError("what was handled could not be stored"))
+                return
             for item in items:
-                self.verdict(item, verdict)
+                self.fenced(item)
             return
         self.bytes -= self.lanes.release_all(items)
         self.progress(len(items))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 log = logging.getLogger("eventspine.engine")
-STREAK = 64  # items handled before other tasks of the loop get their turn
+STREAK = 128  # items handled before other tasks of the loop get their turn, at most
+STREAK_S = 0.005  # nor any more after so long
 
 
 class Workers:
@@ -127,17 +128,26 @@ class Workers:
                 await asyncio.sleep(0)
 
     async def _streak(self, me: asyncio.Task[None]) -> bool:
-        """Delivery after delivery while there are any; whether others of the loop should have their turn. Of what is plain, which is nearly everything, all that need not
-        be a call is done right here; `calls.attempt` is the same for the others."""
+        """Delivery after delivery while there are any; whether others of the loop should have their turn. Of what is plain,
+        which is nearly everything, all that need not be a call is done right here; `calls.attempt` is the same for the others."""
         one, items = self.subscription, self.items
-        lanes, host, decoders, finish = one.lanes, one.host, one.decoders, one.committer.finish
+        lanes, host, decoders, committer, finish = (
+            one.lanes,
+            one.host,
+            one.decoders,
+            one.committer,
+            one.committer.finish,
+        )
         ready, take, gate, monotonic = lanes.ready, lanes.take, host.runtime.gate, one.clock.monotonic
         invoke, wants = one.invoke, one.with_delivery
+        until = monotonic() + STREAK_S
         for _ in range(STREAK):
             now = monotonic()
             if not ready or self.halted or gate.closed or now > host.trusted_until:
                 return False
-            item = take()
+            if now > until:
+                break
+            item = take(committer.turn)
             if item is None:
                 continue
             if ready and not self._waking:
@@ -157,9 +167,11 @@ class Workers:
                 except BaseException as error:
                     await raised(one, item, delivery, error)
                 else:
-                    if delivery._unit is None:
+                    if delivery._unit is None and (item.turn == committer.turn or not item.turn):
                         delivery._open = False
                         finish(one, item)
+                        if item.lane.queue and one.follows:
+                            lanes.follow(item, committer.turn)
                     else:
                         await close(one, item, delivery)
             else:

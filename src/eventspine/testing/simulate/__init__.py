@@ -30,7 +30,7 @@ from .history import History, Scenario, Setup, quiet, shortened
 from .invariants import Invariant, nothing_is_dead
 from .loop import sweep
 from .process import Injected
-from .shared import Effect
+from .unmarked import Effect
 from .world import Dead, World
 
 __all__ = [

@@ -89,6 +89,11 @@ def a_key_is_handled_in_order(site: Site) -> str | None:
 
 
 @on_each_site
+def nothing_is_durable_before_what_it_follows(site: Site) -> str | None:
+    return site.tables.wrong[0] if site.tables.wrong else None
+
+
+@on_each_site
 def no_cursor_passes_what_is_unfinished(site: Site) -> str | None:
     handled = {(effect.subscription, effect.position) for effect in site.tables.effects}
     tables = site.journal._tables
@@ -199,6 +204,7 @@ ALWAYS: tuple[Invariant, ...] = (
     everything_is_handled_or_dead,
     effects_happen_once,
     a_key_is_handled_in_order,
+    nothing_is_durable_before_what_it_follows,
     no_cursor_passes_what_is_unfinished,
     nothing_is_left_behind,
     the_engine_never_stumbles,

@@ -9,6 +9,7 @@ from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any
 
 from ...clock import Alarm
+from ...delivery import Delivery
 from ...engine.runtime import Runtime
 from ...errors import SpineError
 from ...service import Middleware
@@ -126,7 +127,8 @@ class Process:
 
 
 class Meddler(Middleware):
-    """Around each attempt: slows it, fails it, and has its unit carry a mark that is counted when it commits."""
+    """Around each attempt: slows it, fails it, and has its unit carry a mark that is counted when it commits. Of handlers that
+    can't but return, two thirds change nothing where nothing else does, as in life."""
 
     def __init__(self, process: Process) -> None:
         self.process = process
@@ -143,6 +145,9 @@ class Meddler(Middleware):
         result = await proceed()
         if fails is not None and fails < 0.8:
             raise Injected("after the handler")
+        if fails is None and _changes_nothing(delivery):
+            self.process.site.tables.unmarked.handled(delivery._subscription, delivery._item)
+            return result
         for one in [delivery.of(each) for each in event] if isinstance(event, list) else (delivery,):
             record = one.record
             one.execute(  # of a run: if this one of it is done
@@ -151,6 +156,16 @@ class Meddler(Middleware):
         if fails is not None:
             delivery.execute(FAILING)
         return result
+
+
+def _changes_nothing(delivery: Any) -> bool:
+    return (
+        type(delivery) is Delivery
+        and delivery._subscription.follows
+        and delivery._item.plain
+        and delivery._unit is None
+        and delivery.record.position % 3 > 0
+    )
 
 
 class Injected(Exception):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ...clock import Clock
 from ...errors import SettingsError, UnitFailed
@@ -17,6 +17,7 @@ from ...journal._memory_units import commit_unit, rings
 from ...journal.memory import MemoryJournal
 from ...journal.port import Control, Statement, Unit, Verdict
 from .loop import others_turn
+from .unmarked import Effect, Unmarked
 
 if TYPE_CHECKING:
     from .process import Process
@@ -26,21 +27,13 @@ FAILING = "/* fails */"
 LOOK_S = 0.01  # between two looks at whether a transaction is over
 
 
-class Effect(NamedTuple):
-    """A delivery that was finished by its handler; with whatever else was in its unit."""
-
-    subscription: str
-    event_id: bytes
-    position: int
-    key: str | None
-    late: bool
-
-
 class Tables:
     """The services' own tables, in a database of this history's alone; and the marks of units that committed."""
 
     def __init__(self) -> None:
         self.effects: list[Effect] = []
+        self.unmarked = Unmarked(self.effects)
+        self.wrong: list[str] = []  # what was seen to be wrong with a commit
         self._connection: sqlite3.Connection | None = None
         self._ran: set[tuple[str, str]] = set()
 
@@ -117,7 +110,12 @@ class SharedJournal(MemoryJournal):
 
     def _commit(self, units: Sequence[Unit]) -> list[Verdict]:
         self.commits += 1
-        return super()._commit(units)
+        verdicts = super()._commit(units)
+        self._look(units, verdicts)
+        return verdicts
+
+    def _look(self, units: Sequence[Unit], verdicts: Sequence[Verdict]) -> None:
+        self.business.wrong += self.business.unmarked.look(self._tables, units, verdicts)
 
     async def fire(self, now_us: int, limit: int) -> int:
         self.commits += 1
@@ -165,6 +163,7 @@ class SharedJournal(MemoryJournal):
     def finish(self, unit: Unit) -> Verdict:
         self.commits += 1
         verdict = commit_unit(self._live(), unit, self.clock.now_us())
+        self._look([unit], [verdict])
         if verdict.kind == "done" and rings(unit):
             self._ring()
         return verdict

@@ -20,8 +20,9 @@ from .broker import Kind
 from .faults import Dice, Faults, Place
 from .loop import Loop
 from .process import Process, SimulatedClock
-from .shared import MARK, Effect
+from .shared import MARK
 from .site import Site
+from .unmarked import Effect
 
 E = TypeVar("E")
 LOOK_S = 1.0  # between two looks at whether all is finished

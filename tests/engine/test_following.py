@@ -1,0 +1,274 @@
+"""A handler that changes nothing lets the next of its key begin before it is stored: what both finish is stored together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from eventspine import Delivery, Service, Spine
+from eventspine.engine import calls
+from eventspine.engine.lanes import Item, Lanes, Part
+from eventspine.journal.port import Unit, Verdict
+from eventspine.service import Middleware
+
+from . import material
+from .material import Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
+
+COUNT = 50
+Handle = Callable[[Placed], Awaitable[Mailed | None]]
+
+
+def service_of(handle: Handle) -> Service[Any]:
+    service: Service[Any] = Service("mail", publishes=["email"])
+    service.on(Placed, name="note")(handle)
+    return service
+
+
+async def of_one_key(spine: Spine, count: int = COUNT) -> None:
+    await spine.publish(*[Placed(number=number) for number in range(count)])
+
+
+Ask = Callable[[Sequence[Unit]], Awaitable[list[Verdict]]]
+
+
+class Commits:
+    """What the host asks its journal to commit, in the order of the commits; `refuse` says which are not."""
+
+    def __init__(self, spine: Spine, refuse: Callable[[Unit], bool] = lambda _: False) -> None:
+        self.units: list[list[Unit]] = []
+        self._ask: Ask = spine.journal.commit
+        self._refuse = refuse
+        self.held: asyncio.Event | None = None  # until then nothing is answered
+        spine.journal.commit = self.commit  # type: ignore[method-assign]
+
+    async def commit(self, units: Sequence[Unit]) -> list[Verdict]:
+        self.units.append(list(units))
+        refused = [self._refuse(unit) for unit in units]
+        taken = iter(await self._ask([unit for unit, no in zip(units, refused, strict=True) if not no]))
+        verdicts = [Verdict("failed", error=Broken("of the test's")) if no else next(taken) for no in refused]
+        if self.held is not None and any(unit.done for unit in units):
+            await self.held.wait()
+        return verdicts
+
+    @property
+    def of_handled(self) -> list[list[tuple[int, int]]]:
+        return [
+            ranges
+            for units in self.units
+            if (ranges := [one for unit in units for done in unit.done for one in done.ranges])
+        ]
+
+
+async def test_events_of_one_key_that_change_nothing_share_a_commit(store: Store) -> None:
+    handled: list[int] = []
+
+    async def note(event: Placed) -> None:
+        handled.append(event.number)
+
+    async with store.spine() as spine:
+        await of_one_key(spine)
+        commits = Commits(spine)
+        async with spine.running(service_of(note)):
+            await until(lambda: len(handled) == COUNT)
+        assert handled == list(range(COUNT))
+        assert await finished_upto(spine, "mail.note") == COUNT
+        assert len(commits.of_handled) < COUNT / 2
+
+
+async def test_what_changes_something_is_committed_when_what_it_follows_is_stored(store: Store) -> None:
+    async def answer(event: Placed) -> Mailed | None:
+        return Mailed(number=event.number) if event.number % 2 else None
+
+    async with store.spine() as spine:
+        await of_one_key(spine)
+        commits = Commits(spine)
+        async with spine.running(service_of(answer)):
+            await until(lambda: sum(bool(unit.appends) for units in commits.units for unit in units) == COUNT // 2)
+    for number in range(1, COUNT, 2):
+        assert _commit_of(commits, number) < _commit_of(commits, number + 1), f"{number} is not known to be stored"
+
+
+def _commit_of(commits: Commits, position: int) -> int:
+    return next(
+        at for at, ranges in enumerate(commits.of_handled) if any(after < position <= upto for after, upto in ranges)
+    )
+
+
+async def test_without_that_wait_both_could_be_in_one_commit(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def at_once(*_: object) -> bool:
+        return True
+
+    monkeypatch.setattr(calls, "follows", at_once)
+    with pytest.raises(AssertionError, match="is not known to be stored"):
+        await test_what_changes_something_is_committed_when_what_it_follows_is_stored(store)
+
+
+@pytest.mark.parametrize("ends", ["returns", "publishes", "fails"])
+async def test_what_follows_one_that_could_not_be_stored_is_handled_again_behind_it(store: Store, ends: str) -> None:
+    """However the second has ended, while the first was refused: by an error of ours, since there is nothing else to refuse."""
+    handled: list[int] = []
+    refused = asyncio.Event()
+
+    async def note(event: Placed) -> Mailed | None:
+        first = event.number not in handled
+        handled.append(event.number)
+        if event.number == 1 and first:
+            await refused.wait()
+            if ends == "fails":
+                raise Broken
+        return Mailed(number=1) if event.number == 1 and ends == "publishes" else None
+
+    def refuse(unit: Unit) -> bool:
+        if refused.is_set() or not any(upto == 1 for done in unit.done for _, upto in done.ranges):
+            return False
+        refused.set()
+        return True
+
+    async with store.spine() as spine:
+        await of_one_key(spine, 3)
+        Commits(spine, refuse)
+        async with spine.running(service_of(note)):
+            await until(lambda: handled[-1:] == [2])
+        assert handled == [0, 1, 0, 1, 2]
+        assert await finished_upto(spine, "mail.note") == 3 + (ends == "publishes")
+        published = [record for record in await _feed(spine) if record.type == "email.Mailed"]
+        assert len(published) == (ends == "publishes")
+        assert await spine.journal.deliveries() == []
+
+
+async def _feed(spine: Spine) -> Sequence[Any]:
+    return (await spine.journal.feed(0, limit=100)).records
+
+
+async def test_nothing_follows_one_whose_commit_is_under_way(store: Store) -> None:
+    handled: list[int] = []
+
+    async def note(event: Placed) -> None:
+        handled.append(event.number)
+
+    async with store.spine() as spine:
+        commits = Commits(spine)
+        async with spine.running(service_of(note)):
+            commits.held = asyncio.Event()
+            await spine.publish(Placed(number=0))
+            await until(lambda: handled == [0] and commits.of_handled)
+            await spine.publish(Placed(number=1), Placed(number=2))
+            await until(lambda: subscription(spine).lanes.size == 3)
+            await turns()
+            assert handled == [0]
+            commits.held.set()
+            await until(lambda: handled == [0, 1, 2])
+
+
+async def test_a_handler_with_a_delivery_waits_as_ever(store: Store) -> None:
+    """It could take the journal's lock, which the commit of the one before it waits for."""
+    handled: list[int] = []
+
+    async def note(event: Placed, delivery: Delivery) -> None:
+        handled.append(event.number)
+
+    service: Service[Any] = Service("mail")
+    service.on(Placed, name="note")(note)
+    async with store.spine() as spine:
+        await of_one_key(spine)
+        commits = Commits(spine)
+        async with spine.running(service):
+            await until(lambda: len(handled) == COUNT)
+        assert len(commits.of_handled) >= COUNT - 1
+
+
+def tables(connection: Any) -> None:
+    connection.execute("create table seen (number integer not null)")
+
+
+class Locking(Middleware):
+    """Takes the journal's lock around each of every third."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
+        self.begun.append(event.number)
+        if event.number % 3 < 2:
+            return await proceed()
+        async with delivery.transaction() as writing:
+            await writing.execute("insert into seen values (:number)", number=event.number)
+        return await proceed()
+
+
+async def test_middleware_that_takes_the_lock_does_not_wait_for_a_commit_that_waits_for_the_lock(store: Store) -> None:
+    if not store.sql:
+        pytest.skip("this journal has no SQL")
+    middleware = Locking()
+
+    async def note(event: Placed) -> None: ...
+
+    service: Service[Any] = Service("mail", tables=tables)
+    service.on(Placed, name="note")(note)
+    async with store.spine(middleware=[middleware]) as spine:
+        await of_one_key(spine)
+        async with spine.running(service):
+            await until(lambda: middleware.begun[-1:] == [COUNT - 1])
+            await until(lambda: subscription(spine).at_work == 0)
+        seen = [row["number"] for row in await spine.journal.query("select number from seen", {})]
+        assert seen == [number for number in range(COUNT) if number % 3 == 2]
+        assert len(middleware.begun) <= COUNT + 3, "only what began before it was known is handled again"
+        assert await finished_upto(spine, "mail.note") == COUNT
+
+
+async def test_without_being_handled_again_it_would(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not store.sql:
+        pytest.skip("this journal has no SQL")
+    monkeypatch.setattr(material, "WAIT_S", 3.0)
+    monkeypatch.setattr(Delivery, "_follow_no_more", lambda _: None)
+    with pytest.raises(AssertionError):
+        await test_middleware_that_takes_the_lock_does_not_wait_for_a_commit_that_waits_for_the_lock(store)
+
+
+# --- lanes ------------------------------------------------------------------------------------------------------------
+
+
+def part() -> Part:
+    return Part(0, "mail//0", 1, 0, [], 1, 0)
+
+
+def lanes_with(*parts: Part) -> tuple[Lanes, Item]:
+    """One key, an event for each; the first is handled in turn 7."""
+    lanes = Lanes()
+    for position, one in enumerate(parts, 1):
+        lanes.add(Item(_record(position), one, position - 1), "ann")
+    first = lanes.take(7)
+    assert first is not None
+    lanes.follow(first, 7)
+    return lanes, first
+
+
+def _record(position: int) -> Any:
+    return (position, *[None] * 13, b"")
+
+
+def test_the_next_is_handed_out_in_the_same_turn_only() -> None:
+    one = part()
+    lanes, _ = lanes_with(one, one)
+    second = lanes.take(7)
+    assert second is not None and second.turn == 7
+    lanes, first = lanes_with(one, one)
+    assert lanes.take(8) is None and not lanes.ready
+    lanes.release(first)
+    second = lanes.take(8)
+    assert second is not None and second.turn == 0
+
+
+def test_none_follows_from_another_reading_of_the_partition() -> None:
+    lanes, _ = lanes_with(part(), part())
+    assert lanes.take(7) is None
+
+
+def test_none_follows_that_has_failed_before() -> None:
+    one = part()
+    lanes, first = lanes_with(one, one)
+    first.lane.queue[0].plain = False
+    assert lanes.take(7) is None
