@@ -192,8 +192,11 @@ class Delivery(Cause, Handling, Generic[R]):
 
     def _follow_no_more(self) -> None:
         """Its middleware, or what it calls, takes a lock that the commit of what came before it in its key may wait for."""
-        self._subscription.follows, item = False, self._item
-        if item.turn and not (item.lane.turn == item.turn and self._subscription.committer.is_stored(item.turn)):
+        one, item = self._subscription, self._item
+        if not item.turn:
+            return
+        one.follows = False
+        if item.lane.turn != item.turn or not one.committer.is_stored(item.turn):
             raise Fenced("What came before it in its key is not stored yet; it is handled again when it is.")
 
     async def _join(self, carrier: Carrier, unit: Unit) -> None:

@@ -93,6 +93,9 @@ class CommandDelivery(Delivery[R]):
         self._finishing(self._changeable(), written)
         return self._joining(within)
 
+    def _follow_no_more(self) -> None:
+        """A command follows nothing: it has no key."""
+
     def _finishing(self, unit: Unit, result: bytes) -> None:
         desk, item = self._subscription, self._item
         written = Written()
