@@ -191,13 +191,13 @@ class Delivery(Cause, Handling, Generic[R]):
         return None
 
     def _follow_no_more(self) -> None:
-        """Its middleware, or what it calls, takes a lock that the commit of what came before it in its key may wait for."""
+        """Who joins a connection may hold the lock that the commit of what came before it in its key waits for; and its own
+        commit must not come first. Known from the first that joins, which hardly ever follows another."""
         one, item = self._subscription, self._item
-        if not item.turn:
-            return
         one.follows = False
-        if item.lane.turn != item.turn or not one.committer.is_stored(item.turn):
-            raise Fenced("What came before it in its key is not stored yet; it is handled again when it is.")
+        if item.turn and not one.committer.is_stored(item.turn):
+            item.lane.turn = -1  # as if that had been refused: whatever becomes of this attempt, there will be another
+            raise Fenced("What came before this event in its key is not stored yet; it is handled again when it is.")
 
     async def _join(self, carrier: Carrier, unit: Unit) -> None:
         self._unawaited = False
@@ -218,7 +218,6 @@ class Delivery(Cause, Handling, Generic[R]):
         self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction already; a second one would wait for the first.")
-        self._follow_no_more()
         transaction = self._transaction = await self._lock()
         if self._unit is not None:
             for statement in self._unit.statements:
@@ -231,11 +230,14 @@ class Delivery(Cause, Handling, Generic[R]):
             writing.closed = True
 
     async def _lock(self) -> Transaction:
-        """Waiting for the lock is not the handler's time (R4)."""
+        """Waiting for the lock is not the handler's time (R4); nor is waiting for what comes first in its key, whose commit
+        needs the lock."""
         item, clock = self._item, self._subscription.clock
         started, asked = item.started, clock.monotonic()
         item.started = 0.0
         try:
+            if item.turn:
+                await self._subscription.committer.through(item.turn)
             return await self._subscription.journal.begin(TRANSACTION_LIMIT_S)
         finally:
             item.started = started and started + clock.monotonic() - asked

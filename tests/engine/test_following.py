@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,11 +14,11 @@ import pytest
 from eventspine import Delivery, Service, Spine
 from eventspine.engine import calls
 from eventspine.engine.lanes import Item, Lanes, Part
+from eventspine.errors import Fenced
 from eventspine.journal.port import Unit, Verdict
-from eventspine.service import Middleware
 
 from . import material
-from .material import Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
+from .material import SHOP, Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
 
 COUNT = 50
 Handle = Callable[[Placed], Awaitable[Mailed | None]]
@@ -163,69 +166,82 @@ async def test_nothing_follows_one_whose_commit_is_under_way(store: Store) -> No
             await until(lambda: handled == [0, 1, 2])
 
 
-async def test_a_handler_with_a_delivery_waits_as_ever(store: Store) -> None:
-    """It could take the journal's lock, which the commit of the one before it waits for."""
-    handled: list[int] = []
-
-    async def note(event: Placed, delivery: Delivery) -> None:
-        handled.append(event.number)
-
-    service: Service[Any] = Service("mail")
-    service.on(Placed, name="note")(note)
-    async with store.spine() as spine:
-        await of_one_key(spine)
-        commits = Commits(spine)
-        async with spine.running(service):
-            await until(lambda: len(handled) == COUNT)
-        assert len(commits.of_handled) >= COUNT - 1
-
-
 def tables(connection: Any) -> None:
     connection.execute("create table seen (number integer not null)")
 
 
-class Locking(Middleware):
-    """Takes the journal's lock around each of every third."""
-
-    def __init__(self) -> None:
-        self.begun: list[int] = []
-
-    async def handle(self, event: Any, delivery: Any, proceed: Callable[[], Awaitable[Any]]) -> Any:
-        self.begun.append(event.number)
-        if event.number % 3 < 2:
-            return await proceed()
-        async with delivery.transaction() as writing:
-            await writing.execute("insert into seen values (:number)", number=event.number)
-        return await proceed()
-
-
-async def test_middleware_that_takes_the_lock_does_not_wait_for_a_commit_that_waits_for_the_lock(store: Store) -> None:
+async def test_one_that_takes_the_lock_waits_for_what_it_follows_before(store: Store) -> None:
+    """Else it would hold the lock that the commit of the other one waits for, and wait for that commit."""
     if not store.sql:
         pytest.skip("this journal has no SQL")
-    middleware = Locking()
+    begun: list[int] = []
 
-    async def note(event: Placed) -> None: ...
+    async def note(event: Placed, delivery: Delivery) -> None:
+        begun.append(event.number)
+        if event.number % 3 == 2:
+            async with delivery.transaction() as writing:
+                await writing.execute("insert into seen values (:number)", number=event.number)
 
     service: Service[Any] = Service("mail", tables=tables)
     service.on(Placed, name="note")(note)
-    async with store.spine(middleware=[middleware]) as spine:
+    async with store.spine() as spine:
         await of_one_key(spine)
         async with spine.running(service):
-            await until(lambda: middleware.begun[-1:] == [COUNT - 1])
+            await until(lambda: begun[-1:] == [COUNT - 1])
             await until(lambda: subscription(spine).at_work == 0)
+        assert begun == list(range(COUNT))
         seen = [row["number"] for row in await spine.journal.query("select number from seen", {})]
         assert seen == [number for number in range(COUNT) if number % 3 == 2]
-        assert len(middleware.begun) <= COUNT + 3, "only what began before it was known is handled again"
         assert await finished_upto(spine, "mail.note") == COUNT
 
 
-async def test_without_being_handled_again_it_would(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_that_wait_both_would_wait_for_each_other(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     if not store.sql:
         pytest.skip("this journal has no SQL")
+
+    async def lock(self: Any) -> Any:
+        return await self._subscription.journal.begin(1.0)
+
     monkeypatch.setattr(material, "WAIT_S", 3.0)
-    monkeypatch.setattr(Delivery, "_follow_no_more", lambda _: None)
-    with pytest.raises(AssertionError):
-        await test_middleware_that_takes_the_lock_does_not_wait_for_a_commit_that_waits_for_the_lock(store)
+    monkeypatch.setattr(Delivery, "_lock", lock)
+    with pytest.raises(AssertionError, match="in vain"):
+        await test_one_that_takes_the_lock_waits_for_what_it_follows_before(store)
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+async def test_one_that_joins_behind_another_is_handled_again_when_that_is_stored(
+    tmp_path: Path, swallowed: bool
+) -> None:
+    """Whatever the handler makes of the error. From then on nothing of its subscription follows before it may."""
+    begun: list[int] = []
+    path = tmp_path / "journal.db"
+
+    async def note(event: Placed, delivery: Delivery) -> None:
+        begun.append(event.number)
+        if event.number == 0:
+            return
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            connection.execute("insert into seen values (?)", (event.number,))
+            try:
+                delivery.join(connection)
+            except Fenced:
+                if swallowed:
+                    return
+                raise
+            connection.execute("commit")
+
+    service: Service[Any] = Service("mail", tables=tables)
+    service.on(Placed, name="note")(note)
+    async with Spine(f"sqlite:///{path}", service=SHOP) as spine:
+        await of_one_key(spine, 4)
+        async with spine.running(service):
+            await until(lambda: begun[-1:] == [3])
+            await until(lambda: subscription(spine).at_work == 0)
+        assert begun == [0, 1, 1, 2, 3]
+        assert [row["number"] for row in await spine.journal.query("select number from seen", {})] == [1, 2, 3]
+        assert await finished_upto(spine, "mail.note") == 4
+        assert await spine.journal.deliveries() == []
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------------

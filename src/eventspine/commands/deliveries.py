@@ -40,6 +40,7 @@ class Attempt:
     late: bool = False
     timed_out: bool = False
     started: float = 0.0
+    turn: int = 0  # it comes after nothing: it has no key
 
 
 @dataclass(slots=True)
@@ -93,8 +94,7 @@ class CommandDelivery(Delivery[R]):
         self._finishing(self._changeable(), written)
         return self._joining(within)
 
-    def _follow_no_more(self) -> None:
-        """A command follows nothing: it has no key."""
+    def _follow_no_more(self) -> None: ...
 
     def _finishing(self, unit: Unit, result: bytes) -> None:
         desk, item = self._subscription, self._item

@@ -160,6 +160,7 @@ async def close(subscription: Subscription, item: Item, delivery: Delivery[Any])
     item.started = 0.0  # its time is over; waiting for the commit is not its own
     unit = delivery._close()
     if item.turn and not await follows(subscription, item):
+        await delivery._abandon()
         return
     if delivery._joined:
         await _joined(subscription, item, delivery._unawaited)
@@ -176,7 +177,7 @@ async def follows(subscription: Subscription, item: Item) -> bool:
     if item.lane.turn == item.turn:
         item.turn = 0
         return True
-    subscription.release(item)
+    subscription.fenced(item)
     return False
 
 

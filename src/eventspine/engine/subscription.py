@@ -77,8 +77,7 @@ class Subscription:
         self.waiting = Waiting(self)
         self.suspects = 0  # how many more records an owner that died may have had in hand (R16)
         self.marks: dict[tuple[int, int], tuple[int, int]] = {}  # (partition, position): started, started alone
-        # One that could take the journal's lock and wait, for what came before it, for a commit that waits for the lock, can't.
-        self.follows = handler.is_async and not handler.wants_delivery
+        self.follows = True  # an event may be handled before the one before it in its key is stored
         self.invoke, self.with_delivery = caller(self)
         self.call = partial(attempt if handler.batch is None else run_one, self)
         self.workers = Workers(self) if handler.batch is None else BatchWorkers(self)

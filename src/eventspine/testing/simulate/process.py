@@ -127,8 +127,8 @@ class Process:
 
 
 class Meddler(Middleware):
-    """Around each attempt: slows it, fails it, and has its unit carry a mark that is counted when it commits. Of handlers that
-    can't but return, two thirds change nothing where nothing else does, as in life."""
+    """Around each attempt: slows it, fails it, and has its unit carry a mark that is counted when it commits. Where the
+    handler itself changes nothing, two of three change nothing at all, as in life."""
 
     def __init__(self, process: Process) -> None:
         self.process = process

@@ -42,7 +42,6 @@ class Unmarked:
         self._effects = effects
         self._looked = 0  # at so many of them
         self._open: dict[Place, Handled] = {}  # handled, and not seen to be finished
-        self._counted: set[Place] = set()
 
     def handled(self, one: Subscription, item: Item) -> None:
         """A handler has returned, and changed nothing."""
@@ -64,10 +63,13 @@ class Unmarked:
         for place, one in list(self._open.items()):
             if any(_covers(done, place, one.partition) for done in finished):
                 del self._open[place]
-                if by_range and place not in self._counted:
-                    self._counted.add(place)
-                    record = one.record
+                record = one.record
+                if by_range and not self._known(one.name, record.position):
                     self._effects.append(Effect(one.name, record.id, record.position, record.key, late=False))
+
+    def _known(self, name: str, position: int) -> bool:
+        """Whether it was finished before: one that changes nothing may come again, and is stored again."""
+        return any((effect.subscription, effect.position) == (name, position) for effect in self._effects)
 
     def _overtaken(self, tables: Tables, effect: Effect) -> Iterator[str]:
         for place, one in self._open.items():
