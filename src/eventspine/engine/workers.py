@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 log = logging.getLogger("eventspine.engine")
-STREAK = 128  # items handled before other tasks of the loop get their turn, at most
+STREAK = 64  # items handled before other tasks of the loop get their turn, at most
 STREAK_S = 0.005  # nor any more after so long
 
 
