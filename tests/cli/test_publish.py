@@ -91,6 +91,49 @@ def test_what_can_not_be_this_event_is_refused(spine):
     assert not (spine.folder / "spine.db").exists()
 
 
+PROJECT = {
+    "events": "from eventspine import Event\n"
+    'class OrderPlaced(Event, context="desk", key="order"):\n    order: str\n'
+    'class OrderConfirmed(Event, context="desk", key="order"):\n    order: str\n',
+    "service": "from eventspine import Service\nfrom .events import OrderConfirmed, OrderPlaced\n"
+    'desk = Service("desk")\n'
+    "@desk.on(OrderPlaced)\nasync def confirm(event: OrderPlaced) -> OrderConfirmed:\n"
+    "    return OrderConfirmed(order=event.order)\n",
+    "shipping": "from eventspine import Event, Service\nfrom .events import OrderConfirmed\n"
+    'class ParcelSent(Event, context="shipping", key="order"):\n    order: str\n'
+    'shipping = Service("shipping")\n'
+    "@shipping.on(OrderConfirmed)\nasync def send(event: OrderConfirmed) -> ParcelSent:\n"
+    "    return ParcelSent(order=event.order)\n",
+}
+
+
+def test_of_a_project_with_two_services_every_event_is_published_without_a_word_of_where(spine):
+    package = spine.folder / "desks"
+    package.mkdir()
+    for name, text in PROJECT.items():
+        (package / f"{name}.py").write_text(text)
+    (spine.folder / "spine.toml").write_text('modules = ["desks.service", "desks.shipping"]\n')
+    for type in ("OrderPlaced", "OrderConfirmed", "ParcelSent"):
+        done = spine.asked_here("publish", type, '{"order": "o-1"}', "--json")
+        assert 0 == done.exit_code, done.stderr
+    sources = [json.loads(line)["source"] for line in spine("tail", "--no-follow", "--json").stdout.splitlines()]
+    assert ["desk", "desk", "shipping"] == sources, "the service that publishes the event's context"
+
+    refused = spine.asked_here("publish", "OrderConfirmd", '{"order": "o-1"}')
+    assert 2 == refused.exit_code
+    assert "desks.service, desks.shipping know no event 'OrderConfirmd'. Did you mean " in refused.stderr
+
+
+def test_two_classes_of_one_name_are_asked_about(spine):
+    for name in ("one", "two"):
+        (spine.folder / f"{name}.py").write_text(PROJECT["shipping"].replace("from .events", "from three"))
+    (spine.folder / "three.py").write_text(PROJECT["events"])
+    (spine.folder / "spine.toml").write_text('modules = ["one", "two"]\n')
+    refused = spine.asked_here("publish", "ParcelSent", '{"order": "o-1"}')
+    assert 2 == refused.exit_code
+    assert "shipping.ParcelSent in one, shipping.ParcelSent in two. Name the module" in refused.stderr
+
+
 def test_what_it_can_not_tell_it_asks_for(spine):
     for arguments, word in (
         (("publish", "BookOrdered", ORDER), "--module shop.storefront"),

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -155,20 +156,32 @@ def event_types(module: ModuleType) -> list[EventType]:
     return list(found.values())
 
 
-def event_type(module: ModuleType, asked: str) -> EventType:
-    known = event_types(module)
-    found = [kind for kind in known if named(kind.name, asked)]
+def event_type(modules: Sequence[ModuleType], asked: str) -> EventType:
+    """The class that is meant. Modules of one project know each other's classes: one and the same is no ambiguity."""
+    known = {kind.cls: kind for module in modules for kind in event_types(module)}
+    found = [kind for kind in known.values() if named(kind.name, asked)]
     if not found:
-        names = sorted({kind.name for kind in known})
+        names = sorted({kind.name for kind in known.values()})
         raise Misused(
-            f"{called(module.__name__)} knows no event {asked!r}.{_meant(asked, names)} It knows: {', '.join(names) or 'none'}."
+            f"{_together(modules)} {_form(modules, 'knows', 'know')} no event {asked!r}.{_meant(asked, names)} "
+            f"{_form(modules, 'It knows', 'They know')}: {', '.join(names) or 'none'}."
         )
-    own = [kind for kind in found if kind.cls.__module__ == module.__name__]
+    own = [kind for kind in found if kind.cls.__module__ in {module.__name__ for module in modules}]
     found = own if len(own) == 1 else found
     if len(found) > 1:
         told = ", ".join(sorted(f"{kind.name} in {kind.cls.__module__}" for kind in found))
-        raise Misused(f"{asked!r} may be any of several classes: {told}. Name the module that declares the one.")
+        raise Misused(
+            f"{asked!r} may be any of several classes: {told}. Name the module that declares the one: --module MODULE."
+        )
     return found[0]
+
+
+def _together(modules: Sequence[ModuleType]) -> str:
+    return ", ".join(called(module.__name__) for module in modules)
+
+
+def _form(modules: Sequence[ModuleType], one: str, several: str) -> str:
+    return one if len(modules) == 1 else several
 
 
 def _meant(asked: str, names: Sequence[str]) -> str:
@@ -177,10 +190,10 @@ def _meant(asked: str, names: Sequence[str]) -> str:
     return f" Did you mean {by_word[close[0]]}?" if close else ""
 
 
-def publisher(module: ModuleType, context: str, asked: str | None) -> Service[Any]:
+def publisher(modules: Sequence[ModuleType], context: str, asked: str | None) -> Service[Any]:
     """The service that speaks: the one that was asked for, else the only one that may publish this context."""
     services: dict[int, Service[Any]] = {}
-    for part in reachable(module):
+    for part in chain.from_iterable(map(reachable, modules)):
         services.update({id(value): value for value in vars(part).values() if isinstance(value, Service)})
     found = [
         service
@@ -191,7 +204,8 @@ def publisher(module: ModuleType, context: str, asked: str | None) -> Service[An
         return found[0]
     if asked is not None:
         raise Misused(
-            f"{called(module.__name__)} has {'no service' if not found else 'several services'} named {asked!r}."
+            f"{_together(modules)} {_form(modules, 'has', 'have')} {'no service' if not found else 'several services'} "
+            f"named {asked!r}."
         )
     if found:
         raise Misused(
@@ -199,6 +213,6 @@ def publisher(module: ModuleType, context: str, asked: str | None) -> Service[An
             "Say which with --service."
         )
     raise DeclarationError(
-        f"{called(module.__name__)} has no service that publishes the context {context!r}. "
+        f"{_together(modules)} {_form(modules, 'has', 'have')} no service that publishes the context {context!r}. "
         f"Name the module of the service that owns it, or declare Service(..., publishes={context!r})."
     )

@@ -33,10 +33,9 @@ from . import completion
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .exits import Failed, Misused
 from .journals import asynchronous
-from .modules import event_type, event_types, load, publisher
+from .modules import event_type, load, publisher
 from .output import json_line, say
 from .records import normal_id
-from .tail import named
 from .times import duration, iso, moment
 from .waits import telling_of_the_lock
 
@@ -209,20 +208,15 @@ class Publishing:
         return f"{self.kind.name}{about}  {where}  {receipt.id}"
 
 
-def _module(invocation: Invocation, module: str | None, type: str) -> ModuleType:
-    """The one that was named, else the only one of the settings' that knows the event."""
+def _modules(invocation: Invocation, module: str | None) -> list[ModuleType]:
+    """The one that was named, else those of the settings."""
     if module is not None:
-        return load(module)
+        return [load(module)]
     settings = invocation.settings
     names = dict.fromkeys(place.partition(":")[0] for place in settings.modules)
-    loaded = [load(name, settings.modules_folder) for name in names]
-    found = [each for each in loaded if any(named(kind.name, type) for kind in event_types(each))]
-    if not loaded or len(found) > 1:
-        which = f" Several know {type}: {', '.join(each.__name__ for each in found)}." if found else ""
-        raise Misused(
-            f"Say where the event's class is declared, so that it can be checked: --module shop.storefront.{which}"
-        )
-    return (found or loaded)[0]
+    if not names:
+        raise Misused("Say where the event's class is declared, so that it can be checked: --module shop.storefront.")
+    return [load(name, settings.modules_folder) for name in names]
 
 
 @click.command(cls=Command)
@@ -267,7 +261,7 @@ async def command(
     TYPE is such as orders.OrderPlaced or OrderPlaced. DATA - reads JSON lines from stdin, an event each, and publishes them in batches."""
     if at is not None and after is not None:
         raise Misused("Say --at or --after, not both.")
-    loaded = _module(invocation, module, type)
+    loaded = _modules(invocation, module)
     kind = event_type(loaded, type)
     speaker = publisher(loaded, kind.context, service)
     key = None if key is None else in_utf8(key, "--key")
