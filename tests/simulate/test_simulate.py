@@ -178,6 +178,50 @@ def test_an_invariant_may_assert() -> None:
         simulate(stock, drive=orders, invariants=[nobody_orders], histories=1, seed=1)
 
 
+@pytest.mark.parametrize("answer", [True, False, 0, []])
+def test_an_invariant_that_returns_neither_none_nor_text_is_refused(answer: object) -> None:
+    """True would fail every history and False pass each, which is the other way round of what most would mean."""
+
+    def it_adds_up(world: World) -> Any:
+        return answer
+
+    with pytest.raises(SettingsError, match="it_adds_up returned .* return None or what is wrong, or assert"):
+        simulate(stock, drive=orders, invariants=[it_adds_up], histories=1, seed=1)
+
+
+def test_an_invariant_that_is_a_coroutine_is_refused() -> None:
+    async def it_adds_up(world: World) -> None:
+        raise AssertionError("nobody would see it")
+
+    with pytest.raises(SettingsError, match="it_adds_up is an `async def`"):
+        simulate(stock, drive=orders, invariants=[it_adds_up], histories=1, seed=1)  # type: ignore[list-item]
+
+
+def test_a_scenario_that_forgot_to_await_is_told_so() -> None:
+    """Nothing would have been published, and all invariants hold of nothing."""
+
+    async def forgets(world: World) -> None:
+        world.publish(OrderPlaced(customer="c0", number=1))  # type: ignore[unused-coroutine]
+
+    async def sleeps(world: World) -> None:
+        world.sleep(seconds=1)  # type: ignore[unused-coroutine]
+
+    for drive, call in ((forgets, "publish"), (sleeps, "sleep")):
+        with pytest.raises(SettingsError, match=rf"drive called world.{call}\(...\) and did not await it"):
+            simulate(stock, drive=drive, histories=1, seed=1)
+
+
+def test_a_scenario_may_publish_in_tasks_of_its_own() -> None:
+    tasks = []
+
+    async def hurries(world: World) -> None:
+        for number in range(3):
+            one = OrderPlaced(customer="c0", number=number)
+            tasks.append(asyncio.get_running_loop().create_task(world.publish(one)))
+
+    simulate(stock, drive=hurries, histories=1, seed=1, faults=Faults.none())
+
+
 def test_what_a_scenario_raises_names_its_history() -> None:
     async def wrong(world: World) -> None:
         raise ZeroDivisionError

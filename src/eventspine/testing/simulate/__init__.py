@@ -20,6 +20,7 @@ import random
 import shlex
 import time
 from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 from typing import Any
 
 from ...errors import SettingsError
@@ -100,9 +101,10 @@ def simulate(
     `drive` is the world outside: it publishes, and waits; `service` is whom it publishes for (otherwise any context that
     the services subscribe to). With a `broker` ("log", "queue", or "unordered") each service has a journal and processes of its
     own, and so has the world outside; events are carried between them by a memory broker of that kind. An invariant takes the world at its end and returns what is wrong with it, or None; or it
-    asserts. `progress` is told after each history. The environment's SPINE_SEED and SPINE_HISTORIES, where they are set,
+    asserts; anything else that it returns is refused. `progress` is told after each history. The environment's SPINE_SEED and SPINE_HISTORIES, where they are set,
     win: so a failure is shown again. Raises SimulationFailed."""
     _check(services, processes, histories)
+    _check_invariants(invariants)
     if broker not in (None, "log", "queue", "unordered"):
         raise SettingsError(f'broker={broker!r}: a simulated broker is "log", "queue", "unordered", or None.')
     first = _of_environment(SEED_VARIABLE, random.randrange(1 << 32) if seed is None else seed)
@@ -139,6 +141,15 @@ def _check(services: Sequence[Any], processes: int, histories: int) -> None:
             raise SettingsError(f"The service {one.name!r} has no handlers, so there is nothing of it to simulate.")
     if processes < 1 or histories < 1:
         raise SettingsError(f"processes={processes} and histories={histories} are to be at least 1.")
+
+
+def _check_invariants(invariants: Sequence[Invariant]) -> None:
+    for one in invariants:
+        if iscoroutinefunction(one):
+            raise SettingsError(
+                f"The invariant {one.__name__} is an `async def`. An invariant looks at what there is at the end and awaits "
+                "nothing: write it as a plain `def`."
+            )
 
 
 def _of_environment(name: str, otherwise: int) -> int:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ...errors import BrokerError, JournalError
+from ...errors import BrokerError, JournalError, SettingsError
 from ...service import Service
 from .broker import Kind
 from .faults import Faults, Place
@@ -107,17 +107,27 @@ class Setup:
         except NotSettled as error:
             return world.loop.refused or str(error)
         await world.stop()
+        world.refuse_unawaited()
         return world.loop.refused or self._checked(world)
 
     def _checked(self, world: World) -> str | None:
         for holds in (*ALWAYS, *self.invariants):
             try:
-                broken = holds(world)
+                broken = _said(holds, holds(world))
             except AssertionError as error:
                 broken = str(error) or "its assertion failed"
             if broken:
                 return f"{holds.__name__.replace('_', ' ')}: {broken}"
         return None
+
+
+def _said(holds: Invariant, answer: object) -> str | None:
+    """What is wrong, or None. A bool says neither: True may mean that it holds, or that something is wrong."""
+    if answer is None or isinstance(answer, str):
+        return answer
+    raise SettingsError(
+        f"The invariant {holds.__name__} returned {answer!r:.100}. It has to return None or what is wrong, or assert."
+    )
 
 
 class _Stumbles(logging.Handler):

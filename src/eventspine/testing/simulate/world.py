@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NamedTuple, TypeVar
 
 from ...brokers.memory import Server
+from ...errors import SettingsError
 from ...events import describe
 from ...journal.port import Record, Replay, Unit, Verdict
 from ...publishing import Receipt
@@ -25,6 +27,7 @@ from .site import Site
 from .unmarked import Effect
 
 E = TypeVar("E")
+T = TypeVar("T")
 LOOK_S = 1.0  # between two looks at whether all is finished
 
 
@@ -84,6 +87,7 @@ class World:
         self.ended: list[Process] = []  # in order
         self.context = Context()  # of what happens from outside
         self.accidents = Accidents(self)
+        self._asked: list[Any] = []  # coroutines, by the scenario
         self._count = processes
         self._unfinished_at = -1  # commits of all journals, when there was last seen to be something unfinished
         self._spine = Spine(self._outside.journal, service=self._outside.speaks, clock=self.clock)
@@ -101,20 +105,42 @@ class World:
 
     # --- for scenarios ------------------------------------------------------------------------------------------------
 
-    async def publish(self, *events: Any, **options: Any) -> Receipt | list[Receipt]:
+    def publish(self, *events: Any, **options: Any) -> Coroutine[Any, Any, Receipt | list[Receipt]]:
         """As `Spine.publish`, from outside of all processes."""
+        return self._to_await(self._publish(*events, **options))
+
+    def sleep(self, **duration: float) -> Coroutine[Any, Any, None]:
+        """`await world.sleep(minutes=5)`, of virtual time."""
+        return self._to_await(self._sleep(**duration))
+
+    def replay_dead(self) -> Coroutine[Any, Any, int]:
+        """As `spine dead replay`: all that is dead is handled again, late; how many. It is asked for twice, as by an
+        operator who is not sure, and the second time must change nothing."""
+        return self._to_await(self._replay_dead())
+
+    def _to_await(self, asked: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        self._asked.append(asked)
+        return asked
+
+    def refuse_unawaited(self) -> None:
+        """A history in which nothing was published, since an `await` was forgotten, would show that all holds."""
+        forgotten = [one for one in self._asked if getcoroutinestate(one) == CORO_CREATED]
+        for one in forgotten:
+            one.close()
+        if forgotten:
+            call = f"world.{forgotten[0].__name__.removeprefix('_')}(...)"
+            raise SettingsError(f"drive called {call} and did not await it, so it was not done. Write `await {call}`.")
+
+    async def _publish(self, *events: Any, **options: Any) -> Receipt | list[Receipt]:
         made: Receipt | list[Receipt] = await self._spine.publish(*events, **options)
         self.acknowledged += [receipt.event_id for receipt in (made if isinstance(made, list) else [made])]
         self.tell("world", "published", ", ".join([type(event).__name__ for event in events]))
         return made
 
-    async def sleep(self, **duration: float) -> None:
-        """`await world.sleep(minutes=5)`, of virtual time."""
+    async def _sleep(self, **duration: float) -> None:
         await asyncio.sleep(timedelta(**duration).total_seconds())
 
-    async def replay_dead(self) -> int:
-        """As `spine dead replay`: all that is dead is handled again, late; how many. It is asked for twice, as by an
-        operator who is not sure, and the second time must change nothing."""
+    async def _replay_dead(self) -> int:
         changed = [await self._replay(site) for site in self.sites]
         self.tell("world", "replayed", f"{sum(changed)} dead deliveries")
         return sum(changed)
