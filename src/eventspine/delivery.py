@@ -6,7 +6,7 @@ raises. `query` reads committed state, which holds all that earlier events of th
 from __future__ import annotations
 
 from _blake2 import blake2b
-from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -393,11 +393,5 @@ def refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: 
 
 
 def as_events(result: object) -> Iterable[Any]:
-    """What a handler returned, as events: one, several or nothing."""
-    if isinstance(result, (list, tuple)):
-        return result
-    if isinstance(result, (str, bytes, Mapping)):
-        raise SpineError(
-            f"A handler returned {type(result).__name__}; handlers return events, lists of events or None."
-        )
-    return (result,)
+    """What a handler returned, as events: one or several. What is none is refused as such when it is published."""
+    return result if isinstance(result, (list, tuple)) else (result,)

@@ -45,31 +45,20 @@ async def test_a_handler_returns_one_event_or_several_or_nothing(spine: Spine) -
     assert {"inventory"} == {record.source for record in found}
 
 
-async def test_what_is_returned_and_no_event_fails_the_attempt(spine: Spine) -> None:
-    service = Service("inventory")
-
-    @service.on(Placed, retry=ONCE)
-    async def reserve(event: Placed) -> str:
-        return "done"
-
-    await spine.publish(Placed())
-    async with spine.running(service):
-        (row,) = await dead(spine)
-    assert "handlers return events" in row.error
-
-
-async def test_a_handler_that_returns_a_number_is_told_so(spine: Spine) -> None:
+@pytest.mark.parametrize(("value", "kind"), [(3, "int"), ("done", "str"), ({"a": 1}, "dict"), (["done"], "str")])
+async def test_a_handler_that_returns_no_event_is_told_so_once(spine: Spine, value: object, kind: str) -> None:
+    """No attempt can succeed, so there is one."""
     service = Service("inventory")
 
     @service.on(Placed)
-    async def reserve(event: Placed) -> int:
-        return 3
+    async def reserve(event: Placed) -> object:
+        return value
 
     await spine.publish(Placed())
     async with spine.running(service):
         (row,) = await dead(spine)
-    assert "inventory.reserve returned 3, and what a handler returns is published" in row.error
-    assert "int is not an event" in row.error
+    assert f"inventory.reserve returned {value!r}, and what a handler returns is published" in row.error
+    assert f"{kind} is not an event" in row.error
     assert (row.reason, row.attempts) == ("DeclarationError", 1)
 
 
