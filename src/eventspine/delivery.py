@@ -9,10 +9,11 @@ from _blake2 import blake2b
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .envelope import Envelope
-from .errors import Fenced, SpineError, UnitFailed, WouldDeadlock
+from .errors import DeclarationError, Fenced, SpineError, UnitFailed, WouldDeadlock
 from .ids import derived_id, id_text
 from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
 from .observe.acting import of_meta
@@ -32,6 +33,7 @@ else:
 
     R = TypeVar("R")
 
+T = TypeVar("T")
 TRANSACTION_LIMIT_S = 1.0
 
 
@@ -214,7 +216,8 @@ class Delivery(Cause, Handling, Generic[R]):
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Writing]:
         """Take the journal's write lock until the handler returns, to read one's own writes; so it comes last.
-        Leaving the block closes it to further SQL and commits nothing: the handler's return does."""
+        Leaving the block closes it to further SQL and commits nothing: the handler's return does. What was asked of it and
+        not awaited fails the attempt there."""
         self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction already; a second one would wait for the first.")
@@ -228,6 +231,7 @@ class Delivery(Cause, Handling, Generic[R]):
             yield writing
         finally:
             writing.closed = True
+        writing.refuse_unawaited(self.handler)
 
     async def _lock(self) -> Transaction:
         """Waiting for the lock is not the handler's time (R4); nor is waiting for what comes first in its key, whose commit
@@ -287,13 +291,35 @@ class Writing:
 
     def __init__(self, transaction: Transaction) -> None:
         self._transaction = transaction
+        self._asked: list[Coroutine[Any, Any, Any]] = []
         self.closed = False
 
-    async def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> int:
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> Coroutine[Any, Any, int]:
         """How many rows it changed."""
+        return self._to_await(self._execute(sql, parameters, expect_rows))
+
+    def query(self, sql: str, **parameters: Any) -> Coroutine[Any, Any, list[dict[str, Any]]]:
+        return self._to_await(self._query(sql, parameters))
+
+    def refuse_unawaited(self, handler: str) -> None:
+        """A write whose `await` was forgotten would be lost, and the delivery count as done."""
+        forgotten = [asked for asked in self._asked if getcoroutinestate(asked) == CORO_CREATED]
+        for asked in forgotten:
+            asked.close()
+        if forgotten:
+            raise DeclarationError(
+                f"{handler} did not await all that it asked of delivery.transaction(), so that SQL was not run. Write `await` "
+                "before each execute(...) and query(...) of the transaction. Nothing of this delivery is stored."
+            )
+
+    def _to_await(self, asked: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        self._asked.append(asked)
+        return asked
+
+    async def _execute(self, sql: str, parameters: dict[str, Any], expect_rows: int | None) -> int:
         return await self._now().execute(sql, parameters, expect_rows)
 
-    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    async def _query(self, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         return await self._now().query(sql, parameters)
 
     def _now(self) -> Transaction:

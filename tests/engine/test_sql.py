@@ -128,6 +128,55 @@ async def test_a_transaction_is_closed_when_its_block_is_left(file: Spine) -> No
     assert await done(file) == []
 
 
+@pytest.mark.parametrize("call", ["execute", "query"])
+async def test_what_was_asked_of_a_transaction_and_not_awaited_fails_the_delivery(file: Spine, call: str) -> None:
+    """The write would be lost, and the delivery count as done."""
+    service = mail()
+
+    @service.on(Placed)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            await tx.execute(INSERT, number=1)
+            getattr(tx, call)(INSERT, number=2)
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert "email.note did not await all that it asked of delivery.transaction()" in row.error
+    assert (row.reason, row.attempts) == ("DeclarationError", 1)
+    assert await done(file) == []
+
+
+async def test_what_a_handler_raises_in_its_transaction_is_not_hidden_by_what_it_did_not_await(file: Spine) -> None:
+    service, asked = mail(), list[Any]()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            asked.append(tx.execute(INSERT, number=1))
+            raise Broken
+
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    asked[0].close()
+    assert row.reason == "Broken"
+
+
+async def test_a_transaction_may_be_asked_in_tasks(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        async with delivery.transaction() as tx:
+            await asyncio.gather(tx.execute(INSERT, number=1), tx.execute(INSERT, number=2))
+
+    await file.publish(Placed())
+    async with file.running(service):
+        await until(lambda: subscription(file).handled == 1)
+    assert await done(file) == [1, 2]
+
+
 async def test_a_transaction_that_takes_too_long_fails_the_attempt(file: Spine, monkeypatch: Any) -> None:
     monkeypatch.setattr("eventspine.delivery.TRANSACTION_LIMIT_S", 0.1)
     service, release = mail(), asyncio.Event()
