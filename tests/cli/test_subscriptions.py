@@ -5,6 +5,10 @@ import signal
 
 import pytest
 
+from eventspine.journal.port import Done, Unit
+
+from .conftest import RESERVED
+
 
 def listed(say, *options: str) -> dict[str, dict]:
     return {row["name"]: row for row in json.loads(say("subscriptions", "--json", *options).stdout)}
@@ -14,10 +18,21 @@ def test_what_each_service_reads_and_how_far_it_has_come(say, story):
     rows = listed(say)
 
     assert ["email.confirm", "email.count", "stock.reserve"] == list(rows)
-    assert (5, 0, 1, 2) == tuple(rows["email.confirm"][name] for name in ("position", "lag", "parked", "dead"))
+    assert (6, 0, 1, 2) == tuple(rows["email.confirm"][name] for name in ("position", "lag", "parked", "dead"))
     assert 3 == rows["email.confirm"]["unfinished"], "as the refusal of a rename counts"
     assert (2, 2) == (rows["email.count"]["position"], rows["email.count"]["lag"])
     assert 1 == rows["stock.reserve"]["lag"], "the private event in between is nobody's"
+
+
+def test_the_position_is_that_of_the_work_and_not_of_partitions_in_which_nothing_was(say, story):
+    """A process that is killed has stored cursors of what it handled, and none of the partitions that had nothing."""
+    say("subscriptions", "rewind", "email.count", "--to", "earliest")
+    (count,) = [row for row in story.journal(lambda journal: journal.subscriptions()) if row.name == "email.count"]
+    assert (1, 3) == tuple(listed(say)["email.count"][name] for name in ("position", "lag"))
+
+    done = Done(count.number, count.partition_of(RESERVED), [(0, 2)], count.generation)
+    story.journal(lambda journal: journal.commit([Unit(done=[done])]))
+    assert (2, 2) == tuple(listed(say)["email.count"][name] for name in ("position", "lag"))
 
 
 def test_the_table_and_the_list_command(say, story):
@@ -55,7 +70,7 @@ def test_a_rewind_that_would_repeat_effects_must_be_meant(say, story):
     assert (0, "email.confirm goes on from position 1.\n") == (rewound.exit_code, rewound.stdout)
     assert "Discarding 1 parked and 2 dead from there on" in rewound.stderr
     row = listed(say)["email.confirm"]
-    assert (0, 3, 0, 0) == tuple(row[name] for name in ("position", "lag", "parked", "dead"))
+    assert (1, 3, 0, 0) == tuple(row[name] for name in ("position", "lag", "parked", "dead"))
 
 
 def test_a_handler_declared_replayable_may_be_rewound(say, story):

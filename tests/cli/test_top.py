@@ -153,7 +153,7 @@ def test_in_a_pipe_it_prints_once_in_plain_lines(say, story):
     assert "SERVICE  PID  STATE        UP  LEASES  RELEASE  TO HANDLE" in shown
     assert "email    -    not running" in shown
     assert "SUBSCRIPTION   STATE   POSITION  LAG  RATE  FAILURES  PARKED  DEAD" in shown
-    assert "email.confirm  active  5         0    0/s   3         1       2" in shown
+    assert "email.confirm  active  6         0    0/s   3         1       2" in shown
 
 
 def test_on_a_dumb_terminal_too(spine, story):

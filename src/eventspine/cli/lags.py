@@ -20,6 +20,7 @@ Cursors = Mapping[tuple[int, int], Cursor]
 class Lag(NamedTuple):
     events: int
     more: bool  # there are more than were counted
+    position: int = 0  # it has come to all that it wants up to here
 
     def __str__(self) -> str:
         return f"{self.events:,}+" if self.more else f"{self.events:,}"
@@ -36,11 +37,12 @@ def positions(subscription: Subscription, cursors: Cursors) -> list[int]:
 async def lag(journal: Journal, subscription: Subscription, cursors: Cursors, upto: int) -> Lag:
     """Reads only what is beyond the hindmost cursor, of the channels and types that are wanted."""
     hindmost = min(positions(subscription, cursors), default=upto)
-    count = 0
+    count, position = 0, upto
     wanted = {"channels": subscription.channels, "types": [type for type, _ in subscription.types] or None}
     async for record in feed(journal, hindmost, upto, **wanted):
         if not finished(subscription, record, cursors):
             count += 1
+            position = min(position, record.position - 1)
             if count > COUNT_MAX:
-                return Lag(COUNT_MAX, more=True)
-    return Lag(count, more=False)
+                return Lag(COUNT_MAX, True, position)
+    return Lag(count, False, position)

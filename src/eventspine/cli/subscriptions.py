@@ -42,7 +42,6 @@ COLUMNS = ("service", "subscription", "state", "position", "lag", "rate", "parke
 
 class Row(NamedTuple):
     subscription: Subscription
-    position: int
     lag: Lag
     stored: Counter[str]  # deliveries by state
 
@@ -61,10 +60,13 @@ async def rows(journal: Journal, stored: list[Subscription]) -> AsyncIterator[Ro
     head = await journal.head()
     cursors = await cursors_of(journal, stored)
     for subscription in stored:
-        idle = subscription.state == "retired"
-        behind = Lag(0, more=False) if idle else await lag(journal, subscription, cursors, head)
+        # Not the cursors' own position: that of a partition without events stays where it was until somebody passes it.
+        if subscription.state == "retired":
+            behind = Lag(0, False, min(positions(subscription, cursors), default=0))
+        else:
+            behind = await lag(journal, subscription, cursors, head)
         counts = await _counts(journal, subscription)
-        yield Row(subscription, min(positions(subscription, cursors), default=0), behind, counts)
+        yield Row(subscription, behind, counts)
 
 
 async def _counts(journal: Journal, subscription: Subscription) -> Counter[str]:
@@ -88,7 +90,7 @@ def view(row: Row, rate: Rate | None = None) -> dict[str, Any]:
         "on_dead": subscription.on_dead,
         "channels": subscription.channels,
         "types": [{"type": type, "version": version} for type, version in subscription.types],
-        "position": row.position,
+        "position": row.lag.position,
         "lag": row.lag.events,
         "lag_is_bound": row.lag.more,
         "rate": None if rate is None else round(rate.events_s, 3),
@@ -107,7 +109,7 @@ def table_row(row: Row, rate: Rate | None) -> list[object]:
     if brought_in:
         reads = f"{subscription.service.removeprefix(INTAKE)}.* at the broker"
     figures = [
-        "-" if brought_in else row.position,
+        "-" if brought_in else row.lag.position,
         row.lag,
         "-" if rate is None else rate,
         stored["parked"],
@@ -156,9 +158,10 @@ RETIRED = click.option("--retired", is_flag=True, help="Also those that were giv
 async def command(context: click.Context, service: str | None, retired: bool, window_s: float, as_json: bool) -> None:
     """What each service reads and how far it has come.
 
-    LAG counts the events that a subscription wants and has not come to yet; those that failed are PARKED or DEAD. What it
-    has not finished is all three. RATE is how many it gets through in a second now. Subscriptions are named as they are stored, such as inventory.reserve_stock;
-    service/name where two services use one name."""
+    A subscription has come to all that it wants up to POSITION; beyond the first that it has not come to, others may be
+    handled already. LAG counts the events that it wants and has not come to yet; those that failed are PARKED or DEAD. What
+    it has not finished is all three. RATE is how many it gets through in a second now. Subscriptions are named as they are
+    stored, such as inventory.reserve_stock; service/name where two services use one name."""
     if context.invoked_subcommand is None:
         await _list(context.ensure_object(Invocation), service, retired, window_s, as_json)
 

@@ -73,7 +73,7 @@ def process_rows(seen: Snapshot) -> list[list[object]]:
 def subscription_row(seen: Seen) -> list[object]:
     row, stored = seen.row, seen.row.stored
     rate = "…" if seen.rate is None else str(seen.rate)
-    place = [title(row.subscription), row.subscription.state, f"{row.position:,}", row.lag, rate]
+    place = [title(row.subscription), row.subscription.state, f"{row.lag.position:,}", row.lag, rate]
     return [*place, seen.failures, stored["parked"], stored["dead"]]
 
 
