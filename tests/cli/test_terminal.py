@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 
@@ -21,6 +22,14 @@ pty = pytest.importorskip("pty")
 @contextlib.contextmanager
 def terminal(spine, *arguments: str, term: str = "xterm", columns: int = 100) -> Iterator[int]:
     """The command with a terminal of its own for all three streams; the other end of it."""
+    with on_terminal(spine, *arguments, term=term, columns=columns) as (_, ours):
+        yield ours
+
+
+@contextlib.contextmanager
+def on_terminal(
+    spine, *arguments: str, term: str = "xterm", columns: int = 100
+) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     ours, theirs = pty.openpty()
     spine.environment |= {"TERM": term, "COLUMNS": str(columns)}
     process = subprocess.Popen(
@@ -28,7 +37,7 @@ def terminal(spine, *arguments: str, term: str = "xterm", columns: int = 100) ->
     )
     os.close(theirs)
     try:
-        yield ours
+        yield process, ours
         process.wait(60)
     finally:
         process.kill()
@@ -69,6 +78,16 @@ def test_dropping_asks_somebody_who_is_there(spine, story, answer, left):
         read(ours)
 
     assert left == [delivery["number"] for delivery in json.loads(spine("dead", "list", "--json").stdout)]
+
+
+@pytest.mark.parametrize("arguments", [("subscriptions", "retire", "email.count"), ("dead", "drop", "1"), ("reset",)])
+def test_one_ctrl_c_at_a_question_is_enough(spine, story, arguments):
+    with on_terminal(spine, *arguments) as (process, ours):
+        read(ours, "[y/N]")
+        process.send_signal(signal.SIGINT)
+        read(ours)
+        assert 130 == process.wait(60)
+    assert 3 == len(json.loads(spine("subscriptions", "--json").stdout)), "nothing was done"
 
 
 async def _many_dead(journal) -> None:

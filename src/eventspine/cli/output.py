@@ -7,9 +7,11 @@ that no name, key or id is broken. Rows are taken in blocks: a listing of any le
 
 from __future__ import annotations
 
+import signal
 import sys
 import textwrap
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -155,7 +157,18 @@ def confirm(question: str, yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         raise Misused(f"{question} Nobody is here to ask: add --yes.")
-    click.confirm(question, abort=True, err=True)
+    with _interruptible():
+        click.confirm(question, abort=True, err=True)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Whoever asks holds up the loop, and asyncio's own handler has Ctrl-C only cancel what waits for the loop to go on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def size(count: int) -> str:
