@@ -126,6 +126,8 @@ class Publisher:
         if self.fits is not None:
             for record in made:
                 self.fits(record)
+        for kind in mine.values():
+            self._made_one(kind)
         return made
 
     def fit(self, record: Record) -> None:
@@ -152,7 +154,13 @@ class Publisher:
             private=self._makes_private,
         )  # fmt: skip
         self.fit(made)
+        self._made_one(event_type)
         return made
+
+    def _made_one(self, kind: EventType) -> None:
+        """Said last: of what was refused nothing is stored, so it is nobody's business that nobody subscribes."""
+        if kind.name not in self.published:
+            self.published[kind.name] = kind.context
 
     @cached_property
     def private(self) -> Publisher:
@@ -168,8 +176,6 @@ class Publisher:
         event_type = describe(type(event))
         if event_type.context not in self.contexts:
             self.check(event_type)
-        if event_type.name not in self.published:
-            self.published[event_type.name] = event_type.context
         return event_type
 
 

@@ -8,11 +8,12 @@ import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from eventspine import Event, Service, Spine, sync
-from eventspine.errors import JournalError
+from eventspine.errors import EventRefused, JournalError
 from eventspine.observe import unheard
 
 
@@ -72,6 +73,17 @@ def test_a_script_that_is_soon_over_hears_of_it_too(url: str, caplog: pytest.Log
     with sync.Spine(url, service=SHOP) as spine:
         spine.publish(Placed())
     assert noticed(caplog) == ["orders.Placed"]
+
+
+async def test_what_was_refused_is_not_noticed_since_nothing_of_it_is_stored(caplog: pytest.LogCaptureFixture) -> None:
+    async with Spine("memory://", service=SHOP) as spine:
+        for refused in (Placed(customer=""), Placed(customer=3)):  # type: ignore[arg-type]
+            with pytest.raises(EventRefused):
+                await spine.publish(refused)
+            with pytest.raises(EventRefused):
+                await spine.publish(refused, id=str(uuid4()))
+        await spine.publish(Cancelled())
+    assert noticed(caplog) == ["orders.Cancelled"]
 
 
 async def test_a_subscriber_that_is_not_running_is_a_subscriber(url: str, caplog: pytest.LogCaptureFixture) -> None:

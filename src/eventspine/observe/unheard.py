@@ -1,8 +1,8 @@
 """A notice that an event type was published to which nobody subscribes in this journal: once per type and process.
 
 It is no error: facts are published whether anybody listens or not. But it is also what a misspelt context looks like, or
-a service that was never started. Publishers only note the type's name in `published`; the stored subscriptions are looked
-at in the background, when there is a name that was not there before.
+a service that was never started. Publishers only note the type's name in `published`, of what they did not refuse; the stored
+subscriptions are looked at in the background, when there is a name that was not there before.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Unheard:
         for name in sorted(new):
             if not any(hears(row, self.published[name], name) for row in stored):
                 log.warning(
-                    "%s has no subscriber yet in this journal; it is stored all the same. A new service begins with the "
-                    'earliest event, and so does a handler added to a known service if it says start="earliest".',
+                    "%s has no subscriber yet in this journal; what is published is stored all the same. A new service "
+                    'begins with the earliest event, and so does a handler added to a known service if it says start="earliest".',
                     name,
                 )
 
