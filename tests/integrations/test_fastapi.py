@@ -394,3 +394,17 @@ def test_around_the_whole_application_even_an_unhandled_exception_carries_the_id
 
     answer = TestClient(Correlation(app), raise_server_exceptions=False).get("/", headers={"x-request-id": "web-7"})
     assert (answer.status_code, answer.headers["x-request-id"]) == (500, "web-7")
+
+
+def test_without_fastapi_its_own_extra_is_named_and_not_one_of_what_it_brings() -> None:
+    program = """
+import sys
+sys.modules["fastapi"] = sys.modules["pydantic_core"] = None
+import eventspine
+try:
+    import eventspine.integrations.fastapi
+except eventspine.errors.MissingExtra as error:
+    print(error)
+"""
+    line = [sys.executable, "-W", "error", "-c", program]
+    assert "pip install 'eventspine[fastapi]'" in subprocess.run(line, stdout=subprocess.PIPE, text=True).stdout

@@ -112,6 +112,7 @@ for module in pkgutil.walk_packages(eventspine.__path__, "eventspine.", onerror=
         print(module.name)
     except MissingExtra as error:
         assert "eventspine[" in str(error), error
+        assert "integrations.fastapi" not in module.name or "eventspine[fastapi]" in str(error), error
         print(module.name, "needs an extra")
     except ModuleNotFoundError as error:
         store = module.name.removeprefix("eventspine.brokers.").removeprefix("eventspine.journal.")

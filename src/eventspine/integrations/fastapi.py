@@ -26,7 +26,6 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from typing import Annotated, Any, Literal, TypeVar
 
 from .. import sync
-from ..commands.body import REFUSED
 from ..commands.declare import CommandMeta, describe_command
 from ..errors import CommandRefused, ContentTypeRefused, HeaderRefused, MissingExtra, SettingsError, WouldDeadlock
 from ..service import Service, check_services
@@ -43,6 +42,9 @@ try:
     from fastapi.responses import JSONResponse, Response
     from starlette.exceptions import HTTPException as HTTPError
     from starlette.requests import HTTPConnection, Request
+
+    # After those, which bring pydantic: else that would be named as what is missing.
+    from ..commands.body import REFUSED
 except ImportError as missing:
     raise MissingExtra("eventspine.integrations.fastapi needs FastAPI: pip install 'eventspine[fastapi]'.") from missing
 
