@@ -75,6 +75,29 @@ def test_being_behind_counts_when_told(story, say):
     assert "behind" not in say("health", "--service", "stock", "--lag-max", "1").stdout
 
 
+def test_a_pause_is_told_with_what_waits_for_its_end(spine):
+    spine.run_shop()
+    spine.asked_here("subscriptions", "pause", "stock.reserve")
+    order = '{"customer": "ann", "title": "Emma"}'
+    spine.asked_here("publish", "BookOrdered", order, "-m", "bookshop")
+    told = spine.asked_here("health")
+    assert re.search(r"^stock +1 +1 +0 +0$", told.stdout, re.MULTILINE)
+    assert "stock.reserve is paused, with 1 event to handle. `spine subscriptions resume stock.reserve`" in told.stdout
+    assert (0, "healthy") == (told.exit_code, told.stdout.splitlines()[-1]), "somebody wanted it so"
+
+    services = json.loads(spine.asked_here("health", "--json").stdout)["services"]
+    (stock,) = [one for one in services if one["service"] == "stock"]
+    assert (1, ["stock.reserve"]) == (stock["lag"], stock["paused"])
+    assert 1 == spine.asked_here("health", "--lag-max", "0").exit_code
+
+
+def test_a_service_that_is_all_paused_needs_nobody_unless_it_is_asked_for(story, say):
+    say("subscriptions", "pause", "stock.reserve")
+    assert "stock.reserve is paused, with 1 event to handle." in say("health").stdout
+    assert "No process of stock" not in say("health").stdout
+    assert "No process of stock" in say("health", "--service", "stock").stdout
+
+
 def test_dead_deliveries_are_told_and_are_not_ill_health(spine):
     spine.run_shop()
     order = '{"customer": "unlucky", "title": "Emma"}'

@@ -1,8 +1,8 @@
 """`spine health`: one answer for a monitor or a container's health check, and an exit code.
 
 Asks the journal (who is at work for each service, whether they renew their leases, how far behind they are), or the
-HTTP address of a `spine run --health`. Reads only, and waits for no lock. Dead deliveries are told and do not count:
-no restart mends them; that is what `spine doctor` is for.
+HTTP address of a `spine run --health`. Reads only, and waits for no lock. Dead deliveries and pauses are told and do not
+count: no restart mends them; that is what `spine doctor` is for.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from .exits import FAILED, Misused
 from .figures import Whole
 from .journals import asynchronous, existing_journal
 from .output import json_document, say, say_table
+from .standings import title
 from .subscriptions import Row, rows
 from .times import now_us, span
 
@@ -37,7 +38,12 @@ HELD_LONG_US = 5_000_000  # as in spine.health()
 class Seen(NamedTuple):
     service: str
     processes: Sequence[tuple[Process, int]]  # those that are not gone, and for how long their leases have run out
-    rows: Sequence[Row]
+    rows: Sequence[Row]  # active and paused
+    needed: bool  # it was asked for, or has something that is not paused
+
+    @property
+    def paused(self) -> list[Row]:
+        return [row for row in self.rows if row.subscription.state == "paused"]
 
     @property
     def at_work(self) -> int:
@@ -53,7 +59,8 @@ class Seen(NamedTuple):
 
 async def look(journal: Journal, asked: Sequence[str]) -> list[Seen]:
     now = now_us()
-    stored = [row for row in await journal.subscriptions() if row.state == "active"]
+    stored = [row for row in await journal.subscriptions() if row.state in ("active", "paused")]
+    active = {row.service for row in stored if row.state == "active"}
     processes = [one for one in await journal.processes() if not is_gone(one)]
     names = asked or sorted({row.service for row in stored} | {one.service for one in processes})
     told = [row async for row in rows(journal, [row for row in stored if row.service in names])]
@@ -67,6 +74,7 @@ async def look(journal: Journal, asked: Sequence[str]) -> list[Seen]:
                 if one.service == name and (one.host == this_host() or one.until_us > now)
             ],
             [row for row in told if row.subscription.service == name],
+            needed=name in active or name in asked or any(one.service == name for one in processes),
         )
         for name in names
     ]
@@ -81,7 +89,7 @@ def problems(seen: Sequence[Seen], lag_max: int | None) -> list[str]:
             for process, late_us in one.processes
             if late_us > 0
         ]
-        if not one.at_work:
+        if not one.at_work and one.needed:
             found.append(nobody_at_work(one.service))
         if lag_max is not None and one.lag > lag_max:
             found.append(f"{name} is {plural(one.lag, 'event')} behind; {lag_max:,} are allowed.")
@@ -111,6 +119,7 @@ def _view(seen: Sequence[Seen], wrong: Sequence[str]) -> dict[str, Any]:
                 "lag_is_bound": any(row.lag.more for row in one.rows),
                 "parked": one.stored("parked"),
                 "dead": one.stored("dead"),
+                "paused": [row.subscription.name for row in one.paused],
             }
             for one in seen
         ],
@@ -123,6 +132,9 @@ def _report(seen: Sequence[Seen], wrong: Sequence[str]) -> None:
     ]
     if lines:
         say_table(("service", "at work", "lag", "parked", "dead"), lines)
+    for row in [row for one in seen for row in one.paused]:
+        name = title(row.subscription)
+        say(f"{name} is paused, with {row.to_handle.in_words} to handle. `spine subscriptions resume {name}`")
     for problem in wrong:
         say(problem)
     if not wrong:
