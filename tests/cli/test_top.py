@@ -109,6 +109,15 @@ def test_the_screen_follows_what_happens(spine):
     assert re.search(r"\x1b\[1;31m *1\x1b", screen.shown), "a dead delivery stands out"
 
 
+def test_a_process_that_is_gone_is_not_up(spine):
+    shop = spine.run_shop()
+    assert re.search(rf"^stock +{shop.pid} +alive +\d+", spine.asked_here("top", "--every", "0.1").stdout, re.MULTILINE)
+    shop.kill()
+    shop.wait()
+    told = spine.asked_here("top", "--every", "0.1").stdout
+    assert re.search(rf"^stock +{shop.pid} +gone +- ", told, re.MULTILINE), told
+
+
 def test_no_color_is_honoured(spine, story):
     spine.environment["NO_COLOR"] = "1"
     screen = Screen(spine, "top", "--every", "0.2")

@@ -62,7 +62,7 @@ def process_rows(seen: Snapshot) -> list[list[object]]:
     for name in seen.services:
         own = [each for each in seen.processes if each[0].service == name]
         for process, alive, leases in own:
-            up = span(seen.look.at_us - process.started_us)
+            up = span(seen.look.at_us - process.started_us) if alive else "-"
             state = "alive" if alive else "gone"
             found.append([name, process.pid, state, up, leases, process.release, seen.to_handle(name)])
         if not own:
