@@ -60,6 +60,8 @@ def test_leases_that_nobody_takes_from_a_process_that_is_gone_are_a_finding(stor
 
     assert "Process 7 of email is gone, and 1 lease is still in its name after 1m00s" in found(seen, "is gone, and")
     assert not [each for each in doctor.findings(seen._replace(leases=[])) if "in its name" in each]
+    upkeep = seen._replace(leases=[Lease("upkeep", 1, "p7", 0, False)])
+    assert not [each for each in doctor.findings(upkeep) if "in its name" in each], "the next sweep takes it"
 
 
 def test_what_is_to_handle_tells_for_how_long(story):
@@ -136,6 +138,10 @@ def test_it_says_what_this_set_up_promises(story):
     two = [(process(seen, 7), True), (process(seen, 8), True)]
     kept = {promise.says: promise.kept for promise in promises(seen._replace(processes=two))}
     assert kept["email: when one of its 2 processes dies, another goes on at once."]
+    older = [(process(seen, 7), True), (process(seen, 8, generation=2), True)]
+    told = [each for each in promises(seen._replace(processes=older)) if each.says.startswith("email: goes on at once")]
+    assert [False] == [each.kept for each in told]
+    assert "an older one waits for two lease times before it leads again" in told[0].says
 
 
 @pytest.mark.parametrize(("kind", "told"), [("tmpfs", "its file is in memory"), ("overlay", "Ends with the container")])

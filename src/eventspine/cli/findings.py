@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..engine.upkeep import UPKEEP
 from ..journal.port import Process
 from ..journal.processes import this_host
 from ..observe.printable import printable
@@ -54,7 +55,8 @@ def of_the_processes(seen: Examined) -> Iterator[str]:
 def _silent(seen: Examined) -> Iterator[str]:
     for process, lives in seen.processes:
         late = seen.now - process.until_us
-        held = sum(lease.owner == process.id for lease in seen.leases)
+        # Whoever sweeps next takes that of upkeep, once a minute; nobody needs it before.
+        held = sum(lease.owner == process.id and lease.name != UPKEEP for lease in seen.leases)
         if late <= SILENT_US:
             continue
         name = f"Process {process.pid} of {printable(process.service)}"
@@ -131,10 +133,18 @@ def _of_the_place(seen: Examined) -> Iterator[Promise]:
 
 def _of_the_company(seen: Examined) -> Iterator[Promise]:
     for service in sorted({row.subscription.service for row in seen.rows if ":" not in row.subscription.service}):
-        running = len({process.pid for process, lives in seen.processes if lives and process.service == service})
+        alive = [process for process, lives in seen.processes if lives and process.service == service]
+        newest = max((process.generation for process in alive), default=0)
+        running = len({process.pid for process in alive if process.generation == newest})
         name = printable(service)
         if running > 1:
             yield Promise(True, f"{name}: when one of its {running} processes dies, another goes on at once.")
+        elif any(process.generation < newest for process in alive):
+            yield Promise(
+                False,
+                f"{name}: goes on at once when its process dies. One runs its newest code, and an older one waits for two lease "
+                "times before it leads again; run two of the newest.",
+            )
         elif running:
             yield Promise(False, f"{name}: goes on when its process dies. It has one; run two, or have it restarted.")
         else:
