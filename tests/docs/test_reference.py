@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,11 @@ def test_every_name_and_argument_of_a_spine_is_in_its_reference():
 
 def test_every_command_is_in_the_reference_of_the_command_line():
     assert [name for name in COMMANDS if f"`spine {name}" not in page("cli")] == []
+
+
+def test_what_a_page_has_pytest_await_with_is_installed_on_that_page_since_no_extra_brings_it():
+    for path in DOCS.rglob("*.md"):
+        text = path.read_text(encoding="utf-8")
+        installed, found, _ = text.partition("asyncio_mode = auto")
+        if found:
+            assert re.search(r"^\$ pip install .*pytest-asyncio", installed, re.MULTILINE), path
