@@ -311,6 +311,29 @@ async def test_create_or_get(spine: Spine) -> None:
         await spine.change(Account, "bob", Account.begin)
 
 
+async def test_a_state_that_a_command_changed_without_an_event_is_refused(spine: Spine) -> None:
+    """The answer would show a change that no load knows of."""
+    await opened(spine)
+    with pytest.raises(
+        SpineError, match="set cents of Account 'ann' to 10, where it was 500, and no event was recorded"
+    ):
+        await spine.change(Account, "ann", lambda account: setattr(account, "cents", 10))
+    with pytest.raises(SpineError, match="set open of Account 'bob' to True, where it was False"):
+        await spine.change(Account, "bob", lambda account: setattr(account, "open", True), new=True)
+    assert (await spine.load(Account, "ann")).cents == 500
+
+
+async def test_a_command_that_records_nothing_may_set_what_is_there_and_what_is_no_state(spine: Spine) -> None:
+    await opened(spine)
+
+    def looks(account: Account) -> None:
+        account.cents = int("500")
+        account.seen = True  # type: ignore[attr-defined]  # a cache, or whatever a method keeps by it
+
+    changed = await spine.change(Account, "ann", looks)
+    assert (changed.aggregate.version, changed.receipts) == (2, [])
+
+
 async def test_conflicts_are_decided_anew_and_none_is_lost(spine: Spine) -> None:
     await opened(spine, cents=0)
     await asyncio.gather(*(spine.change(Account, "ann", lambda account: account.deposit(1)) for _ in range(8)))

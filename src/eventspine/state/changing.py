@@ -11,6 +11,7 @@ at once are two units that expect there to be no such note: one commits, and the
 from __future__ import annotations
 
 from asyncio import sleep
+from dataclasses import MISSING
 from datetime import timedelta
 from random import uniform
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar, cast
@@ -81,10 +82,14 @@ class Changing(Generic[A]):
                 raise self._no_answer(done, gone) from gone
             return None
         reading = load_or_new if self._new else load
-        return cast("A", await reading(self._spine.journal, self._service, self._cls, self._id))
+        found = cast("A", await reading(self._spine.journal, self._service, self._cls, self._id))
+        self._loaded = dict(vars(found))
+        return found
 
     async def save(self, found: A) -> None:
         """Store what was decided, or get ready to decide again."""
+        if not found._spine.pending and not found._spine.broken:
+            self._refuse_unrecorded(found)
         self._tries += 1
         before = found.version - len(found._spine.pending)
         try:
@@ -96,6 +101,19 @@ class Changing(Generic[A]):
             return
         self.changed = Changed(found, made, repeated=False)
         self._over = True
+
+    def _refuse_unrecorded(self, found: A) -> None:
+        """A state that was changed without an event is lost with the object. What was changed inside of a list or dict is not
+        seen: for that the stream would have to be read once more."""
+        now, then = vars(found), self._loaded
+        for name in self._shape.annotated:
+            if now.get(name, MISSING) is not then.get(name, MISSING):
+                here, there = getattr(found, name, None), then.get(name, getattr(self._cls, name, None))
+                if here != there:
+                    raise SpineError(
+                        f"change() set {name} of {self._cls.__name__} {found.id!r} to {here!r:.100}, where it was {there!r:.100}, and no "
+                        "event was recorded: nothing would be stored. Record an event, and change it in the method that @applies it."
+                    )
 
     async def _pause(self, seconds: float) -> None:
         await sleep(seconds)

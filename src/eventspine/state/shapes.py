@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from inspect import get_annotations
 from typing import Any, ClassVar, Literal, NamedTuple, get_origin, get_type_hints
 
 from ..errors import DeclarationError
@@ -89,6 +90,11 @@ class Shape:
         own = {"_spine", *vars(Aggregate)}
         hints = get_type_hints(self.cls, include_extras=True)
         return {name: hint for name, hint in hints.items() if name not in own and get_origin(hint) is not ClassVar}
+
+    @cached_property
+    def annotated(self) -> frozenset[str]:
+        """Their names alone, for which no type needs to be known."""
+        return frozenset(name for shape in self._line for name in get_annotations(shape.cls))
 
     def stream(self, id: str) -> str:
         return f"{self.options.name}-{id}"
