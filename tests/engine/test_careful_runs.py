@@ -91,8 +91,8 @@ async def test_r16_a_run_of_suspects_takes_one_commit_for_its_marks_and_one_for_
             await until_done(spine, 40, bundles)
         assert await marks(spine) == {}
     marking, ending = [unit for unit in units if unit.starts]
-    assert (len(marking.starts), marking.done, any(mark.clear for mark in marking.starts)) == (40, [], False)
-    assert (len(ending.starts), len(ending.done), all(mark.clear for mark in ending.starts)) == (40, 40, True)
+    assert (len(marking.starts), marking.done, any(mark.times == 0 for mark in marking.starts)) == (40, [], False)
+    assert (len(ending.starts), len(ending.done), all(mark.times == 0 for mark in ending.starts)) == (40, 40, True)
     assert len(set(marking.fences)) == len(marking.fences) == len({mark.partition for mark in marking.starts})
     assert [len(run) for run in bundles.began] == [40]
 
@@ -126,7 +126,7 @@ async def test_r16_no_run_has_suspects_and_others_and_after_them_runs_are_as_lar
         units = units_of(spine)
         async with spine.running(bundles.service):
             await until_done(spine, 150, bundles)
-    marked = [len(unit.starts) for unit in units if unit.starts and not unit.starts[0].clear]
+    marked = [len(unit.starts) for unit in units if unit.starts and unit.starts[0].times]
     assert sum(marked) == 30
     assert all({number < 30 for number in run} in ({True}, {False}) for run in bundles.began)
     assert max(map(len, bundles.began)) == SIZE

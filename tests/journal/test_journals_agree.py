@@ -110,8 +110,8 @@ class Life:
                       while_state=states)  # fmt: skip
 
     def mark(self) -> StartMark:
-        alone, clear = self.random.random() < 0.3, self.random.random() < 0.3
-        return StartMark(self.number(), self.random.randint(0, 1), self.random.randint(1, 5), alone, clear)
+        times, alone = self.random.randint(0, 3), self.random.randint(0, 1)
+        return StartMark(self.number(), self.random.randint(0, 1), self.random.randint(1, 5), times, alone)
 
     def note(self) -> Note:
         key, value = self.random.choice("ab"), self.random.choice([None, b"1", b"2"])

@@ -27,18 +27,18 @@ SUSPECTS_AT_ONCE = 64  # of a batch handler, in all its runs: so few run alone i
 
 def withdrawing(subscription: Subscription) -> list[Unit]:
     """Units that take back the marks of what is being cancelled: a process that ends in order has not died of it."""
-    return [_withdrawn(item, item.mark) for item in subscription.workers.in_hand() if item.mark is not None]
+    return [_marked(item, item.mark) for item in subscription.workers.in_hand() if item.mark is not None]
 
 
 def withdraw(subscription: Subscription, item: Item) -> None:
     """It is left to whoever loads it next, and the process has not died of it: as if it had not been started."""
     if item.mark is not None:
-        subscription.committer.submit(_withdrawn(item, item.mark), lambda _: None)
+        subscription.committer.submit(_marked(item, item.mark), lambda _: None)
         item.mark = None
 
 
-def _withdrawn(item: Item, mark: StartMark) -> Unit:
-    return Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark._replace(withdrawn=True)])
+def _marked(item: Item, mark: StartMark) -> Unit:
+    return Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark])
 
 
 async def run_marked(subscription: Subscription, item: Item) -> None:
@@ -64,17 +64,24 @@ async def _run(subscription: Subscription, item: Item, *, alone: bool) -> None:
 
 async def marked(subscription: Subscription, items: Sequence[Item], *, alone: bool = False) -> bool:
     """Whether these, in hand together, carry a start mark now and may begin; else they are somebody else's."""
-    marks = [StartMark(subscription.number, item.part.number, record_of(item).position, alone=alone) for item in items]
+    before = [_before(subscription, item) for item in items]
+    marks = [mark._replace(times=mark.times + 1, alone=mark.alone + alone) for mark in before]
     fences = dict.fromkeys(Fence(item.part.lease, item.part.epoch) for item in items)
     verdict = await _committed(subscription, Unit(fences=list(fences), starts=marks))
     if not verdict.ok:
         return False
-    for item, mark in zip(items, marks, strict=True):
+    for item, mark in zip(items, before, strict=True):
         item.mark = mark
         subscription.marks.pop((item.part.number, mark.position), None)
     if not alone:
         await subscription.host.runtime.gate.opened()  # else a killer may start beside one that runs alone by now
     return True
+
+
+def _before(subscription: Subscription, item: Item) -> StartMark:
+    number, position = item.part.number, record_of(item).position
+    times, alone = subscription.marks.get((number, position), (0, 0))
+    return StartMark(subscription.number, number, position, times, alone)
 
 
 async def _committed(subscription: Subscription, unit: Unit) -> Verdict:

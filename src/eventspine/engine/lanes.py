@@ -54,7 +54,7 @@ class Item(msgspec.Struct, eq=False, gc=False):
     late: bool = False
     plain: bool = True  # nothing of it is stored but the cursor before it
     suspect: bool = False
-    mark: StartMark | None = None  # of the attempt that runs now (R16)
+    mark: StartMark | None = None  # which it had before the attempt that runs now, if that has one (R16)
     single: bool = False  # runs by itself: its run failed as a whole, it waited, or its process died with it (R16)
     failure: tuple[str, str] | None = None  # reason and text of the last failed attempt
     started: float = 0.0  # monotonic; 0 while its handler is not running

@@ -218,7 +218,7 @@ class Subscription:
             position = record_of(item).position
             unit.done.append(Done(self.number, part.number, [(item.after, position)], part.generation))
         if item.suspect:
-            unit.starts.append(StartMark(self.number, part.number, record_of(item).position, clear=True))
+            unit.starts.append(StartMark(self.number, part.number, record_of(item).position, times=0))
 
     def succeeded(self, item: Item, unit: Unit | None) -> None:
         """The handler returned; commit what it changed."""

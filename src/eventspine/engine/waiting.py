@@ -128,7 +128,7 @@ class Waiting:
             self.subscription.committer.submit(unit, lambda _: None)
 
     def _returned(self, item: Item) -> StartMark:
-        return StartMark(self.subscription.number, item.part.number, record_of(item).position, clear=True)
+        return StartMark(self.subscription.number, item.part.number, record_of(item).position, times=0)
 
     def _log(self, item: Item, outcome: Outcome, text: str) -> None:
         level = logging.ERROR if isinstance(outcome, Die) else logging.WARNING
@@ -208,11 +208,17 @@ class Waiting:
             self.subscription.gone(item)
             return False
         item.number = item.number or verdict.numbers[0]
-        if not item.part.alive:  # its row may have been written after the rows were loaded anew
+        if not item.part.alive:
+            self._load_again(item)
             self.subscription.release(item)
-            self.subscription.host.reload(self.subscription)
             return False
         return True
+
+    def _load_again(self, item: Item) -> None:
+        """Its row may have been written after the rows of its partition were loaded anew: what came in with them must not go on
+        in its key, where the event itself would pass for finished."""
+        self.subscription.drop(item.part.number)
+        self.subscription.host.reload(self.subscription)
 
     def _unit(self, item: Item, state: State, due_us: int | None, text: str, trace: str, *, finishes: bool) -> Unit:
         unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)])
@@ -276,7 +282,7 @@ class Waiting:
         self.lanes.size -= 1
         one.bytes -= len(record_of(item).data)
         if not verdict.ok or not item.part.alive:
-            one.host.reload(one)
+            self._load_again(item)
         elif verdict.numbers:  # else it was finished meanwhile, and has no row
             self.keep(lane, Stored(verdict.numbers[0], record_of(item).position, item.part, None))
         self.lanes.proceed(lane)

@@ -162,7 +162,7 @@ def _repeat(tables: Tables, unit: Unit) -> Verdict:
     """What it did is done; what its owner has passed, and that it runs no more, is still news."""
     _finish(tables, unit)
     for mark in unit.starts:
-        if mark.clear:
+        if not mark.times:
             _mark(tables, mark)
     return _first_result(tables, unit)
 
@@ -278,10 +278,7 @@ _CHANGED = Change._fields[1:9]  # state to late
 
 def _mark(tables: Tables, mark: StartMark) -> None:
     starts = tables.starts.setdefault((mark.subscription, mark.feed, mark.partition), {})
-    if mark.clear:
+    if mark.times:
+        starts[mark.position] = mark.times, mark.alone
+    else:
         starts.pop(mark.position, None)
-        return
-    times, alone = starts.pop(mark.position, (0, 0))
-    one = -1 if mark.withdrawn else 1
-    if times + one > 0:
-        starts[mark.position] = (times + one, alone + one * mark.alone)

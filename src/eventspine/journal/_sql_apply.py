@@ -143,7 +143,7 @@ class Applier:
         """What it did is done; what its owner has passed, and that it runs no more, is still news."""
         _accept_ranges(unit, known)
         for mark in unit.starts:
-            if mark.clear:
+            if not mark.times:
                 plan.start(mark)
         return first_result(self._cursor, unit, known, plan)
 

@@ -50,16 +50,10 @@ _CHANGE = (
 )
 _GONE = "/*spine*/ delete from spine_deliveries where number = ?"
 _START = (
-    "/*spine*/ insert into spine_starts (subscription, feed, partition, position, times, alone) values (?,?,?,?,1,?)"
-    " on conflict (subscription, feed, partition, position) do update set times = spine_starts.times + 1,"
-    " alone = spine_starts.alone + excluded.alone"
+    "/*spine*/ insert into spine_starts (subscription, feed, partition, position, times, alone) values (?,?,?,?,?,?)"
+    " on conflict (subscription, feed, partition, position) do update set times = excluded.times, alone = excluded.alone"
 )
 _CLEAR = "/*spine*/ delete from spine_starts where subscription = ? and feed = ? and partition = ? and position = ?"
-_WITHDRAW = (
-    "/*spine*/ update spine_starts set times = times - 1, alone = alone - ?"
-    " where subscription = ? and feed = ? and partition = ? and position = ?"
-)
-_NEVER_STARTED = f"{_CLEAR} and times <= 0"
 _TIMER = (
     "/*spine*/ insert into spine_timers (id, due_us, record) select ?, ?, ?"
     " where not exists (select 1 from spine_events where id = ?) on conflict (id) do nothing"
@@ -184,10 +178,7 @@ class Plan:
 
     def start(self, mark: StartMark) -> None:
         place = (mark.subscription, mark.feed, mark.partition, mark.position)
-        if mark.withdrawn:
-            self.steps += [Step(_WITHDRAW, (int(mark.alone), *place)), Step(_NEVER_STARTED, place)]
-        else:
-            self.steps.append(Step(_CLEAR, place) if mark.clear else Step(_START, (*place, int(mark.alone))))
+        self.steps.append(Step(_START, (*place, mark.times, mark.alone)) if mark.times else Step(_CLEAR, place))
 
     def timer(self, timer: Timer) -> None:
         self.steps.append(Step(_TIMER, (timer.record.id, timer.due_us, encode_record(timer.record), timer.record.id)))

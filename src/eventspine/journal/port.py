@@ -157,16 +157,16 @@ class Change(NamedTuple):
 class StartMark(NamedTuple):
     """Careful mode (R16): this delivery is about to run in a process that took over from one that died.
 
-    `alone`: it runs with nothing beside it, so that a death now is its own doing. `clear`: it has finished.
-    `withdrawn`: it was cancelled by a process that leaves in order, so that this start is not counted; those before are."""
+    `times`: how often it has been started without an end, this start included; none: it has ended, and has no mark. `alone`: how
+    often of these with nothing beside it, so that a death is its own doing. Both say what is, and not what is added, so that a
+    unit whose outcome is unknown can be asked again; who writes them is the only one, by its lease."""
 
     subscription: int
     partition: int
     position: int
-    alone: bool = False
-    clear: bool = False
+    times: int = 1
+    alone: int = 0
     feed: str = OWN_FEED
-    withdrawn: bool = False
 
 
 class Timer(NamedTuple):

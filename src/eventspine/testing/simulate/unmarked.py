@@ -54,17 +54,23 @@ class Unmarked:
         if self._open:
             for unit, verdict in zip(units, verdicts, strict=True):
                 if verdict.kind == "done" and unit.done:
-                    self._finished(unit.done, by_range=not (unit.statements or unit.puts))
+                    self._finished(tables, unit.done, by_range=not (unit.statements or unit.puts))
         new, self._looked = self._effects[self._looked :], len(self._effects)
         return [wrong for effect in new if not effect.late for wrong in self._overtaken(tables, effect)]
 
-    def _finished(self, finished: Sequence[Done], *, by_range: bool) -> None:
+    def _finished(self, tables: Tables, finished: Sequence[Done], *, by_range: bool) -> None:
         """By nothing but a range, or by a unit that carries a mark, or a row, of its own: another attempt came to that."""
         for place, one in list(self._open.items()):
             if any(_covers(done, place, one.partition) for done in finished):
                 del self._open[place]
                 record = one.record
-                if by_range and not self._known(one.name, record.position):
+                row = (
+                    place[0],
+                    OWN_FEED,
+                    one.partition,
+                    record.position,
+                )  # if there is one, it says what becomes of it
+                if by_range and row not in tables.delivery_at and not self._known(one.name, record.position):
                     self._effects.append(Effect(one.name, record.id, record.position, record.key, late=False))
 
     def _known(self, name: str, position: int) -> bool:

@@ -182,21 +182,26 @@ class Starts:
     async def test_starts_are_counted_until_they_are_cleared(self, journal: Journal) -> None:
         mark = StartMark(1, 5, 12)
         await commit(journal, starts=[mark, mark._replace(position=13)])
-        await commit(journal, starts=[mark._replace(alone=True)])
+        await commit(journal, starts=[mark._replace(times=2, alone=1)])
         assert {(5, 12): (2, 1), (5, 13): (1, 0)} == await journal.starts(1)
-        await commit(journal, starts=[mark._replace(clear=True), mark._replace(position=99, clear=True)])
+        await commit(journal, starts=[mark._replace(times=0), mark._replace(position=99, times=0)])
         assert {(5, 13): (1, 0)} == await journal.starts(1)
+
+    async def test_a_start_that_is_asked_for_again_is_one(self, journal: Journal) -> None:
+        """As when the outcome of the first commit was unknown."""
+        for _ in range(2):
+            await commit(journal, starts=[StartMark(1, 5, 12, times=3, alone=2)])
+        assert {(5, 12): (3, 2)} == await journal.starts(1)
 
     async def test_a_withdrawn_start_is_not_counted_and_those_before_are(self, journal: Journal) -> None:
         mark = StartMark(1, 5, 12)
-        await commit(journal, starts=[mark, mark._replace(alone=True), mark._replace(position=13)])
-        withdrawn = [mark._replace(alone=True, withdrawn=True), mark._replace(position=13, withdrawn=True)]
-        await commit(journal, starts=[*withdrawn, mark._replace(position=99, withdrawn=True)])
+        await commit(journal, starts=[mark, mark._replace(times=2, alone=1), mark._replace(position=13)])
+        await commit(journal, starts=[mark, mark._replace(position=13, times=0)])
         assert {(5, 12): (1, 0)} == await journal.starts(1)
 
     async def test_each_subscription_and_partition_has_its_own(self, journal: Journal) -> None:
-        await commit(journal, starts=[StartMark(1, 5, 12), StartMark(2, 5, 12), StartMark(1, 6, 12, alone=True)])
-        await commit(journal, starts=[StartMark(2, 5, 12)])
+        await commit(journal, starts=[StartMark(1, 5, 12), StartMark(2, 5, 12), StartMark(1, 6, 12, alone=1)])
+        await commit(journal, starts=[StartMark(2, 5, 12, times=2)])
         assert {(5, 12): (1, 0), (6, 12): (1, 1)} == await journal.starts(1)
         assert {(5, 12): (2, 0)} == await journal.starts(2)
         assert {} == await journal.starts(3)
