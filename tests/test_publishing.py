@@ -110,6 +110,13 @@ async def test_what_is_refused_takes_the_rest_of_its_publish_with_it(spine: Spin
     assert await records(spine) == []
 
 
+async def test_a_class_is_no_event_of_it(spine: Spine) -> None:
+    with pytest.raises(
+        DeclarationError, match=r"^Placed is a class, and no event of it: make one, Placed\(\.\.\.\)\.$"
+    ):
+        await spine.publish(Placed)
+
+
 @pytest.mark.parametrize(
     ("when", "instead"),
     [

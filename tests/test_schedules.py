@@ -144,6 +144,7 @@ shop: Service[Any] = Service("shop")
         (lambda: shop.every(minutes=-5), "a second at least"),
         (lambda: shop.every(weeks=10**9), "a hundred years at most"),
         (lambda: shop.every(days=10**400), "a hundred years at most"),
+        (lambda: shop.every(minute=5), "shop.every: no such option: minute. Known: .*hours, minutes, "),  # type: ignore[call-arg]
         (lambda: shop.every(minutes="5"), "minutes='5' is not a number"),  # type: ignore[arg-type]
         (lambda: shop.every(hours=float("nan")), "is not a number"),
         (lambda: shop.every(lambda: None), r"in parentheses: @shop.every\(minutes=5\)"),  # type: ignore[arg-type]

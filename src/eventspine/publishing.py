@@ -16,7 +16,7 @@ from .attributes import TRACEPARENT, with_attributes
 from .clock import Clock, us_of
 from .envelope import make_record
 from .errors import EventRefused, UnknownPublisher
-from .events import EventType, describe
+from .events import EventType, describe, describe_event
 from .ids import IdSource, id_text
 from .journal.port import Append, Record, Timer, Unit, Verdict
 from .observe.acting import member
@@ -173,7 +173,7 @@ class Publisher:
 
     def mine(self, event: Any) -> EventType:
         """Its type, if this service may publish it."""
-        event_type = describe(type(event))
+        event_type = describe_event(event)
         if event_type.context not in self.contexts:
             self.check(event_type)
         return event_type
@@ -183,7 +183,7 @@ class _Private(Publisher):
     _makes_private = True
 
     def mine(self, event: Any) -> EventType:
-        return describe(type(event))
+        return describe_event(event)
 
 
 class Recorded(NamedTuple):

@@ -223,6 +223,9 @@ class Service(Generic[R]):
         from .schedules import every
 
         units = {"weeks": weeks, "days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
+        _check_options(
+            self, "every", options, PeriodicOptions, (*units, "missed")
+        )  # first: `minute` is no interval of 0
         return self._periodic("every", every(self.name, interval, units), missed, options)
 
     def cron(

@@ -120,6 +120,14 @@ def test_a_command_has_to_say_its_result() -> None:
             pass
 
 
+def test_an_unknown_option_of_the_class_line_is_told_with_the_known_ones() -> None:
+    known = "context, key, type, version, tenant, rename"
+    with pytest.raises(DeclarationError, match=f"class Wrong: no such option in its class line: keys. Known: {known}."):
+
+        class Wrong(Command[None], context="orders", keys="id"):  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+            id: str
+
+
 def test_a_command_has_to_say_whose_it_is() -> None:
     with pytest.raises(DeclarationError, match="add context="):
 

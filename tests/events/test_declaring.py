@@ -316,6 +316,14 @@ def test_a_set_of_what_can_change_is_refused() -> None:
             make({"field": set[changing]})  # type: ignore[valid-type]
 
 
+def test_an_unknown_option_of_the_class_line_is_told_with_the_known_ones() -> None:
+    known = (
+        "no such option in its class line: verison. Known: context, key, type, version, tenant, rename, renamed_from"
+    )
+    with pytest.raises(DeclarationError, match=f"class Made: {known}"):
+        type(Event)("Made", (Event,), {"__module__": __name__}, context="orders", verison=2)
+
+
 def test_other_mistakes_are_told() -> None:
     with pytest.raises(DeclarationError, match="not whose: add context="):
         type(Event)("Made", (Event,), {"__annotations__": {"a": str}, "__module__": __name__}, key="a")

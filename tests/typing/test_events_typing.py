@@ -11,6 +11,7 @@ from typing import assert_type
 import msgspec
 import pytest
 
+from eventspine.errors import DeclarationError
 from eventspine.events import Event, EventType, OpenEnum, describe, event
 
 
@@ -55,7 +56,7 @@ def test_events_are_frozen() -> None:
 
 
 def test_the_class_keywords_are_known() -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(DeclarationError):
 
         class Wrong(Event, context="orders", unheard_of=True):  # type: ignore[call-arg]
             pass

@@ -18,7 +18,17 @@ from msgspec import inspect
 
 from ..errors import CommandRefused, DeclarationError, EventRefused, KeyRefused, ResultRefused, Undecodable
 from ..events.codec import DATA_BYTES_MAX, _encode_foreign, raw_codec
-from ..events.declare import _INHERIT, COMMAND, Key, Rename, _completed, _options, _register, _resolve_local
+from ..events.declare import (
+    _INHERIT,
+    COMMAND,
+    Key,
+    Rename,
+    _completed,
+    _options,
+    _refuse_unknown,
+    _register,
+    _resolve_local,
+)
 from ..events.pydantic_models import is_pydantic
 from ..events.types import EventType, Options
 from .strangers import stranger
@@ -152,7 +162,9 @@ class CommandMeta(msgspec.StructMeta):
         version: int | None = None,
         tenant: str | None = _INHERIT,
         rename: Rename = None,
+        **unknown: Any,
     ) -> CommandMeta:
+        _refuse_unknown(class_name, unknown, CommandMeta)
         _resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(
             mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename, omit_defaults=True

@@ -7,7 +7,7 @@ may live in one process, each with the fields that its reader needs.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, dataclass_transform
@@ -90,6 +90,14 @@ def _resolve_local(namespace: dict[str, Any], frame: Any) -> None:
                 annotations[name] = eval(annotation, frame.f_globals, dict(frame.f_locals))  # noqa: S307
 
 
+def _refuse_unknown(class_name: str, unknown: Iterable[str], meta: Any) -> None:
+    if unknown:
+        known = ", ".join(meta.__new__.__kwdefaults__)
+        raise DeclarationError(
+            f"class {class_name}: no such option in its class line: {', '.join(sorted(unknown))}. Known: {known}."
+        )
+
+
 class EventMeta(msgspec.StructMeta):
     """Takes the class keywords that msgspec doesn't know."""
 
@@ -106,7 +114,9 @@ class EventMeta(msgspec.StructMeta):
         tenant: str | None = _INHERIT,
         rename: Rename = None,
         renamed_from: str | tuple[str, ...] = (),
+        **unknown: Any,
     ) -> EventMeta:
+        _refuse_unknown(class_name, unknown, EventMeta)
         _resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
         declared = _options(cls, _STORED, context, key, type, version, tenant, renamed_from)
@@ -170,6 +180,13 @@ def event(
         return cls
 
     return declare
+
+
+def describe_event(event: Any) -> EventType:
+    """What is known about the class of an event that was handed in."""
+    if isinstance(event, type):
+        raise DeclarationError(f"{event.__name__} is a class, and no event of it: make one, {event.__name__}(...).")
+    return describe(type(event))
 
 
 def describe(cls: type) -> EventType:

@@ -18,7 +18,7 @@ from inspect import get_annotations
 from typing import Any, Literal, NoReturn, Protocol, Self, TypeVar, overload
 
 from ..errors import DeclarationError, KeyRefused, NotApplied, SpineError
-from ..events import describe
+from ..events import describe_event
 from ..journal.port import Record
 from ..keys import KEY_BYTES_MAX, key_text
 from ..publishing import Recorded
@@ -123,7 +123,7 @@ class Aggregate:
             )
         if standing.applying or standing.broken or standing.as_of is not None:
             _refuse_to_record(self)
-        kind = describe(type(event))
+        kind = describe_event(event)
         kind.key_of(event)
         data = kind.encode(event)
         read = kind.decode(data)  # what every later load will see
