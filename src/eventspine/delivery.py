@@ -13,7 +13,7 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .envelope import Envelope
-from .errors import DeclarationError, Fenced, SpineError, UnitFailed, WouldDeadlock
+from .errors import DeclarationError, Fenced, SpineError, UnitFailed, UnknownPublisher, WouldDeadlock
 from .ids import derived_id, id_text
 from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
 from .observe.acting import of_meta
@@ -418,6 +418,14 @@ def refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: 
         )
 
 
-def as_events(result: object) -> Iterable[Any]:
-    """What a handler returned, as events: one or several. What is none is refused as such when it is published."""
-    return result if isinstance(result, (list, tuple)) else (result,)
+def publish_returned(delivery: Delivery[Any], result: object) -> None:
+    """What the handler returned: one event, or several."""
+    try:
+        delivery.publish(*(result if isinstance(result, (list, tuple)) else (result,)))
+    except UnknownPublisher:
+        raise
+    except DeclarationError as error:
+        raise DeclarationError(
+            f"{delivery.handler} returned {repr(result)[:80]}, and what a handler returns is published: an event, a list "
+            f"of events, or None. {error}"
+        ) from error

@@ -11,8 +11,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..delivery import Delivery, as_events
-from ..errors import DeclarationError, HandlerTimeout, Reject, UnitFailed, UnknownPublisher
+from ..delivery import Delivery, publish_returned
+from ..errors import HandlerTimeout, Reject, UnitFailed
 from ..journal.port import Transaction, Unit, Verdict
 from ..observe.correlation import current
 from .lanes import Item
@@ -60,20 +60,7 @@ async def _then_publish(invoke: Callable[..., Awaitable[Any]], event: Any, deliv
     """What the handler returns is published inside the middleware, so that it belongs to the same span."""
     result = await invoke(event, delivery)
     if result is not None:
-        _publish(delivery, result)
-
-
-def _publish(delivery: Delivery[Any], result: object) -> None:
-    """What the handler returned."""
-    try:
-        delivery.publish(*as_events(result))
-    except UnknownPublisher:
-        raise
-    except DeclarationError as error:
-        raise DeclarationError(
-            f"{delivery.handler} returned {repr(result)[:80]}, and what a handler returns is published: an event, a list "
-            f"of events, or None. {error}"
-        ) from error
+        publish_returned(delivery, result)
 
 
 async def _around(middleware: Any, invoke: Callable[..., Awaitable[Any]], event: Any, delivery: Delivery[Any]) -> Any:
@@ -119,7 +106,7 @@ def returned(subscription: Subscription, item: Item, delivery: Delivery[Any], re
     if item.timed_out:
         raise _too_slow(subscription)
     if result is not None:
-        _publish(delivery, result)
+        publish_returned(delivery, result)
     if delivery._aggregates:
         delivery._refuse_unsaved()
 

@@ -29,6 +29,7 @@ from django.db import transaction
 from django.test import TestCase
 
 from eventspine import Delivery, Reject, Service
+from eventspine.errors import DeclarationError
 from eventspine.integrations.django import apublish, atomic_delivery, cancel, publish
 from eventspine.integrations.django.testing import SpineTests, running
 from eventspine.sync import Delivery as SyncDelivery
@@ -94,6 +95,19 @@ class Kit(SpineTests, TestCase):
         assert not Parcel.objects.exists()
         with self.assertRaisesMessage(Reject, "never"):
             self.handle(failing)
+
+    def test_what_a_handler_returns_and_is_no_event_is_named_with_and_without_the_decorator(self):
+        for number, decorator in enumerate((atomic_delivery, lambda function: function)):
+            talking = Service(f"talking{number}")
+
+            @talking.on(OrderPlaced)
+            @decorator
+            def talk(event: OrderPlaced) -> str:
+                return "done"
+
+            publish(PLACED)
+            with self.assertRaisesMessage(DeclarationError, f"talking{number}.talk returned 'done', and what a handler"):
+                self.handle(talking)
 
     def test_what_is_handled_in_a_transaction_that_is_rolled_back_is_nothing_to_later_events(self):
         Stock.objects.create(sku="pot", free=5)

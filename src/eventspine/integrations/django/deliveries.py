@@ -18,7 +18,7 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from django.db import close_old_connections, transaction
 
-from ...delivery import BatchDelivery, Delivery, as_events
+from ...delivery import BatchDelivery, Delivery, publish_returned
 from ...errors import DeclarationError, WouldDeadlock
 from ...observe.correlation import current
 from ...service import Handler, Service
@@ -76,7 +76,7 @@ def _joined(wrapper: Any, delivery: Delivery[Any], call: Callable[[], Any]) -> A
         journal.lock(wrapper)
         result = call()
         if result is not None:
-            delivery.publish(*as_events(result))
+            publish_returned(delivery, result)
         wrapper.validate_no_broken_transaction()  # else Django would roll back without a word
         delivery.join(wrapper)
         journal.ring_after_commit(wrapper)

@@ -27,7 +27,7 @@ from django.test import TransactionTestCase
 
 from ... import sync
 from ...clock import SystemClock
-from ...delivery import Delivery, as_events
+from ...delivery import Delivery, publish_returned
 from ...errors import SpineError
 from ...events import describe
 from ...ids import IdSource
@@ -190,7 +190,7 @@ class _Subscription:
         with transaction.atomic(using=self.journal.wrapper.alias):
             result = self._call(self.types[record.type].read(record.data, record.version), delivery)
             if result is not None:
-                delivery.publish(*as_events(result))
+                publish_returned(delivery, result)
             unit = delivery._close()
             if unit is not None and not delivery._joined:
                 self.journal.write(unit)
