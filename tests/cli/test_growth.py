@@ -136,7 +136,7 @@ def test_what_exists_is_replaced_only_when_told(say, story, tmp_path):
     (tmp_path / "copy.db").write_text("precious")
     refused = say("backup", "copy.db")
     assert 2 == refused.exit_code
-    assert "--force" in refused.stderr
+    assert "replace it with --force." in refused.stderr
     assert 0 == say("backup", "copy.db", "--force").exit_code
     assert 2 == say("backup", "spine.db", "--force").exit_code
     assert "File name too long. Name another file" in say("backup", "b" * 300).stderr

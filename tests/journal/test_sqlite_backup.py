@@ -142,7 +142,7 @@ async def test_what_is_there_is_left_alone_unless_told_otherwise(journal: SQLite
     await publish(journal, *events(3))
     target = tmp_path / "copy.db"
     target.write_text("precious")
-    with pytest.raises(SettingsError, match="--force"):
+    with pytest.raises(SettingsError, match="force=True"):
         await journal.backup(target)
     assert "precious" == target.read_text()
     assert 3 == (await journal.backup(target, force=True)).events

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 
 from eventspine import Delivery, Reject, Service
-from eventspine.errors import SettingsError
+from eventspine.errors import SettingsError, UnknownPublisher
 from eventspine.journal import _memory_units
 from eventspine.testing.simulate import Faults, SimulationFailed, World, nothing_is_dead, simulate
 from eventspine.testing.simulate.history import Setup
 from tests.simulate.ablations import RUNS
 from tests.simulate.carried import CARRIED
-from tests.simulate.kinds import letters, letters_are_counted_once, office, reminders_come_once
+from tests.simulate.kinds import Stamped, letters, letters_are_counted_once, office, reminders_come_once
 from tests.simulate.setups import KINDS, SHOP
 from tests.simulate.shop import OrderPlaced, books, each_order_takes_stock_once, orders, stock
 
@@ -43,6 +43,16 @@ def test_the_promises_hold_in_every_history() -> None:
     )
     assert simulated.histories == 60
     assert simulated.faults > 60
+
+
+def test_what_nobody_subscribes_to_needs_a_service_that_speaks_for_it() -> None:
+    async def drive(world: World) -> None:
+        await world.publish(Stamped(to="ann", number=1))
+
+    says = r"None of the simulated services subscribes to the context of post\.Stamped, .*simulate\(\.\.\., service=\.\.\.\)"
+    with pytest.raises(UnknownPublisher, match=says):
+        simulate(stock, drive=drive, histories=1, seed=1)
+    assert simulate(stock, drive=drive, service=Service("mail", publishes="post"), histories=1, seed=1).histories == 1
 
 
 def test_they_hold_for_every_kind_of_handler_and_every_way_out_of_one() -> None:

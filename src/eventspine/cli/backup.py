@@ -10,10 +10,12 @@ from typing import Any
 
 import click
 
+from ..errors import SettingsError
 from ..journal.port import Backup
 from ..observe.printable import printable
 from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
+from .exits import Misused
 from .journals import asynchronous, existing_journal
 from .output import json_document, say, size
 from .times import iso
@@ -71,5 +73,10 @@ async def command(invocation: Invocation, target: Path, force: bool, as_json: bo
     timers, and your own tables in the file."""
     async with existing_journal(invocation) as journal:
         with progress_bar() as progress:
-            made = await journal.backup(target, force=force, progress=progress)
+            try:
+                made = await journal.backup(target, force=force, progress=progress)
+            except SettingsError as error:
+                if there := error.details.get("exists"):
+                    raise Misused(f"{there} exists. Name another file, or replace it with --force.") from None
+                raise
         say(json_document(view(made)) if as_json else in_words(made))

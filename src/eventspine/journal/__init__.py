@@ -9,7 +9,7 @@ from .port import Journal
 
 
 def open_journal(url: str) -> Journal:
-    """`sqlite:///relative.db`, `sqlite:////absolute.db`, `postgres://user@host/database?schema=name`, `memory://`."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/database?schema=name`, `memory://`."""
     scheme = url.partition("://")[0]
     if scheme == "memory":
         from .memory import MemoryJournal
@@ -34,7 +34,7 @@ def open_journal(url: str) -> Journal:
         )
     raise SettingsError(
         f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db, "
-        "postgres://user@host/database or memory://."
+        "postgresql://user@host/database or memory://."
     )
 
 

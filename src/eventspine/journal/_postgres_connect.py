@@ -1,6 +1,6 @@
 """Connecting to PostgreSQL: what a URL says, how sessions are set, and what PostgreSQL's errors mean to us.
 
-    postgres://user:password@host:5432/shop?schema=spine&role=shop_app
+    postgresql://user:password@host:5432/shop?schema=spine&role=shop_app
 
 What is ours in the query is taken out; everything else is libpq's, and goes there as it is (sslmode, several hosts, a service
 file). Only a primary will do: a standby can't be written to, and its feed ends somewhere behind. All of a transaction's own
@@ -85,7 +85,7 @@ def target_of(url: str) -> Target:
     except psycopg.ProgrammingError as error:
         wrong = str(error).strip() if "password" not in str(error) and parts.password is None else "it can't be read"
         raise SettingsError(
-            f"{shown!r} names no PostgreSQL database ({wrong}). Write postgres://user@host/database?schema=spine.",
+            f"{shown!r} names no PostgreSQL database ({wrong}). Write postgresql://user@host/database?schema=spine.",
             url=shown,
         ) from None  # its words may hold the password
     return Target(conninfo, shown, prepare=prepare == "on", **ours)

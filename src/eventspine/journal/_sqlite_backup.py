@@ -80,7 +80,7 @@ def check_target(source: Path, target: Path, force: bool) -> Path:
     if target in (source, *(Path(f"{source}{end}") for end in ("-wal", "-shm", "-lock"))) or _same(source, target):
         raise SettingsError(f"{target} is the journal itself. Name another file.")
     if target.exists() and not force:
-        raise SettingsError(f"{target} exists. Name another file, or replace it with --force (force=True).")
+        raise SettingsError(f"{target} exists. Name another file, or replace it: force=True.", exists=str(target))
     for end in ("-wal", "-shm", "-journal"):
         if os.path.exists(f"{target}{end}"):
             # SQLite would take an old log for a part of the new file.

@@ -11,7 +11,7 @@ from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NamedTuple, TypeVar
 
 from ...brokers.memory import Server
-from ...errors import SettingsError
+from ...errors import SettingsError, UnknownPublisher
 from ...events import describe
 from ...journal.port import Record, Replay, Unit, Verdict
 from ...publishing import Receipt
@@ -77,6 +77,7 @@ class World:
         self.clock = SimulatedClock(self.loop, self.dice.stream("world", "clock"))
         self.broker_kind = broker
         self.broker = None if broker is None else Server("simulated")
+        self._speaks = service
         self.sites = self._made_sites(service or _outside(services, broker=broker is not None))
         self.timeline: list[Told] = []
         self.acknowledged: list[bytes] = []
@@ -132,10 +133,24 @@ class World:
             raise SettingsError(f"drive called {call} and did not await it, so it was not done. Write `await {call}`.")
 
     async def _publish(self, *events: Any, **options: Any) -> Receipt | list[Receipt]:
-        made: Receipt | list[Receipt] = await self._spine.publish(*events, **options)
+        try:
+            made: Receipt | list[Receipt] = await self._spine.publish(*events, **options)
+        except UnknownPublisher as error:
+            if self._speaks is not None:
+                raise
+            raise self._nobody_speaks(error.details["type"]) from None
         self.acknowledged += [receipt.event_id for receipt in (made if isinstance(made, list) else [made])]
         self.tell("world", "published", ", ".join([type(event).__name__ for event in events]))
         return made
+
+    def _nobody_speaks(self, type: str) -> UnknownPublisher:
+        """The world outside is a service of ours, which nobody could declare otherwise."""
+        itself = "" if self.broker is None else ", or one of them publishes it itself"
+        return UnknownPublisher(
+            f"None of the simulated services subscribes to the context of {type}{itself}, so the world outside does not speak for it. "
+            "Name the service that drive publishes for: simulate(..., service=...).",
+            type=type,
+        )
 
     async def _sleep(self, **duration: float) -> None:
         await asyncio.sleep(timedelta(**duration).total_seconds())
