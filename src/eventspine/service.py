@@ -390,8 +390,11 @@ def tables_script(tables: Tables) -> tuple[str, str | Callable[[Any], None]]:
     from hashlib import blake2b
     from pathlib import Path
 
+    from .journal._sql_tables import ScriptFile
+
     if isinstance(tables, str):
-        script = Path(tables).read_text(encoding="utf-8")
+        script = ScriptFile(Path(tables).read_text(encoding="utf-8"))
+        script.path = tables
         return blake2b(script.encode(), digest_size=8).hexdigest(), script
     return cast("Mapping[str, str]", vars(tables)).get("version", tables.__qualname__), tables
 

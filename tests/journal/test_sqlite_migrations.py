@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
@@ -16,6 +17,7 @@ from eventspine.journal import _sql_apply, migrations
 from eventspine.journal.migrations import Migration, statements
 from eventspine.journal.port import Append, Note, Process, Unit
 from eventspine.journal.sqlite import SQLiteJournal
+from eventspine.service import tables_script
 
 from .material import LEASE_US, START_US, HandClock, commit, event, one_subscription, process
 
@@ -222,6 +224,28 @@ async def test_a_schema_runs_as_a_whole_and_reaches_nothing_of_ours(journal: SQL
         await journal.run_tables("a", "1", script)
 
     assert [] == await journal.query("select name from sqlite_master where name = 'one'", {})
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "says"),
+    [
+        (
+            "creat table one (a);",
+            StatementRefused,
+            "failed: A statement of tables= begins with one of alter, .* this one is 'creat",
+        ),
+        ("drop table spine_events;", StatementRefused, "failed: Not allowed: "),
+        ("create tble one (a);", SettingsError, 'failed, and nothing of them was kept: near "tble"'),
+    ],
+)
+async def test_a_file_that_fails_is_named_with_its_service(
+    journal: SQLiteJournal, tmp_path: Path, text: str, error: type[Exception], says: str
+) -> None:
+    (tmp_path / "shop.sql").write_text(text)
+    version, script = tables_script(str(tmp_path / "shop.sql"))
+    whose = re.escape(f"The tables= of the service 'shop' ({tmp_path / 'shop.sql'}) ")
+    with pytest.raises(error, match=f"^{whose}{says}"):
+        await journal.run_tables("shop", version, script)
 
 
 def adds_a_column_twice(tables: Any) -> None:

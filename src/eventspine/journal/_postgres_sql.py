@@ -95,13 +95,13 @@ def _check_names(sql: str) -> None:
     bare = _TEXTS_AND_COMMENTS.sub(" ", sql)
     if found := _TOUCHES_OURS.search(bare):
         raise StatementRefused(
-            f"Not allowed in a handler: {found[0]} is the journal's. A unit's SQL works on your own tables: "
+            f"Not allowed: {found[0]} is the journal's. A unit's SQL works on your own tables: "
             f"{' '.join(sql.split())[:120]}",
             sql=sql,
         )
     if ";" in bare.rstrip().rstrip(";"):
         raise StatementRefused(
-            f"Not allowed in a handler: one statement at a time. This has several: {' '.join(sql.split())[:120]}",
+            f"Not allowed: one statement at a time. This has several: {' '.join(sql.split())[:120]}",
             sql=sql,
         )
 

@@ -11,6 +11,13 @@ from ._sql_apply import check_version
 Script = str | Callable[[Any], None]
 
 
+class ScriptFile(str):
+    """The text of a file, which is named when it fails."""
+
+    __slots__ = ("path",)
+    path: str
+
+
 class Dialect(NamedTuple):
     """How a store takes a service's schema."""
 
@@ -57,10 +64,12 @@ def run_tables(
     (before,) = cursor.execute(query, (service,)).fetchone()  # now: a failure may end the transaction
     try:
         _run(script, Tables(dialect))
+    except StatementRefused as error:
+        raise StatementRefused(f"{_whose(service, script)} failed: {error}", **error.details) from error
     except dialect.errors as error:
         if dialect.is_trouble(error):
             raise
-        raise _failed(service, error, dialect.again if before else None) from error
+        raise _failed(service, script, error, dialect.again if before else None) from error
     cursor.execute(
         "/*spine*/ insert into spine_tables (service, version, ran_us) values (?,?,?)", (service, version, now_us)
     )
@@ -77,9 +86,14 @@ def _run(script: Script, tables: Tables) -> None:
         tables.end()
 
 
-def _failed(service: str, error: Exception, again: str | None) -> SettingsError:
+def _whose(service: str, script: Script) -> str:
+    where = f" ({script.path})" if isinstance(script, ScriptFile) else ""
+    return f"The tables= of the service {service!r}{where}"
+
+
+def _failed(service: str, script: Script, error: Exception, again: str | None) -> SettingsError:
     changed = f" Another version of it has run here before, and a changed one runs once more, on what that has left: write {again}."
     return SettingsError(
-        f"The tables= of the service {service!r} failed, and nothing of them was kept: {error}.{changed if again else ''}",
+        f"{_whose(service, script)} failed, and nothing of them was kept: {error}.{changed if again else ''}",
         service=service,
     )

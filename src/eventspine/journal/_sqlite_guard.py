@@ -87,7 +87,7 @@ def _is_ours(name: str | None) -> bool:
 _checked: dict[tuple[str, frozenset[str]], None] = {}
 
 
-def check_text(sql: str, allowed: frozenset[str] = _WRITES) -> None:
+def check_text(sql: str, allowed: frozenset[str] = _WRITES, whose: str = "A handler's statement") -> None:
     """Raise StatementRefused unless the text begins like a statement that is allowed."""
     if (sql, allowed) in _checked:
         return
@@ -95,8 +95,8 @@ def check_text(sql: str, allowed: frozenset[str] = _WRITES) -> None:
     if sql.startswith(OURS) or word is None or word[0].lower() not in allowed:
         begin = " ".join(sql.split())[:60]
         raise StatementRefused(
-            f"A handler's statement begins with one of {', '.join(sorted(allowed))}; this one is {begin!r}. "
-            "Transactions belong to the delivery, and PRAGMA and ATTACH to no handler.",
+            f"{whose} begins with one of {', '.join(sorted(allowed))}; this one is {begin!r}. "
+            "Transactions are the spine's, and PRAGMA and ATTACH are nobody's.",
             sql=sql,
         )
     if len(_checked) < 10_000:
@@ -108,7 +108,7 @@ def check_read(sql: str) -> None:
 
 
 def check_script(sql: str) -> None:
-    check_text(sql, _SCRIPT)
+    check_text(sql, _SCRIPT, "A statement of tables=")
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -119,7 +119,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def refused(sql: str, error: BaseException) -> StatementRefused:
     return StatementRefused(
-        f"Not allowed in a handler: {error}. A unit's SQL is one statement at a time on your own tables; it can't "
+        f"Not allowed: {error}. A unit's SQL is one statement at a time on your own tables; it can't "
         f"reach spine_ tables or control the transaction: {' '.join(sql.split())[:120]}",
         sql=sql,
     )
