@@ -90,7 +90,7 @@ FOUND = {
     # What a run left out was no longer counted, but its bytes were.
     "bytes-of-what-a-run-left-out": (KINDS, [379293327]),
     # A start mark was written as its partition was read anew; what it was for came again without it, and the mark stayed.
-    "a-start-mark-of-a-partition-given-up": (KINDS, [686831082]),
+    "a-start-mark-of-a-partition-given-up": (KINDS, [686831082, 2842614571]),
     # A delivery was parked when its partition had been read anew: the event passed for finished, and its key went on before it.
     "a-row-of-a-partition-read-anew": (KINDS, [2481132610, 936861923]),
     # A replayed delivery was forgotten when the journal could not be reached as the change was looked at.

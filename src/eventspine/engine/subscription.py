@@ -308,7 +308,9 @@ class Subscription:
         self.plan()  # rows of theirs may have been loaded while they were in hand
 
     def gone(self, item: Item) -> None:
-        """Its row was dropped, or settled by someone else."""
+        """Its row was dropped, or settled by someone else: as finished as if we had done it, so no mark of it may stay."""
+        if item.mark is not None:
+            self.waiting.unsuspect(item)
         if item.number:
             self.waiting.settle(item)
         self.release(item)
