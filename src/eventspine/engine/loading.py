@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..journal.port import OWN_FEED, WHOLE_FEED, Cursor, Delivery, Lease
+from ..journal.cursors import is_finished
+from ..journal.port import OWN_FEED, WHOLE_FEED, Cursor, Delivery, Fence, Lease, StartMark, Unit
 from .lanes import Lane, Part, Stored
 
 if TYPE_CHECKING:
@@ -38,27 +39,40 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
     }
     for one in subscriptions:
         marks = await journal.starts(one.number)
-        parts: dict[int, Part] = {}
+        found: list[tuple[Lease, Cursor]] = []
         for lease in leases:
             number = partition_of(lease.name)
             cursor = cursors.get((one.number, number))
             if (number == WHOLE_FEED) == one.whole and cursor is not None:
-                parts[number] = _part(one, lease, cursor, marks)
-        rows = await _rows(one, list(parts))
-        one.parts.update(parts)
+                found.append((lease, cursor))
+        rows = await _rows(one, [cursor.partition for _, cursor in found])
+        waiting = {(row.partition, row.position) for row in rows} if marks else set()
+        for lease, cursor in found:
+            part = one.parts[cursor.partition] = _part(one, lease, cursor)
+            _suspect(one, part, {place: mark for place, mark in marks.items() if place[0] == part.number}, waiting)
+            if lease.unclean or part.careful:
+                part.careful, one.suspects = True, SUSPECTS
         attach(one, rows)
 
 
-def _part(one: Subscription, lease: Lease, cursor: Cursor, starts: Mapping[tuple[int, int], tuple[int, int]]) -> Part:
+def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
     position, beyond = cursor.position, list(cursor.beyond)
-    part = Part(cursor.partition, lease.name, lease.epoch, position, beyond, one.generation, scanned=position)
-    marks = {place: mark for place, mark in starts.items() if place[0] == cursor.partition} if starts else None
-    if marks:
-        one.marks.update(marks)
-    part.careful = lease.unclean or bool(marks)
-    if part.careful:
-        one.suspects = SUSPECTS
-    return part
+    return Part(cursor.partition, lease.name, lease.epoch, position, beyond, one.generation, scanned=position)
+
+
+Place = tuple[int, int]  # partition, position
+
+
+def _suspect(one: Subscription, part: Part, marks: Mapping[Place, tuple[int, int]], waiting: set[Place]) -> None:
+    """What was in hand when the owner before died. A mark of what is finished, and has no row that waits, is nobody's any more: who
+    made it was no longer the owner when it came to its end."""
+    for place, mark in marks.items():
+        if place not in waiting and is_finished(part.last, part.beyond, place[1]):
+            gone = StartMark(one.number, *place, times=0)
+            one.committer.submit(Unit(fences=[Fence(part.lease, part.epoch)], starts=[gone]), lambda _: None)
+        else:
+            one.marks[place] = mark
+            part.careful = True
 
 
 async def _rows(one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
