@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -74,3 +75,14 @@ def test_what_a_page_has_pytest_await_with_is_installed_on_that_page_since_no_ex
         installed, found, _ = text.partition("asyncio_mode = auto")
         if found:
             assert re.search(r"^\$ pip install .*pytest-asyncio", installed, re.MULTILINE), path
+
+
+def test_each_extra_is_on_the_page_of_installing_with_what_it_brings():
+    project = tomllib.loads((DOCS.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    table = (DOCS / "how-to" / "installing.md").read_text(encoding="utf-8")
+    for extra, packages in project["optional-dependencies"].items():
+        (row,) = [line for line in table.splitlines() if line.startswith(f"| `eventspine[{extra}]` |")]
+        brings = row.split("|")[2].lower()
+        for package in packages:
+            name = re.split(r"[\[>=]", package)[0]
+            assert all(word in brings for word in name.split("-")), f"{extra} brings {name}, and not {brings.strip()}"
