@@ -95,6 +95,8 @@ FOUND = {
     "a-row-of-a-partition-read-anew": (KINDS, [2481132610, 936861923]),
     # Started once more where it was finished already, and its owner had lost the lease when it ended: the mark was nobody's.
     "a-start-mark-of-what-is-finished": (SHOP, [1137763016]),
+    # One that waited to run alone did so when its partition had been read anew, beside what had been read.
+    "started-after-its-partition-was-given-up": (KINDS, [2493991119]),
     # A replayed delivery was forgotten when the journal could not be reached as the change was looked at.
     "a-change-not-looked-at-again": (KINDS, [5, 13]),
     # A run that failed after its partition was given up went back to its key, and a later event came first.

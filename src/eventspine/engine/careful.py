@@ -27,18 +27,11 @@ SUSPECTS_AT_ONCE = 64  # of a batch handler, in all its runs: so few run alone i
 
 def withdrawing(subscription: Subscription) -> list[Unit]:
     """Units that take back the marks of what is being cancelled: a process that ends in order has not died of it."""
-    return [_marked(item, item.mark) for item in subscription.workers.in_hand() if item.mark is not None]
-
-
-def withdraw(subscription: Subscription, item: Item) -> None:
-    """It is left to whoever loads it next, and the process has not died of it: as if it had not been started."""
-    if item.mark is not None:
-        subscription.committer.submit(_marked(item, item.mark), lambda _: None)
-        item.mark = None
-
-
-def _marked(item: Item, mark: StartMark) -> Unit:
-    return Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[mark])
+    return [
+        Unit(fences=[Fence(item.part.lease, item.part.epoch)], starts=[item.mark])
+        for item in subscription.workers.in_hand()
+        if item.mark is not None
+    ]
 
 
 async def run_marked(subscription: Subscription, item: Item) -> None:
@@ -56,7 +49,9 @@ async def run_marked(subscription: Subscription, item: Item) -> None:
 
 
 async def _run(subscription: Subscription, item: Item, *, alone: bool) -> None:
-    if await marked(subscription, [item], alone=alone):
+    if not item.part.alive:  # while it waited for its turn; whoever has loaded it since handles it
+        subscription.release(item)
+    elif await marked(subscription, [item], alone=alone):
         await subscription.call(item)
     else:
         subscription.fenced(item)

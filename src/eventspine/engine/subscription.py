@@ -35,7 +35,7 @@ from ..publishing import Speaker
 from ..service import Handler
 from .batches import BatchWorkers, run_one
 from .calls import attempt, caller
-from .careful import run_marked, withdraw
+from .careful import run_marked
 from .lanes import Item, Lanes, Part
 from .loading import SUSPECTS
 from .waiting import Newer, Waiting, culprit, name_of, record_of
@@ -295,7 +295,7 @@ class Subscription:
 
     def release(self, item: Item) -> None:
         if item.mark is not None:  # else the unit that finished it took the mark along
-            withdraw(self, item)
+            self.waiting.unsuspect(item)
         self.bytes -= len(item.record.data) if item.record is not None else 0
         self.lanes.release(item)
         self.workers.wake()
@@ -308,9 +308,7 @@ class Subscription:
         self.plan()  # rows of theirs may have been loaded while they were in hand
 
     def gone(self, item: Item) -> None:
-        """Its row was dropped, or settled by someone else: as finished as if we had done it, so no mark of it may stay."""
-        if item.mark is not None:
-            self.waiting.unsuspect(item)
+        """Its row was dropped, or settled by someone else."""
         if item.number:
             self.waiting.settle(item)
         self.release(item)
