@@ -8,6 +8,7 @@ from collections import Counter
 from contextlib import closing
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
+from pathlib import Path
 from random import Random
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from eventspine import Event, Retry, Service, Spine, View
 from eventspine.errors import ViewRefused
 from eventspine.state import versions
 
+from ..servers import needed
 from .material import OrderPlaced, OrdersByCustomer, counting, publisher
 
 pytestmark = pytest.mark.setup("postgres")
@@ -106,6 +108,15 @@ async def test_floats_are_read_as_they_were_written_whatever_a_role_says(postgre
             await spine.view(Sums).wait(await spine.publish(Seen(name="a")), timeout_s=20)
             assert (await spine.view(Sums).get("a")).part == 0.1 + 0.2
             assert len(await spine.view(Sums).all(part=0.1 + 0.2)) == 1
+
+
+def test_our_server_for_tests_has_the_zone_of_nobody_who_starts_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Django sets TZ where it is used; a server that was started there had other times than the next."""
+    monkeypatch.setenv("TZ", "America/Chicago")
+    with needed("postgres")(tmp_path) as postgres, psycopg.connect(postgres.url) as connection:
+        assert connection.execute("show timezone").fetchone() == ("UTC",)
 
 
 async def test_in_sql_columns_have_postgresql_s_types(postgres_url: str) -> None:

@@ -57,6 +57,7 @@ class Postgres(Server):
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
+            "timezone": "UTC",  # else that of whoever starts it, and Django sets TZ
             **self.settings,
         }
         options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
