@@ -101,6 +101,8 @@ class Crowd:
                     to_come = self.chance.sample(list(deeds), sum(deeds.values()), counts=list(deeds.values()))
                 going.create_task(to_come.pop()())
             watch.cancel()
+        if not self.at_work["parcels"].alive:  # a supervisor whose children are killed as they start gives up
+            self._fill("parcels")
 
     def _somebody(self, among: Callable[[str], bool] = lambda _: True) -> str | None:
         """A post whose process may die now."""
