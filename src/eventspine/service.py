@@ -223,9 +223,8 @@ class Service(Generic[R]):
         from .schedules import every
 
         units = {"weeks": weeks, "days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
-        _check_options(
-            self, "every", options, PeriodicOptions, (*units, "missed")
-        )  # first: `minute` is no interval of 0
+        # First, so that `minute=5` is told as unknown, and not as an interval of 0.
+        _check_options(self, "every", options, PeriodicOptions, (*units, "missed"))
         return self._periodic("every", every(self.name, interval, units), missed, options)
 
     def cron(

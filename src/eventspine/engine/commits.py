@@ -74,6 +74,7 @@ class Committer:
         return self._stored >= turn
 
     async def through(self, turn: int) -> None:
+        """When what was finished in that turn has its verdict."""
         while not self.is_stored(turn):
             told = asyncio.get_running_loop().create_future()
             self._told.append(told)

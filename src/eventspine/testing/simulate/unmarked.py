@@ -59,17 +59,13 @@ class Unmarked:
         return [wrong for effect in new if not effect.late for wrong in self._overtaken(tables, effect)]
 
     def _finished(self, tables: Tables, finished: Sequence[Done], *, by_range: bool) -> None:
-        """By nothing but a range, or by a unit that carries a mark, or a row, of its own: another attempt came to that."""
+        """By nothing but a range, or by a unit that carries a mark, or a row, of its own: another attempt came to that. Where
+        there is a row, it says what becomes of the event."""
         for place, one in list(self._open.items()):
             if any(_covers(done, place, one.partition) for done in finished):
                 del self._open[place]
                 record = one.record
-                row = (
-                    place[0],
-                    OWN_FEED,
-                    one.partition,
-                    record.position,
-                )  # if there is one, it says what becomes of it
+                row = (place[0], OWN_FEED, one.partition, record.position)
                 if by_range and row not in tables.delivery_at and not self._known(one.name, record.position):
                     self._effects.append(Effect(one.name, record.id, record.position, record.key, late=False))
 
