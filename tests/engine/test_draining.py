@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from eventspine import Service, Spine
 from eventspine.engine.workers import Workers
 
 from .material import (
+    WAIT_S,
     Mailed,
     Placed,
     Store,
@@ -100,6 +102,23 @@ async def test_at_the_deadline_it_is_cancelled_and_handled_again_by_the_next_run
     slow.go.set()
     async with spine.running(slow.service):
         await until(lambda: slow.finished == [0])
+
+
+async def test_at_the_deadline_it_ends_though_its_handler_keeps_the_cancellation_to_itself(spine: Spine) -> None:
+    began: list[int] = []
+
+    async def note(event: Placed) -> None:
+        began.append(event.number)
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+
+    service: Service[Any] = Service("email")
+    service.on(Placed, name="note")(note)
+    await spine.publish(*some(1))
+    async with asyncio.timeout(WAIT_S):
+        async with spine.running(service, drain_s=0.05) as running:
+            await until(lambda: began)
+    assert running.drained is False
 
 
 async def test_cursors_are_stored_also_of_what_was_passed(spine: Spine) -> None:

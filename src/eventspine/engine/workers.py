@@ -33,6 +33,7 @@ class Workers:
         self.tasks: list[asyncio.Task[None]] = []
         self.items: dict[asyncio.Task[None], Item] = {}  # what each is handling now
         self.halted = True  # nothing new is handed out
+        self.stopped = False  # nor is anything left to be waited for
         self.faults = Faults(subscription.name, subscription.clock)
         self._paused = False  # whoever were hired now would end as the last one did
         self._later: Alarm | None = None
@@ -49,6 +50,7 @@ class Workers:
     async def stop(self) -> None:
         """Cancel what is still running; it stays unsettled."""
         self.halt()
+        self.stopped = True
         if self._later is not None:
             self._later.cancel()
             self._later = None
@@ -180,6 +182,8 @@ class Workers:
         return True
 
     async def _rest(self) -> None:
+        if self.stopped:  # its handler has kept to itself that it was cancelled
+            raise asyncio.CancelledError
         waiter = asyncio.get_running_loop().create_future()
         self._idle.append(waiter)
         if self.subscription.host.closed and not self.halted:
