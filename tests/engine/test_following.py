@@ -14,8 +14,9 @@ import pytest
 from eventspine import Delivery, Service, Spine
 from eventspine.engine import calls
 from eventspine.engine.lanes import Item, Lanes, Part
-from eventspine.errors import Fenced
+from eventspine.errors import Fenced, JournalError
 from eventspine.journal.port import Unit, Verdict
+from eventspine.sync import Delivery as SyncDelivery
 
 from . import material
 from .material import SHOP, Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
@@ -206,6 +207,33 @@ async def test_without_that_wait_both_would_wait_for_each_other(store: Store, mo
     monkeypatch.setattr(Delivery, "_lock", lock)
     with pytest.raises(AssertionError, match="in vain"):
         await test_one_that_takes_the_lock_waits_for_what_it_follows_before(store)
+
+
+async def test_a_thread_that_waits_for_what_it_follows_waits_no_longer_than_its_spine_lives(store: Store) -> None:
+    """Nobody can cancel a thread; one that waited for ever would keep its process from ending."""
+    begun: list[int] = []
+
+    def note(event: Placed, delivery: SyncDelivery) -> None:
+        begun.append(event.number)
+        if event.number == 1:
+            with delivery.transaction():
+                pass
+
+    service: Service[Any] = Service("mail")
+    service.on(Placed, name="note")(note)
+    async with store.spine() as spine:
+        await of_one_key(spine, 2)
+        commit = spine.journal.commit
+
+        async def away(units: Sequence[Unit]) -> list[Verdict]:
+            if any(unit.done for unit in units):
+                raise JournalError("away")
+            return await commit(units)
+
+        spine.journal.commit = away  # type: ignore[method-assign]
+        async with spine.running(service, drain_s=0.05) as running:
+            await until(lambda: begun == [0, 1])
+        await until(lambda: running.unfinished_threads == 0)
 
 
 @pytest.mark.parametrize("swallowed", [False, True])

@@ -42,6 +42,7 @@ class Committer:
         self.turn = 1  # counts commits from when their units are collected
         self._stored = 0  # the last turn whose commit has had its verdicts
         self._told: list[asyncio.Future[None]] = []
+        self._stopped = False
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
         """`failed` is told when the committer ends by an error of ours: without it nothing would be stored any more."""
@@ -55,6 +56,8 @@ class Committer:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
+        self._stopped = True
+        self._tell_those_who_wait()
 
     @property
     def idle(self) -> bool:
@@ -76,6 +79,8 @@ class Committer:
     async def through(self, turn: int) -> None:
         """When what was finished in that turn has its verdict."""
         while not self.is_stored(turn):
+            if self._stopped:  # a thread is not cancelled with its worker; it must not wait for ever
+                raise asyncio.CancelledError
             told = asyncio.get_running_loop().create_future()
             self._told.append(told)
             await told
