@@ -15,7 +15,7 @@ from pathlib import Path
 
 from eventspine.cli.serving import collect_less
 
-from . import backlog, both, busy, carried, lanes, latency, million, publishing, starting, state
+from . import backlog, both, busy, carried, lanes, latency, many, million, publishing, starting, state
 from .figures import Figure
 from .page import Section, text, write_json, write_page
 from .sizes import QUICK, Sizes
@@ -29,11 +29,14 @@ MEASUREMENTS: dict[str, Measure] = {
     "backlog": backlog.measure,
     "both": both.measure,
     "lanes": lanes.measure,
-    "latency": latency.measure,
+    "latency": latency.on_sqlite,
+    "latency-postgres": latency.on_postgres,
     "busy": busy.measure,
     "million": million.measure,
     "starting": starting.measure,
-    "state": state.measure,
+    "state": state.on_sqlite,
+    "state-postgres": state.on_postgres,
+    "many-postgres": many.measure,
 }
 
 

@@ -28,7 +28,7 @@ async def measure(sizes: Sizes) -> list[Figure]:
         count = round(sizes.backlog * share)
         with folder() as where:
             path = where / "journal.db"
-            await backlog(path, count, keys)
+            await backlog(f"sqlite:///{path}", count, keys)
             for name, handler in HANDLERS.items():
                 figures.append(await _figure(path, count, keys, name, handler, sizes.rounds))
     return figures

@@ -43,7 +43,7 @@ def memory_peak_bytes() -> int:
 # --- another process's handler ----------------------------------------------------------------------------------------
 
 
-async def listener(path: str) -> dict[str, Any]:
+async def listener(url: str) -> dict[str, Any]:
     """When its handler starts, by order; and what it costs to be idle."""
     service: Service[None] = Service("listener")
     started: dict[str, int] = {}
@@ -52,7 +52,7 @@ async def listener(path: str) -> dict[str, Any]:
     async def handle(event: OrderPlaced) -> None:
         started[event.order_id] = time.monotonic_ns()
 
-    async with Spine(f"sqlite:///{path}") as spine, spine.running(service):
+    async with Spine(url) as spine, spine.running(service):
         say("ready")
         idle = await cpu_of_idling(float(await told()))
         say("ready")
@@ -88,6 +88,43 @@ async def raw_listener(path: str, bell: str) -> dict[str, Any]:
         position = rows[-1][0] if rows else position
         if rung == b"stop":
             return {"started": started}
+
+
+async def raw_postgres_listener(url: str) -> dict[str, Any]:
+    """By hand: a notification wakes it, it reads what is new."""
+    import psycopg
+
+    connection, ears = psycopg.connect(url, autocommit=True), psycopg.connect(url, autocommit=True)
+    ears.execute("listen events")
+    started: dict[str, int] = {}
+    decode = raw.decoder()
+    position = 0
+    say("ready")
+    for notification in ears.notifies():
+        rows = connection.execute("select position, data from events where position > %s", (position,)).fetchall()
+        for _, data in rows:
+            started[decode(data).order_id] = time.monotonic_ns()
+        position = rows[-1][0] if rows else position
+        if notification.payload == "stop":
+            break
+    return {"started": started}
+
+
+# --- many writers -------------------------------------------------------------------------------------------------------
+
+
+async def writers(url: str, first: str, count: str, seconds: str) -> dict[str, Any]:
+    """So many at once, each with a journal of its own; now and then one publishes in a transaction of its own, which stays
+    open for a while, and rolls some of these back. What was acknowledged, and when."""
+    from . import many
+
+    names = [f"writer-{number:02d}" for number in range(int(first), int(first) + int(count))]
+    async with many.opened(url, names) as spines:
+        say("ready")
+        await told()
+        until = time.monotonic() + float(seconds)
+        written = await asyncio.gather(*(many.write(url, *one, until) for one in zip(spines, names, strict=True)))
+    return dict(zip(names, written, strict=True))
 
 
 # --- busy processes -----------------------------------------------------------------------------------------------------
@@ -204,6 +241,8 @@ async def carried_reader(path: str, url: str, count: str) -> dict[str, Any]:
 ROLES: dict[str, Role] = {
     "listener": listener,
     "raw_listener": raw_listener,
+    "raw_postgres_listener": raw_postgres_listener,
+    "writers": writers,
     "busy": busy,
     "raw_busy": raw_busy,
     "reader": reader,

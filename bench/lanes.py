@@ -20,7 +20,7 @@ HANDLER_S = 0.005
 
 async def measure(sizes: Sizes) -> list[Figure]:
     with folder() as where:
-        await backlog(where / "journal.db", sizes.lanes, KEYS)
+        await backlog(f"sqlite:///{where / 'journal.db'}", sizes.lanes, KEYS)
         number = iter(range(1_000_000))
 
         async def lanes() -> float:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
-from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -57,13 +56,13 @@ def portions(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-async def backlog(path: Path, count: int, keys: int) -> None:
+async def backlog(url: str, count: int, keys: int, first: int = 0) -> None:
     """A journal with this many events, in commits of 1,000."""
-    journal = open_journal(f"sqlite:///{path}")
+    journal = open_journal(url)
     await journal.open()
     try:
-        for start in range(0, count, UNIT):
-            some = orders(min(UNIT, count - start), keys, start)
+        for start in range(first, first + count, UNIT):
+            some = orders(min(UNIT, first + count - start), keys, start)
             (verdict,) = await journal.commit([Unit(appends=[Append(records(some))])])
             if not verdict.ok:
                 raise RuntimeError(f"the backlog could not be written: {verdict}")

@@ -24,7 +24,7 @@ async def measure(sizes: Sizes) -> list[Figure]:
     with folder() as where:
         path = where / "journal.db"
         began = time.monotonic()
-        await backlog(path, sizes.million, KEYS)
+        await backlog(f"sqlite:///{path}", sizes.million, KEYS)
         written = sizes.million / (time.monotonic() - began)
         watch = Watch(path)
         with (where / "tail").open("wb") as out:
