@@ -15,7 +15,7 @@ from pathlib import Path
 
 from eventspine.cli.serving import collect_less
 
-from . import backlog, both, busy, carried, lanes, latency, many, million, publishing, starting, state
+from . import backlog, both, busy, carried, growth, lanes, latency, many, million, publishing, starting, state
 from .figures import Figure
 from .page import Section, text, write_json, write_page
 from .sizes import QUICK, Sizes
@@ -33,11 +33,15 @@ MEASUREMENTS: dict[str, Measure] = {
     "latency-postgres": latency.on_postgres,
     "busy": busy.measure,
     "million": million.measure,
+    "growth": growth.on_sqlite,
+    "growth-postgres": growth.on_postgres,
     "starting": starting.measure,
     "state": state.on_sqlite,
     "state-postgres": state.on_postgres,
     "many-postgres": many.measure,
 }
+
+ON_REQUEST = ("growth", "growth-postgres", "long")  # some ten minutes each
 
 
 def main() -> None:
@@ -48,7 +52,7 @@ def main() -> None:
         sizes = replace(sizes, million=options.million)
     measurements = _measurements(options)
     sections: list[Section] = []
-    for name in options.names or measurements:
+    for name in options.names or [name for name in measurements if name not in ON_REQUEST]:
         sections.append(asyncio.run(_measure(name, measurements[name], sizes, options.broker)))
         print(text(sections[-1]), end="\n\n", flush=True)
     run = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "arguments": _arguments(options)}

@@ -40,6 +40,10 @@ class Database(ABC):
     def forget(self, url: str) -> None: ...
 
     @abstractmethod
+    def bytes(self, url: str) -> int:
+        """On the disk."""
+
+    @abstractmethod
     def settings_of_peer(self, url: str) -> dict[str, str]: ...
 
     @abstractmethod
@@ -152,6 +156,9 @@ class SQLite(Database):
     def forget(self, url: str) -> None:
         _path(url).unlink(missing_ok=True)
 
+    def bytes(self, url: str) -> int:
+        return sum(path.stat().st_size for path in self._where.glob(f"{_path(url).name}*"))
+
     def settings_of_peer(self, url: str) -> dict[str, str]:
         return {"PERSISTENCE_MODULE": "eventsourcing.sqlite", "SQLITE_DBNAME": str(_path(url))}
 
@@ -187,6 +194,12 @@ class Postgres(Database):
 
     def forget(self, url: str) -> None:
         self._ask(f"drop database {_database(url)} with (force)")
+
+    def bytes(self, url: str) -> int:
+        connection = self.connect(url)
+        (found,) = connection.execute("select pg_database_size(current_database())").fetchone()
+        connection.close()
+        return int(found)
 
     def settings_of_peer(self, url: str) -> dict[str, str]:
         return {
