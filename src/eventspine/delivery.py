@@ -9,11 +9,10 @@ from _blake2 import blake2b
 from collections.abc import AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from inspect import CORO_CREATED, getcoroutinestate
 from typing import TYPE_CHECKING, Any, Generic, overload
 
 from .envelope import Envelope
-from .errors import DeclarationError, Fenced, SpineError, UnitFailed, UnknownPublisher, WouldDeadlock
+from .errors import DeclarationError, Fenced, SpineError, UnknownPublisher, WouldDeadlock
 from .ids import derived_id, id_text
 from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
 from .observe.acting import of_meta
@@ -21,6 +20,7 @@ from .observe.correlation import Cause, Who
 from .publishing import Receipt, due_us, receipts
 from .state.handling import Handling
 from .within import Awaiting, Carrier, carrier_of, write, write_async
+from .writing import Writing
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -33,7 +33,6 @@ else:
 
     R = TypeVar("R")
 
-T = TypeVar("T")
 TRANSACTION_LIMIT_S = 1.0
 
 
@@ -284,48 +283,6 @@ class RunDelivery(Delivery[R]):
             unit.statements.extend(own.statements)
             unit.timers.extend(own.timers)
             unit.notes.extend(own.notes)
-
-
-class Writing:
-    """A handler's own transaction. See `Delivery.transaction`."""
-
-    def __init__(self, transaction: Transaction) -> None:
-        self._transaction = transaction
-        self._asked: list[Coroutine[Any, Any, Any]] = []
-        self.closed = False
-
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> Coroutine[Any, Any, int]:
-        """How many rows it changed."""
-        return self._to_await(self._execute(sql, parameters, expect_rows))
-
-    def query(self, sql: str, **parameters: Any) -> Coroutine[Any, Any, list[dict[str, Any]]]:
-        return self._to_await(self._query(sql, parameters))
-
-    def refuse_unawaited(self, handler: str) -> None:
-        """A write whose `await` was forgotten would be lost, and the delivery count as done."""
-        forgotten = [asked for asked in self._asked if getcoroutinestate(asked) == CORO_CREATED]
-        for asked in forgotten:
-            asked.close()
-        if forgotten:
-            raise DeclarationError(
-                f"{handler} did not await all that it asked of delivery.transaction(), so that SQL was not run. Write `await` "
-                "before each execute(...) and query(...) of the transaction. Nothing of this delivery is stored."
-            )
-
-    def _to_await(self, asked: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        self._asked.append(asked)
-        return asked
-
-    async def _execute(self, sql: str, parameters: dict[str, Any], expect_rows: int | None) -> int:
-        return await self._now().execute(sql, parameters, expect_rows)
-
-    async def _query(self, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
-        return await self._now().query(sql, parameters)
-
-    def _now(self) -> Transaction:
-        if self.closed:
-            raise UnitFailed("The block of this transaction has been left; nothing can be added to it any more.")
-        return self._transaction
 
 
 class BatchDelivery(Cause, Generic[R]):

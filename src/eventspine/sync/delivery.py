@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .. import delivery as _delivery
+from .. import delivery as _delivery, writing
 from ..envelope import Envelope
 from ..publishing import Receipt
 from ..within import carrier_of
@@ -154,7 +154,7 @@ class BatchDelivery(Generic[R]):
 class Writing:
     """A `def` handler's own transaction. See `Delivery.transaction`."""
 
-    def __init__(self, inner: _delivery.Writing, delivery: Delivery[Any]) -> None:
+    def __init__(self, inner: writing.Writing, delivery: Delivery[Any]) -> None:
         self._inner, self._delivery = inner, delivery
 
     def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> int:

@@ -7,7 +7,6 @@ import sqlite3
 from collections.abc import Coroutine, Iterator, Sequence
 from contextvars import Context
 from datetime import UTC, datetime, timedelta
-from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, NamedTuple, TypeVar
 
 from ...brokers.memory import Server
@@ -17,6 +16,7 @@ from ...journal.port import Record, Replay, Unit, Verdict
 from ...publishing import Receipt
 from ...service import Service
 from ...spine import Spine
+from ...writing import Asked
 from .accidents import Accidents
 from .broker import Kind
 from .faults import Dice, Faults, Place
@@ -27,7 +27,6 @@ from .site import Site
 from .unmarked import Effect
 
 E = TypeVar("E")
-T = TypeVar("T")
 LOOK_S = 1.0  # between two looks at whether all is finished
 
 
@@ -88,7 +87,7 @@ class World:
         self.ended: list[Process] = []  # in order
         self.context = Context()  # of what happens from outside
         self.accidents = Accidents(self)
-        self._asked: list[Any] = []  # coroutines, by the scenario
+        self._asked = Asked()  # of this world, by the scenario
         self._count = processes
         self._unfinished_at = -1  # commits of all journals, when there was last seen to be something unfinished
         self._spine = Spine(self._outside.journal, service=self._outside.speaks, clock=self.clock)
@@ -108,28 +107,21 @@ class World:
 
     def publish(self, *events: Any, **options: Any) -> Coroutine[Any, Any, Receipt | list[Receipt]]:
         """As `Spine.publish`, from outside of all processes."""
-        return self._to_await(self._publish(*events, **options))
+        return self._asked.hand(self._publish(*events, **options))
 
     def sleep(self, **duration: float) -> Coroutine[Any, Any, None]:
         """`await world.sleep(minutes=5)`, of virtual time."""
-        return self._to_await(self._sleep(**duration))
+        return self._asked.hand(self._sleep(**duration))
 
     def replay_dead(self) -> Coroutine[Any, Any, int]:
         """As `spine dead replay`: all that is dead is handled again, late; how many. It is asked for twice, as by an
         operator who is not sure, and the second time must change nothing."""
-        return self._to_await(self._replay_dead())
-
-    def _to_await(self, asked: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        self._asked.append(asked)
-        return asked
+        return self._asked.hand(self._replay_dead())
 
     def refuse_unawaited(self) -> None:
         """A history in which nothing was published, since an `await` was forgotten, would show that all holds."""
-        forgotten = [one for one in self._asked if getcoroutinestate(one) == CORO_CREATED]
-        for one in forgotten:
-            one.close()
-        if forgotten:
-            call = f"world.{forgotten[0].__name__.removeprefix('_')}(...)"
+        if forgotten := self._asked.forgotten():
+            call = f"world.{forgotten[0]}(...)"
             raise SettingsError(f"drive called {call} and did not await it, so it was not done. Write `await {call}`.")
 
     async def _publish(self, *events: Any, **options: Any) -> Receipt | list[Receipt]:
