@@ -58,6 +58,8 @@ def test_one_that_is_stopped_is_named(spine):
     until(stopped_outside_a_commit)
     until(lambda: 1 == spine.asked_here("health").exit_code)
     assert f"Process {process.pid} of stock has not renewed its leases for" in spine("health").stdout
+    assert f"Process {process.pid} of stock is there and has not renewed its leases for" in spine("doctor").stdout
+    assert f"{process.pid}  silent " in spine("top", "--every", "0.1").stdout
 
 
 def test_a_service_that_is_asked_for_has_to_be_there(spine):

@@ -57,15 +57,13 @@ def _silent(seen: Examined) -> Iterator[str]:
         late = seen.now - process.until_us
         # Whoever sweeps next takes that of upkeep, once a minute; nobody needs it before.
         held = sum(lease.owner == process.id and lease.name != UPKEEP for lease in seen.leases)
-        if late <= SILENT_US:
-            continue
         name = f"Process {process.pid} of {printable(process.service)}"
-        if lives:
+        if lives and late > 0:
             yield (
                 f"{name} is there and has not renewed its leases for {span(late)}: it is stopped, or hangs. "
                 f"Let it go on (kill -CONT {process.pid}) or end it; others take its work over."
             )
-        elif held and process.service in seen.alive:
+        elif not lives and held and late > SILENT_US and process.service in seen.alive:
             yield (
                 f"{name} is gone, and {plural(held, 'lease is', 'leases are')} still in its name after {span(late)}, "
                 "though others run that could take them. Look at their logs, and start them again."

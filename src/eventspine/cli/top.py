@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ..journal.port import Journal
+from ..journal.port import Journal, Process
 from ..observe.printable import printable
 from ..wording import plural
 from . import completion
@@ -61,13 +61,21 @@ def process_rows(seen: Snapshot) -> list[list[object]]:
     found: list[list[object]] = []
     for name in seen.services:
         own = [each for each in seen.processes if each[0].service == name]
-        for process, alive, leases in own:
+        for number, (process, alive, leases) in enumerate(own):
             up = span(seen.look.at_us - process.started_us) if alive else "-"
-            state = "alive" if alive else "gone"
-            found.append([name, process.pid, state, up, leases, process.release, seen.to_handle(name)])
+            to_handle = seen.to_handle(name) if not number else ""  # of the service, so it is told once
+            state = _state(process, alive, seen.look.at_us)
+            found.append([name, process.pid, state, up, leases, process.release, to_handle])
         if not own:
             found.append([name, "-", "not running", "-", 0, "-", seen.to_handle(name)])
     return found
+
+
+def _state(process: Process, alive: bool, now_us: int) -> str:
+    """As health and doctor see it: who is there and has let its leases run out is stopped, or stuck."""
+    if alive and (late := now_us - process.until_us) > 0:
+        return f"silent {span(late)}"
+    return "alive" if alive else "gone"
 
 
 def subscription_row(seen: Seen) -> list[object]:
