@@ -40,7 +40,7 @@ from eventspine.journal import (
     postgres as _postgres,
 )
 from eventspine.journal.migrations import Migration
-from eventspine.journal.port import Append, Done, Note, Record, Statement, Unit
+from eventspine.journal.port import Append, Done, Note, Record, Seen, Statement, Unit
 from eventspine.journal.postgres import PostgresJournal
 from eventspine.testing.servers import Server
 
@@ -188,6 +188,39 @@ async def test_24_writers_that_also_roll_back_and_dawdle_lose_nothing_and_reorde
         assert in_stream == [record.id for record in seen if record.correlation == name], (
             "a stream's order is the feed's"
         )
+
+
+# --- what units are judged by ------------------------------------------------------------------------------------------
+
+
+async def test_rows_that_are_missing_in_several_tables_are_made_for_one_unit(journal: PostgresJournal):
+    mine = await one_subscription(journal)
+    unit = Unit(
+        [Append([fresh()], "orders", "o-1", 0)],
+        done=[Done(mine.number, 5, [(0, 1)], mine.generation)],
+        marks=[Seen(mine.number, "elsewhere", "orders", 7, [(0, 3)])],
+        notes=[Note("orders", "snapshot", "o-1", b"{}", expected=0)],
+    )
+    verdict = await commit(journal, unit)
+    assert ("done", [1]) == (verdict.kind, verdict.versions)
+    assert "repeated" == (await commit(journal, unit)).kind
+
+
+async def test_a_repetition_beside_the_first_that_makes_the_stream_is_told_its_result(journal: PostgresJournal):
+    """It has looked for the event before, waits for the stream's row, and must look again."""
+    unit = Unit([Append([fresh()], "orders", "o-1", 0)])
+    with connected(journal) as own:
+        journal.write_within(own, unit)
+        repeated = asyncio.ensure_future(commit(journal, unit))
+        await _somebody_waits(own)
+        own.commit()
+    assert "repeated" == (await repeated).kind
+
+
+async def _somebody_waits(connection: psycopg.Connection) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not connection.execute("select 1 from pg_locks where not granted").fetchone():
+            await asyncio.sleep(0.01)
 
 
 # --- lost connections ---------------------------------------------------------------------------------------------------

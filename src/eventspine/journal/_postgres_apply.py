@@ -15,12 +15,12 @@ from ._postgres_connect import is_lost, is_passing, is_slow
 from ._postgres_known import MARKS, NOTES, PostgresKnown, Raced, take_away
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor, Guard
-from ._sql_apply import STATEMENTS_S, Applier, Safeguards, _too_slow
+from ._sql_apply import STATEMENTS_S, Applier, Safeguards, _too_slow, checked
 from ._sql_known import Known
 from ._sql_plan import Plan
 from ._sqlite_guard import as_unit_failed, run_statement
 from ._sqlite_outcome import Trace, event_trace
-from .port import Statement
+from .port import Statement, Unit
 
 _COLUMNS = (
     "id, channel, slot, key, type, version, time_us, recorded_us, source, correlation, causation, hops, meta, data"
@@ -31,14 +31,24 @@ _TYPES = (
     "bytea",
 )  # fmt: skip
 # In the order in which they were handed over, which positions follow; one that is there already takes no position.
-_INSERT = (
+_FRESH = (
     "with fresh as materialized (select {1}, row_number() over (order by place) as n"
     " from unnest({2}) with ordinality as new ({1}, place)"
     " where not exists (select 1 from {0}.spine_events old where old.id = new.id)),"
     " given as materialized (select place.position, place.n from unnest({0}.spine_positions("
     "(select count(*)::integer from fresh), %s::regclass, %s, %s)) with ordinality as place (position, n))"
-    " insert into {0}.spine_events (position, {1}) select given.position, {1} from fresh join given using (n) order by n"
+)
+_EVENTS = (
+    "insert into {0}.spine_events (position, {1}) select given.position, {1} from fresh join given using (n) order by n"
     " on conflict (id) do nothing returning id, position"
+)
+# And where they are in streams, the versions of these, which have their rows locked.
+_IN_STREAMS = (
+    f", inserted as ({_EVENTS}), heads as (update {{0}}.spine_streams old set version = new.version"
+    " from unnest(%s::bigint[], %s::bigint[]) as new (number, version) where old.number = new.number),"
+    " members as (insert into {0}.spine_stream_events (stream, version, position) select stream, version, position"
+    " from unnest(%s::bigint[], %s::bigint[], %b::bytea[]) as member (stream, version, id) join inserted using (id))"
+    " select id, position from inserted"
 )
 _ARRAYS = ", ".join(f"%b::{kind}[]" for kind in _TYPES)
 
@@ -58,7 +68,7 @@ class PostgresPlan(Plan):
         return trace
 
     def _write_events(self, cursor: Any, known: Known) -> Trace | None:
-        inserted = insert(cursor, self.records)
+        inserted = insert(cursor, self.records, self._streams(known))
         self.public = bool(inserted) and any(record[1] is not None for record in self.records)
         if any(position is None and id not in inserted for id, position in known.ids.items()):
             raise Raced("events")  # somebody published one of them a moment ago; what was judged new is a repetition
@@ -68,6 +78,16 @@ class PostgresPlan(Plan):
                 placed.verdict.positions = [inserted[id] for id in placed.ids]
             return event_trace(self.records[0][0])
         return self._look_up_beside(cursor, inserted)
+
+    def _streams(self, known: Known) -> list[list[Any]]:
+        """Columns: streams and their versions; streams, versions and ids of their events."""
+        heads = [known.heads[stream] for stream in self.touched]
+        rows = [(one.stream, one.version + n, id) for one in self.stream_rows for n, id in enumerate(one.ids)]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        return [[head.number for head in heads], [head.version for head in heads], *columns] if rows else []
+
+    def _write_streams(self, cursor: Any, known: Known) -> None:
+        """Written with their events."""
 
     def _look_up_beside(self, cursor: Cursor, inserted: dict[bytes, int]) -> Trace | None:
         """Some were in the feed already, or twice in this group."""
@@ -84,18 +104,18 @@ class PostgresPlan(Plan):
         return next((event_trace(id) for id in inserted), None)
 
 
-def insert(cursor: Cursor, records: Sequence[tuple[Any, ...]]) -> dict[bytes, int]:
+def insert(cursor: Cursor, records: Sequence[tuple[Any, ...]], streams: Sequence[list[Any]] = ()) -> dict[bytes, int]:
     """Positions by id, of those that were not there."""
     rows = list({record[0]: record for record in records}.values())
     if not rows:
         return {}
     columns = [list(column) for column in zip(*rows, strict=True)]
     counter = (f"{cursor.schema}.spine_events_position_seq", POSITIONS, cursor.store)
-    return dict(cursor.run(_INSERT.format(cursor.schema, _COLUMNS, _ARRAYS), [*columns, *counter]).fetchall())
+    sql = f"{_FRESH}{_IN_STREAMS if streams else ' ' + _EVENTS}".format(cursor.schema, _COLUMNS, _ARRAYS)
+    return dict(cursor.run(sql, [*columns, *counter, *streams]).fetchall())
 
 
 class PostgresApplier(Applier):
-    knows = PostgresKnown
     plans = PostgresPlan
 
     def __init__(
@@ -110,6 +130,10 @@ class PostgresApplier(Applier):
         self._beside = False
 
     _cursor: Any
+
+    def _read(self, units: Sequence[Unit], now_us: int, *, trusting: bool) -> tuple[Known, int, int]:
+        known = PostgresKnown(self._cursor, units)
+        return known, *checked(known.version, now_us)
 
     def _run(self, statements: Sequence[Statement]) -> SpineError | None:
         """In a savepoint, so that their failure undoes nothing of another unit's (R5). Each statement has its limit from

@@ -7,7 +7,8 @@ Locks are taken in one order, table by table and sorted within each, so that two
     deliveries, streams     for update; a stream's row before any position is given out, so that versions and positions agree
     notes                   for update
 
-What isn't there yet can't be locked, so it is put there first, empty; what nobody wrote to is taken away again.
+What isn't there yet can't be locked, so it is put there, empty, and all is read again; what nobody wrote to is taken away
+again. Should another put it there at that very moment, one of the two may have to try again.
 
 A lease is renewed, and a subscription's state read, beside units that count on them: `for key share` stands in the way of
 nothing but a change of (name, epoch) or (number, generation), which are unique for that very reason.
@@ -15,15 +16,18 @@ nothing but a change of (name, epoch) or (number, generation), which are unique 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ._postgres_sql import Cursor
+from ._postgres_sql import Ask, Cursor, ours
+from ._sql_apply import VERSION
 from ._sql_known import Coming, Head, Known, NoteHead, _asked_first
 from .cursors import decode
 from .port import Unit
 
 TRIES = 10
+Place = tuple[Any, ...]  # the keys of a row
+Found = Mapping[str, Sequence[Any]]  # rows by table
 
 
 class Raced(Exception):
@@ -38,6 +42,14 @@ class Rows(NamedTuple):
     values: str  # columns that are wanted
     fresh: str  # columns of a row that was missing
     fresh_values: str
+
+    @property
+    def names(self) -> str:
+        return ", ".join(name for name, _ in self.keys)
+
+    @property
+    def arrays(self) -> str:
+        return ", ".join(f"%s::{kind}[]" for _, kind in self.keys)
 
 
 STREAMS = Rows("spine_streams", (("service", "text"), ("name", "text")), "number, version", "version", "0")
@@ -65,96 +77,117 @@ NOTES = Rows(
 
 
 class PostgresKnown(Known):
-    __slots__ = ()
+    __slots__ = ("version",)
 
     _cursor: Any  # a Cursor of _postgres_sql
+    version: tuple[Any, ...]  # the row of VERSION
 
     def _load(self, units: Sequence[Unit]) -> None:
-        if leases := {fence.lease for unit in units for fence in unit.fences}:
-            self.epochs = dict(self._locked("name, epoch", "leases", "name", leases, "text", "key share"))
-        if subscriptions := {done.subscription for unit in units for done in unit.done}:
-            rows = self._locked("number, generation", "subscriptions", "number", subscriptions, "bigint", "key share")
-            self.generations = dict(rows)
-            self._load_places(units)
-        self._load_marks(units)
-        if changed := {change.number for unit in units for change in unit.changes}:
-            columns = "number, state, subscription, feed, partition, position"
-            for number, state, *place in self._locked(columns, "deliveries", "number", changed, "bigint", "update"):
-                self.states[number] = state
-                self._places[tuple(place)] = number
-        self._load_streams(units)
-        if places := {note[:3] for unit in units for note in unit.notes}:
-            self.notes = {place: NoteHead(*row) for place, row in locked(self._cursor, NOTES, places).items()}
+        """In one round trip; where a row was missing it is made, and all is read again."""
         self._asked = {id for unit in units if unit.appends for id in _asked_first(unit)}
-        if self._asked:
-            query = f"select id, position from {self._cursor.schema}.spine_events where id = any(%s)"
-            self.ids = dict(self._cursor.run(query, (list(self._asked),)))
+        wanted = _wanted(units)
+        asks = self._asks(units, wanted)
+        for _ in range(TRIES):
+            found = dict(zip(asks, self._cursor.together(asks.values()), strict=True))
+            self.generations = dict(found.get("subscriptions", ()))
+            missing = {rows: lacking for rows in wanted if (lacking := self._lacking(rows, wanted[rows], found))}
+            if not missing:
+                return self._take(found)
+            self._cursor.together([_make(self._cursor.schema, *one) for one in missing.items()])
+        raise Raced(", ".join(rows.table for rows in missing))
 
-    def _locked(self, columns: str, table: str, key: str, values: Iterable[Any], kind: str, lock: str) -> list[Any]:
+    def _asks(self, units: Sequence[Unit], wanted: Mapping[Rows, set[Place]]) -> dict[str, Ask]:
+        """By table, in the order of locks."""
+        leases = {fence.lease for unit in units for fence in unit.fences}
+        subscriptions = {done.subscription for unit in units for done in unit.done}
+        changed = {change.number for unit in units for change in unit.changes}
+        changes = "number, state, subscription, feed, partition, position"
+        asks = {
+            "version": Ask(ours(VERSION, self._cursor.schema)),
+            "leases": self._locking("name, epoch", "leases", "name", leases, "text", "key share"),
+            "subscriptions": self._locking(
+                "number, generation", "subscriptions", "number", subscriptions, "bigint", "key share"
+            ),
+            CURSORS.table: self._locked(CURSORS, wanted),
+            MARKS.table: self._locked(MARKS, wanted),
+            "deliveries": self._locking(changes, "deliveries", "number", changed, "bigint", "update"),
+            STREAMS.table: self._locked(STREAMS, wanted),
+            NOTES.table: self._locked(NOTES, wanted),
+            "ids": self._ids(),
+        }
+        return {name: ask for name, ask in asks.items() if ask is not None}
+
+    def _locking(self, columns: str, table: str, key: str, values: set[Any], kind: str, lock: str) -> Ask | None:
         query = (
             f"select {columns} from {self._cursor.schema}.spine_{table}"
             f" where {key} = any(%s::{kind}[]) order by {key} for {lock}"
         )
-        rows: list[Any] = self._cursor.run(query, (sorted(values),)).fetchall()
-        return rows
+        return Ask(query, (sorted(values),)) if values else None
 
-    def _load_places(self, units: Sequence[Unit]) -> None:
-        places = {
-            (done.subscription, done.feed, done.partition)
-            for unit in units
-            for done in unit.done
-            if done.subscription in self.generations
-        }
-        if places:
-            for place, (position, beyond) in locked(self._cursor, CURSORS, places).items():
-                self.cursors[place] = Coming(position, decode(beyond), True)
-
-    def _load_marks(self, units: Sequence[Unit]) -> None:
-        if places := {seen[:4] for unit in units for seen in unit.marks}:
-            for place, (upto, beyond) in locked(self._cursor, MARKS, places).items():
-                self.marks[place] = Coming(upto, decode(beyond), True)
-
-    def _load_streams(self, units: Sequence[Unit]) -> None:
-        streams = {
-            (append.service, append.stream) for unit in units for append in unit.appends if append.stream is not None
-        }
-        if streams:
-            for stream, (number, version) in locked(self._cursor, STREAMS, streams).items():
-                self.heads[stream] = Head(number, version, True)
-
-
-def locked(cursor: Cursor, rows: Rows, places: Iterable[tuple[Any, ...]]) -> dict[tuple[Any, ...], tuple[Any, ...]]:
-    """Rows by their keys, locked in order."""
-    wanted = sorted(places)
-    count, keys, table = len(rows.keys), ", ".join(name for name, _ in rows.keys), f"{cursor.schema}.{rows.table}"
-    arrays = ", ".join(f"%s::{kind}[]" for _, kind in rows.keys)
-    select = (
-        f"select {keys}, {rows.values} from {table} where ({keys}) in (select * from unnest({arrays}))"
-        f" order by {keys} for update"
-    )
-    for _ in range(TRIES):
-        found = {tuple(row[:count]): tuple(row[count:]) for row in cursor.run(select, _columns(wanted)).fetchall()}
-        missing = [place for place in wanted if place not in found]
-        if not missing:
-            return found
-        cursor.run(
-            f"insert into {table} ({keys}, {rows.fresh}) select {keys}, {rows.fresh_values} from unnest({arrays})"
-            f" as missing ({keys}) order by {keys} on conflict do nothing",
-            _columns(missing),
+    def _locked(self, rows: Rows, wanted: Mapping[Rows, set[Place]]) -> Ask | None:
+        keys, arrays = rows.names, rows.arrays
+        query = (
+            f"select {keys}, {rows.values} from {self._cursor.schema}.{rows.table}"
+            f" where ({keys}) in (select * from unnest({arrays})) order by {keys} for update"
         )
-    raise Raced(rows.table)
+        return Ask(query, _columns(sorted(wanted[rows]))) if rows in wanted else None
+
+    def _ids(self) -> Ask | None:
+        query = f"select id, position from {self._cursor.schema}.spine_events where id = any(%s)"
+        return Ask(query, (list(self._asked),)) if self._asked else None
+
+    def _lacking(self, rows: Rows, places: set[Place], found: Found) -> list[Place]:
+        """Of a subscription that there is not nothing is made."""
+        there = {tuple(row[: len(rows.keys)]) for row in found[rows.table]}
+        lacking = sorted(places - there)
+        return lacking if rows is not CURSORS else [place for place in lacking if place[0] in self.generations]
+
+    def _take(self, found: Found) -> None:
+        (self.version,) = found["version"]
+        self.epochs = dict(found.get("leases", ()))
+        for *place, position, beyond in found.get(CURSORS.table, ()):
+            if place[0] in self.generations:
+                self.cursors[tuple(place)] = Coming(position, decode(beyond), True)
+        for *place, upto, beyond in found.get(MARKS.table, ()):
+            self.marks[tuple(place)] = Coming(upto, decode(beyond), True)
+        for number, state, *place in found.get("deliveries", ()):
+            self.states[number] = state
+            self._places[tuple(place)] = number
+        for *stream, number, version in found.get(STREAMS.table, ()):
+            self.heads[tuple(stream)] = Head(number, version, True)
+        for *place, version in found.get(NOTES.table, ()):
+            self.notes[tuple(place)] = NoteHead(version)
+        self.ids = dict(found.get("ids", ()))
 
 
-def _columns(places: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+def _wanted(units: Sequence[Unit]) -> dict[Rows, set[Place]]:
+    """Rows that are made where they are missing."""
+    wanted: dict[Rows, set[Place]] = {
+        CURSORS: {(done.subscription, done.feed, done.partition) for unit in units for done in unit.done},
+        MARKS: {seen[:4] for unit in units for seen in unit.marks},
+        STREAMS: {(one.service, one.stream) for unit in units for one in unit.appends if one.stream is not None},
+        NOTES: {note[:3] for unit in units for note in unit.notes},
+    }
+    return {rows: places for rows, places in wanted.items() if places}
+
+
+def _make(schema: str, rows: Rows, places: Sequence[Place]) -> Ask:
+    insert = (
+        f"insert into {schema}.{rows.table} ({rows.names}, {rows.fresh}) select {rows.names}, {rows.fresh_values}"
+        f" from unnest({rows.arrays}) as missing ({rows.names}) order by {rows.names} on conflict do nothing"
+    )
+    return Ask(insert, _columns(places))
+
+
+def _columns(places: Sequence[Place]) -> list[list[Any]]:
     return [list(column) for column in zip(*places, strict=True)]
 
 
-def take_away(cursor: Cursor, rows: Rows, places: Iterable[tuple[Any, ...]], where: str) -> None:
+def take_away(cursor: Cursor, rows: Rows, places: Iterable[Place], where: str) -> None:
     """Rows that were made to be locked, and that nobody has written to."""
     if wanted := sorted(places):
-        keys = ", ".join(name for name, _ in rows.keys)
-        arrays = ", ".join(f"%s::{kind}[]" for _, kind in rows.keys)
         cursor.run(
-            f"delete from {cursor.schema}.{rows.table} where {where} and ({keys}) in (select * from unnest({arrays}))",
+            f"delete from {cursor.schema}.{rows.table} where {where}"
+            f" and ({rows.names}) in (select * from unnest({rows.arrays}))",
             _columns(wanted),
         )

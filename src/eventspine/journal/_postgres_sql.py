@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, is_dataclass
 from enum import Enum
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -148,6 +148,13 @@ def opened(connection: Any) -> Any:
     return connection.cursor()  # a Bridge
 
 
+class Ask(NamedTuple):
+    """A query that is PostgreSQL's alone, but for the names of our tables."""
+
+    sql: str
+    parameters: Sequence[Any] = ()
+
+
 class Cursor:
     """A cursor like sqlite3's, for SQL of ours."""
 
@@ -171,6 +178,15 @@ class Cursor:
         """SQL that is PostgreSQL's alone, but for the names of our tables."""
         self._cursor.execute(sql, parameters, binary=True)
         return self
+
+    def together(self, asks: Iterable[Ask]) -> list[list[Any]]:
+        """The rows of each, one after the other; in a single round trip, unless the connection is a caller's of another kind."""
+        asks = list(asks)
+        if len(asks) < 2 or not isinstance(self.connection, psycopg.Connection) or not psycopg.Pipeline.is_supported():
+            return [self.run(*ask).fetchall() for ask in asks]
+        with self.connection.pipeline():
+            cursors = [opened(self.connection).execute(*ask, binary=True) for ask in asks]
+        return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
 
     def fetchone(self) -> Any:
         return self._cursor.fetchone()

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 SCHEMA_VERSION = 2
 WRITER_MIN = 1  # the oldest schema whose releases may write to a file that this one makes
 STATEMENTS_S = 5.0  # for all statements of one unit: everybody waits while they run
+VERSION = (
+    "/*spine*/ select value, recorded_us, position from spine_meta left join"
+    " (select position, recorded_us from spine_events order by position desc limit 1) as last on true where name = 'writer_min'"
+)
 CHECK_EVERY = 10_000  # steps of SQLite's machine between two looks at the clock
 
 
@@ -66,7 +70,6 @@ class Applied:
 
 
 class Applier:
-    knows: type[Known] = Known
     plans: type[Plan] = Plan
 
     def __init__(
@@ -95,14 +98,18 @@ class Applier:
         """`beside`: the transaction has done more for the one unit than the unit says, so that it must not be applied
         again even if it only finishes ranges. `trusting`: raises Repeated where it was wrong to be (see _sql_known)."""
         self._beside = beside
-        recorded_us, head = self._check_version(now_us)
-        known = self.knows(self._cursor, units, self._memory, trusting=trusting)
+        known, recorded_us, head = self._read(units, now_us, trusting=trusting)
         plan = self.plans(now_us, head)
         verdicts = [self._judge(unit, known, plan, recorded_us) for unit in units]
         trace = plan.write(self._cursor, known)
         if self._memory is not None:
             self._memory.wrote(known, plan, recorded_us)
         return Applied(verdicts, plan.public or plan.timers, trace, plan.first, plan.records)
+
+    def _read(self, units: Sequence[Unit], now_us: int, *, trusting: bool) -> tuple[Known, int, int]:
+        """And the time to record events with, and where the feed ends."""
+        recorded_us, head = self._check_version(now_us)
+        return Known(self._cursor, units, self._memory, trusting=trusting), recorded_us, head
 
     def _check_version(self, now_us: int) -> tuple[int, int]:
         memory = self._memory
@@ -238,10 +245,12 @@ class Applier:
 def check_version(cursor: sqlite3.Cursor, now_us: int) -> tuple[int, int]:
     """Refuse to write a file that newer releases have closed to this one (R9). Gives the time to record events with,
     which never goes back, so that positions can be found by time; and where the feed ends."""
-    writer_min, last_us, head = cursor.execute(
-        "/*spine*/ select value, recorded_us, position from spine_meta left join"
-        " (select position, recorded_us from spine_events order by position desc limit 1) as last on true where name = 'writer_min'"
-    ).fetchone()
+    return checked(cursor.execute(VERSION).fetchone(), now_us)
+
+
+def checked(row: tuple[Any, ...], now_us: int) -> tuple[int, int]:
+    """The row of VERSION, as `check_version` gives it."""
+    writer_min, last_us, head = row
     if int(writer_min or 0) > SCHEMA_VERSION:
         raise JournalVersion(
             f"This journal was migrated to schema {writer_min} by a newer release; this one writes schema {SCHEMA_VERSION}. "
