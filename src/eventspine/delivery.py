@@ -196,8 +196,8 @@ class Delivery(Cause, Handling, Generic[R]):
         commit must not come first. Known from the first that joins, which hardly ever follows another."""
         one, item = self._subscription, self._item
         one.follows = False
-        if item.turn and not one.committer.is_stored(item.turn):
-            item.lane.turn = -1  # as if that had been refused: whatever becomes of this attempt, there will be another
+        if item.turn and not (one.committer.is_stored(item.turn) and item.lane.turn == item.turn):
+            item.lane.turn = -1  # refused, or as if it had been: whatever becomes of this attempt, there will be another
             raise Fenced("What came before this event in its key is not stored yet; it is handled again when it is.")
 
     async def _join(self, carrier: Carrier, unit: Unit) -> None:

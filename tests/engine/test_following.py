@@ -272,6 +272,42 @@ async def test_one_that_joins_behind_another_is_handled_again_when_that_is_store
         assert await spine.journal.deliveries() == []
 
 
+async def test_one_that_joins_behind_another_that_was_refused_is_handled_again_behind_it(tmp_path: Path) -> None:
+    handled: list[int] = []
+    refused = asyncio.Event()
+    path = tmp_path / "journal.db"
+
+    async def note(event: Placed, delivery: Delivery) -> None:
+        handled.append(event.number)
+        if event.number == 0:
+            return
+        await refused.wait()
+        await until(lambda: delivery._subscription.committer.idle)
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("begin immediate")
+            connection.execute("insert into seen values (?)", (len(handled),))
+            delivery.join(connection)
+            connection.execute("commit")
+
+    def refuse(unit: Unit) -> bool:
+        if refused.is_set() or not unit.done:
+            return False
+        refused.set()
+        return True
+
+    service: Service[Any] = Service("mail", tables=tables)
+    service.on(Placed, name="note")(note)
+    async with Spine(f"sqlite:///{path}", service=SHOP) as spine:
+        await of_one_key(spine, 2)
+        Commits(spine, refuse)
+        async with spine.running(service):
+            await until(lambda: len(handled) == 4)
+            await until(lambda: subscription(spine).at_work == 0)
+        assert handled == [0, 1, 0, 1]
+        assert [row["number"] for row in await spine.journal.query("select number from seen", {})] == [4]
+        assert await spine.journal.deliveries() == []
+
+
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
 
