@@ -197,7 +197,7 @@ class Delivery(Cause, Handling, Generic[R]):
         one, item = self._subscription, self._item
         one.follows = False
         if item.turn and not (one.committer.is_stored(item.turn) and item.lane.turn == item.turn):
-            item.lane.turn = -1  # refused, or as if it had been: whatever becomes of this attempt, there will be another
+            item.lane.turn = -1  # as if that had been refused, which it may have been: there will be another attempt
             raise Fenced("What came before this event in its key is not stored yet; it is handled again when it is.")
 
     async def _join(self, carrier: Carrier, unit: Unit) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from eventspine import Delivery, Event, Retry as Policy, Service, Spine
 from eventspine.engine import loading
 from eventspine.errors import JournalError
-from eventspine.journal.port import Append, Drop, Replay, Retry, Unit
+from eventspine.journal.port import Append, Drop, Replay, Retry, Unit, Verdict
 
 from .material import FOR_EVER, ONCE, Broken, Placed, Store, dead, host, parked, rows, subscription, until
 
@@ -103,6 +104,43 @@ async def test_other_keys_do_not_wait(spine: Spine) -> None:
     async with spine.running(bug.service(on_dead="waits")):
         await spine.publish(Placed(number=5), Placed(number=6), Placed(customer="bob", number=7))
         await until(lambda: bug.order == [7])
+
+
+@ORDERS
+@pytest.mark.parametrize("on_dead", ["goes_on", "waits"])
+@pytest.mark.parametrize("before", ["once", "replayed"])
+async def test_what_is_replayed_before_it_is_known_here_to_be_dead_is_handled(
+    spine: Spine, order: Any, on_dead: Any, before: str
+) -> None:
+    """The answer to the commit in which it died is late, or had been lost and was asked for again."""
+    bug = Bug(5)
+    commit, held = spine.journal.commit, asyncio.Event()
+    deaths = 1 if before == "once" else 2
+
+    async def late(units: Sequence[Unit]) -> list[Verdict]:
+        nonlocal deaths
+        verdicts = await commit(units)
+        deaths -= any(row.state == "dead" for unit in units for row in (*unit.puts, *unit.changes))
+        if not deaths:
+            await held.wait()
+        return verdicts
+
+    spine.journal.commit = late  # type: ignore[method-assign]
+    await spine.publish(Placed(number=5), Placed(number=6))
+    async with spine.running(bug.service(order=order, on_dead=on_dead)):
+        await dead(spine)
+        if before == "replayed":
+            await replay(spine)
+            await until(lambda: not deaths)
+            await dead(spine)
+        bug.mend()
+        await replay(spine)
+        changed = await spine.journal.control_version()
+        await until(lambda: host(spine).control == changed)
+        held.set()
+        await until(lambda: sorted(bug.order) == [5, 6])
+    assert on_dead == "goes_on" or bug.order == [5, 6]
+    assert {"settled"} == {row.state for row in await rows(spine)}
 
 
 async def test_replaying_twice_handles_once(spine: Spine) -> None:

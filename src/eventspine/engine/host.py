@@ -324,6 +324,11 @@ class Host:
             self._newer_seen = self.clock.monotonic()
         self._nudge.set()
 
+    def look_again(self, subscription: Subscription) -> None:
+        """Rows of it may have been changed by others without its being noticed here."""
+        self.reloads.rows.add(subscription)
+        self._nudge.set()
+
     def load_missing(self, subscription: Subscription) -> None:
         """A partition of it was dropped: load that again. The others, and what they have in hand, stay."""
         self.reloads.missing.add(subscription)

@@ -135,6 +135,7 @@ async def look_at_rows(one: Subscription) -> None:
             one.waiting.refresh_whole(lane, known, gone)
     one.lanes.hurry([lane for lane in lanes if _refresh(lane, known, gone)])
     one.waiting.recount()
+    one.waiting.looks += 1
     attach(one, [row for row in rows if row.number not in at_work])
 
 

@@ -20,13 +20,15 @@ class Reloads:
         self.host = host
         self.whole: set[Subscription] = set()  # from the ground up
         self.missing: set[Subscription] = set()  # only partitions that they don't have
+        self.rows: set[Subscription] = set()  # only what others have made of their rows
 
     @property
     def asked(self) -> bool:
-        return bool(self.whole or self.missing)
+        return bool(self.whole or self.missing or self.rows)
 
     async def follow_control(self, version: int) -> None:
         host = self.host
+        await self._look_again()
         if version == host.control:
             return
         stored = {row.number: row for row in await host.journal.subscriptions(host.service.name)}
@@ -37,6 +39,15 @@ class Reloads:
             else:
                 await look_at_rows(one)
         host.control = version  # not before: what could not be looked at is still to be followed
+
+    async def _look_again(self) -> None:
+        rows, self.rows = self.rows, set()
+        try:
+            for one in self._in_order(rows):
+                await look_at_rows(one)
+        except BaseException:
+            self.rows |= rows
+            raise
 
     async def carry_out(self) -> None:
         whole, self.whole = self.whole, set()

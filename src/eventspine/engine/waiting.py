@@ -45,6 +45,7 @@ class Waiting:
         self.count = 0
         self.full = False
         self.failures = 0
+        self.looks = 0  # at rows that others have changed
         self.rows: dict[int, Delivery] = {}  # order="feed": by position, of deliveries that the cursor stands before
 
     def _counted(self, more: int) -> None:
@@ -154,10 +155,10 @@ class Waiting:
     def _park(self, item: Item, park: Park, text: str, trace: str) -> None:
         item.failure = (park.reason, text)
         unit = self._unit(item, "parked", park.due_us, text, trace, finishes=not self.subscription.whole)
-        self.subscription.committer.submit(unit, partial(self._parked, item, park.due_us))
+        self.subscription.committer.submit(unit, partial(self._parked, item, park.due_us, self.looks))
 
-    def _parked(self, item: Item, due_us: int, verdict: Verdict) -> None:
-        if not self._stored(item, verdict):
+    def _parked(self, item: Item, due_us: int, looks: int, verdict: Verdict) -> None:
+        if not self._stored(item, looks, verdict):
             return
         if self.subscription.whole:
             item.waits = due_us
@@ -178,10 +179,10 @@ class Waiting:
         item.failure = (reason, text)
         finishes = not (one.whole and one.handler.on_dead == "waits")
         unit = self._unit(item, "dead", None, text, trace, finishes=finishes)
-        one.committer.submit(unit, partial(self._died, item))
+        one.committer.submit(unit, partial(self._died, item, self.looks))
 
-    def _died(self, item: Item, verdict: Verdict) -> None:
-        if not self._stored(item, verdict):
+    def _died(self, item: Item, looks: int, verdict: Verdict) -> None:
+        if not self._stored(item, looks, verdict):
             return
         one = self.subscription
         if one.handler.on_dead == "goes_on":
@@ -194,7 +195,7 @@ class Waiting:
             self._hold_back(item)
         one.progress(1)
 
-    def _stored(self, item: Item, verdict: Verdict) -> bool:
+    def _stored(self, item: Item, looks: int, verdict: Verdict) -> bool:
         """Whether its row is written and still ours to wait for."""
         if not verdict.ok:
             if verdict.kind == "fenced":
@@ -212,6 +213,8 @@ class Waiting:
             self._load_again(item)
             self.subscription.release(item)
             return False
+        if looks != self.looks:  # what others had made of the row by then was seen before it was known here
+            self.subscription.host.look_again(self.subscription)
         return True
 
     def _load_again(self, item: Item) -> None:
