@@ -99,6 +99,23 @@ async def test_a_key_that_waits_goes_on_waiting_after_a_restart(spine: Spine, or
     assert bug.order == ([1, 5, 6] if order == "key" else [5, 6, 1])
 
 
+@pytest.mark.parametrize("what", ["replay", "drop"])
+async def test_a_feed_goes_on_whose_word_comes_while_it_is_read_again(spine: Spine, what: str) -> None:
+    bug = Bug(5)
+    service = bug.service(order="feed", on_dead="waits")
+    await spine.publish(Placed(number=5), Placed(number=6))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    bug.mend()
+    async with spine.running(service):
+        async with spine._runtimes[0].gate.alone(lambda: False):
+            await until(lambda: subscription(spine).lanes.size == 2)
+            await spine.journal.control([Replay([row.number]) if what == "replay" else Drop([row.number])])
+            changed = await spine.journal.control_version()
+            await until(lambda: host(spine).control == changed)
+        await until(lambda: bug.order == ([5, 6] if what == "replay" else [6]))
+
+
 async def test_other_keys_do_not_wait(spine: Spine) -> None:
     bug = Bug(5)
     async with spine.running(bug.service(on_dead="waits")):

@@ -306,6 +306,7 @@ class Waiting:
         """It is not to be handled yet."""
         if item.waits == FOR_A_WORD:
             self.lanes.hold(item)
+            self.subscription.host.look_again(self.subscription)  # that word may have come since its row was read
         else:
             self.lanes.again(item, item.waits)
             self.subscription.plan()
