@@ -8,12 +8,26 @@ from typing import Any
 
 import pytest
 
-from eventspine import Delivery, Event, Retry as Policy, Service, Spine
+from eventspine import Batch, BatchDelivery, Delivery, Event, Retry as Policy, Service, Spine
 from eventspine.engine import loading
 from eventspine.errors import JournalError
 from eventspine.journal.port import Append, Drop, Replay, Retry, Unit, Verdict
 
-from .material import FOR_EVER, ONCE, Broken, Placed, Store, dead, host, parked, rows, subscription, until
+from .material import (
+    FOR_EVER,
+    ONCE,
+    SHORT_LEASE_S,
+    Broken,
+    Placed,
+    Store,
+    abandon,
+    dead,
+    host,
+    parked,
+    rows,
+    subscription,
+    until,
+)
 
 
 class Bug:
@@ -114,6 +128,70 @@ async def test_a_feed_goes_on_whose_word_comes_while_it_is_read_again(spine: Spi
             changed = await spine.journal.control_version()
             await until(lambda: host(spine).control == changed)
         await until(lambda: bug.order == ([5, 6] if what == "replay" else [6]))
+
+
+async def late_and_behind(spine: Spine, bug: Bug, at_work: int) -> None:
+    """One died and is replayed while the next ones of its key are at work; then one more is published."""
+    numbers = range(6, 6 + at_work)
+    await dead(spine)
+    await spine.publish(*[Placed(number=number) for number in numbers])
+    await until(lambda: subscription(spine).at_work == at_work)
+    bug.mend()
+    await replay(spine)
+    lanes = subscription(spine).lanes.lanes.values()
+    await until(lambda: any(lane.stored for lane in lanes))
+    await spine.publish(Placed(number=6 + at_work))
+    await until(lambda: any(lane.queue or len(lane.stored) == 2 for lane in lanes))
+
+
+async def test_what_comes_behind_a_late_one_does_not_overtake_what_was_at_work_in_a_process_that_died(
+    store: Store,
+) -> None:
+    """Who takes over would find it among the stored rows, and what was at work not yet read."""
+    bug, go = Bug(5), asyncio.Event()
+
+    async def handle(event: Placed, delivery: Delivery) -> None:
+        if event.number == 6:
+            await go.wait()
+        await bug.handle(event, delivery)
+
+    service: Service[Any] = Service("mail")
+    service.on(Placed, name="note", retry=ONCE)(handle)
+    async with store.spine(lease_s=SHORT_LEASE_S) as spine:
+        await spine.publish(Placed(number=5))
+        async with spine.running(service, drain_s=0.0):
+            await late_and_behind(spine, bug, 1)
+            await abandon(spine)
+        go.set()
+        feed = spine.journal.feed
+
+        async def slow(*given: Any, **options: Any) -> Any:
+            await asyncio.sleep(0.3)
+            return await feed(*given, **options)
+
+        spine.journal.feed = slow  # type: ignore[method-assign]
+        async with spine.running(service):
+            await until(lambda: sorted(bug.order) == [5, 6, 7])
+    assert [number for number in bug.order if number != 5] == [6, 7]
+
+
+async def test_what_comes_behind_a_late_one_does_not_overtake_a_run_that_fails(spine: Spine) -> None:
+    bug, go = Bug(5), asyncio.Event()
+
+    async def handle(events: list[Placed], delivery: BatchDelivery) -> None:
+        if len(events) > 1:
+            await go.wait()
+            raise Broken
+        await bug.handle(events[0], delivery.of(events[0]))
+
+    service: Service[Any] = Service("mail")
+    service.on(Placed, name="note", retry=ONCE, batch=Batch(2))(handle)
+    await spine.publish(Placed(number=5))
+    async with spine.running(service):
+        await late_and_behind(spine, bug, 2)
+        go.set()
+        await until(lambda: sorted(bug.order) == [5, 6, 7, 8])
+    assert [number for number in bug.order if number != 5] == [6, 7, 8]
 
 
 async def test_other_keys_do_not_wait(spine: Spine) -> None:

@@ -103,7 +103,7 @@ NONE: list[Stored] = []  # stands for no rows; never changed
 
 
 class Lane:
-    __slots__ = ("key", "next", "next_due", "part", "pending", "queue", "queued", "stored", "taken", "turn")
+    __slots__ = ("key", "next", "next_due", "of_row", "part", "pending", "queue", "queued", "stored", "taken", "turn")
 
     def __init__(self, key: Hashable) -> None:
         self.key = key
@@ -113,6 +113,7 @@ class Lane:
         self.next: Item | None = None  # another attempt of the same item
         self.next_due: int | None = None  # and not before this time
         self.taken = 0  # items handed out, verdict pending; more than one only in a run, or where one follows another
+        self.of_row = False  # what is handed out was made from a stored row
         self.turn = -1  # of the committer when one was handled without effects, and more were there to follow it
         self.part: Part | None = None  # of that one
         self.queued = False  # stands in `ready`, or in the heap with its due time
@@ -147,7 +148,7 @@ class Lanes:
             lane = self.lanes[key] = Lane(key)
         item.lane = lane
         self.size += 1
-        if (lane.stored or lane.pending) and not lane.queue and not self.full:
+        if (lane.stored or lane.pending) and not lane.queue and not self.full and not self._in_hand(lane):
             lane.pending += 1
             return False
         if lane.queue is NOTHING:
@@ -161,6 +162,11 @@ class Lanes:
             else:
                 self.ready.append(lane)
         return True
+
+    def _in_hand(self, lane: Lane) -> bool:
+        """Whether one of its events is handed out, or will be again, that no row keeps. A late row may come while it is, and what
+        were stored behind that would come first if this process ended now."""
+        return lane.taken > lane.of_row or (lane.next is not None and not lane.next.of_row)
 
     def keep(self, lane: Lane, stored: Stored) -> None:
         """A row of this key now exists. Its place is by position: what is late comes before what is behind."""
@@ -189,8 +195,10 @@ class Lanes:
             return None
         if lane.next is not None:
             item, lane.next = lane.next, None
+            lane.of_row = item.of_row
         elif lane.stored:
             item = self._of_stored(lane)
+            lane.of_row = True
         elif lane.queue:
             item = lane.queue.popleft()
         else:
@@ -216,6 +224,7 @@ class Lanes:
 
     def _give_back(self, item: Item) -> None:
         item.lane.taken -= 1
+        item.lane.of_row = False
         item.part.taken -= 1
         self.taken -= 1
 
