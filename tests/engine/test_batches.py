@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from eventspine import Batch, BatchDelivery, Retry, Service, Spine
+from eventspine.engine import batches
 from eventspine.engine.lanes import Item, Lanes, Part
 
 from .material import FOR_EVER, ONCE, SHOP, Broken, Mailed, Placed, dead, host, parked, rows, subscription, turns, until
@@ -417,6 +418,83 @@ async def test_nothing_is_changed_by_a_run_of_which_no_event_is_done(file: Spine
         await until(lambda: subscription(file).handled and subscription(file).at_work == 0 and attempts == 4)
     found = await file.journal.query("select number from email_done", {})
     assert {4, -4} == {row["number"] for row in found}
+
+
+RUN = [Placed(customer="ann", number=number) for number in range(10)]
+
+
+def adding(calls: list[list[int]], of_events: bool = False, **options: Any) -> Service[Any]:
+    """Adds a row for each event; then number 3 fails once."""
+    service: Service[Any] = Service("email", tables=added_rows)
+
+    @service.on(Placed, **{"batch": Batch(100, within_ms=20), "retry": Retry(first_s=0.01, most_s=0.01), **options})
+    async def add(events: list[Placed], delivery: BatchDelivery) -> None:
+        calls.append([event.number for event in events])
+        for event in events:
+            whose = delivery.of(event) if of_events else delivery
+            whose.execute("insert into email_added values (:number)", number=event.number)
+            if event.number == 3 and delivery.of(event).attempt == 1:
+                delivery.retry(event, Broken())
+
+    return service
+
+
+def added_rows(connection: Any) -> None:
+    connection.execute("create table email_added (number integer not null)")
+
+
+async def added(file: Spine, service: Service[Any]) -> list[int]:
+    await file.publish(*RUN)
+    async with file.running(service):
+        await until(lambda: subscription(file).handled >= len(RUN) and subscription(file).at_work == 0)
+        await until(lambda: subscription(file).waiting.count == 0)
+    return [row["number"] for row in await file.journal.query("select number from email_added order by rowid", {})]
+
+
+@pytest.mark.parametrize("options", [{}, {"order": "feed"}, {"order": "none"}, {"on_dead": "waits"}], ids=str)
+async def test_sql_of_a_run_is_not_stored_for_those_that_come_again(file: Spine, options: dict[str, Any]) -> None:
+    calls: list[list[int]] = []
+    numbers = await added(file, adding(calls, **options))
+    assert sorted(numbers) == list(range(10))
+    if options.get("order") != "none":
+        assert numbers == list(range(10))
+        assert calls[:2] == [list(range(10)), [0, 1, 2]]
+
+
+async def test_if_the_run_were_stored_as_it_was_effects_would_happen_twice(file: Spine, monkeypatch: Any) -> None:
+    monkeypatch.setattr(batches, "_kept", lambda run, _: run)
+    numbers = await added(file, adding([]))
+    assert sorted(numbers) == sorted([*range(10), *range(3, 10)])
+
+
+async def test_sql_that_says_for_which_event_it_is_needs_no_second_call(file: Spine) -> None:
+    calls: list[list[int]] = []
+    assert await added(file, adding(calls, of_events=True)) == list(range(10))
+    assert calls[0] == list(range(10))
+    assert [0, 1, 2] not in calls
+
+
+async def test_the_second_call_may_fail_too(file: Spine) -> None:
+    """As a whole: then its events are handled one by one, and who was named is named again."""
+    service: Service[Any] = Service("email", tables=added_rows)
+    calls: list[list[int]] = []
+
+    @service.on(Placed, batch=Batch(100, within_ms=20), retry=Retry(first_s=0.01, most_s=0.01))
+    async def add(events: list[Placed], delivery: BatchDelivery) -> None:
+        calls.append([event.number for event in events])
+        if len(calls) == 2:
+            raise Broken
+        for event in events:
+            delivery.execute("insert into email_added values (:number)", number=event.number)
+            if event.number == 3:
+                delivery.dead(event, "no")
+
+    await file.publish(*RUN)
+    async with file.running(service):
+        await dead(file)
+        await until(lambda: subscription(file).handled >= len(RUN) - 1 and subscription(file).at_work == 0)
+    found = [row["number"] for row in await file.journal.query("select number from email_added order by rowid", {})]
+    assert found == [0, 1, 2, 4, 5, 6, 7, 8, 9]
 
 
 async def test_a_run_that_takes_too_long_has_failed(spine: Spine) -> None:

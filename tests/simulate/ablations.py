@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from eventspine import Batch, Event, Retry, Service
-from eventspine.engine import calls, commits, lanes, loading, reloading, waiting
+from eventspine import Batch, BatchDelivery, Event, Retry, Service
+from eventspine.engine import batches, calls, commits, lanes, loading, reloading, waiting
 from eventspine.engine.lanes import Item, Lanes
 from eventspine.engine.readers import Readers
 from eventspine.engine.subscription import Subscription
@@ -79,10 +79,31 @@ runs = Service("runs")
 async def bundle(events: list[Hit]) -> None: ...
 
 
+def tables(connection):
+    connection.execute("create table rung (number integer not null)")
+
+
+till = Service("till", tables=tables)
+
+
+@till.on(Hit, batch=Batch(6, within_ms=5000), retry=SOON)
+async def ring(events: list[Hit], delivery: BatchDelivery) -> None:
+    for event in events:
+        delivery.execute("insert into rung values (:number)", number=event.number)
+        if event.number % 5 == 3 and delivery.of(event).attempt == 1:
+            delivery.retry(event, ValueError("again"))
+
+
+def each_is_rung_once(world: World) -> None:
+    numbers = [row["number"] for row in world.query("select number from rung")]
+    assert len(numbers) == len(set(numbers)), sorted(numbers)
+
+
 CLOCKS = replace(Faults.none(), clock_jumps=6, failing=0.3, slow_handlers=0.5, handler_s=4, slow=0.3, short=0.5)
 WRONG_CLOCKS = Setup((busy,), hits, (), 2, CLOCKS, None)
 HAND_OVERS = replace(Faults.none(), restarts=2, pauses=2, failing=0.4, slow_handlers=0.5, handler_s=6, slow=0.2)
 RUNS = Setup((runs,), hits, (), 2, HAND_OVERS, None)
+TILL = Setup((till,), hits, (each_is_rung_once,), 2, Faults(), None)
 
 
 # --- switches -----------------------------------------------------------------------------------------------------------
@@ -211,6 +232,10 @@ def runs_go_back_to_keys_given_up(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Item, "forgotten", Item.of_row)
 
 
+def named_events_take_part(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(batches, "_kept", lambda run, _: run)
+
+
 def rows_not_loaded(patch: pytest.MonkeyPatch) -> None:
     async def none(*_: Any) -> list[Any]:
         return []
@@ -288,6 +313,7 @@ ABLATIONS = [
         RUNS,
         385,
     ),
+    Ablation("SQL of a run of which some have failed is asked for again without these", named_events_take_part, TILL),
     Ablation("Nobody reads on while partitions change", reading_on_while_partitions_change),
     Ablation("An operator's change is noted when it has been read", change_noted_before_it_is_read, KINDS),
     Ablation("A row that somebody has changed meanwhile is not changed again", changes_of_rows_not_guarded, KINDS),

@@ -1,13 +1,14 @@
 """Runs: a batch handler takes many events at once; what the run changes is one unit (one commit, or nothing).
 
 Each event still has its own outcome: done, retry or dead. If one fails, those after it in its key are handled again,
-behind it. If the run fails as a whole, its events run one by one, so that only the culprit fails. What a process that
+behind it. SQL of the run belongs to no event; so where one failed and there is such SQL, the handler is called again without it
+and those after it, and what the first call asked for is dropped. If the run fails as a whole, its events run one by one, so that only the culprit fails. What a process that
 died may have had in hand makes runs of its own, under one start mark each (R16)."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -129,6 +130,9 @@ class BatchWorkers(Workers):
         return (min(size, self._suspects_most) if items and items[0].suspect else size) - len(items)
 
 
+Run = list[tuple[Any, Item]]  # events, each with its item
+
+
 async def run_one(subscription: Subscription, item: Item) -> None:
     await run(subscription, [item])
 
@@ -184,7 +188,38 @@ def _fail(subscription: Subscription, item: Item, error: BaseException, left: Le
 
 
 async def _attempt(subscription: Subscription, items: list[Item], events: list[Any], left: Left) -> None:
-    delivery: BatchDelivery[Any] = BatchDelivery(subscription, events, items)
+    """Once; and once more without those that it named as failed, if it has run SQL that may have been for them."""
+    outcomes: dict[int, BaseException] = {}
+    run = list(zip(events, items, strict=True))
+    while True:
+        delivery = await _called(subscription, items, run, left)
+        if delivery is None:
+            return
+        outcomes |= delivery._outcomes
+        kept = _kept(run, outcomes)
+        if not kept or len(kept) == len(run) or not delivery._unit.statements:
+            break
+        run = kept
+    _commit(subscription, items, events, delivery, outcomes)
+    left.clear()
+
+
+def _kept(run: Run, outcomes: Mapping[int, BaseException]) -> Run:
+    """What has not failed, nor comes after one in its key that has."""
+    stopped: set[Lane] = set()
+    kept = []
+    for event, item in run:
+        if id(event) in outcomes:
+            stopped.add(item.lane)
+        elif item.lane not in stopped:
+            kept.append((event, item))
+    return kept
+
+
+async def _called(subscription: Subscription, items: list[Item], run: Run, left: Left) -> BatchDelivery[Any] | None:
+    """None: it failed as a whole."""
+    events = [event for event, _ in run]
+    delivery: BatchDelivery[Any] = BatchDelivery(subscription, events, [item for _, item in run])
     current.set(delivery)
     items[0].timed_out = False
     items[0].started = subscription.clock.monotonic()
@@ -206,16 +241,22 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
     except BaseException as error:
         _failed(subscription, items, in_time(subscription, items[0], error), left)
     else:
-        _commit(subscription, items, events, delivery)
-        left.clear()
+        return delivery
     finally:
         items[0].started = 0.0
         delivery._close()
+    return None
 
 
-def _commit(subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any]) -> None:
-    if delivery._outcomes or not all(item.plain for item in items):
-        _commit_each(subscription, items, events, delivery)
+def _commit(
+    subscription: Subscription,
+    items: list[Item],
+    events: list[Any],
+    delivery: BatchDelivery[Any],
+    outcomes: Mapping[int, BaseException],
+) -> None:
+    if outcomes or not all(item.plain for item in items):
+        _commit_each(subscription, items, events, delivery, outcomes)
         return
     unit = delivery._unit
     delivery._move_all(events)
@@ -250,14 +291,18 @@ def _all_done(subscription: Subscription, items: list[Item], parts: ByPart, verd
 
 
 def _commit_each(
-    subscription: Subscription, items: list[Item], events: list[Any], delivery: BatchDelivery[Any]
+    subscription: Subscription,
+    items: list[Item],
+    events: list[Any],
+    delivery: BatchDelivery[Any],
+    outcomes: Mapping[int, BaseException],
 ) -> None:
     unit = delivery._unit
     done: list[Item] = []
     failed: list[tuple[Item, BaseException, list[Item]]] = []
     stopped: dict[Any, list[Item]] = {}
     for event, item in zip(events, items, strict=True):
-        error = delivery._outcomes.get(id(event))
+        error = outcomes.get(id(event))
         if item.lane in stopped:
             stopped[item.lane].append(item)
         elif error is None:
