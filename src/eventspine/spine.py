@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
-from .brokers import open_broker
+from .brokers import check_broker, open_broker
 from .clock import Clock, SystemClock
 from .commands.on_spine import Commanding
 from .delivery import BatchDelivery, Delivery, refuse_other_journal
@@ -52,7 +52,7 @@ class Spine(State, Commanding):
     `postgresql://user@host/shop?schema=spine`, `memory://`; or pass a journal object. `service` is whom this program
     publishes for: the envelope's `source`, and what it may publish.
     `broker` names what carries events to and from services on other journals: `kafka://…`, `amqp://…`, `nats://…`,
-    `pulsar://…`, `eventbridge://…`; `take_over` takes the place of a journal that is gone; `outbox_max` is how many events
+    `pulsar://…`, `eventbridge://…`; or pass a broker object. `take_over` takes the place of a journal that is gone; `outbox_max` is how many events
     the broker may be behind before publishing raises OutboxFull. `commands` are services whose commands are handled here,
     beside those of `service` and of what runs here."""
 
@@ -73,7 +73,7 @@ class Spine(State, Commanding):
     ) -> None:
         check_services([*([] if service is None else [service]), *_listed(commands)])
         self.commands = tuple(commands)
-        self.broker = open_broker(broker) if isinstance(broker, str) else broker
+        self.broker = _broker(broker)
         self._take_over = take_over
         self._outbox_max = outbox_max
         self._carrying: Carrying | None = None
@@ -475,6 +475,14 @@ def _listed(commands: Any) -> Sequence[Service[Any]]:
     if isinstance(commands, Service):
         raise SettingsError(f"commands= is a list of services: commands=[{commands.name}].")
     return list(commands)
+
+
+def _broker(given: str | Broker | None) -> Broker | None:
+    if isinstance(given, str):
+        return open_broker(given)
+    if given is not None:
+        check_broker(given)
+    return given
 
 
 def _limit_of(broker: Broker) -> Callable[[Record], None]:

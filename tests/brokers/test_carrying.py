@@ -9,10 +9,11 @@ import pytest
 
 from eventspine import Delivery, Event, Service, Spine
 from eventspine.brokers import open_broker
+from eventspine.brokers.feed import FeedBroker
 from eventspine.brokers.memory import MemoryBroker, Server, server
 from eventspine.clock import SystemClock
 from eventspine.engine.claims import Claim
-from eventspine.errors import BrokerError, BrokerTaken, JournalError, OutboxFull
+from eventspine.errors import BrokerError, BrokerTaken, JournalError, OutboxFull, SettingsError
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Replay
 from eventspine.keys import slot_of_key
@@ -547,3 +548,21 @@ async def test_of_two_that_complete_such_a_claim_at_once_one_has_it(broker: Serv
     crossed: Any = Crossed()
     claim = Claim(crossed, SystemClock(), "consumer", "stock.orders", 1.0, force=False, formerly="j")
     assert await claim.others("j.1") == "j.2"
+
+
+async def test_what_is_no_broker_is_refused_where_it_is_given(broker: Server):
+    whole = MemoryBroker(broker)
+    assert Spine("memory://", broker=whole).broker is whole
+    with pytest.raises(SettingsError, match="neither a URL.*nor a broker: it has no url, features, open, close, send"):
+        Spine("memory://", broker=object())  # type: ignore[arg-type]
+    with pytest.raises(
+        SettingsError, match=r"broker=MemoryBroker is a class. Give a broker that is made: MemoryBroker\(…\)"
+    ):
+        Spine("memory://", broker=MemoryBroker)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="it has no url, open"):
+        Spine("memory://", broker=FeedBroker(MemoryJournal()))  # type: ignore[arg-type]
+    whole.features = FeedBroker(MemoryJournal()).features  # type: ignore[assignment]
+    with pytest.raises(SettingsError, match="have to be eventspine.brokers.port.Features"):
+        Spine("memory://", broker=whole)
+    with pytest.raises(SettingsError, match="'mine' names no broker.*One of your own is given as an object"):
+        Spine("memory://", broker="mine://here")

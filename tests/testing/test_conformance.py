@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
 import sys
 from collections import Counter
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from eventspine import Service
 from eventspine.brokers import memory
 from eventspine.brokers.feed import FeedBroker
+from eventspine.errors import SettingsError
 from eventspine.journal.memory import MemoryJournal
 from eventspine.testing import conformance
 from eventspine.testing.conformance import (
     BrokerCapabilities,
     BrokerConformance,
+    CarriedSite,
     FeedConformance,
     JournalCapabilities,
     JournalConformance,
     running,
 )
+from eventspine.testing.conformance.brokers import carried
 from eventspine.testing.conformance.brokers.capabilities import of_broker, of_feed
 from eventspine.testing.conformance.table import BEGIN, END, Table, in_words
 
@@ -93,6 +99,53 @@ def test_make_may_ask_for_any_fixture(tmp_path: Path) -> None:
 def test_a_suite_without_make_says_what_is_missing(tmp_path: Path) -> None:
     done = run(tmp_path, HEAD + "class TestMine(JournalConformance):\n    pass\n", "-k", "Closing")
     assert "TestMine needs `async def make(self, ...)`" in done.stdout
+
+
+@pytest.mark.parametrize("line", ["return MemoryJournal(clock)", "yield MemoryJournal(clock)"])
+def test_a_make_that_is_no_coroutine_says_what_to_write(tmp_path: Path, line: str) -> None:
+    plain = HEAD + f"class TestMine(JournalConformance):\n    def make(self, clock):\n        {line}\n"
+    done = run(tmp_path, plain, "-k", "Closing")
+    assert "TestMine.make is no `async def`" in done.stdout
+    assert "Write `async def make(self, ...)`, which returns the journal." in done.stdout
+
+
+OF_MY_OWN = """
+import my_broker
+from eventspine.testing.conformance import *
+
+class TestMine(BrokerConformance):
+    capabilities = BrokerCapabilities(topology=True, claims=True)
+    features = my_broker.Mine("mine://").features
+
+    async def make(self, tmp_path):
+        return CarriedSite(f"mine://{tmp_path.name}", FOLDER, opens=my_broker.Mine)
+"""
+MY_BROKER = """
+from eventspine.brokers.memory import MemoryBroker, server
+
+class Mine(MemoryBroker):
+    def __init__(self, url):
+        super().__init__(server(url))
+        self.url = url
+"""
+
+
+@pytest.mark.parametrize("folder", ["None", "tmp_path"])
+def test_a_site_carries_through_a_broker_of_ones_own(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "my_broker.py").write_text(MY_BROKER)
+    done = run(tmp_path, OF_MY_OWN.replace("FOLDER", folder), "-k", "Attributes or Claiming")
+    assert done.returncode == 0, done.stdout
+
+
+def test_another_process_makes_the_broker_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_broker.py").write_text(MY_BROKER)
+    monkeypatch.syspath_prepend(tmp_path)
+    mine = importlib.import_module("my_broker").Mine
+    site = CarriedSite("mine://here", tmp_path, opens=mine)
+    assert site.opened_by.endswith(":spine_at")
+    assert isinstance(carried.spine_at(site.address, Service("listener")).broker, mine)
+    with pytest.raises(SettingsError, match="Other processes make this broker too, and can't import"):
+        CarriedSite("mine://here", tmp_path, opens=partial(mine))
 
 
 def test_a_test_that_hangs_ends(tmp_path: Path) -> None:

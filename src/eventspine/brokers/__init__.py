@@ -1,11 +1,12 @@
-"""Brokers: `open_broker(url)` gives the one that a URL names, not yet connected."""
+"""Brokers: `open_broker(url)` gives the one that a URL names, not yet connected; `check_broker` says whether a user's own is
+one."""
 
 from __future__ import annotations
 
 from importlib import import_module
 
 from ..errors import MissingExtra, SettingsError
-from .port import Broker
+from .port import Broker, Features
 
 _MODULES = {  # by scheme: our module, the extra, and the package that it needs
     "kafka": ("kafka", "kafka", "confluent_kafka"),
@@ -25,7 +26,10 @@ def open_broker(url: str) -> Broker:
     scheme = url.partition("://")[0]
     if scheme not in _MODULES:
         known = ", ".join(f"{name}://" for name in _MODULES)
-        raise SettingsError(f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092.")
+        raise SettingsError(
+            f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
+            "an object, Spine(broker=LedgerBroker(…)): see docs/how-to/write-an-adapter.md."
+        )
     module, extra, package = _MODULES[scheme]
     try:
         adapter = import_module(f"{__name__}.{module}")
@@ -35,3 +39,21 @@ def open_broker(url: str) -> Broker:
         raise MissingExtra(f'A {scheme}:// broker needs {package}: pip install "eventspine[{extra}]"') from error
     broker: Broker = adapter.from_url(url)
     return broker
+
+
+def check_broker(given: object) -> None:
+    """An adapter of a user's own: raises SettingsError for what isn't one. Else it would be missed where it is first
+    needed, which may be in the background, long after it was given."""
+    if isinstance(given, type):
+        raise SettingsError(f"broker={given.__name__} is a class. Give a broker that is made: {given.__name__}(…).")
+    wanted = [*Broker.__annotations__, *(name for name in vars(Broker) if not name.startswith("_"))]
+    if missing := [name for name in wanted if not hasattr(given, name)]:
+        raise SettingsError(
+            f"broker={given!r:.100} is neither a URL, such as kafka://localhost:9092, nor a broker: it has no "
+            f"{', '.join(missing)}. eventspine.brokers.port.Broker says what one has to have."
+        )
+    features = getattr(given, "features", None)
+    if not isinstance(features, Features):
+        raise SettingsError(
+            f"The features of broker={given!r:.100} are {features!r:.100}. They have to be eventspine.brokers.port.Features."
+        )

@@ -64,6 +64,7 @@ class Suite:
     groups: ClassVar[tuple[type, ...]] = ()
     gives: ClassVar[frozenset[str]] = frozenset()  # what tests may ask for that is no fixture
     limit_s: ClassVar[float] = 100.0  # of one test
+    make: Callable[..., Awaitable[Any]]  # of whoever subclasses
 
     def __init_subclass__(cls, **given: Any) -> None:
         super().__init_subclass__(**given)
@@ -81,6 +82,16 @@ class Suite:
     ) -> AbstractAsyncContextManager[Mapping[str, Any]]:
         """What a test asked for, of what is given."""
         raise NotImplementedError
+
+    async def made(self, **given: Any) -> Any:
+        """What `make` gives."""
+        making: Any = self.make(**given)
+        if not inspect.isawaitable(making):
+            raise SettingsError(
+                f"{type(self).__name__}.make is no `async def`: it gave {making!r:.100}, which can't be awaited. Write "
+                f"`async def make(self, ...)`, which returns the {self.title}."
+            )
+        return await making
 
     def fixtures(self) -> list[str]:
         """Names of pytest fixtures that `make` asks for."""

@@ -16,7 +16,8 @@ import json
 import time
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,7 +25,7 @@ from ....brokers import open_broker
 from ....brokers.binding import message_of
 from ....brokers.port import Broker, Needs
 from ....engine.carrying import needs_of
-from ....errors import BrokerError, SpineError
+from ....errors import BrokerError, SettingsError, SpineError
 from ....journal import open_journal
 from ....journal.memory import MemoryJournal
 from ....journal.port import Journal, Record
@@ -56,15 +57,22 @@ class CarriedSite(Undeclared):
     """`url` is the broker's, with names that nobody has used yet. With a `folder`, the two journals are SQLite files in it,
     which other processes may open; else they are in memory.
 
-    `server` is what `kill_server` kills; `network` is what `cut` cuts, and then `url` leads through it."""
+    `opens` makes the broker of the URL; other processes import it by its name. `server` is what `kill_server` kills; `network` is what `cut` cuts, and then `url` leads through it."""
 
     opened_by = f"{__name__}:spine_at"
 
     def __init__(
-        self, url: str, folder: Path | None = None, *, server: Server | None = None, network: Proxy | None = None
+        self,
+        url: str,
+        folder: Path | None = None,
+        *,
+        opens: Callable[[str], Broker] = open_broker,
+        server: Server | None = None,
+        network: Proxy | None = None,
     ) -> None:
         self.url = url
-        self.address = "" if folder is None else json.dumps([str(folder), url])
+        self.address = "" if folder is None else json.dumps([str(folder), url, _name_of(opens)])
+        self._opens = opens
         self._folder = folder
         self._memory = {SPEAKING: MemoryJournal(), LISTENING: MemoryJournal()}
         self._server = server
@@ -93,7 +101,7 @@ class CarriedSite(Undeclared):
 
     def broker(self) -> Broker:
         """As a process has it: not open."""
-        return open_broker(self.url)
+        return self._opens(self.url)
 
     def journal(self, where: str) -> Journal:
         """As a process has it, of who is SPEAKING or LISTENING."""
@@ -173,8 +181,25 @@ class CarriedSite(Undeclared):
 
 def spine_at(address: str, service: Service[Any]) -> Spine:
     """As another process opens it."""
-    folder, url = json.loads(address)
-    return Spine(_journal(Path(folder), side(service)), service=service, broker=url, lease_s=LEASE_S)
+    folder, url, opens = json.loads(address)
+    module, _, name = opens.partition(":")
+    broker = getattr(import_module(module), name)(url)
+    return Spine(_journal(Path(folder), side(service)), service=service, broker=broker, lease_s=LEASE_S)
+
+
+def _name_of(opens: Callable[[str], Broker]) -> str:
+    """By which another process finds it."""
+    module, name = (str(getattr(opens, said, "")) for said in ("__module__", "__qualname__"))
+    try:
+        found = getattr(import_module(module), name, None)
+    except (ModuleNotFoundError, ValueError):
+        found = None
+    if found is not opens:
+        raise SettingsError(
+            f"Other processes make this broker too, and can't import {opens!r:.100}. Give opens= a class or function that a "
+            "module has under its own name."
+        )
+    return f"{module}:{name}"
 
 
 def _journal(folder: Path, where: str) -> Journal:

@@ -58,7 +58,7 @@ class _OnSites(Suite):
 
     @asynccontextmanager
     async def set_up(self, asked: frozenset[str], fixtures: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
-        site = await self.make(**fixtures)
+        site = await self.made(**fixtures)
         await site.open()
         try:
             provided = {"site": site, "features": self.features}

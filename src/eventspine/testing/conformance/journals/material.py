@@ -66,6 +66,7 @@ class Maker(Protocol):
     opened_by: ClassVar[str]
     make: Callable[..., Awaitable[Journal]]
 
+    async def made(self, **given: Any) -> Any: ...
     def connect(self, journal: Journal) -> AbstractContextManager[Any]: ...
 
 
@@ -88,7 +89,8 @@ class Store:
     async def _make(self) -> Journal:
         """`make` takes the clock where it asks for it."""
         clock = {"clock": self.clock} if "clock" in signature(self.maker.make).parameters else {}
-        return await self.maker.make(**clock, **self._fixtures)
+        journal: Journal = await self.maker.made(**clock, **self._fixtures)
+        return journal
 
 
 def new_id() -> bytes:
