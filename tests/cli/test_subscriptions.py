@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from eventspine.journal.port import Done, Unit
+from eventspine.journal.port import PARTITIONS, Append, Done, Unit
 
-from .conftest import RESERVED
+from .conftest import NEW, RESERVED, record
 
 
 def listed(say, *options: str) -> dict[str, dict]:
@@ -98,6 +98,40 @@ def test_going_ahead_passes_what_was_not_handled_only_when_told(say, story):
 
     assert 0 == say("subscriptions", "rewind", "email.count", "--to", "now", "--skip-unhandled").exit_code
     assert 0 == listed(say)["email.count"]["lag"]
+
+
+def test_going_ahead_repeats_nothing_and_needs_no_word_on_effects(say, story):
+    refused = say("subscriptions", "rewind", "stock.reserve", "--to", "now")
+    assert (2, False) == (refused.exit_code, "--repeat-effects" in refused.stderr)
+    assert "has not handled 1 event" in refused.stderr
+
+    passed = say("subscriptions", "rewind", "stock.reserve", "--to", "now", "--skip-unhandled")
+    assert (0, "stock.reserve goes on from position 7.\n") == (passed.exit_code, passed.stdout)
+
+
+def test_a_place_between_passes_some_and_repeats_others_and_both_must_be_meant(say, story):
+    """Another partition is through with what comes after an event that one has not come to."""
+    later = record(8, "orders.Ordered", "c9")
+    assert later.slot % PARTITIONS != NEW.slot % PARTITIONS
+    (reserve,) = story.journal(lambda journal: journal.subscriptions("stock"))
+    done = Done(reserve.number, later.slot % PARTITIONS, [(0, 7)], reserve.generation)
+    story.journal(lambda journal: journal.commit([Unit(appends=[Append([later])])]))
+    story.journal(lambda journal: journal.commit([Unit(done=[done])]))
+
+    rewind = ("subscriptions", "rewind", "stock.reserve", "--to", "7")
+    refused = say(*rewind)
+    assert (2, True, True) == (
+        refused.exit_code,
+        "--repeat-effects" in refused.stderr,
+        "--skip-unhandled" in refused.stderr,
+    )
+    assert 2 == say(*rewind, "--skip-unhandled").exit_code
+    assert 2 == say(*rewind, "--repeat-effects").exit_code
+    assert 0 == say(*rewind, "--skip-unhandled", "--repeat-effects").exit_code
+
+
+def test_help_names_every_place(say):
+    assert "earliest, now, a position" in say("subscriptions", "rewind", "--help").stdout
 
 
 @pytest.mark.parametrize("place", ["yesterday", "2026-01-01T00:00:00", "-3"])

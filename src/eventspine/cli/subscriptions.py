@@ -28,7 +28,7 @@ from .choosing import Filter, deliveries, one_subscription
 from .exits import Failed, Misused
 from .figures import Number
 from .journals import asynchronous, existing_journal, position_of
-from .lags import Lag, lag, positions
+from .lags import Lag, any_finished, lag, positions
 from .output import confirm, note, say, say_listing
 from .progress import progress
 from .rates import Rate, measured
@@ -299,12 +299,12 @@ class Plan(NamedTuple):
     type=place,
     required=True,
     metavar="PLACE",
-    help="earliest, a position (handled again too), a time, or how long ago (2h).",
+    help="earliest, now, a position (handled again too), a time, or how long ago (2h).",
 )
 @click.option(
     "--repeat-effects",
     is_flag=True,
-    help="The handler's effects may happen again. Not needed where it declares replayable=True.",
+    help="The handler's effects may happen again. Not needed where none would, or it declares replayable=True.",
 )
 @click.option(
     "--publish-again",
@@ -334,17 +334,11 @@ async def rewind(
                 f"{title(subscription)} keeps {kept}, whose rows would count once more what it is handed again. Raise the version "
                 "of the view, to have it built anew beside this one."
             )
-        if not repeat_effects and not await replayable(journal, subscription):
-            raise Misused(
-                f"{title(subscription)} would do again what it does: mails, calls, rows. "
-                "Say --repeat-effects if that is wanted, or declare the handler with replayable=True."
-            )
         plan = await _plan(journal, subscription, start)
-        if plan.skipped.events and not skip_unhandled:
-            raise Misused(
-                f"{title(subscription)} has not handled {plan.skipped.in_words} before that place, which would be passed. "
-                "Name an earlier place, or say --skip-unhandled."
-            )
+        # Asked last: a handler at work may have come further meanwhile, and what it has handled would be repeated.
+        repeats = not repeat_effects and await _repeats(journal, subscription, plan.position)
+        if refused := _refused(subscription, plan, repeats, skip_unhandled):
+            raise Misused(refused)
         _announce(subscription, plan)
         await note_what_is_gone(journal, subscription.channels, plan.position)
         republish = secrets.token_hex(8) if publish_again else ""
@@ -352,6 +346,30 @@ async def rewind(
         say(f"{title(subscription)} goes on from position {plan.position + 1}.")
         if wait:
             await _wait(journal, subscription, plan.position)
+
+
+async def _repeats(journal: Journal, subscription: Subscription, position: int) -> bool:
+    """Whether effects of it would happen again: anything after this position that it is through with, or has tried."""
+    if await replayable(journal, subscription):
+        return False
+    cursors = await cursors_of(journal, [subscription])
+    return await any_finished(journal, subscription, cursors, position, await journal.head())
+
+
+def _refused(subscription: Subscription, plan: Plan, repeats: bool, skip_unhandled: bool) -> str:
+    """Why this has to be meant; "" where it is."""
+    why = []
+    if repeats:
+        why.append(
+            f"{title(subscription)} would do again what it does: mails, calls, rows. "
+            "Say --repeat-effects if that is wanted, or declare the handler with replayable=True."
+        )
+    if plan.skipped.events and not skip_unhandled:
+        why.append(
+            f"{title(subscription)} has not handled {plan.skipped.in_words} before that place, which would be passed. "
+            "Name an earlier place, or say --skip-unhandled."
+        )
+    return " ".join(why)
 
 
 async def _wait(journal: Journal, subscription: Subscription, start: int) -> None:
