@@ -22,7 +22,7 @@ from eventspine.testing.simulate.history import Setup
 from tests.simulate.ablations import RUNS
 from tests.simulate.carried import CARRIED
 from tests.simulate.kinds import Stamped, letters, letters_are_counted_once, office, reminders_come_once
-from tests.simulate.setups import KINDS, SHOP
+from tests.simulate.setups import CHAINS, CHAINS_OFTEN, KINDS, SHOP
 from tests.simulate.shop import OrderPlaced, books, each_order_takes_stock_once, orders, stock
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +61,11 @@ def test_they_hold_for_every_kind_of_handler_and_every_way_out_of_one() -> None:
     assert simulated.faults > 1000
 
 
+def test_they_hold_for_handlers_that_change_something_now_and_then() -> None:
+    assert CHAINS.run(1).broken is None
+    assert CHAINS_OFTEN.run(1).broken is None
+
+
 @pytest.mark.promise("process killed", "memory broker")
 @pytest.mark.promise("process stopped", "memory broker")
 @pytest.mark.promise("commit unknown", "memory broker")
@@ -85,6 +90,16 @@ def test_one_seed_is_one_history(setup: Setup) -> None:
 
 
 FOUND = {
+    # A handler kept to itself that it was cancelled, and its process never ended.
+    "a-cancellation-that-was-swallowed": (CHAINS, [50000]),
+    # A `def` handler waited for a commit that nobody would make any more, and its thread with it.
+    "a-thread-that-waited-for-what-it-follows": (CHAINS, [50017]),
+    # The answer to the commit in which it died was lost; it was replayed, and then the second answer took its row for done.
+    "replayed-before-it-was-known-to-be-dead": (CHAINS_OFTEN, [60240, 60472]),
+    # A feed that stood at a dead delivery was read again just as that was replayed.
+    "a-word-that-came-as-the-feed-was-read-again": (CHAINS, [70434]),
+    # Events were stored behind a late one while a run of their key was at work, and came before it when it failed.
+    "stored-behind-a-late-one-and-before-a-run": (CHAINS, [70368]),
     # Ranges of a run were merged, so that a repetition of some of its events was not known, and the others' effects came twice.
     "a-run-whose-ranges-were-merged": (SHOP, [2339156752]),
     # What a run left out was no longer counted, but its bytes were.
@@ -139,7 +154,7 @@ def test_each_fault_reaches_the_history(kind: str) -> None:
 
 PRINT_HASHES = """
 from tests.simulate.carried import CARRIED
-from tests.simulate.setups import KINDS, SHOP
+from tests.simulate.setups import CHAINS, CHAINS_OFTEN, KINDS, SHOP
 print([setup.run(seed).hash for setup in (SHOP, KINDS, *CARRIED.values()) for seed in range(3)])
 """
 
