@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
 from dataclasses import replace
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +210,68 @@ def test_an_invariant_may_assert() -> None:
 
     with pytest.raises(SimulationFailed, match="nobody orders: somebody did"):
         simulate(stock, drive=orders, invariants=[nobody_orders], histories=1, seed=1)
+
+
+def test_whatever_an_invariant_raises_breaks_it_and_is_told_as_others_are() -> None:
+    def every_order_has_a_name(world: World) -> None:
+        {"c0": 1}["A-3"]
+
+    def every_share_is_known(world: World) -> None:
+        json.loads("no JSON")
+
+    for holds, says in (
+        (
+            every_order_has_a_name,
+            """every order has a name: KeyError: 'A-3' (test_simulate.py, line {}: {{"c0": 1}}["A-3"])""",
+        ),
+        (
+            every_share_is_known,
+            """every share is known: JSONDecodeError: {error} (test_simulate.py, line {}: json.loads("no JSON"))""",
+        ),
+    ):
+        line, error = holds.__code__.co_firstlineno + 1, "Expecting value: line 1 column 1 (char 0)"
+        with pytest.raises(SimulationFailed) as failed:
+            simulate(stock, drive=orders, invariants=[holds], histories=1, seed=1)
+        told = str(failed.value)
+        assert told.startswith(says.format(line, error=error) + "\n\nseed 1, with these faults: none at all\n"), told
+        assert "starts" in told
+        assert "Run it again: SPINE_SEED=1 SPINE_HISTORIES=1 python -m pytest" in told
+
+
+def test_an_assertion_without_words_is_told_with_its_line() -> None:
+    def nobody_orders(world: World) -> None:
+        raise AssertionError
+
+    line = nobody_orders.__code__.co_firstlineno + 1
+    with pytest.raises(
+        SimulationFailed, match=rf"nobody orders: its assertion failed \(test_simulate.py, line {line}: "
+    ):
+        simulate(stock, drive=orders, invariants=[nobody_orders], histories=1, seed=1)
+
+
+def test_a_scenario_that_is_no_coroutine_says_what_to_write() -> None:
+    def plain(world: World) -> None: ...
+
+    async def yields(world: World) -> Any:
+        yield
+
+    for drive in (plain, yields):
+        with pytest.raises(SettingsError, match=f"Write `async def {drive.__name__}"):
+            simulate(stock, drive=drive, histories=1, seed=1)  # type: ignore[arg-type]
+    with pytest.raises(SettingsError, match="drive=None is no function"):
+        simulate(stock, drive=None, histories=1, seed=1)  # type: ignore[arg-type]
+    assert simulate(stock, drive=partial(orders), histories=1, seed=1).histories == 1
+
+
+def test_the_timeline_says_which_events_were_published() -> None:
+    async def two(world: World) -> None:
+        await world.publish(OrderPlaced(customer="c0", number=1), OrderPlaced(customer="c1", number=2))
+        await world.publish(OrderPlaced(customer="c2", number=3), after=timedelta(minutes=1))
+
+    told = Setup((stock,), two, (), 1, Faults.none(), None).run(1).told()
+    assert "published  OrderPlaced #1 of key 'c0', OrderPlaced #2 of key 'c1'\n" in told
+    assert "published  OrderPlaced of key 'c2'\n" in told
+    assert "commit done  stock.reserve #1, stock.StockReserved #3 of key 'c0'\n" in told
 
 
 @pytest.mark.parametrize("answer", [True, False, 0, []])

@@ -101,9 +101,13 @@ def simulate(
     `drive` is the world outside: it publishes, and waits; `service` is whom it publishes for (otherwise any context that
     the services subscribe to). With a `broker` ("log", "queue", or "unordered") each service has a journal and processes of its
     own, and so has the world outside; events are carried between them by a memory broker of that kind. An invariant takes the world at its end and returns what is wrong with it, or None; or it
-    asserts; anything else that it returns is refused. `progress` is told after each history. The environment's SPINE_SEED and SPINE_HISTORIES, where they are set,
+    raises, an assertion or anything else; whatever else it returns is refused. `progress` is told after each history. The environment's SPINE_SEED and SPINE_HISTORIES, where they are set,
     win: so a failure is shown again. Raises SimulationFailed."""
     _check(services, processes, histories)
+    if not callable(drive):
+        raise SettingsError(
+            f"drive={drive!r:.100} is no function. Write `async def drive(world): ...`, and name it here."
+        )
     _check_invariants(invariants)
     if broker not in (None, "log", "queue", "unordered"):
         raise SettingsError(f'broker={broker!r}: a simulated broker is "log", "queue", "unordered", or None.')

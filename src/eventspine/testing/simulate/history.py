@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import hashlib
 import logging
+import os
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import isawaitable
 from typing import Any
 
 from ...errors import BrokerError, JournalError, SettingsError
@@ -101,7 +103,7 @@ class Setup:
 
     async def _live(self, world: World) -> str | None:
         await world.start()
-        await self.drive(world)
+        await self._driven(world)
         try:
             await world.settle(self.settled_within_s)
         except NotSettled as error:
@@ -110,23 +112,52 @@ class Setup:
         world.refuse_unawaited()
         return world.loop.refused or self._checked(world)
 
+    async def _driven(self, world: World) -> None:
+        driving: Any = self.drive(world)
+        if not isawaitable(driving):
+            name = name_of(self.drive)
+            raise SettingsError(
+                f"drive has to be an `async def` without `yield`, and {name} gave {driving!r:.100}, which can't be awaited. Write "
+                f"`async def {name}(world): ...`, with `await world.publish(...)` in it."
+            )
+        await driving
+
     def _checked(self, world: World) -> str | None:
+        broken: str | None
         for holds in (*ALWAYS, *self.invariants):
             try:
-                broken = _said(holds, holds(world))
+                answer = holds(world)
             except AssertionError as error:
-                broken = str(error) or "its assertion failed"
+                broken = str(error) or f"its assertion failed{_raised_at(holds, error)}"
+            except Exception as error:  # noqa: BLE001 -- it is a user's: whatever it raises, it does not hold
+                broken = f"{type(error).__name__}: {error}{_raised_at(holds, error)}"
+            else:
+                broken = _said(holds, answer)
             if broken:
-                return f"{holds.__name__.replace('_', ' ')}: {broken}"
+                return f"{name_of(holds).replace('_', ' ')}: {broken}"
         return None
 
 
-def _said(holds: Invariant, answer: object) -> str | None:
+def name_of(function: Any) -> str:
+    """Also of what has none, such as a partial."""
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _raised_at(holds: Invariant, error: Exception) -> str:
+    """The line of theirs, and not that of a library which it called."""
+    frames = traceback.extract_tb(error.__traceback__)
+    file = getattr(getattr(holds, "__code__", None), "co_filename", None)
+    at = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
+    line = f": {at.line}" if at.line else ""
+    return f" ({os.path.basename(at.filename)}, line {at.lineno}{line})"
+
+
+def _said(holds: Invariant, answer: Any) -> str | None:
     """What is wrong, or None. A bool says neither: True may mean that it holds, or that something is wrong."""
     if answer is None or isinstance(answer, str):
         return answer
     raise SettingsError(
-        f"The invariant {holds.__name__} returned {answer!r:.100}. It has to return None or what is wrong, or assert."
+        f"The invariant {name_of(holds)} returned {answer!r:.100}. It has to return None or what is wrong, or assert."
     )
 
 

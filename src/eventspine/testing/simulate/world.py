@@ -131,8 +131,9 @@ class World:
             if self._speaks is not None:
                 raise
             raise self._nobody_speaks(error.details["type"]) from None
-        self.acknowledged += [receipt.event_id for receipt in (made if isinstance(made, list) else [made])]
-        self.tell("world", "published", ", ".join([type(event).__name__ for event in events]))
+        receipts = made if isinstance(made, list) else [made]
+        self.acknowledged += [receipt.event_id for receipt in receipts]
+        self.tell("world", "published", ", ".join(map(_published, events, receipts)))
         return made
 
     def _nobody_speaks(self, type: str) -> UnknownPublisher:
@@ -221,7 +222,7 @@ class World:
 
     def committed(self, process: Process, unit: Unit, verdict: Verdict) -> None:
         if unit.statements or verdict.kind != "done" or unit.puts or unit.changes:
-            self.tell(process.name, f"commit {verdict.kind}", _what(unit))
+            self.tell(process.name, f"commit {verdict.kind}", _what(unit, verdict))
 
     async def start(self) -> None:
         await self._spine.open()
@@ -305,7 +306,16 @@ def _outside(services: Sequence[Service[Any]], *, broker: bool) -> Service[Any]:
     return Service("outside", publishes=sorted({kind.context for kind in kinds if "/" not in kind.context} - theirs))
 
 
-def _what(unit: Unit) -> str:
+def _published(event: Any, receipt: Receipt) -> str:
+    return _event(type(event).__name__, receipt.position, describe(type(event)).key_of(event))
+
+
+def _event(name: str, position: int, key: str | None) -> str:
+    """As it is found again in other lines; without a position it has no place in the feed so far."""
+    return name + (f" #{position}" if position else "") + ("" if key is None else f" of key {key!r}")
+
+
+def _what(unit: Unit, verdict: Verdict) -> str:
     parts = [
         f"{statement.parameters['subscription']} #{statement.parameters['position']}"
         for statement in unit.statements
@@ -313,5 +323,8 @@ def _what(unit: Unit) -> str:
     ]
     parts += [f"{put.state} #{put.record.position} ({put.reason})" for put in unit.puts]
     parts += [f"delivery {change.number} {change.state or ''}" for change in unit.changes]
-    parts += [f"{record.type}" for append in unit.appends for record in append.records]
+    positions = iter(verdict.positions)
+    parts += [
+        _event(record.type, next(positions, 0), record.key) for append in unit.appends for record in append.records
+    ]
     return ", ".join(parts)
