@@ -77,8 +77,10 @@ def test_filters_choose(say, story, filters, numbers):
 def test_a_misspelled_handler_is_not_an_empty_list(say, story):
     listed = say("dead", "list", "--handler", "email.confrim")
 
-    assert 4 == listed.exit_code
+    assert (4, "") == (listed.exit_code, listed.stdout)
     assert "Did you mean email.confirm?" in listed.stderr
+    for command in (("list", "--json"), ("replay",), ("drop", "--yes")):
+        assert (4, "") == ((refused := say("dead", *command, "--handler", "nope")).exit_code, refused.stdout)
 
 
 @pytest.mark.parametrize("name", ["confirm", "email.confirm", "email/confirm", "email/email.confirm"])

@@ -225,3 +225,11 @@ def test_a_duration_beyond_the_calendar_is_no_duration(spine):
     far = "999999999999999999d"
     assert "is no duration" in publish(spine, "BookOrdered", ORDER, "--after", far).stderr
     assert "is no place in the feed" in spine.asked_here("tail", "--no-follow", "--from", far).stderr
+
+
+@pytest.mark.parametrize("option", ["--correlation", "--actor", "--why"])
+def test_what_is_said_and_empty_is_refused_and_no_journal_is_made(spine, option):
+    refused = publish(spine, "BookOrdered", ORDER, option, "")
+    assert (1, "") == (refused.exit_code, refused.stdout)
+    assert option.strip("-") in refused.stderr
+    assert not (spine.folder / "spine.db").exists()

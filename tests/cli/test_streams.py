@@ -67,7 +67,9 @@ def test_they_are_listed_with_their_versions(town: Any) -> None:
     assert [row["stream"] for row in json.loads(town("list", "--prefix", "garage-g2", "--json").stdout)] == [
         "garage-g2"
     ]
-    assert json.loads(town("list", "--service", "nobody", "--json").stdout) == []
+    assert [row["service"] for row in json.loads(town("list", "--service", "town", "--json").stdout)] == ["town"] * 2
+    refused = town("list", "--service", "nobody", "--json")
+    assert (refused.exit_code, refused.stdout) == (4, "")
     assert "garage-g1" in town("list").stdout
 
 

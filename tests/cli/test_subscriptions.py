@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from eventspine.journal.port import PARTITIONS, Append, Done, Unit
+from eventspine.journal.port import PARTITIONS, Append, Done, Registration, Unit
 
 from .conftest import NEW, RESERVED, record
 
@@ -59,6 +59,27 @@ def test_a_misspelled_name(say, story):
 
     assert 4 == refused.exit_code
     assert "Did you mean email.count?" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [("subscriptions",), ("subscriptions", "list"), ("top",), ("dead", "list"), ("streams", "list")]
+)
+def test_a_misspelled_service_is_not_an_empty_list(say, story, command):
+    """Also with --json: nothing is printed that could be taken for an answer."""
+    for json_too in ((), ("--json",)):
+        refused = say(*command, "--service", "emial", *json_too)
+        assert (4, "") == (refused.exit_code, refused.stdout)
+        assert "No service 'emial' has registered here. Did you mean email?" in refused.stderr
+
+
+def test_a_service_without_handlers_is_known(say, story):
+    """It only publishes; and what is asked of its deliveries is not what all have."""
+    story.journal(lambda journal: journal.register(Registration("orders", ("orders",), ()), 1_700_000_000_000_000))
+    listed = say("subscriptions", "--service", "orders")
+    assert (0, "orders has no handlers here.\n") == (listed.exit_code, listed.stderr)
+    assert "[]\n" == say("subscriptions", "--service", "orders", "--json").stdout
+    assert "[]\n" == say("dead", "list", "--service", "orders", "--json").stdout
+    assert "0 dead deliveries dropped.\n" == say("dead", "drop", "--service", "orders", "--yes").stdout
 
 
 def test_a_rewind_that_would_repeat_effects_must_be_meant(say, story):

@@ -173,6 +173,30 @@ async def test_a_start_that_might_lose_a_backlog_is_refused_with_the_ways_on(sto
             await until(lambda: v2.handled == [("Placed", 2)])
 
 
+async def test_a_name_to_retire_that_nobody_ever_had_is_told(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """And is no reason not to start: the command line may be kept, and one was retired by it before, or is new here."""
+    nothing = "nothing was retired for"
+    async with store.spine() as spine:
+        for release, retire in ((Release(Placed), []), (Release(Placed, name="confirm"), ["note"])):
+            async with spine.running(release.service, retire=retire):
+                pass
+        async with spine.running(Release(Placed, name="confirm").service, retire=["note", "mail.note"]):
+            assert nothing not in caplog.text
+        async with spine.running(Release(Placed, name="confirm").service, retire=["blah"]):
+            assert f"{nothing} 'blah': no service that runs here has ever had such a subscription" in caplog.text
+
+
+async def test_a_misspelled_name_to_retire_is_told_with_what_was_meant(
+    store: Store, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with store.spine() as spine:
+        async with spine.running(Release(Placed).service):
+            pass
+        nobody: Service[None] = Service("mail")
+        async with spine.running(nobody, retire=["mail.noet"]):
+            assert "did you mean 'mail.note'?" in caplog.text
+
+
 async def test_what_the_refusal_says_to_write_is_accepted(store: Store) -> None:
     suggested = re.compile(r"name='(.+?)', renamed_from='(.+?)'")
     async with store.spine() as spine:

@@ -139,13 +139,23 @@ async def _subscriptions(journal: Journal, chosen: Filter) -> list[int] | None:
         return None
     stored = await journal.subscriptions()
     if chosen.service is not None:
-        services = sorted({row.service for row in stored})
-        if chosen.service not in services:
-            raise NothingFound(f"No service {chosen.service!r} has registered.{_or(chosen.service, services)}")
+        await refuse_unknown_service(journal, chosen.service)
         stored = [row for row in stored if row.service == chosen.service]
     if chosen.handlers:
         stored = [row for name in chosen.handlers for row in by_name(stored, name, retired=True)]
     return [row.number for row in stored]
+
+
+async def refuse_unknown_service(journal: Journal, name: str | None) -> None:
+    """Raises NothingFound for a name that no service here has ever had. One without handlers, which only publishes, is known
+    by what it declared, by how long it keeps its events, or by its streams."""
+    if name is None or await journal.subscriptions(name) or await journal.declarations(name):
+        return
+    if await journal.streams(name, ("", ""), 1) or any(row.service == name for row in await journal.keeps()):
+        return
+    services = {row.service for row in await journal.subscriptions()}
+    services |= {row.service for row in await journal.processes()}
+    raise NothingFound(f"No service {name!r} has registered here.{_or(name, sorted(services))}")
 
 
 def by_name(stored: Sequence[Subscription], name: str, *, retired: bool = False) -> list[Subscription]:

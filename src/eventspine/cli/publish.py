@@ -271,10 +271,10 @@ async def command(
 
     from .. import Spine
 
-    caused = correlate(normal_id(in_utf8(correlation, "--correlation"))) if correlation else nullcontext()
+    caused = nullcontext() if correlation is None else correlate(normal_id(in_utf8(correlation, "--correlation")))
     said = nullcontext() if actor is None and why is None else acting(actor, why=why)
     spine = Spine(invocation.url, service=speaker, broker=invocation.settings.broker)
-    async with telling_of_the_lock(spine.journal), spine:
-        with caused, said:
+    with caused, said:  # first: what is refused makes no journal
+        async with telling_of_the_lock(spine.journal), spine:
             publishing = Publishing(spine, kind, key, when, as_json)
             await (publishing.from_lines() if single is None else publishing.publish([single]))

@@ -17,6 +17,7 @@ from ..observe.printable import printable
 from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
+from .choosing import refuse_unknown_service
 from .exits import Misused, NothingFound
 from .figures import Whole
 from .journals import PAGE, asynchronous, existing_journal
@@ -103,6 +104,7 @@ async def list_(invocation: Invocation, service: str | None, prefix: str, as_jso
     from ..state.ended import ENDED
 
     async with existing_journal(invocation) as journal:
+        await refuse_unknown_service(journal, service)
         await say_listing(
             (one async for one in named(journal, service) if one[1].startswith(prefix)),
             as_json=as_json,

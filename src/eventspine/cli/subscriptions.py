@@ -24,7 +24,7 @@ from ..state import versions
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .at_broker import INTAKE
-from .choosing import Filter, deliveries, one_subscription
+from .choosing import Filter, deliveries, one_subscription, refuse_unknown_service
 from .exits import Failed, Misused
 from .figures import Number
 from .journals import asynchronous, existing_journal, position_of
@@ -120,6 +120,7 @@ def table_row(row: Row, rate: Rate | None) -> list[object]:
 
 async def _list(invocation: Invocation, service: str | None, retired: bool, window_s: float, as_json: bool) -> None:
     async with existing_journal(invocation) as journal:
+        await refuse_unknown_service(journal, service)
         stored = [row for row in await journal.subscriptions(service) if retired or row.state != "retired"]
         stored.sort(key=lambda row: (row.service, row.name, row.number))
         rates = await measured(journal, [row for row in stored if row.state != "retired"], window_s) or {}
@@ -131,7 +132,7 @@ async def _list(invocation: Invocation, service: str | None, retired: bool, wind
             row=lambda row: table_row(row, rates.get(row.subscription.number)),
             none="No service has registered here."
             if service is None
-            else f"No service {service!r} has registered here.",
+            else f"{printable(service)} has no handlers here.",
         )
 
 

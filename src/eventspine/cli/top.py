@@ -23,7 +23,7 @@ from ..observe.printable import printable
 from ..wording import plural
 from . import completion
 from .app import Command, Invocation, json_option, pass_invocation
-from .exits import NothingFound
+from .choosing import refuse_unknown_service
 from .figures import Number
 from .journals import asynchronous, existing_journal
 from .output import json_document, on_terminal, say, say_table, size
@@ -236,8 +236,7 @@ async def command(invocation: Invocation, service: str | None, every_s: float, a
 
     q or Ctrl-C leaves. In a pipe, and with --json, it prints once what it sees."""
     async with existing_journal(invocation) as journal:
-        if service is not None and not await journal.subscriptions(service):
-            raise NothingFound(f"No service {service!r} has registered here. `spine subscriptions` lists them.")
+        await refuse_unknown_service(journal, service)
         if as_json:
             say(json_document(view(await twice(journal, service, every_s))))
         elif on_terminal() and os.environ.get("TERM") != "dumb":

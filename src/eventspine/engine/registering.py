@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ async def register(host: Host) -> Registered:
         start = handler.start
         at = await host.journal.position_at(round(start.timestamp() * 1e6)) if isinstance(start, datetime) else start
         declarations.append(handler.declaration(service.name, at))
-    retire = tuple(name if "." in name else f"{service.name}.{name}" for name in host.retire)
+    retire = tuple(_as_stored(name, service.name) for name in host.retire)
     registration = Registration(service.name, service.publishes, tuple(declarations), host.roll_back, retire)
     return await host.journal.register(registration, host.clock.now_us())
 
@@ -67,3 +69,25 @@ def say_what_it_passes(host: Host) -> None:
             "%s: this release does not know %s: %s, and all that are published while it leads, are passed",
             name, type, plural(events, "event of it that is not finished", "events of it that are not finished"),
         )  # fmt: skip
+
+
+async def say_what_nobody_had(hosts: Sequence[Host], retire: Sequence[str]) -> None:
+    """A misspelled name gives nothing up. It is no reason to stay away: a command line that retires a handler may be kept for
+    good, and start a journal that never had it."""
+    if not retire:
+        return
+    services = {host.service.name for host in hosts}
+    stored = [row for row in await hosts[0].journal.subscriptions() if row.service in services]
+    known = {(row.service, row.name) for row in stored}
+    for name in retire:
+        if not known & {(service, _as_stored(name, service)) for service in services}:
+            close = get_close_matches(name, [row.name for row in stored if row.state == "suspended"], n=1)
+            log.warning(
+                "nothing was retired for %r: no service that runs here has ever had such a subscription%s",
+                name, f"; did you mean {close[0]!r}?" if close else "",
+            )  # fmt: skip
+
+
+def _as_stored(name: str, service: str) -> str:
+    """In code, a handler is named without its service."""
+    return name if "." in name else f"{service}.{name}"

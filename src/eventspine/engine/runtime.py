@@ -22,6 +22,7 @@ from ..service import Handler, Middleware, Service
 from .commits import Committer
 from .host import LOOK_S, Host
 from .periodic import Periodic
+from .registering import say_what_nobody_had
 from .subscription import Subscription
 from .timers import Timers
 from .upkeep import Upkeep
@@ -118,6 +119,7 @@ class Runtime:
                 self.hosts.append(host)
                 await host.start()
                 self.periodic.take_up(host)
+            await say_what_nobody_had(self.hosts, retire)
         except BaseException:
             await self.stop(0.0)
             raise
