@@ -172,7 +172,9 @@ class Delivery(Cause, Handling, Generic[R]):
     def join(self, within: Any, result: Any = None) -> Any:
         """Write this delivery's cursor and events in a transaction of the caller's, to commit with it or not at all:
         `delivery.join(session)`, `await delivery.join(async_session)`. Call it last; then commit, and return. In the handler
-        of a command, `result` is what it is going to return, which commits with the rest."""
+        of a command, `result` is what it is going to return, which commits with the rest.
+
+        Raises `Fenced` where this attempt is not to have any effect, after it has rolled that transaction back."""
         if result is not None:
             raise SpineError(f"{self.handler} handles an event, which is not answered; leave result= out.")
         return self._joining(within)
@@ -181,15 +183,33 @@ class Delivery(Cause, Handling, Generic[R]):
         unit = self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction of its own; it can't join a connection beside it.")
-        self._follow_no_more()
         carrier = carrier_of(within)
         self._subscription.complete(self._item, unit)
         self._joined = True  # whatever comes of it: nothing else finishes this delivery from here on
         if carrier.is_async:
             self._unawaited = True
-            return self._join(carrier, unit)
-        write(carrier, self._subscription.journal, unit)
+            return self._join_async(carrier, unit)
+        self._join(carrier, unit)
         return None
+
+    def _join(self, carrier: Carrier, unit: Unit) -> None:
+        """A handler may leave its connection as it is when this raises, or commit it all the same: its lock would be kept from
+        the commit that this attempt waits for, and what it wrote would happen again in the next one."""
+        try:
+            self._follow_no_more()
+            write(carrier, self._subscription.journal, unit)
+        except Fenced:
+            carrier.roll_back()
+            raise
+
+    async def _join_async(self, carrier: Carrier, unit: Unit) -> None:
+        self._unawaited = False
+        try:
+            self._follow_no_more()
+            await write_async(carrier, self._subscription.journal, unit)
+        except Fenced:
+            await carrier.roll_back_async()
+            raise
 
     def _follow_no_more(self) -> None:
         """Who joins a connection may hold the lock that the commit of what came before it in its key waits for; and its own
@@ -198,11 +218,10 @@ class Delivery(Cause, Handling, Generic[R]):
         one.follows = False
         if item.turn and not (one.committer.is_stored(item.turn) and item.lane.turn == item.turn):
             item.lane.turn = -1  # as if that had been refused, which it may have been: there will be another attempt
-            raise Fenced("What came before this event in its key is not stored yet; it is handled again when it is.")
-
-    async def _join(self, carrier: Carrier, unit: Unit) -> None:
-        self._unawaited = False
-        await write_async(carrier, self._subscription.journal, unit)
+            raise Fenced(
+                "What came before this event in its key is not stored yet; it is handled again when it is. Your transaction has been "
+                "rolled back."
+            )
 
     # --- what it reads ------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ A carrier of your own is a subclass of `Carrier` with a line in `KINDS`.
 
 from __future__ import annotations
 
+import sqlite3
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -55,9 +56,29 @@ class Carrier:
     async def write_async(self, work: Callable[[Any], T]) -> T:
         return self.write(work)
 
+    def roll_back(self) -> None:
+        """End the caller's transaction, at once and as a whole: nothing that was written in it stays, and its locks are free,
+        whatever the caller does next. It is safe where there is none."""
+        roll_back(self.connection())
+
+    async def roll_back_async(self) -> None:
+        self.roll_back()
+
+
+def roll_back(connection: Any) -> None:
+    """A blocking connection of sqlite3 or psycopg. Their `rollback()` is refused inside psycopg's `transaction()`, and does
+    nothing where sqlite3 has `autocommit=True`; SQL of our own is taken everywhere else."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.rollback()
+        if connection.in_transaction and getattr(connection, "autocommit", None) is True:
+            connection.execute("rollback").close()
+    else:
+        connection.execute("rollback")
+
 
 class AsyncCarrier(Carrier):
-    """One whose connection is used by awaiting; subclasses override `write_async`."""
+    """One whose connection is used by awaiting; subclasses override `write_async`, and `roll_back_async` where that is not the
+    `rollback()` of what they were given."""
 
     is_async = True
 
@@ -69,6 +90,9 @@ class AsyncCarrier(Carrier):
             f"An asynchronous {self.kind} is written on by awaiting: `await spine.publish(..., within=...)` of "
             f"eventspine.Spine, `await delivery.join(...)` in an `async def` handler. Without a loop use a blocking one."
         )
+
+    async def roll_back_async(self) -> None:
+        await self.within.rollback()
 
 
 # Class, by any of its bases → module:carrier. The first that fits, in the class's method resolution order.

@@ -17,6 +17,7 @@ from eventspine.engine.lanes import Item, Lanes, Part
 from eventspine.errors import Fenced, JournalError
 from eventspine.journal.port import Unit, Verdict
 from eventspine.sync import Delivery as SyncDelivery
+from eventspine.within import Carrier
 
 from . import material
 from .material import SHOP, Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
@@ -306,6 +307,71 @@ async def test_one_that_joins_behind_another_that_was_refused_is_handled_again_b
         assert handled == [0, 1, 0, 1]
         assert [row["number"] for row in await spine.journal.query("select number from seen", {})] == [4]
         assert await spine.journal.deliveries() == []
+
+
+def stored_after(spine: Spine, happened: Callable[[], Any]) -> None:
+    """What is handled without effects is stored after this has happened, and no sooner."""
+    commit = spine.journal.commit
+
+    async def later(units: Sequence[Unit]) -> list[Verdict]:
+        if any(unit.done for unit in units):
+            await until(happened)
+        return await commit(units)
+
+    spine.journal.commit = later  # type: ignore[method-assign]
+
+
+THEN = ["leaks", "commits"]  # its connection, when join() has raised
+
+
+@pytest.mark.parametrize("then", THEN)
+async def test_a_transaction_that_joins_too_early_is_rolled_back_whatever_its_handler_does_with_it(
+    tmp_path: Path, then: str
+) -> None:
+    """Left as it is, it would keep the lock from the commit that it waits for; committed, its row would come again."""
+    path = tmp_path / "journal.db"
+    begun: list[int] = []
+    left: list[sqlite3.Connection] = []
+
+    def note(event: Placed, delivery: SyncDelivery) -> None:
+        begun.append(event.number)
+        if event.number == 0:
+            return
+        own = sqlite3.connect(path, check_same_thread=False)
+        own.execute("insert into seen values (?)", (event.number,))
+        left.append(own)
+        try:
+            delivery.join(own)
+        except Fenced:
+            if then == "leaks":
+                raise
+        own.commit()
+
+    service: Service[Any] = Service("mail", tables=tables)
+    service.on(Placed, name="note")(note)
+    try:
+        async with Spine(f"sqlite:///{path}", service=SHOP) as spine:
+            await of_one_key(spine, 2)
+            stored_after(spine, lambda: left)
+            async with spine.running(service, drain_s=0.5):
+                await until(lambda: begun == [0, 1, 1])
+                await until(lambda: subscription(spine).at_work == 0)
+            assert [row["number"] for row in await spine.journal.query("select number from seen", {})] == [1]
+            assert await finished_upto(spine, "mail.note") == 2
+            assert await spine.journal.deliveries() == []
+    finally:
+        for own in left:
+            own.close()
+
+
+@pytest.mark.parametrize("then", THEN)
+async def test_without_that_all_stands_still_or_its_row_is_there_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    monkeypatch.setattr(material, "WAIT_S", 2.0)
+    monkeypatch.setattr(Carrier, "roll_back", lambda _: None)
+    with pytest.raises(AssertionError, match="in vain" if then == "leaks" else r"\[1, 1\]"):
+        await test_a_transaction_that_joins_too_early_is_rolled_back_whatever_its_handler_does_with_it(tmp_path, then)
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------------

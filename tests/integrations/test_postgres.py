@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,9 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 from eventspine import Delivery, Event, Service, Spine
-from eventspine.errors import Conflict, SettingsError
+from eventspine.errors import Conflict, Fenced, SettingsError
 from eventspine.journal._postgres_bridge import filled
-from eventspine.journal.port import Append, Unit
+from eventspine.journal.port import Append, Unit, Verdict
 from eventspine.testing.servers import Server
 from eventspine.within import carrier_of, write_async
 from tests.journal.material import WAIT_S, event
@@ -185,6 +185,49 @@ async def test_a_handler_joins_its_own_transaction_and_the_event_is_handled_with
     async with spine.running(books):
         pass
     assert [] == await spine.journal.deliveries(subscriptions=[mine.number], states=["parked", "dead"])
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "psycopg, transaction()"])
+async def test_what_joins_before_what_it_follows_is_stored_is_rolled_back_whatever_its_handler_does(
+    postgres_url: str, schema: str, spine: Spine, kind: str
+):
+    """Committed, its row would come again with the next attempt."""
+    url, wrote, attempts, last = postgres_url.partition("?")[0], asyncio.Event(), list[int](), asyncio.Event()
+    books = Service("books")
+
+    @books.on(Paid)
+    async def book(paid: Paid, delivery: Delivery[Paid]) -> None:
+        attempts.append(delivery.attempt)
+        if len(attempts) == 1:
+            return  # the second of the key follows it
+        async with KINDS.get(kind, _psycopg_block)(url) as own:
+            await own.execute(f"insert into {schema}.rows values ('{paid.order}')")
+            wrote.set()
+            with suppress(Fenced):
+                joined = delivery.join(own.within)
+                await joined if joined is not None else None
+            await own.commit()
+        if len(attempts) == 3:
+            last.set()
+
+    commit = spine.journal.commit
+
+    async def later(units: Sequence[Unit]) -> list[Verdict]:
+        if any(unit.done for unit in units):
+            await wrote.wait()
+        return await commit(units)
+
+    spine.journal.commit = later  # type: ignore[method-assign]
+    async with spine.running(books):
+        await spine.publish(Paid(order="one"), Paid(order="one"))
+        await asyncio.wait_for(last.wait(), WAIT_S)
+    assert ([1, 1, 1], ["one"]) == (attempts, await rows_of(spine))
+
+
+@asynccontextmanager
+async def _psycopg_block(url: str) -> AsyncIterator[Own]:
+    with psycopg.connect(url) as own, own.transaction():
+        yield Own(own, _awaitable(own.execute), _awaitable(lambda: None), None)
 
 
 async def test_asyncpg_outside_of_a_transaction_is_refused(spine: Spine, postgres_url: str):

@@ -6,7 +6,7 @@ import asyncio
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager, closing
 from pathlib import Path
@@ -20,10 +20,12 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from eventspine import Delivery, Event, Retry, Service, Spine
-from eventspine.errors import EventRefused, JournalBusy, SettingsError
+from eventspine.errors import EventRefused, Fenced, JournalBusy, SettingsError
 from eventspine.integrations.sqlalchemy import begin_immediate, refuse_dual_writes
 from eventspine.journal import _sqlite_file
+from eventspine.journal.port import Unit, Verdict
 from eventspine.sync import Delivery as BlockingDelivery, Spine as BlockingSpine
+from eventspine.within import carrier_of
 
 
 class Placed(Event, context="orders", key="customer"):
@@ -526,6 +528,110 @@ async def test_a_def_handler_may_not_join_what_is_awaited(path: Path, spine: Spi
         await handled(spine, lambda: dead(path))
     await engine.dispose()
     assert "is written on by awaiting" in dead(path)[0]
+
+
+@pytest.mark.parametrize("then", ["leaks", "commits"])
+@pytest.mark.parametrize("kind", EVERY, ids=lambda one: one.__name__)
+async def test_what_joins_before_what_it_follows_is_stored_is_rolled_back_whatever_its_handler_does(
+    path: Path, spine: Spine, kind: Any, then: str
+) -> None:
+    """Left as it is, it would keep the lock from the commit that it waits for; committed, its row would come again."""
+    async with AsyncExitStack() as left:
+        service, attempts, wrote = Service("rows"), list[str](), asyncio.Event()
+
+        @service.on(Placed)
+        async def add(event: Placed, delivery: Delivery) -> None:
+            attempts.append(event.customer)
+            if len(attempts) == 1:
+                return  # the second of the key follows it
+            hand = await left.enter_async_context(kind(path))
+            await hand.add()
+            if hasattr(hand.within, "flush"):
+                flushed = hand.within.flush()
+                await flushed if flushed is not None else None
+            wrote.set()
+            try:
+                joined = delivery.join(hand.within)
+                await joined if joined is not None else None
+            except Fenced:
+                if then == "leaks":
+                    raise
+            await hand.commit()
+
+        stored_after(spine, wrote)
+        await spine.publish(Placed(), Placed())
+        async with spine.running(service):
+            await handled(spine, lambda: finished(path) == 2)
+        assert (len(attempts), stored(path)) == (3, (1, 2))
+
+
+async def test_it_is_so_of_a_scoped_session_in_a_thread(path: Path, spine: Spine) -> None:
+    """Which nobody has to close: it is the next attempt's as well."""
+    service, attempts, wrote = Service("rows"), list[int](), asyncio.Event()
+    engine = create_engine(f"sqlite:///{path}")
+    own, loop = scoped_session(sessionmaker(engine)), asyncio.get_running_loop()
+
+    @service.on(Placed)
+    def add(event: Placed, delivery: BlockingDelivery) -> None:
+        attempts.append(delivery.attempt)
+        if len(attempts) == 1:
+            return
+        own.add(Row())
+        own.flush()
+        loop.call_soon_threadsafe(wrote.set)
+        delivery.join(own)
+        own.commit()
+
+    stored_after(spine, wrote)
+    await spine.publish(Placed(), Placed())
+    async with spine.running(service):
+        await handled(spine, lambda: finished(path) == 2)
+    assert (attempts, stored(path)) == ([1, 1, 1], (1, 2))
+    own.remove()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_session_that_was_given_a_savepoint_gives_back_all_of_its_connection(
+    path: Path, asynchronous: bool
+) -> None:
+    sql = text("insert into shop_rows default values")
+    async with (async_connection if asynchronous else connection)(path) as hand:
+        await hand.add()
+        savepoint = hand.within.begin_nested()
+        within: Any
+        if asynchronous:
+            await savepoint
+            within = AsyncSession(hand.within, join_transaction_mode="create_savepoint")
+            await within.execute(sql)
+            await carrier_of(within).roll_back_async()
+        else:
+            within = Session(hand.within, join_transaction_mode="create_savepoint")
+            within.execute(sql)
+            carrier_of(within).roll_back()
+        with closing(sqlite3.connect(path, timeout=0)) as other:
+            other.execute("begin immediate")
+        await hand.commit()
+    with closing(sqlite3.connect(path)) as other:
+        assert other.execute("select count(*) from shop_rows").fetchone() == (0,)
+
+
+def stored_after(spine: Spine, happened: asyncio.Event) -> None:
+    """What is handled without effects is stored after this has happened, and no sooner."""
+    commit = spine.journal.commit
+
+    async def later(units: Sequence[Unit]) -> list[Verdict]:
+        if any(unit.done for unit in units):
+            await happened.wait()
+        return await commit(units)
+
+    spine.journal.commit = later  # type: ignore[method-assign]
+
+
+def finished(path: Path) -> int:
+    """How far a cursor has come."""
+    with closing(sqlite3.connect(path)) as own:
+        return int(own.execute("select max(position) from spine_cursors").fetchone()[0] or 0)
 
 
 def dead(path: Path) -> list[str]:

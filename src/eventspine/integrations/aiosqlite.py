@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..within import AsyncCarrier
+from ..within import AsyncCarrier, roll_back
 
 T = TypeVar("T")
 
@@ -16,6 +16,9 @@ class OfAiosqlite(AsyncCarrier):
 
     async def write_async(self, work: Callable[[Any], T]) -> T:
         return await in_its_thread(self.within, work)
+
+    async def roll_back_async(self) -> None:
+        await in_its_thread(self.within, roll_back)
 
 
 async def in_its_thread(connection: Any, work: Callable[[Any], T]) -> T:

@@ -45,6 +45,9 @@ class OfConnection(Carrier):
     def connection(self) -> Any:
         return _driver(self.within)
 
+    def roll_back(self) -> None:
+        self.within.rollback()
+
 
 class OfSession(Carrier):
     """Also of a scoped_session, such as Flask-SQLAlchemy's `db.session`."""
@@ -57,6 +60,12 @@ class OfSession(Carrier):
         with _telling_which():
             connection = self.within.connection()
         return _driver(connection)
+
+    def roll_back(self) -> None:
+        """Also the connection that it was given, if it was: a session that began in a savepoint of it gives back no more."""
+        self.within.rollback()
+        if hasattr(self.within.bind, "rollback"):
+            self.within.bind.rollback()
 
 
 class OfAsyncConnection(AsyncCarrier):
@@ -76,6 +85,11 @@ class OfAsyncSession(AsyncCarrier):
         with _telling_which():
             connection = await self.within.connection()
         return await _write_async(connection, work)
+
+    async def roll_back_async(self) -> None:
+        await self.within.rollback()
+        if hasattr(self.within.bind, "rollback"):
+            await self.within.bind.rollback()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 import django
@@ -18,10 +18,12 @@ from asgiref.sync import sync_to_async
 from django.db import IntegrityError, connection, connections, transaction
 
 from eventspine import Batch, Service
-from eventspine.errors import DeclarationError
+from eventspine.errors import DeclarationError, Fenced
 from eventspine.integrations.django import apublish, atomic_delivery, publish, sqlite
 from eventspine.integrations.django.testing import running
 from eventspine.journal.lockfile import TurnLock
+from eventspine.journal.postgres import PostgresJournal
+from eventspine.journal.sqlite import SQLiteJournal
 from eventspine.policies import Dead, Retry
 from eventspine.sync import Delivery, Spine
 
@@ -439,6 +441,79 @@ def test_r21_a_delivery_may_join_djangos_transaction_by_hand(stored, ear):
     with running(ear):
         until(lambda: finished(stored))
     assert ["ann"] == stored.done
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_what_joins_before_what_it_follows_is_stored_is_rolled_back_whatever_its_handler_does(
+    stored, ear, monkeypatch, nested
+):
+    """Also what the handler wrote in the blocks around the one in which it joined, and Django knows of it."""
+    attempts, written, refused = [], threading.Event(), []
+
+    @ear.on(Said)
+    def hear(event: Said, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        if len(attempts) == 1:
+            return  # the second of the key follows it
+        with transaction.atomic():
+            Done.objects.create(name="outer")
+            written.set()
+            try:
+                with transaction.atomic() if nested else nullcontext():
+                    Done.objects.create(name="inner")
+                    delivery.join("default")
+            except Fenced:
+                assert not getattr(connection.connection, "in_transaction", False), "its lock is free at once"
+                try:
+                    Done.objects.create(name="never")
+                except transaction.TransactionManagementError as error:
+                    refused.append(str(error))
+
+    stored_after(monkeypatch, written)
+    publish(Said(), Said())
+    with running(ear):
+        until(lambda: finished(stored, 2))
+    assert ([1, 1, 1], ["outer", "inner"], 1) == (attempts, stored.done, len(refused))
+
+
+def test_it_is_so_where_the_handler_ends_its_transactions_itself(stored, ear, monkeypatch):
+    attempts, written = [], threading.Event()
+
+    @ear.on(Said)
+    def hear(event: Said, delivery: Delivery) -> None:
+        attempts.append(delivery.attempt)
+        if len(attempts) == 1:
+            return
+        transaction.set_autocommit(False)
+        try:
+            Done.objects.create(name=event.name)
+            written.set()
+            with suppress(Fenced):
+                delivery.join("default")
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+
+    stored_after(monkeypatch, written)
+    publish(Said(), Said())
+    with running(ear):
+        until(lambda: finished(stored, 2))
+    assert ([1, 1, 1], ["ann"]) == (attempts, stored.done)
+
+
+def stored_after(monkeypatch: pytest.MonkeyPatch, happened: threading.Event) -> None:
+    """What is handled without effects is stored after this has happened, and no sooner."""
+    for kind in (SQLiteJournal, PostgresJournal):
+        monkeypatch.setattr(kind, "commit", _later(kind.commit, happened))
+
+
+def _later(commit, happened):
+    async def later(journal, units):
+        while any(unit.done for unit in units) and not happened.is_set():
+            await asyncio.sleep(0.002)
+        return await commit(journal, units)
+
+    return later
 
 
 @pytest.mark.parametrize("safe", [True, False])

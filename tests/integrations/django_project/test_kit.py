@@ -142,6 +142,21 @@ class Kit(SpineTests, TestCase):
         assert {event.order for event in self.published(StockReserved)} == {"published", "returned", "awaited"}
         assert Parcel.objects.get().order == "C"
 
+    def test_a_handler_may_join_djangos_transaction_by_hand(self):
+        joining = Service("joining", publishes="warehouse")
+
+        @joining.on(OrderPlaced)
+        def join(event: OrderPlaced, delivery: SyncDelivery) -> None:
+            with transaction.atomic():
+                Parcel.objects.create(order=event.order)
+                delivery.publish(StockReserved(order="joined"))
+                delivery.join("default")
+
+        publish(PLACED)
+        assert self.handle(joining) == 1
+        assert Parcel.objects.get().order == "A"
+        assert self.published(StockReserved) == [StockReserved(order="joined")]
+
     def test_the_engine_itself_sees_nothing_of_this_transaction_and_is_refused(self):
         with self.assertRaisesMessage(Exception, REFUSED), running():
             pass

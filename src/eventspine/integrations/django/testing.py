@@ -32,7 +32,7 @@ from ...errors import SpineError
 from ...events import describe
 from ...ids import IdSource
 from ...journal import _sql_read as read
-from ...journal.port import Record, Unit
+from ...journal.port import Record, Unit, Verdict
 from ...observe.correlation import current
 from ...publishing import Publisher, through
 from ...service import Handler, Service
@@ -185,7 +185,7 @@ class _Subscription:
             raise SpineError(
                 f"{self.name} handles runs of events; handle() calls handlers of one event. Use running()."
             )
-        item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0)
+        item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0, turn=0)
         delivery: Delivery[Any] = Delivery(self, item, record)  # type: ignore[arg-type]  # all that it asks for is here
         with transaction.atomic(using=self.journal.wrapper.alias):
             result = self._call(self.types[record.type].read(record.data, record.version), delivery)
@@ -219,7 +219,11 @@ class _InTest:
         self.id, self.path = store.id, store.path
 
     def write(self, unit: Unit) -> None:
-        self._journal.write_within(self.wrapper.connection, unit)
+        self.write_within(self.wrapper.connection, unit)
+
+    def write_within(self, connection: Any, unit: Unit) -> Verdict:
+        """For `delivery.join(...)`."""
+        return self._journal.write_within(connection, unit)
 
     async def query(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
         return self._journal.query(self.wrapper, sql, parameters)

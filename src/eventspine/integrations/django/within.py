@@ -19,7 +19,7 @@ class OfDjango(Carrier):
     )
 
     def connection(self) -> Any:
-        wrapper = connections[self.within] if isinstance(self.within, str) else connections[self.within.alias]
+        wrapper = self._wrapper()
         check_supported(wrapper)
         if not in_transaction(wrapper):
             raise SettingsError(
@@ -29,6 +29,23 @@ class OfDjango(Carrier):
         wrapper.validate_thread_sharing()
         wrapper.validate_no_broken_transaction()  # the driver would not know of it, and write
         return wrapper.connection
+
+    def _wrapper(self) -> Any:
+        return connections[self.within] if isinstance(self.within, str) else connections[self.within.alias]
+
+    def roll_back(self) -> None:
+        """Django alone would keep the lock until its outermost block ends, and of a nested one give back a savepoint only. So it is
+        the driver that rolls back, and Django is told that the block is broken: it runs no more SQL in it, and finds the
+        savepoints of the blocks around gone, which has it give up each of them."""
+        wrapper = self._wrapper()
+        if not in_transaction(wrapper):
+            return
+        wrapper.validate_thread_sharing()
+        if wrapper.in_atomic_block:
+            wrapper.connection.rollback()
+            wrapper.set_rollback(True)
+        else:
+            wrapper.rollback()
 
 
 def in_transaction(wrapper: Any) -> bool:
