@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import Counter
 from typing import Any
 
 import pytest
 
-from eventspine import Delivery, Service, Spine
+from eventspine import Delivery, Retry, Service, Spine
 from eventspine.engine import host as hosts
 from eventspine.engine.readers import Readers
 from eventspine.journal.port import PARTITIONS, Fence, Rename, Rewind, SetState, Unit
+from eventspine.observe.correlation import Cause, current, going_on
+from eventspine.observe.logs import CorrelationFilter
 
 from .material import (
     FOR_EVER,
@@ -92,6 +95,51 @@ async def test_r13_what_a_process_finishes_after_its_lease_is_fenced(store: Stor
     assert first.handled == second.handled == [1]
     assert published == [1]
     assert fenced == 1
+
+
+async def test_what_is_no_longer_ours_is_logged_with_its_own_fields(
+    store: Store, monkeypatch: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever is being handled where that is noticed."""
+    fenced = hosts.Subscription.fenced
+
+    def noticed_elsewhere(one: Any, item: Any) -> None:
+        with going_on(Cause("another", event_id="another", handler="email.other")):
+            fenced(one, item)
+
+    monkeypatch.setattr(hosts.Subscription, "fenced", noticed_elsewhere)
+    caplog.set_level(logging.INFO, "eventspine.engine")
+    with caplog.filtering(CorrelationFilter()):
+        await late_commit(store)
+    (line,) = [record for record in caplog.records if "is no longer ours" in record.getMessage()]
+    about = vars(line)
+    assert f"orders.Placed {about['spine_event_id']} (key 'c1')" in line.getMessage()
+    assert ("email.note", "c1") == (about["spine_handler"], about["spine_key"])
+
+
+async def test_before_its_attempt_a_delivery_is_not_logged_as_the_one_before(store: Store, monkeypatch: Any) -> None:
+    """A worker goes on from one to the next; a suspect has something to store before it may begin."""
+    handle, found = hosts.Subscription.handle, []
+
+    async def looked(one: Any, item: Any) -> None:
+        found.append(current.get())
+        await handle(one, item)
+
+    monkeypatch.setattr(hosts.Subscription, "handle", looked)
+    tried = list[int]()
+    service: Service[Any] = Service("email")
+
+    @service.on(Placed, name="note", concurrency=1, retry=Retry(immediate=2))
+    async def fails_once(event: Placed) -> None:
+        tried.append(event.number)
+        if tried == [1]:
+            raise Broken
+
+    async with store.spine() as spine, spine.running(service):
+        await spine.publish(*some(1))
+        await until(lambda: tried == [1, 1])
+    assert found
+    assert set(found) == {None}
 
 
 async def test_r13_without_the_fence_it_would_count_twice(store: Store, monkeypatch: Any) -> None:

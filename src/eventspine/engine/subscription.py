@@ -45,7 +45,6 @@ if TYPE_CHECKING:
     from ..observe.correlation import Cause
     from .host import Host
 
-log = logging.getLogger("eventspine.engine")
 
 WINDOW = SUSPECTS  # deliveries in memory at most, per subscription
 BYTES_MAX = 64_000_000  # of their data
@@ -269,7 +268,9 @@ class Subscription:
             self.settled(item)
         elif verdict.kind == "fenced" and _row_changed(item, verdict):
             self.host.fenced += 1
-            log.info("%s: %s was settled by somebody else; its effects were dropped", self.name, name_of(item))
+            self.waiting.say(
+                item, logging.INFO, "%s: %s was settled by somebody else; its effects were dropped", name_of(item)
+            )
             self.gone(item)
         elif verdict.kind == "fenced":
             self.fenced(item)
@@ -279,7 +280,7 @@ class Subscription:
     def fenced(self, item: Item) -> None:
         """Somebody else owns this now: what the handler changed is dropped, and the owner handles it."""
         self.host.fenced += 1
-        log.info("%s: %s is no longer ours; its effects were dropped", self.name, name_of(item))
+        self.waiting.say(item, logging.INFO, "%s: %s is no longer ours; its effects were dropped", name_of(item))
         self.release(item)
         if item.part.alive:  # else it is known already, and loaded anew
             self.drop(item.part.number)

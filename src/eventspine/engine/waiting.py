@@ -138,9 +138,9 @@ class Waiting:
         count = f"attempt {item.attempts}" + (f" of {most}" if most is not None else "")
         extra = {"attempts_max": most, "next_attempt": None if due_us is None else _utc(due_us)}
         said = _next(outcome, now_us)
-        self._say(item, level, "%s: %s failed, %s, %s: %s", name_of(item), count, said, text, extra=extra)
+        self.say(item, level, "%s: %s failed, %s, %s: %s", name_of(item), count, said, text, extra=extra)
 
-    def _say(
+    def say(
         self, item: Item, level: int, message: str, *arguments: object, extra: dict[str, Any] | None = None
     ) -> None:
         """A verdict comes when something else is being handled, or nothing; the record names this delivery all the same."""
@@ -171,7 +171,7 @@ class Waiting:
 
     def killed(self, item: Item, text: str) -> None:
         """Dead without an attempt that could fail: its process died of it."""
-        self._say(item, logging.ERROR, "%s: %s is dead, it killed its process: %s", name_of(item), text)
+        self.say(item, logging.ERROR, "%s: %s is dead, it killed its process: %s", name_of(item), text)
         self.die(item, "killed-its-process", text)
 
     def die(self, item: Item, reason: str, text: str, trace: str = "") -> None:
@@ -201,7 +201,7 @@ class Waiting:
             if verdict.kind == "fenced":
                 self.subscription.fenced(item)
             else:
-                self._say(item, logging.ERROR, "%s: %s could not be stored: %s", name_of(item), verdict.error)
+                self.say(item, logging.ERROR, "%s: %s could not be stored: %s", name_of(item), verdict.error)
                 self.subscription.workers.stumbled([item], verdict.error or SpineError("a row could not be stored"))
             return False
         item.mark = None

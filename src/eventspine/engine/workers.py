@@ -177,6 +177,7 @@ class Workers:
                     else:
                         await close(one, item, delivery)
             else:
+                current.set(None)  # what is logged before its attempt is not about the delivery before it
                 await one.handle(item)
             del items[me]
         return True
