@@ -53,6 +53,28 @@ def test_a_stopped_process_is_named_with_the_way_to_wake_it(spine):
     assert [finding for finding in doctor.findings(seen) if f"Process {shop.pid}" in finding] == [], "not at once"
 
 
+def test_processes_of_a_service_that_are_gone_with_nothing_in_their_name_share_a_line(story):
+    """After a night of crashes those that are there would be lost among them; --json has each."""
+    seen = examined(story)
+    crashed = [(process(seen, pid, until_us=seen.now - pid * MINUTE), False) for pid in range(3, 26)]
+    holding, one = process(seen, 50, until_us=seen.now - MINUTE), process(seen, 51, service="stock")
+    alive = process(seen, 8000)
+    leases = [Lease("email//0", 1, "p50", 0, False)]
+    seen = seen._replace(processes=[*crashed, (holding, False), (one, False), (alive, True)], leases=leases)
+
+    lines = list(doctor.process_lines(seen))
+    assert [line for line in lines if "pid" not in line] == [
+        "email  23 processes gone without leaving, the last 3m00s ago; others take their work over  0 leases"
+    ]
+    assert ["pid 50", "pid 51", "pid 8000"] == [line.split("  ")[1] for line in lines if "pid" in line]
+    assert len(doctor._view(seen, [], [])["processes"]) == 26
+
+    without = seen._replace(processes=crashed)
+    assert ["their work waits for a process of email  0 leases"] == [
+        line.partition("; ")[2] for line in doctor.process_lines(without)
+    ]
+
+
 def test_leases_that_nobody_takes_from_a_process_that_is_gone_are_a_finding(story):
     seen = examined(story)
     gone, alive = process(seen, 7, until_us=seen.now - MINUTE), process(seen, 8)

@@ -38,6 +38,12 @@ def test_services_run_until_told_to_stop(spine):
     assert 1 == len((spine.folder / "sent").read_text().splitlines())
 
 
+def test_a_journal_that_can_not_be_is_refused_before_it_is_named_as_new(spine):
+    refused = spine("run", "bookshop", "--journal", f"sqlite:///{spine.folder}/nowhere/x.db")
+    assert 2 == refused.returncode
+    assert "eventspine.run: journal" not in refused.stderr
+
+
 def test_dead_then_mended_then_replayed(spine):
     spine.run_shop()
     order = publish(spine, "unlucky")

@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -275,13 +275,8 @@ def _promises(seen: Examined, there: AtBroker | None) -> list[Promise]:
 def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell], there: AtBroker | None = None) -> None:
     for name, value in _facts(seen):
         say(f"{name:<14} {printable(value)}")
-    for process, alive in seen.processes:
-        held = sum(lease.owner == process.id for lease in seen.leases)
-        told = _condition(seen, process, alive)
-        release = f"  eventspine {printable(process.release)}" if process.release else ""
-        say(
-            f"{'process':<14} {printable(process.service)}  pid {process.pid}{release}  {told}  {plural(held, 'lease')}"
-        )
+    for told in process_lines(seen):
+        say(f"{'process':<14} {told}")
     say()
     if there is not None:
         there.report()
@@ -294,6 +289,40 @@ def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell], there:
         say(f"{number}. {finding}")
     if not wrong:
         say("Nothing is wrong.")
+
+
+def process_lines(seen: Examined) -> Iterator[str]:
+    """A line each; those of one service that are gone and have nothing in their name share one, or they would bury the
+    others after a night of crashes."""
+    bare = [process for process, alive in seen.processes if not alive and not _held_by(seen, process)]
+    many = {service for service, count in Counter(process.service for process in bare).items() if count > 1}
+    for process, alive in seen.processes:
+        if process not in bare or process.service not in many:
+            yield _process_line(seen, process, alive)
+    for service in sorted(many):
+        yield _gone_line(seen, [process for process in bare if process.service == service])
+
+
+def _held_by(seen: Examined, process: Process) -> int:
+    return sum(lease.owner == process.id for lease in seen.leases)
+
+
+def _process_line(seen: Examined, process: Process, alive: bool) -> str:
+    release = f"  eventspine {printable(process.release)}" if process.release else ""
+    told = f"{printable(process.service)}  pid {process.pid}{release}  {_condition(seen, process, alive)}"
+    return f"{told}  {plural(_held_by(seen, process), 'lease')}"
+
+
+def _gone_line(seen: Examined, gone: Sequence[Process]) -> str:
+    """When the last of them was heard of, as far as is known: until then its leases held."""
+    service = printable(gone[0].service)
+    last = span(max(0, seen.now - max(process.until_us for process in gone)))
+    taken = (
+        "others take their work over"
+        if gone[0].service in seen.alive
+        else f"their work waits for a process of {service}"
+    )
+    return f"{service}  {len(gone):,} processes gone without leaving, the last {last} ago; {taken}  0 leases"
 
 
 def _report_tested(tested: Sequence[Cell]) -> None:

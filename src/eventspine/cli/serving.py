@@ -185,10 +185,14 @@ async def serve(work: Work, parent: Parent | None) -> None:
 
     settings, drain_s = work.settings, work.settings.drain_s
     spine = Spine._with(settings, middleware=_middleware(work), take_over=work.take_over)
-    log.info("journal %s%s", place_of(spine.journal), "" if spine.journal.exists() else " (new)")
+    # One that is there is named before others that hold it are waited for, a new one once it could be made.
+    if not (new := not spine.journal.exists()):
+        log.info("journal %s", place_of(spine.journal))
     told_to_stop = asyncio.Event()
     collect_less()
     async with spine:
+        if new:
+            log.info("journal %s (new)", place_of(spine.journal))
         watched = _Watched(spine.health)
 
         def stop(why: str) -> None:
