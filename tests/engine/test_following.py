@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from eventspine import Delivery, Service, Spine
 from eventspine.engine import calls
 from eventspine.engine.lanes import Item, Lanes, Part
 from eventspine.errors import Fenced, JournalError
+from eventspine.journal import _sqlite_locks
 from eventspine.journal.port import Unit, Verdict
 from eventspine.sync import Delivery as SyncDelivery
 from eventspine.within import Carrier
 
 from . import material
-from .material import SHOP, Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
+from .material import QUICK, SHOP, Broken, Mailed, Placed, Store, finished_upto, subscription, turns, until
 
 COUNT = 50
 Handle = Callable[[Placed], Awaitable[Mailed | None]]
@@ -372,6 +374,63 @@ async def test_without_that_all_stands_still_or_its_row_is_there_twice(
     monkeypatch.setattr(Carrier, "roll_back", lambda _: None)
     with pytest.raises(AssertionError, match="in vain" if then == "leaks" else r"\[1, 1\]"):
         await test_a_transaction_that_joins_too_early_is_rolled_back_whatever_its_handler_does_with_it(tmp_path, then)
+
+
+@pytest.fixture
+def collected_by_chance() -> Iterator[None]:
+    """As good as never: in a test there may be much that has the collector run, in a service that waits there is nothing."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("collected_by_chance")
+async def test_one_that_fails_with_a_connection_left_open_does_not_keep_its_lock_from_what_it_follows(
+    tmp_path: Path,
+) -> None:
+    """Nobody has that connection but the frames of the error, which the attempt has in hand while it waits."""
+    path = tmp_path / "journal.db"
+    begun: list[int] = []
+    wrote: list[int] = []
+
+    def note(event: Placed) -> None:
+        begun.append(event.number)
+        if event.number == 0:
+            return
+        own = sqlite3.connect(path)
+        own.execute("insert into seen values (?)", (event.number,))
+        wrote.append(event.number)
+        if begun == [0, 1]:
+            try:
+                raise KeyError(event.number)
+            except KeyError as error:
+                raise Broken from error
+        own.commit()
+        own.close()
+
+    service: Service[Any] = Service("mail", tables=tables)
+    service.on(Placed, name="note", retry=QUICK)(note)
+    async with Spine(f"sqlite:///{path}", service=SHOP) as spine:
+        await of_one_key(spine, 2)
+        stored_after(spine, lambda: wrote)
+        async with spine.running(service, drain_s=0.5):
+            await until(lambda: begun == [0, 1, 1])
+            await until(lambda: subscription(spine).at_work == 0)
+        assert [row["number"] for row in await spine.journal.query("select number from seen", {})] == [1]
+
+
+@pytest.mark.usefixtures("collected_by_chance")
+@pytest.mark.parametrize("held_by", ["its frames", "the collector"])
+async def test_without_letting_go_of_it_it_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_by: str
+) -> None:
+    monkeypatch.setattr(material, "WAIT_S", 2.0)
+    if held_by == "its frames":
+        monkeypatch.setattr(calls, "_let_go", lambda _: None)
+    else:
+        monkeypatch.setattr(_sqlite_locks, "_begun_without_what_nobody_has", lambda _: False)
+    with pytest.raises(AssertionError, match="in vain"):
+        await test_one_that_fails_with_a_connection_left_open_does_not_keep_its_lock_from_what_it_follows(tmp_path)
 
 
 # --- lanes ------------------------------------------------------------------------------------------------------------

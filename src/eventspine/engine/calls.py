@@ -9,6 +9,7 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from functools import partial
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, publish_returned
@@ -134,12 +135,24 @@ async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any
     item.started = 0.0
     error = in_time(subscription, item, error)
     await delivery._abandon()
-    if item.turn and not await follows(subscription, item):
-        return
+    if item.turn:
+        _let_go(error)
+        if not await follows(subscription, item):
+            return
     if delivery._joined and await subscription.is_finished(item):
         subscription.settled(item)  # its transaction had committed, whatever came after
     else:
         subscription.waiting.failed(item, error)
+
+
+def _let_go(error: BaseException) -> None:
+    """The frames of a failed attempt must not keep a connection that its handler has left to the garbage collector: what it is about
+    to wait for may be the commit that waits for that connection's lock."""
+    seen: set[int] = set()
+    while id(error) not in seen:
+        seen.add(id(error))
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__ or error
 
 
 async def close(subscription: Subscription, item: Item, delivery: Delivery[Any]) -> None:

@@ -6,7 +6,8 @@ tells who holds the lock (Linux, in /proc/locks), that is refused at once instea
 
     BEGIN IMMEDIATE ── begun
           │ busy; a look every 50 ms
-          ├── held by this very process for GRACE_S, nothing committed meanwhile ──► JournalBusy, naming within=
+          ├── held by this very process for GRACE_S, nothing committed meanwhile ──► collect what nobody has any more;
+          │                                                     if it still is ──► JournalBusy, naming within=
           ├── busy for longer than the limit, whoever holds it ──► JournalBusy, naming the pid
           └── else: again
 
@@ -17,6 +18,7 @@ never for a failed attempt. The -shm is only asked for its inode, and never open
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import time
@@ -61,6 +63,8 @@ class WriteLock:
         while True:
             pid, now = self._look(), time.monotonic()
             own = self._safeguards.own_lock and watch.kept_by_ourselves(pid, since, now)
+            if own and _begun_without_what_nobody_has(connection):
+                return
             if own or now - since >= self._limit_s:
                 raise file.busy(self._path, None, pid)
             if _begun(connection):
@@ -129,6 +133,13 @@ def _begun(connection: sqlite3.Connection) -> bool:
             raise
         return False
     return True
+
+
+def _begun_without_what_nobody_has(connection: sqlite3.Connection) -> bool:
+    """sqlite3's connections are part of a circle: one that is open and forgotten keeps its lock until it is collected. Those who
+    wait for the lock make nothing that would have the collector run."""
+    gc.collect()
+    return _begun(connection)
 
 
 def _written_ns(wal: str) -> int:
