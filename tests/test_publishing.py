@@ -22,6 +22,7 @@ from eventspine.errors import (
     SpineClosed,
     UnknownPublisher,
 )
+from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Verdict
 
 
@@ -252,3 +253,13 @@ async def test_health_answers_before_a_spine_is_open_and_after(tmp_path: Path) -
     async with spine:
         assert spine.health()["status"] == "ok"
     assert spine.health()["status"] == "closed"
+
+
+@pytest.mark.parametrize("given", [None, Path("spine.db"), object()])
+def test_what_is_no_journal_is_refused_where_it_is_given(given: Any) -> None:
+    with pytest.raises(
+        SettingsError, match=r"neither a URL, such as sqlite:///spine.db, nor a journal: it has no .*, …\. "
+    ):
+        Spine(given)
+    with pytest.raises(SettingsError, match=r"MemoryJournal is a class. Give one that is made: MemoryJournal\(…\)"):
+        Spine(MemoryJournal)  # type: ignore[arg-type]

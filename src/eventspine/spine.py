@@ -19,7 +19,7 @@ from .commands.on_spine import Commanding
 from .delivery import BatchDelivery, Delivery, refuse_other_journal
 from .errors import EventRefused, JournalError, OutcomeUnknown, SettingsError, SpineClosed, SpineError, UnknownPublisher
 from .ids import IdSource, id_bytes
-from .journal import open_journal, without_password
+from .journal import check_journal, open_journal, without_password
 from .journal.notes import SCRATCH
 from .journal.port import Journal, Record, Unit, Verdict
 from .observe.correlation import Cause, current
@@ -80,7 +80,7 @@ class Spine(State, Commanding):
         self.drain_s = DRAIN_S  # of `running`, where it is told nothing else
         self._retention: Mapping[str, timedelta | None] = {}  # of the settings, over what services say
         self.clock = clock or SystemClock()
-        self.journal = open_journal(url) if isinstance(url, str) else url
+        self.journal = _journal(url)
         self.service = service
         self.middleware = tuple(middleware)
         self.lease_s = lease_s
@@ -475,6 +475,13 @@ def _listed(commands: Any) -> Sequence[Service[Any]]:
     if isinstance(commands, Service):
         raise SettingsError(f"commands= is a list of services: commands=[{commands.name}].")
     return list(commands)
+
+
+def _journal(given: str | Journal) -> Journal:
+    if isinstance(given, str):
+        return open_journal(given)
+    check_journal(given)
+    return given
 
 
 def _broker(given: str | Broker | None) -> Broker | None:

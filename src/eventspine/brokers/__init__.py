@@ -6,6 +6,7 @@ from __future__ import annotations
 from importlib import import_module
 
 from ..errors import MissingExtra, SettingsError
+from ..ports import missing
 from .port import Broker, Features
 
 _MODULES = {  # by scheme: our module, the extra, and the package that it needs
@@ -28,7 +29,7 @@ def open_broker(url: str) -> Broker:
         known = ", ".join(f"{name}://" for name in _MODULES)
         raise SettingsError(
             f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
-            "an object, Spine(broker=LedgerBroker(…)): see docs/how-to/write-an-adapter.md."
+            "an object, Spine(broker=LedgerBroker(…)): see how-to/write-an-adapter.md."
         )
     module, extra, package = _MODULES[scheme]
     try:
@@ -42,15 +43,13 @@ def open_broker(url: str) -> Broker:
 
 
 def check_broker(given: object) -> None:
-    """An adapter of a user's own: raises SettingsError for what isn't one. Else it would be missed where it is first
-    needed, which may be in the background, long after it was given."""
+    """An adapter of a user's own: raises SettingsError for what isn't one."""
     if isinstance(given, type):
         raise SettingsError(f"broker={given.__name__} is a class. Give a broker that is made: {given.__name__}(…).")
-    wanted = [*Broker.__annotations__, *(name for name in vars(Broker) if not name.startswith("_"))]
-    if missing := [name for name in wanted if not hasattr(given, name)]:
+    if lacks := missing(given, Broker):
         raise SettingsError(
             f"broker={given!r:.100} is neither a URL, such as kafka://localhost:9092, nor a broker: it has no "
-            f"{', '.join(missing)}. eventspine.brokers.port.Broker says what one has to have."
+            f"{', '.join(lacks)}. eventspine.brokers.port.Broker says what one has to have."
         )
     features = getattr(given, "features", None)
     if not isinstance(features, Features):

@@ -1,10 +1,12 @@
-"""Journals: `open_journal(url)` gives the one that a URL names, not yet opened."""
+"""Journals: `open_journal(url)` gives the one that a URL names, not yet opened; `check_journal` says whether a user's own is
+one."""
 
 from __future__ import annotations
 
 import re
 
 from ..errors import MissingExtra, SettingsError
+from ..ports import missing
 from .port import Journal
 
 
@@ -36,6 +38,17 @@ def open_journal(url: str) -> Journal:
         f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db, "
         "postgresql://user@host/database or memory://."
     )
+
+
+def check_journal(given: object) -> None:
+    """An adapter of a user's own: raises SettingsError for what isn't one."""
+    if isinstance(given, type):
+        raise SettingsError(f"The journal {given.__name__} is a class. Give one that is made: {given.__name__}(…).")
+    if lacks := missing(given, Journal):
+        raise SettingsError(
+            f"The journal {given!r:.100} is neither a URL, such as sqlite:///spine.db, nor a journal: it has no "
+            f"{', '.join(lacks[:3])}{', …' * (len(lacks) > 3)}. eventspine.journal.port.Journal says what one has to have."
+        )
 
 
 def without_password(url: str) -> str:
