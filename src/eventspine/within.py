@@ -10,7 +10,6 @@ A carrier of your own is a subclass of `Carrier` with a line in `KINDS`.
 
 from __future__ import annotations
 
-import sqlite3
 import sys
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -68,6 +67,8 @@ class Carrier:
 def roll_back(connection: Any) -> None:
     """A blocking connection of sqlite3 or psycopg. Their `rollback()` is refused inside psycopg's `transaction()`, and does
     nothing where sqlite3 has `autocommit=True`; SQL of our own is taken everywhere else."""
+    import sqlite3  # here, since a program that gives no transaction of its own may do without
+
     if isinstance(connection, sqlite3.Connection):
         connection.rollback()
         if connection.in_transaction and getattr(connection, "autocommit", None) is True:
