@@ -421,9 +421,7 @@ async def test_one_that_fails_with_a_connection_left_open_does_not_keep_its_lock
 
 @pytest.mark.usefixtures("collected_by_chance")
 @pytest.mark.parametrize("held_by", ["its frames", "the collector"])
-async def test_without_letting_go_of_it_it_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_by: str
-) -> None:
+async def test_without_letting_go_of_it_it_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held_by: str) -> None:
     monkeypatch.setattr(material, "WAIT_S", 2.0)
     if held_by == "its frames":
         monkeypatch.setattr(calls, "_let_go", lambda _: None)

@@ -55,7 +55,7 @@ class BatchWorkers(Workers):
         assert me is not None
         self._waking = False
         while True:
-            if self._gathering or not subscription.lanes.ready or self.halted or host.closed:
+            if self._gathering or not subscription.lanes.ready or self.halted or host.closed or not self._free:
                 await self._rest()
                 continue
             self._gathering = True  # by one at a time: two would share out what is to be one run
@@ -127,7 +127,8 @@ class BatchWorkers(Workers):
 
     def _room(self, items: Sequence[Item], size: int) -> int:
         """How many more this run may have."""
-        return (min(size, self._suspects_most) if items and items[0].suspect else size) - len(items)
+        most = min(size, self._suspects_most) if items and items[0].suspect else size
+        return min(most - len(items), self._free)
 
 
 Run = list[tuple[Any, Item]]  # events, each with its item

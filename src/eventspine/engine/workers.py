@@ -1,7 +1,10 @@
 """Workers: a fixed number of tasks per subscription that pull ready lanes.
 
 A worker that finds more ready lanes wakes one idle colleague before it calls its handler. So a handler that never
-suspends is run by one task in a tight loop, and one that does is soon run by as many as `concurrency` allows."""
+suspends is run by one task in a tight loop, and one that does is soon run by as many as `concurrency` allows.
+
+No more than HANDED_OUT_MAX deliveries of a subscription are handed out and not stored: so many may come again when the process
+is killed, however long a commit has been waiting."""
 
 from __future__ import annotations
 
@@ -18,11 +21,13 @@ from ..observe.correlation import current
 from .calls import close, expire, raised, returned
 from .faults import Faults
 from .lanes import Item
+from .loading import SUSPECTS
 
 if TYPE_CHECKING:
     from .subscription import Subscription
 
 log = logging.getLogger("eventspine.engine")
+HANDED_OUT_MAX = SUSPECTS  # what the next owner reckons with
 STREAK = 64  # items handled before other tasks of the loop get their turn, at most
 STREAK_S = 0.005  # nor any more after so long
 
@@ -61,8 +66,13 @@ class Workers:
         self.items.clear()
         self._idle.clear()
 
+    @property
+    def _free(self) -> int:
+        """How many more may be handed out now."""
+        return max(0, HANDED_OUT_MAX - self.subscription.lanes.taken)
+
     def wake(self) -> None:
-        if self._waking or self._paused or self.halted or not self.subscription.lanes.ready:
+        if self._waking or self._paused or self.halted or not self.subscription.lanes.ready or not self._free:
             return
         self._waking = True
         while self._idle:
@@ -124,7 +134,7 @@ class Workers:
         assert me is not None
         self._waking = False
         while True:
-            if not ready or self.halted or host.closed:
+            if not ready or self.halted or host.closed or not self._free:
                 await self._rest()
             elif await self._streak(me):
                 await asyncio.sleep(0)
@@ -142,10 +152,10 @@ class Workers:
         )
         ready, take, gate, monotonic = lanes.ready, lanes.take, host.runtime.gate, one.clock.monotonic
         invoke, wants = one.invoke, one.with_delivery
-        until = monotonic() + STREAK_S
+        until, most = monotonic() + STREAK_S, HANDED_OUT_MAX
         for _ in range(STREAK):
             now = monotonic()
-            if not ready or self.halted or gate.closed or now > host.trusted_until:
+            if not ready or self.halted or gate.closed or now > host.trusted_until or lanes.taken >= most:
                 return False
             if now > until:
                 break
