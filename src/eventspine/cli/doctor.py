@@ -322,7 +322,7 @@ def _gone_line(seen: Examined, gone: Sequence[Process]) -> str:
         if gone[0].service in seen.alive
         else f"their work waits for a process of {service}"
     )
-    return f"{service}  {len(gone):,} processes gone without leaving, the last {last} ago; {taken}  0 leases"
+    return f"{service}  {plural(len(gone), 'process', 'processes')} gone without leaving, the last {last} ago; {taken}  0 leases"
 
 
 def _report_tested(tested: Sequence[Cell]) -> None:
