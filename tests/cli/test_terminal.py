@@ -8,7 +8,9 @@ import os
 import re
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -57,6 +59,14 @@ def read(ours: int, word: str | None = None) -> str:
     return shown
 
 
+def until_it_waits(process: subprocess.Popen[bytes]) -> None:
+    """For an answer. Between a prompt and the reading after it Python hears no signal until something is typed; it is a moment
+    in which only a test is quick enough to send one."""
+    stat = Path(f"/proc/{process.pid}/stat")
+    while stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "S":
+        time.sleep(0.001)
+
+
 def without_style(shown: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).replace("\r\n", "\n")
 
@@ -84,6 +94,7 @@ def test_dropping_asks_somebody_who_is_there(spine, story, answer, left):
 def test_one_ctrl_c_at_a_question_is_enough(spine, story, arguments):
     with on_terminal(spine, *arguments) as (process, ours):
         read(ours, "[y/N]")
+        until_it_waits(process)
         process.send_signal(signal.SIGINT)
         read(ours)
         assert 130 == process.wait(60)
