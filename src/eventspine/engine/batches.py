@@ -21,7 +21,7 @@ from .calls import cancelled_from_outside, in_time, invoker
 from .careful import SUSPECTS_AT_ONCE, marked
 from .lanes import Item, Lane, Part
 from .waiting import culprit
-from .workers import Workers
+from .workers import Surroundings, Workers
 
 if TYPE_CHECKING:
     from .subscription import Subscription
@@ -54,7 +54,8 @@ class BatchWorkers(Workers):
         me = asyncio.current_task()
         assert me is not None
         self._waking = False
-        while True:
+        surroundings = Surroundings()
+        while not surroundings.changed():
             if self._gathering or not subscription.lanes.ready or self.halted or host.closed or not self._free:
                 await self._rest()
                 continue

@@ -4,14 +4,19 @@ A worker that finds more ready lanes wakes one idle colleague before it calls it
 suspends is run by one task in a tight loop, and one that does is soon run by as many as `concurrency` allows.
 
 No more than HANDED_OUT_MAX deliveries of a subscription are handed out and not stored: so many may come again when the process
-is killed, however long a commit has been waiting."""
+is killed, however long a commit has been waiting.
+
+What a handler leaves in context variables (a tenant, fields for its log lines) is of that event and no other: its worker ends
+then, and a colleague with a clean context goes on."""
 
 from __future__ import annotations
 
 import asyncio
+import decimal
 import logging
 from collections import deque
 from collections.abc import Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from ..clock import Alarm
@@ -32,6 +37,23 @@ STREAK = 64  # items handled before other tasks of the loop get their turn, at m
 STREAK_S = 0.005  # nor any more after so long
 
 
+class Surroundings:
+    """The context that a worker has begun with, but for what is ours in it, such as the delivery that it handles."""
+
+    def __init__(self) -> None:
+        current.set(None)
+        decimal.getcontext()  # whoever calculates first in a context would set it; localcontext() puts it back
+        context = copy_context()
+        self.size = len(context)
+        self.kept = [
+            (var, value) for var, value in context.items() if not var.name.startswith(("eventspine_", "decimal_"))
+        ]
+
+    def changed(self) -> bool:
+        context = copy_context()
+        return len(context) != self.size or any(context.get(var) is not value for var, value in self.kept)
+
+
 class Workers:
     def __init__(self, subscription: Subscription) -> None:
         self.subscription = subscription
@@ -44,6 +66,7 @@ class Workers:
         self._later: Alarm | None = None
         self._waking = False  # one colleague at a time is on its way
         self._idle: deque[asyncio.Future[None]] = deque()
+        self._context = copy_context()  # that everybody begins with
 
     def start(self) -> None:
         self.halted = False
@@ -87,19 +110,23 @@ class Workers:
 
     def _hire(self) -> None:
         name = f"{self.subscription.name}-{len(self.tasks)}"
-        task = asyncio.create_task(self._work(), name=name)
+        task = asyncio.create_task(self._work(), name=name, context=self._context.copy())
         self.tasks.append(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        """A worker only ends when it is cancelled; otherwise a colleague is hired for it."""
+        """A worker only ends when it is cancelled, or its context is not clean any more; else a colleague is hired for it."""
         self._waking = False
         items = self._lost(task)
         if task in self.tasks:
             self.tasks.remove(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
             self._paused = not items
             self.stumbled(items, error)
+        else:
+            self.wake()
 
     def in_hand(self) -> Sequence[Item]:
         """All that is being handled now."""
@@ -133,13 +160,14 @@ class Workers:
         me = asyncio.current_task()
         assert me is not None
         self._waking = False
-        while True:
+        surroundings = Surroundings()
+        while not surroundings.changed():
             if not ready or self.halted or host.closed or not self._free:
                 await self._rest()
-            elif await self._streak(me):
+            elif await self._streak(me, surroundings):
                 await asyncio.sleep(0)
 
-    async def _streak(self, me: asyncio.Task[None]) -> bool:
+    async def _streak(self, me: asyncio.Task[None], surroundings: Surroundings) -> bool:
         """Delivery after delivery while there are any; whether others of the loop should have their turn. Of what is plain,
         which is nearly everything, all that need not be a call is done right here; `calls.attempt` is the same for the others."""
         one, items = self.subscription, self.items
@@ -152,6 +180,7 @@ class Workers:
         )
         ready, take, gate, monotonic = lanes.ready, lanes.take, host.runtime.gate, one.clock.monotonic
         invoke, wants = one.invoke, one.with_delivery
+        size, kept = surroundings.size, surroundings.kept
         until, most = monotonic() + STREAK_S, HANDED_OUT_MAX
         for _ in range(STREAK):
             now = monotonic()
@@ -190,6 +219,8 @@ class Workers:
                 current.set(None)  # what is logged before its attempt is not about the delivery before it
                 await one.handle(item)
             del items[me]
+            if len(copy_context()) != size or (kept and surroundings.changed()):
+                return False
         return True
 
     async def _rest(self) -> None:
