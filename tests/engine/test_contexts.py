@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from decimal import Decimal, localcontext
 from typing import Any
 
@@ -73,7 +73,7 @@ async def test_what_was_set_before_running_is_seen_by_all_and_changed_by_none(sp
 async def test_if_workers_went_on_with_what_they_have_the_next_event_would_see_it(
     spine: Spine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "copy_context", dict)
+    monkeypatch.setattr(workers, "copy_context", Context)
     assert {None} != set(await seen_by(spine, plain))
 
 
