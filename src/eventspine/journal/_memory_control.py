@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 
 from ..errors import SettingsError
 from ._memory_tables import Tables
+from .cursors import only
 from .port import (
     OWN_FEED,
+    WHOLE_FEED,
     Control,
     Delivery,
     Drop,
@@ -137,13 +139,11 @@ def _operate(tables: Tables, operation: Control, now_us: int) -> int:
         case Rename(number, name):
             return _change_subscription(tables, number, name=name)
         case Replay(numbers):
-            return _change_deliveries(tables, numbers, ("dead",), now_us, state="parked", due_us=now_us, late=True)
+            return len(_change_deliveries(tables, numbers, ("dead",), now_us, state="parked", due_us=now_us, late=True))
         case Drop(numbers):
-            return _change_deliveries(
-                tables, numbers, ("dead", "parked"), now_us, state="settled", due_us=None, reason="dropped"
-            )
+            return _drop(tables, numbers, now_us)
         case Retry(numbers):
-            return _change_deliveries(tables, numbers, ("parked",), now_us, due_us=now_us)
+            return len(_change_deliveries(tables, numbers, ("parked",), now_us, due_us=now_us))
 
 
 def _rewind(tables: Tables, rewind: Rewind) -> int:
@@ -185,16 +185,28 @@ def _change_subscription(tables: Tables, number: int, **changes: str) -> int:
     return 1
 
 
+def _drop(tables: Tables, numbers: Sequence[int], now_us: int) -> int:
+    dropped = _change_deliveries(
+        tables, numbers, ("dead", "parked"), now_us, state="settled", due_us=None, reason="dropped"
+    )
+    for row in dropped:
+        whole = (row.feed, row.partition) == (OWN_FEED, WHOLE_FEED)  # its cursor may stand before it
+        if whole and (OWN_FEED, WHOLE_FEED) in tables.cursors.get(row.subscription, ()):
+            tables.fold(row.subscription, OWN_FEED, WHOLE_FEED, [only(row.position)])
+    return len(dropped)
+
+
 def _change_deliveries(
     tables: Tables, numbers: Sequence[int], states: Sequence[str], now_us: int, **changes: object
-) -> int:
+) -> list[Delivery]:
+    """Those that were in one of these states, as they were."""
     rows: list[Delivery] = [
         tables.deliveries[number] for number in dict.fromkeys(numbers) if number in tables.deliveries
     ]
     rows = [row for row in rows if row.state in states]
     for row in rows:
         tables.deliveries[row.number] = row._replace(last_us=now_us, **changes)  # type: ignore[arg-type]
-    return len(rows)
+    return rows
 
 
 # --- registration and leases ----------------------------------------------------------------------------------------

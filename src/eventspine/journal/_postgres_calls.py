@@ -17,7 +17,19 @@ from ._postgres_session import Session
 from ._postgres_sql import Cursor
 from ._records import decode_record
 from ._sql_apply import check_version
-from .port import Control, LeaseView, Process, Registered, Registration, Rename, Rewind, SetState
+from .port import (
+    OWN_FEED,
+    WHOLE_FEED,
+    Control,
+    Drop,
+    LeaseView,
+    Process,
+    Registered,
+    Registration,
+    Rename,
+    Rewind,
+    SetState,
+)
 
 T = TypeVar("T")
 LIMIT_S = 30.0
@@ -88,11 +100,16 @@ def carry_out(cursor: Cursor, operations: Sequence[Control], now_us: int) -> tup
     if numbers:
         _lock_subscriptions(cursor, "number = any(%s)", numbers)
     rewound = [one.subscription for one in operations if isinstance(one, Rewind)]
-    if rewound:
+    dropped = [number for one in operations if isinstance(one, Drop) for number in one.numbers]
+    if rewound or dropped:
+        of_dropped = (
+            f"select subscription, feed, partition from {cursor.schema}.spine_deliveries"
+            " where number = any(%s) and feed = %s and partition = %s"
+        )
         cursor.run(
             f"select 1 from {cursor.schema}.spine_cursors where subscription = any(%s)"
-            " order by subscription, feed, partition for update",
-            (rewound,),
+            f" or (subscription, feed, partition) in ({of_dropped}) order by subscription, feed, partition for update",
+            (rewound, dropped, OWN_FEED, WHOLE_FEED),
         )
     return control.carry_out(cursor, operations, now_us)  # type: ignore[arg-type]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 
 from ..errors import SettingsError
 from ._sql_apply import check_version
 from ._sql_registry import raise_control
-from .port import OWN_FEED, Control, Drop, Rename, Replay, Retry, Rewind, SetState
+from .cursors import decode, encode, fold, only
+from .port import OWN_FEED, WHOLE_FEED, Control, Drop, Rename, Replay, Retry, Rewind, SetState
 from .registry import partitions_of
 
 
@@ -32,8 +34,7 @@ def _operate(cursor: sqlite3.Cursor, operation: Control, now_us: int) -> int:
             changes = "state = 'parked', due_us = :now, late = 1"
             return _change_deliveries(cursor, numbers, changes, "state = 'dead'", now_us)
         case Drop(numbers):
-            changes = "state = 'settled', due_us = null, reason = 'dropped'"
-            return _change_deliveries(cursor, numbers, changes, "state in ('dead', 'parked')", now_us)
+            return _drop(cursor, numbers, now_us)
         case Retry(numbers):
             return _change_deliveries(cursor, numbers, "due_us = :now", "state = 'parked'", now_us)
 
@@ -92,6 +93,30 @@ def _refuse_second_name(cursor: sqlite3.Cursor, number: int, column: str, value:
         raise SettingsError(
             f"{service} has a subscription named {name!r} already. Choose another name, or retire that one first.",
             service=service,
+        )
+
+
+def _drop(cursor: sqlite3.Cursor, numbers: Sequence[int], now_us: int) -> int:
+    dropped = cursor.execute(
+        "/*spine*/ update spine_deliveries set state = 'settled', due_us = null, reason = 'dropped', last_us = :now"
+        " where number in (select value from json_each(:numbers)) and state in ('dead', 'parked')"
+        " returning subscription, feed, partition, position",
+        {"numbers": json.dumps([*numbers]), "now": now_us},
+    ).fetchall()
+    for subscription, feed, partition, position in dropped:
+        if (feed, partition) == (OWN_FEED, WHOLE_FEED):  # its cursor may stand before it
+            _finish(cursor, (subscription, feed, partition), position)
+    return len(dropped)
+
+
+def _finish(cursor: sqlite3.Cursor, place: tuple[int, str, int], position: int) -> None:
+    where = "where subscription = ? and feed = ? and partition = ?"
+    rows = cursor.execute(f"/*spine*/ select position, beyond from spine_cursors {where}", place).fetchall()
+    for stood, beyond in rows:
+        folded = fold(stood, decode(beyond), [only(position)])
+        cursor.execute(
+            f"/*spine*/ update spine_cursors set position = ?, beyond = ? {where}",
+            (folded[0], encode(folded[1]), *place),
         )
 
 

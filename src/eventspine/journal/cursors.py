@@ -35,6 +35,11 @@ def fold(position: int, beyond: Sequence[Range], finished: Iterable[Range]) -> t
     return merged[0][1], merged[1:]  # the first is what begins at the position
 
 
+def only(position: int) -> Range:
+    """The range of this one event, with nothing of what lies before it."""
+    return position - 1, position
+
+
 def is_finished(position: int, beyond: Sequence[Range], at: int) -> bool:
     """Whether the event at position `at` is finished."""
     return at <= position or any(after < at <= upto for after, upto in beyond)

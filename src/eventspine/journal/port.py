@@ -461,7 +461,11 @@ class Replay(NamedTuple):
 
 
 class Drop(NamedTuple):
-    """Dead or parked deliveries are given up for good; what waits behind them goes on."""
+    """Dead or parked deliveries are given up for good; what waits behind them goes on.
+
+    Of order="feed" the cursor may stand before one. Then its event is finished in the same commit, as the range
+    `(position - 1, position)`, so that nobody handles it any more, whoever runs or begins to. What lies before it is not: the
+    subscription has passed it, and may want it by now. A rewind makes both new again."""
 
     numbers: Sequence[int]
 
@@ -529,7 +533,7 @@ class Journal(Protocol):
 
     async def control(self, operations: Sequence[Control]) -> int:
         """Carry them out as one; how many rows they changed. Raises `control` and the generation of the subscriptions
-        concerned where a cursor moves or a subscription changes state, so that running owners are fenced (R13)."""
+        concerned where a cursor is rewound or a subscription changes state, so that running owners are fenced (R13)."""
         ...
 
     # who does the work

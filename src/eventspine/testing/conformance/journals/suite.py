@@ -14,6 +14,7 @@ from .asking import AskingForStreams
 from .capabilities import JournalCapabilities
 from .control import Control, Deliveries, Starts
 from .cutting import Cutting, WhoHoldsStreams
+from .dropping import Dropping
 from .feed import Feed, LookingUp
 from .killed import Killed, ManyProcesses
 from .living import Leases, Reopening, Timers, Watching
@@ -54,6 +55,7 @@ class JournalConformance(Suite):
         Deliveries,
         Starts,
         Control,
+        Dropping,
         Registering,
         Starting,
         Undeclared,
