@@ -45,14 +45,16 @@ async def adopt(subscriptions: Sequence[Subscription], leases: Sequence[Lease]) 
             cursor = cursors.get((one.number, number))
             if (number == WHOLE_FEED) == one.whole and cursor is not None:
                 found.append((lease, cursor))
-        rows = await _rows(one, [cursor.partition for _, cursor in found])
+        # A feed may stand at what was to wait when it died: if it is to go on by now, it still is not handled again unasked.
+        rows = await _rows(one, [cursor.partition for _, cursor in found], dead=one.whole)
         waiting = {(row.partition, row.position) for row in rows} if marks else set()
         for lease, cursor in found:
             part = one.parts[cursor.partition] = _part(one, lease, cursor)
             _suspect(one, part, {place: mark for place, mark in marks.items() if place[0] == part.number}, waiting)
             if lease.unclean or part.careful:
                 part.careful, one.suspects = True, SUSPECTS
-        attach(one, rows)
+        whole = next((cursor for _, cursor in found if one.whole), None)
+        attach(one, rows, whole)
 
 
 def _part(one: Subscription, lease: Lease, cursor: Cursor) -> Part:
@@ -75,14 +77,14 @@ def _suspect(one: Subscription, part: Part, marks: Mapping[Place, tuple[int, int
             part.careful = True
 
 
-async def _rows(one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
+async def _rows(one: Subscription, partitions: Sequence[int], *, dead: bool = False) -> list[Delivery]:
     """Rows that keep a key waiting, without their data."""
     rows: list[Delivery] = []
-    waits = one.handler.on_dead == "waits"
+    dead = dead or one.handler.on_dead == "waits"
     while partitions:
         page = await one.journal.deliveries(
             subscriptions=[one.number],
-            states=["parked", "dead"] if waits else ["parked"],
+            states=["parked", "dead"] if dead else ["parked"],
             partitions=partitions,
             after=rows[-1].number if rows else 0,
             limit=ROWS,
@@ -93,16 +95,18 @@ async def _rows(one: Subscription, partitions: Sequence[int]) -> list[Delivery]:
     return rows
 
 
-def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
+def attach(one: Subscription, rows: Iterable[Delivery], whole: Cursor | None) -> None:
+    """`whole`: under order="feed", where the cursor stands, if any of these may be parked though it has passed them."""
     lanes: dict[Lane, set[int]] = {}  # and the rows that each has already
     changed: list[Lane] = []
     for row in rows:
         part = one.parts.get(row.partition)
         if part is None:
             continue
-        late = row.late and one.handler.on_dead == "goes_on"  # the cursor has passed it, also under order="feed"
-        if one.whole and not late:
+        if one.whole and not _passed(whole, row):
             one.waiting.rows[row.position] = row
+            continue
+        if row.state == "dead" and one.whole:
             continue
         lane = _lane(one, row)
         if lane not in lanes:
@@ -113,6 +117,11 @@ def attach(one: Subscription, rows: Iterable[Delivery]) -> None:
     one.lanes.hurry(changed)
     one.workers.wake()
     one.plan()
+
+
+def _passed(whole: Cursor | None, row: Delivery) -> bool:
+    """Whether the feed has gone on without it, so that it is handled from its row: else it comes again where the cursor stands."""
+    return whole is not None and is_finished(whole.position, whole.beyond, row.position)
 
 
 def _lane(one: Subscription, row: Delivery) -> Lane:
@@ -126,6 +135,7 @@ async def look_at_rows(one: Subscription) -> None:
     """Replayed, retried and dropped deliveries: rows that others have changed."""
     before = one.waiting.numbers()
     rows = await _rows(one, list(one.parts))
+    whole = await _whole(one, rows)
     known = {row.number: row for row in rows}
     at_work = {item.number for item in one.workers.in_hand()}
     gone = before - known.keys() - at_work  # what has parked since is no part of the answer, and stays
@@ -136,7 +146,15 @@ async def look_at_rows(one: Subscription) -> None:
     one.lanes.hurry([lane for lane in lanes if _refresh(lane, known, gone)])
     one.waiting.recount()
     one.waiting.looks += 1
-    attach(one, [row for row in rows if row.number not in at_work])
+    attach(one, [row for row in rows if row.number not in at_work], whole)
+
+
+async def _whole(one: Subscription, rows: Iterable[Delivery]) -> Cursor | None:
+    """Read after the rows: one that the cursor passed in between has been settled, and is not found when its turn comes."""
+    if not one.whole or not any(row.state == "parked" for row in rows):
+        return None
+    cursors = await one.journal.cursors([one.number])
+    return next((cursor for cursor in cursors if (cursor.feed, cursor.partition) == (OWN_FEED, WHOLE_FEED)), None)
 
 
 def _refresh(lane: Lane, known: dict[int, Delivery], gone: set[int]) -> bool:
@@ -151,7 +169,7 @@ def _refresh(lane: Lane, known: dict[int, Delivery], gone: set[int]) -> bool:
         if row.attempts < stored.attempts and not stored.dead:  # read before the last attempt was stored
             continue
         if (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
-            stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", row.late
+            stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", stored.late or row.late
             stored.attempts = row.attempts
             changed = True
     return changed
@@ -162,6 +180,6 @@ def _stored(row: Delivery, part: Part) -> Stored:
     stored = Stored(row.number, row.position, part, due_us)
     stored.dead = row.state == "dead"
     stored.attempts, stored.deaths = row.attempts, row.deaths
-    stored.first_us, stored.late = row.first_us, row.late
+    stored.first_us, stored.late = row.first_us, row.late or part.number == WHOLE_FEED
     stored.suspect = part.careful
     return stored

@@ -265,6 +265,7 @@ class Subscription:
 
     def verdict(self, item: Item, verdict: Verdict) -> None:
         if verdict.ok:
+            self.waiting.repeated(item, verdict)
             self.settled(item)
         elif verdict.kind == "fenced" and _row_changed(item, verdict):
             self.host.fenced += 1

@@ -185,7 +185,7 @@ class Waiting:
         if not self._stored(item, looks, verdict):
             return
         one = self.subscription
-        if one.handler.on_dead == "goes_on":
+        if one.handler.on_dead == "goes_on" or (one.whole and item.of_row):  # the feed has gone on without it already
             one.gone(item)
         elif one.whole:
             item.waits = FOR_A_WORD
@@ -205,6 +205,7 @@ class Waiting:
                 self.subscription.workers.stumbled([item], verdict.error or SpineError("a row could not be stored"))
             return False
         item.mark = None
+        self.repeated(item, verdict)
         if not item.number and not verdict.numbers:  # a repetition: it was finished meanwhile, and has no row
             self.subscription.gone(item)
             return False
@@ -304,12 +305,18 @@ class Waiting:
 
     def wait(self, item: Item) -> None:
         """It is not to be handled yet."""
+        self.subscription.host.look_again(self.subscription)  # an operator's word may have come since its row was read
         if item.waits == FOR_A_WORD:
             self.lanes.hold(item)
-            self.subscription.host.look_again(self.subscription)  # that word may have come since its row was read
         else:
             self.lanes.again(item, item.waits)
             self.subscription.plan()
+
+    def repeated(self, item: Item, verdict: Verdict) -> None:
+        """It may have been dropped while its row was being stored: then that is parked though the event is finished, and is
+        handled from there, late."""
+        if verdict.kind == "repeated" and self.subscription.whole and item.number:
+            self.subscription.host.look_again(self.subscription)
 
     def refresh_whole(self, lane: Lane, known: dict[int, Delivery], gone: set[int]) -> None:
         """The delivery that the feed stands at may have been replayed, retried or dropped."""
@@ -329,6 +336,7 @@ class Waiting:
         one = self.subscription
         item.lane.next = None
         self.lanes.hand_out(item)
+        self.lanes.hurry([item.lane])  # who comes next has not to wait until this one would have been due
         unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)])
         one.finish_range(item, unit)
         one.committer.submit(unit, partial(one.verdict, item))
