@@ -4,7 +4,7 @@ effect. The names users import, and nothing else."""
 import typing as _typing
 
 from ._version import RELEASE as __version__  # noqa: N811
-from .delivery import BatchDelivery, Delivery
+from .delivery import Delivery
 from .envelope import Envelope
 from .errors import HandlerTimeout, Reject, RetryAfter, SpineError
 from .events import Event, OpenEnum, event, upcast
@@ -13,6 +13,7 @@ from .observe.correlation import correlate
 from .policies import Batch, Dead, Drop, Retry
 from .publishing import Receipt
 from .running import Running
+from .runs import BatchDelivery
 from .service import Middleware, Service
 from .spine import Spine
 

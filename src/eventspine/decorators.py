@@ -11,7 +11,8 @@ from .policies import Policies, Retry
 if TYPE_CHECKING:
     from typing_extensions import TypeVar as WithDefault
 
-    from .delivery import BatchDelivery, Delivery
+    from .delivery import Delivery
+    from .runs import BatchDelivery
     from .state.views import View
     from .sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from .brokers import check_broker, open_broker
 from .clock import Clock, SystemClock
 from .commands.on_spine import Commanding
-from .delivery import BatchDelivery, Delivery, refuse_other_journal
+from .delivery import Delivery, refuse_other_journal
 from .errors import EventRefused, JournalError, OutcomeUnknown, SettingsError, SpineClosed, SpineError, UnknownPublisher
 from .ids import IdSource, id_bytes
 from .journal import check_journal, open_journal, without_password
@@ -27,6 +27,7 @@ from .observe.unheard import Unheard
 from .observe.written import wrote
 from .publishing import Publisher, Receipt, due_us, receipts, through, unit_of
 from .running import Running, at_work
+from .runs import BatchDelivery
 from .service import Middleware, Service, check_commands, check_services, check_upcasters, tables_script
 from .state.on_spine import State
 from .within import beside, carrier_of, opening, write_async

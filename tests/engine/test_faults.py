@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from eventspine import Batch, Retry, RetryAfter, Service, Spine
-from eventspine.delivery import BatchDelivery, Delivery
+from eventspine.delivery import Delivery
 from eventspine.engine import batches, faults, waiting, workers
 from eventspine.engine.subscription import Subscription
 from eventspine.journal.port import Record
+from eventspine.runs import BatchDelivery
 
 from .material import QUICK, Broken, Placed, dead, subscription, turns, until
 

@@ -228,7 +228,8 @@ async def send(spine: Commanding, command: Command[T], command_id: str | None, c
 
 
 def _refuse_in_handlers(kind: CommandType) -> None:
-    from ..delivery import BatchDelivery, Delivery
+    from ..delivery import Delivery
+    from ..runs import BatchDelivery
 
     cause = current.get()
     if isinstance(cause, (Delivery, BatchDelivery)) and cause._open:

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..delivery import BatchDelivery
 from ..errors import DeclarationError, HandlerTimeout
 from ..journal.port import Done, Fence, Record, Verdict
 from ..observe.correlation import current
+from ..runs import BatchDelivery
 from .calls import cancelled_from_outside, in_time, invoker
 from .careful import SUSPECTS_AT_ONCE, marked
 from .lanes import Item, Lane, Part

@@ -173,7 +173,8 @@ def _checked(command_id: Any) -> str:
 
 
 def _refuse_in_handlers() -> None:
-    from ..delivery import BatchDelivery, Delivery
+    from ..delivery import Delivery
+    from ..runs import BatchDelivery
 
     cause = current.get()
     if isinstance(cause, (Delivery, BatchDelivery)) and cause._open:

@@ -24,11 +24,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
 
 from ..declared import check_handler, check_handler_name, positional
-from ..delivery import BatchDelivery
 from ..errors import DeclarationError, RegistrationRefused, SettingsError
 from ..events import EventType, describe
 from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
+from ..runs import BatchDelivery
 from ..service import Handler, Service, _check_options
 from . import cut_streams, versions
 from .code import code_of

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .. import delivery as _delivery, writing
+from .. import delivery as _delivery, runs, writing
 from ..envelope import Envelope
 from ..publishing import Receipt
 from ..within import carrier_of
@@ -120,7 +120,7 @@ class Delivery(Generic[R]):
 class BatchDelivery(Generic[R]):
     """What a `def` batch handler may take as its second argument. See `eventspine.BatchDelivery`."""
 
-    def __init__(self, inner: _delivery.BatchDelivery[R], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, inner: runs.BatchDelivery[R], loop: asyncio.AbstractEventLoop) -> None:
         self._inner = inner
         self._loop = loop
 

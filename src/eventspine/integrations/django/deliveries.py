@@ -18,9 +18,10 @@ from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from django.db import close_old_connections, transaction
 
-from ...delivery import BatchDelivery, Delivery, publish_returned
+from ...delivery import Delivery, publish_returned
 from ...errors import DeclarationError, WouldDeadlock
 from ...observe.correlation import current
+from ...runs import BatchDelivery
 from ...service import Handler, Service
 from .journals import journal_of, wrapper as journal_wrapper
 

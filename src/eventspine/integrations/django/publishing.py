@@ -21,12 +21,13 @@ from django.utils.asyncio import async_unsafe
 
 from ... import Spine
 from ...commands.deliveries import CommandDelivery
-from ...delivery import BatchDelivery, Delivery
+from ...delivery import Delivery
 from ...errors import EventRefused, SettingsError, WouldDeadlock
 from ...journal.port import Record, Unit, Verdict
 from ...observe.correlation import Cause, current
 from ...observe.written import wrote
 from ...publishing import Receipt, due_us, receipts, unit_of
+from ...runs import BatchDelivery
 from ...service import Service
 from ...within import write
 from . import settings

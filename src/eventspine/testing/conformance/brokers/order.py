@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from ....delivery import BatchDelivery, Delivery
+from ....delivery import Delivery
 from ....engine import subscription
 from ....policies import Batch, Dead
+from ....runs import BatchDelivery
 from ....service import Service
 from ..running import needs
 from .material import (
