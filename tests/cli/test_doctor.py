@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from eventspine.cli import doctor
+from eventspine.cli import diagnosis, doctor
 from eventspine.cli.doctor import Disk, Examined
 from eventspine.cli.findings import promises
 from eventspine.cli.promised import of_setup
@@ -62,7 +62,7 @@ def test_processes_of_a_service_that_are_gone_with_nothing_in_their_name_share_a
     leases = [Lease("email//0", 1, "p50", 0, False)]
     seen = seen._replace(processes=[*crashed, (holding, False), (one, False), (alive, True)], leases=leases)
 
-    lines = list(doctor.process_lines(seen))
+    lines = list(diagnosis.process_lines(seen))
     assert [line for line in lines if "pid" not in line] == [
         "email  23 processes gone without leaving, the last 3m00s ago; others take their work over  0 leases"
     ]
@@ -71,7 +71,7 @@ def test_processes_of_a_service_that_are_gone_with_nothing_in_their_name_share_a
 
     without = seen._replace(processes=crashed)
     assert ["their work waits for a process of email  0 leases"] == [
-        line.partition("; ")[2] for line in doctor.process_lines(without)
+        line.partition("; ")[2] for line in diagnosis.process_lines(without)
     ]
 
 

@@ -10,7 +10,7 @@ import asyncio
 import shutil
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,27 +19,26 @@ import click
 from ..errors import JournalError
 from ..journal.pages import feed
 from ..journal.port import Journal, Lease, Process, Subscription
-from ..observe.printable import printable
 from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
 from .at_work import lives
 from .damage import damage
+from .diagnosis import report
 from .exits import FAILED
 from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
 from .journals import asynchronous, existing_journal
 from .lags import positions
 from .output import json_document, note, say, size
-from .promised import DOES_NOT_ARISE, Cell, of_setup
+from .promised import Cell, of_setup
+from .rows import Row, rows
 from .standings import cursors_of, finished, title
-from .subscriptions import Row, rows
 from .times import iso, now_us, span
 
 HOUR_US = 3_600_000_000
 WAL_LARGE_BYTES = 128 * 1024 * 1024
 HELD_LONG_US = 1_000_000
 OVERDUE_US = 10_000_000
-COUNTED_MOST = 100_000  # rows of a table, as the journal counts them; more are told as so many and more
 
 
 class Disk(NamedTuple):
@@ -272,115 +271,6 @@ def _promises(seen: Examined, there: AtBroker | None) -> list[Promise]:
     return [*promises(seen), *(() if there is None else there.promises)]
 
 
-def _report(seen: Examined, wrong: Sequence[str], tested: Sequence[Cell], there: AtBroker | None = None) -> None:
-    for name, value in _facts(seen):
-        say(f"{name:<14} {printable(value)}")
-    for told in process_lines(seen):
-        say(f"{'process':<14} {told}")
-    say()
-    if there is not None:
-        there.report()
-    for promise in _promises(seen, there):
-        say(f"{'promised' if promise.kept else 'not promised':<14} {promise.says}")
-    say()
-    _report_tested(tested)
-    say()
-    for number, finding in enumerate(wrong, 1):
-        say(f"{number}. {finding}")
-    if not wrong:
-        say("Nothing is wrong.")
-
-
-def process_lines(seen: Examined) -> Iterator[str]:
-    """A line each; those of one service that are gone and have nothing in their name share one, or they would bury the
-    others after a night of crashes."""
-    bare = [process for process, alive in seen.processes if not alive and not _held_by(seen, process)]
-    many = {service for service, count in Counter(process.service for process in bare).items() if count > 1}
-    for process, alive in seen.processes:
-        if process not in bare or process.service not in many:
-            yield _process_line(seen, process, alive)
-    for service in sorted(many):
-        yield _gone_line(seen, [process for process in bare if process.service == service])
-
-
-def _held_by(seen: Examined, process: Process) -> int:
-    return sum(lease.owner == process.id for lease in seen.leases)
-
-
-def _process_line(seen: Examined, process: Process, alive: bool) -> str:
-    release = f"  eventspine {printable(process.release)}" if process.release else ""
-    told = f"{printable(process.service)}  pid {process.pid}{release}  {_condition(seen, process, alive)}"
-    return f"{told}  {plural(_held_by(seen, process), 'lease')}"
-
-
-def _gone_line(seen: Examined, gone: Sequence[Process]) -> str:
-    """When the last of them was heard of, as far as is known: until then its leases held."""
-    service = printable(gone[0].service)
-    last = span(max(0, seen.now - max(process.until_us for process in gone)))
-    taken = (
-        "others take their work over"
-        if gone[0].service in seen.alive
-        else f"their work waits for a process of {service}"
-    )
-    return f"{service}  {plural(len(gone), 'process', 'processes')} gone without leaving, the last {last} ago; {taken}  0 leases"
-
-
-def _report_tested(tested: Sequence[Cell]) -> None:
-    for setup in dict.fromkeys(cell.setup for cell in tested):
-        say(f"Tested on {setup}:")
-        for cell in tested:
-            if cell.setup == setup and cell.verdict != DOES_NOT_ARISE:
-                lost = f"; lost is {cell.why}" if cell.why else ""
-                say(f"{cell.verdict:<14} {cell.fault}{lost}")
-
-
-def _condition(seen: Examined, process: Process, lives: bool) -> str:
-    overdue = seen.now - process.until_us
-    if lives:
-        late = f", its leases ran out {span(overdue)} ago" if overdue > 0 else ""
-        return f"up {span(seen.now - process.started_us)}{late}"
-    if process.service in seen.alive:
-        return "gone without leaving; others take its work over"
-    return f"gone without leaving; its work waits for a process of {printable(process.service)}"
-
-
-def _facts(seen: Examined) -> list[tuple[str, object]]:
-    shown: list[tuple[str, object]] = []
-    for name, value in seen.facts.items():
-        if value is None or name == "lock_since_us" or name.endswith("_rows"):
-            continue
-        label = name.replace("_bytes", "_size").replace("_", " ")
-        shown.append((label.removesuffix(" us"), _fact(name, value)))
-    stored = seen.stored
-    shown += [
-        ("events", f"{seen.head:,}, {seen.last_hour:,} of them in the last hour"),
-        ("growth", _growth(seen)),
-        ("rows", ", ".join(f"{_counted(rows)} {table.replace('_', ' ')}" for table, rows in seen.sizes.items())),
-        ("disk", "unknown" if seen.disk is None else f"{size(seen.disk.free)} free"),
-        ("deliveries", f"{stored['parked']:,} parked, {stored['dead']:,} dead"),
-        ("timers", f"{seen.timers:,}{'+' if seen.timers == 1000 else ''}"),
-    ]
-    return shown
-
-
-def _fact(name: str, value: object) -> object:
-    if isinstance(value, int) and name.endswith("_bytes"):
-        return size(value)
-    return iso(value) if isinstance(value, int) and name.endswith("_us") else value
-
-
-def _growth(seen: Examined) -> str:
-    file_bytes, events = seen.facts.get("file_bytes"), seen.sizes.get("events") or seen.head
-    if not isinstance(file_bytes, int) or not events:
-        return "unknown"
-    each = size(round(file_bytes / events))
-    return f"{each} an event, {size(round(seen.bytes_a_day))} a day at the last hour's rate"
-
-
-def _counted(rows: int) -> str:
-    return f"{COUNTED_MOST:,}+" if rows >= COUNTED_MOST else f"{rows:,}"
-
-
 def _report_damage(damaged: Sequence[str], as_json: bool) -> int:
     """All that can be told where nothing else can be read."""
     if as_json:
@@ -421,7 +311,7 @@ async def command(invocation: Invocation, deep: bool, against: Path | None, as_j
         if as_json:
             say(json_document(_view(seen, wrong, tested, there)))
         else:
-            _report(seen, wrong, tested, there)
+            report(seen, _promises(seen, there), wrong, tested, there)
             if there is None and any(is_carrying(row.subscription.service) for row in seen.rows):
                 note("Events go to and from a broker here: name it with --broker to have it looked at, too.")
         return FAILED if wrong else 0

@@ -26,8 +26,8 @@ from .exits import FAILED, Misused
 from .figures import Whole
 from .journals import asynchronous, existing_journal
 from .output import json_document, say, say_table
+from .rows import Row, rows
 from .standings import title
-from .subscriptions import Row, rows
 from .times import now_us, span
 
 ASK_S = 5.0

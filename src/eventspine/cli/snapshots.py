@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ..journal.port import Journal, Process, Subscription
 from .at_work import lives
 from .rates import Look, Rate, look, rates
-from .subscriptions import Row, rows, view as subscription_view
+from .rows import Row, rows, view as subscription_view
 from .times import iso, now_us
 
 MINUTE_US = 60_000_000

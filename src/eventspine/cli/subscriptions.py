@@ -9,10 +9,9 @@ import asyncio
 import json
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import click
 
@@ -33,73 +32,12 @@ from .output import confirm, note, say, say_listing
 from .progress import progress
 from .rates import Rate, measured
 from .retention import note_what_is_gone
+from .rows import Row, counts, rows, view
 from .standings import cursors_of, title
 from .times import place
 
 LOOK_EVERY_S = 0.5
 COLUMNS = ("service", "subscription", "state", "position", "lag", "rate", "parked", "dead", "order", "reads")
-
-
-class Row(NamedTuple):
-    subscription: Subscription
-    lag: Lag
-    stored: Counter[str]  # deliveries by state
-
-    @property
-    def unfinished(self) -> int:
-        """As a refused registration counts them."""
-        return self.to_handle.events + self.stored["dead"]
-
-    @property
-    def to_handle(self) -> Lag:
-        """By a running service, without anybody's doing."""
-        return self.lag._replace(events=self.lag.events + self.stored["parked"] + self.stored["held"])
-
-
-async def rows(journal: Journal, stored: list[Subscription]) -> AsyncIterator[Row]:
-    head = await journal.head()
-    cursors = await cursors_of(journal, stored)
-    for subscription in stored:
-        # Not the cursors' own position: that of a partition without events stays where it was until somebody passes it.
-        if subscription.state == "retired":
-            behind = Lag(0, False, min(positions(subscription, cursors), default=0))
-        else:
-            behind = await lag(journal, subscription, cursors, head)
-        counts = await _counts(journal, subscription)
-        yield Row(subscription, behind, counts)
-
-
-async def _counts(journal: Journal, subscription: Subscription) -> Counter[str]:
-    counts: Counter[str] = Counter()
-    after = 0
-    while page := await journal.deliveries(
-        subscriptions=[subscription.number], states=["parked", "dead", "held"], after=after, records=False
-    ):
-        counts.update(row.state for row in page)
-        after = page[-1].number
-    return counts
-
-
-def view(row: Row, rate: Rate | None = None) -> dict[str, Any]:
-    subscription = row.subscription
-    return {
-        "service": subscription.service,
-        "name": subscription.name,
-        "state": subscription.state,
-        "order": subscription.order,
-        "on_dead": subscription.on_dead,
-        "channels": subscription.channels,
-        "types": [{"type": type, "version": version} for type, version in subscription.types],
-        "position": row.lag.position,
-        "lag": row.lag.events,
-        "lag_is_bound": row.lag.more,
-        "rate": None if rate is None else round(rate.events_s, 3),
-        "parked": row.stored["parked"],
-        "dead": row.stored["dead"],
-        "held": row.stored["held"],
-        "unfinished": row.unfinished,
-        "generation": subscription.generation,
-    }
 
 
 def table_row(row: Row, rate: Rate | None) -> list[object]:
@@ -272,8 +210,8 @@ async def retire(invocation: Invocation, name: str, yes: bool) -> None:
             )
         cursors = await cursors_of(journal, [subscription])
         behind = await lag(journal, subscription, cursors, await journal.head())
-        counts = await _counts(journal, subscription)
-        lost = f"{behind} unhandled, {counts['parked']} parked and {counts['dead']} dead"
+        stored = await counts(journal, subscription)
+        lost = f"{behind} unhandled, {stored['parked']} parked and {stored['dead']} dead"
         confirm(f"Retire {title(subscription)} for good, with {lost}?", yes)
         await _set_state(journal, name, "retired", {"active", "paused", "suspended"})
 
@@ -391,8 +329,8 @@ async def _wait(journal: Journal, subscription: Subscription, start: int) -> Non
                     await asyncio.wait_for(more.wait(), LOOK_EVERY_S)
     finally:
         stop()
-    counts = await _counts(journal, subscription)
-    say(f"{title(subscription)} has come to position {end}, with {counts['parked']} parked and {counts['dead']} dead.")
+    stored = await counts(journal, subscription)
+    say(f"{title(subscription)} has come to position {end}, with {stored['parked']} parked and {stored['dead']} dead.")
 
 
 async def _plan(journal: Journal, subscription: Subscription, start: str | int | datetime) -> Plan:
