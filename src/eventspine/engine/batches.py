@@ -19,8 +19,8 @@ from ..observe.correlation import current
 from ..runs import BatchDelivery
 from .calls import cancelled_from_outside, in_time, invoker
 from .careful import SUSPECTS_AT_ONCE, marked
+from .failures import culprit
 from .lanes import Item, Lane, Part
-from .waiting import culprit
 from .workers import Surroundings, Workers
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..journal.port import Fence, StartMark, Unit, Verdict
-from .waiting import record_of
+from .failures import record_of
 
 if TYPE_CHECKING:
     from .lanes import Item

@@ -36,9 +36,10 @@ from ..service import Handler
 from .batches import BatchWorkers, run_one
 from .calls import attempt, caller
 from .careful import run_marked
+from .failures import culprit, name_of, record_of
 from .lanes import Item, Lanes, Part
 from .loading import SUSPECTS
-from .waiting import Newer, Waiting, culprit, name_of, record_of
+from .waiting import Newer, Waiting
 from .workers import Workers
 
 if TYPE_CHECKING:

@@ -6,17 +6,15 @@ nothing else, and its state survives the process. Under order="feed" the cursor 
 from __future__ import annotations
 
 import logging
-import traceback
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..envelope import Envelope
-from ..errors import DeclarationError, Fenced, SpineError, StatementRefused
-from ..journal.port import BEHIND, Change, Delivery, Fence, Put, Record, StartMark, State, Unit, Verdict
-from ..observe.correlation import Cause, current
+from ..errors import DeclarationError, Fenced, SpineError
+from ..journal.port import BEHIND, Change, Delivery, Fence, Put, StartMark, State, Unit, Verdict
+from ..observe.correlation import current
 from ..policies import Policies, Retry
-from ..wording import plural, storable
+from ..wording import plural
+from .failures import cause_of, name_of, record_of, text_of, undecided, utc, what_next
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventspine.engine")
 
 BEHIND_MAX = 100_000  # rows of keys that wait; at the bound the subscription reads no further
-TRACEBACK_MAX = 16_000
 GIVEN_BACK_US = 10_000_000  # an event of a newer version is looked at again after this long
 FOR_A_WORD = 1 << 62  # dead, and its key waits until somebody replays or drops it
 
@@ -98,13 +95,13 @@ class Waiting:
         try:
             return error, after_failure(error, attempts, first_us, now_us, one.handler.retry, tables, chance)
         except Exception as fault:
-            undecided, retry = _undecided(one.name, error, fault), Retry()
+            untold, retry = undecided(one.name, error, fault), Retry()
             again: Policies = {DeclarationError: retry}  # the policies are wrong, and what failed may well succeed
-            return undecided, after_failure(undecided, attempts, first_us, now_us, retry, (again,), chance)
+            return untold, after_failure(untold, attempts, first_us, now_us, retry, (again,), chance)
 
     def _carry_out(self, item: Item, error: BaseException, outcome: Outcome) -> None:
         one = self.subscription
-        text, trace = _text(error)
+        text, trace = text_of(error)
         self._log(item, outcome, text)
         match outcome:
             case Again():
@@ -136,15 +133,15 @@ class Waiting:
         most, now_us = outcome.attempts_max, self.subscription.clock.now_us()
         due_us = outcome.due_us if isinstance(outcome, Park) else now_us if isinstance(outcome, Again) else None
         count = f"attempt {item.attempts}" + (f" of {most}" if most is not None else "")
-        extra = {"attempts_max": most, "next_attempt": None if due_us is None else _utc(due_us)}
-        said = _next(outcome, now_us)
+        extra = {"attempts_max": most, "next_attempt": None if due_us is None else utc(due_us)}
+        said = what_next(outcome, now_us)
         self.say(item, level, "%s: %s failed, %s, %s: %s", name_of(item), count, said, text, extra=extra)
 
     def say(
         self, item: Item, level: int, message: str, *arguments: object, extra: dict[str, Any] | None = None
     ) -> None:
         """A verdict comes when something else is being handled, or nothing; the record names this delivery all the same."""
-        token = current.set(_cause(self.subscription.name, item))
+        token = current.set(cause_of(self.subscription.name, item))
         try:
             log.log(level, message, self.subscription.name, *arguments, extra=extra)
         finally:
@@ -340,76 +337,3 @@ class Waiting:
         unit = Unit(fences=[Fence(item.part.lease, item.part.epoch)])
         one.finish_range(item, unit)
         one.committer.submit(unit, partial(one.verdict, item))
-
-
-def record_of(item: Item) -> Record:
-    assert item.record is not None, "an item is loaded before it is handled"
-    return item.record
-
-
-def name_of(item: Item) -> str:
-    record = record_of(item)
-    return f"{record.type} {Envelope(record).id} (key {record.key!r})"
-
-
-def _next(outcome: Outcome, now_us: int) -> str:
-    """What becomes of it, for the log."""
-    match outcome:
-        case Again():
-            return "again at once"
-        case Park(due_us):
-            return f"parked, next attempt {_utc(due_us)} (in {max(0, due_us - now_us) / 1e6:.1f} s)"
-        case Die():
-            return "dead"
-        case _:
-            return "dropped"
-
-
-def _utc(us: int) -> str:
-    try:
-        return datetime.fromtimestamp(us / 1e6, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    except (OverflowError, ValueError, OSError):  # beyond the calendar: asked to wait for as good as ever
-        return "never"
-
-
-def _cause(handler: str, item: Item) -> Cause:
-    record, envelope = record_of(item), Envelope(record_of(item))
-    return Cause(
-        envelope.correlationid,
-        causation=record.causation,
-        event_id=envelope.id,
-        traceparent=envelope.traceparent if record.meta else None,
-        handler=handler,
-        key=record.key,
-        attempt=item.attempts,
-    )
-
-
-def culprit(subscription: Subscription, error: BaseException) -> BaseException:
-    """Of a unit that failed: the error that policies are looked up for, and that says which statement it was."""
-    cause = error.__cause__
-    if not isinstance(cause, Exception) or isinstance(error, StatementRefused):  # SQLite only says "not authorized"
-        return error
-    if isinstance(error, SpineError) and (sql := error.details.get("sql")):
-        cause.add_note(f"{subscription.name} executed: {sql}")
-    return cause
-
-
-def _undecided(name: str, error: BaseException, fault: Exception) -> DeclarationError:
-    undecided = DeclarationError(
-        f"{name} failed ({_text(error)[0]}), and what its retry= and errors= say to that can't be told: "
-        f"{type(fault).__name__}: {fault}. Mend them; until then Retry() holds."
-    )
-    undecided.__cause__ = error
-    return undecided
-
-
-def _text(error: BaseException) -> tuple[str, str]:
-    """An error as its row keeps it. It may hold what no text in a database can (lone surrogates, of a file's name; a NUL),
-    or fail to say what it is; an attempt that failed is stored all the same."""
-    try:
-        text = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
-    except Exception as fault:  # of the error's own __str__
-        text = f"{type(error).__name__}, which can't say what it is: its __str__ raised {type(fault).__name__}"
-    trace = "".join(traceback.format_exception(error))
-    return storable(text[:2000]), storable(trace[-TRACEBACK_MAX:])

@@ -15,11 +15,12 @@ from inspect import unwrap
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from ..engine.failures import name_of
 from ..engine.lanes import Item
 from ..engine.outcomes import Again, Outcome, Park, reason_of
 from ..engine.runtime import Runtime
 from ..engine.subscription import Subscription
-from ..engine.waiting import Newer, Waiting, name_of
+from ..engine.waiting import Newer, Waiting
 from ..errors import Fenced, SettingsError
 from ..journal.port import Subscription as Registered, Verdict
 from ..service import Handler, Service
