@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventspine import Batch, RetryAfter, Service, Spine
-from eventspine.engine import waiting
+from eventspine.engine import failures
 
 from .material import QUICK, SHOP, Broken, Placed, dead, host, subscription, until
 
@@ -84,7 +84,7 @@ async def test_an_error_that_cannot_be_written_is_told_in_what_can(spine: Spine)
 
 
 async def test_without_that_care_its_row_is_never_stored(file: Spine, monkeypatch: Any, caplog: Any) -> None:
-    monkeypatch.setattr(waiting, "storable", lambda text: text)
+    monkeypatch.setattr(failures, "storable", lambda text: text)
     service, _ = failing(ODD["surrogate"], "async")
     await file.publish(Placed(customer="bad"))
     async with file.running(service):
