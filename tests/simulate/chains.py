@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 
-from eventspine import Batch, BatchDelivery, Dead, Delivery, Drop, Event, Reject, Retry, RetryAfter, Service
+from eventspine import Batch, BatchDelivery, Dead, Delivery, Drop, Event, Reject, RetryAfter, Service
 from eventspine.sync import Delivery as SyncDelivery
 from eventspine.testing.simulate import World
+from tests.simulate.kinds import QUICK, Dull, Refused
 
 SENT = 36
 
@@ -27,15 +28,6 @@ class Echo(Event, context="echo", key="to"):
 class Due(Event, context="due", key="to"):
     to: str
     number: int
-
-
-class Refused(Exception): ...
-
-
-class Dull(Exception): ...
-
-
-QUICK = Retry(attempts=4, immediate=1, first_s=1, most_s=5)
 
 
 def tables(connection):

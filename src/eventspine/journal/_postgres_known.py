@@ -118,19 +118,23 @@ class PostgresKnown(Known):
         return {name: ask for name, ask in asks.items() if ask is not None}
 
     def _locking(self, columns: str, table: str, key: str, values: set[Any], kind: str, lock: str) -> Ask | None:
+        if not values:
+            return None
         query = (
             f"select {columns} from {self._cursor.schema}.spine_{table}"
             f" where {key} = any(%s::{kind}[]) order by {key} for {lock}"
         )
-        return Ask(query, (sorted(values),)) if values else None
+        return Ask(query, (sorted(values),))
 
     def _locked(self, rows: Rows, wanted: Mapping[Rows, set[Place]]) -> Ask | None:
-        keys, arrays = rows.names, rows.arrays
+        if rows not in wanted:
+            return None
+        keys = rows.names
         query = (
             f"select {keys}, {rows.values} from {self._cursor.schema}.{rows.table}"
-            f" where ({keys}) in (select * from unnest({arrays})) order by {keys} for update"
+            f" where ({keys}) in (select * from unnest({rows.arrays})) order by {keys} for update"
         )
-        return Ask(query, _columns(sorted(wanted[rows]))) if rows in wanted else None
+        return Ask(query, _columns(sorted(wanted[rows])))
 
     def _ids(self) -> Ask | None:
         query = f"select id, position from {self._cursor.schema}.spine_events where id = any(%s)"
