@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic
 
 from .delivery import Delivery, R
-from .errors import Reject, SpineError
+from .errors import DeclarationError, Reject, SpineError
 from .journal.port import Statement, Unit
 from .observe.correlation import Cause
 from .publishing import Receipt
@@ -80,6 +80,10 @@ class BatchDelivery(Cause, Generic[R]):
     def retry(self, event: Any, error: BaseException) -> None:
         """This event failed with `error`; the rest of the run did not."""
         self.of(event)
+        if not isinstance(error, BaseException):  # with None it would pass for done
+            raise DeclarationError(
+                f"{self.handler}: delivery.retry(event, error) takes the error, as it would be raised. This is {error!r}."
+            )
         self._outcomes[id(event)] = error
 
     def dead(self, event: Any, reason: str) -> None:

@@ -13,7 +13,22 @@ from eventspine import Batch, BatchDelivery, Retry, Service, Spine
 from eventspine.engine import batches
 from eventspine.engine.lanes import Item, Lanes, Part
 
-from .material import FOR_EVER, ONCE, SHOP, Broken, Mailed, Placed, dead, host, parked, rows, subscription, turns, until
+from .material import (
+    FOR_EVER,
+    ONCE,
+    QUICK,
+    SHOP,
+    Broken,
+    Mailed,
+    Placed,
+    dead,
+    host,
+    parked,
+    rows,
+    subscription,
+    turns,
+    until,
+)
 
 LATER = Retry(immediate=0, first_s=3600, most_s=3600)
 
@@ -210,6 +225,25 @@ async def test_one_may_be_dead_while_the_others_are_done(spine: Spine) -> None:
         (row,) = await dead(spine)
         await until(lambda: subscription(spine).handled >= 10)
     assert (row.reason, row.error) == ("rejected", "Reject: no such street")
+
+
+@pytest.mark.parametrize("error", [None, "later", Broken], ids=str)
+async def test_what_is_named_with_no_error_is_dead_and_not_done(spine: Spine, error: Any) -> None:
+    service, handled = Service("email"), list[int]()
+
+    @service.on(Placed, batch=Batch(10), retry=QUICK)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            if event.number == 1:
+                delivery.retry(event, error)
+        handled.extend(event.number for event in events)
+
+    await spine.publish(*some(3))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: len(handled) == 2)
+    assert sorted(handled) == [0, 2]
+    assert "takes the error" in row.error
 
 
 async def test_a_run_that_raises_is_done_one_by_one_and_only_the_culprit_fails(spine: Spine) -> None:
