@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from eventspine import Batch, RetryAfter, Service, Spine
 from eventspine.engine import failures
 
-from .material import QUICK, SHOP, Broken, Placed, dead, host, subscription, until
+from .material import QUICK, SHOP, WAIT_S, Broken, Placed, dead, host, subscription, until
 
 
 class Speechless(Exception):
@@ -73,6 +74,32 @@ async def test_whatever_is_raised_is_an_attempt_that_failed(spine: Spine, name: 
         assert {row.attempts for row in rows} == {3}
         assert host(spine).fenced == 0, "nothing was loaded anew, and nobody's work was done again"
     assert not spine._runtimes
+
+
+@pytest.mark.parametrize("batch", [None, Batch(10)], ids=["one", "batch"])
+@pytest.mark.parametrize("ends", ["by itself", "out of time"])
+async def test_a_handler_that_cancels_its_own_task_has_failed(spine: Spine, batch: Any, ends: str) -> None:
+    """So do some libraries that limit time, and some of these leave the task marked as cancelled."""
+    service, handled = Service("email"), list[int]()
+
+    @service.on(Placed, retry=QUICK, concurrency=1, timeout_s=0.2, batch=batch)
+    async def note(given: Any) -> None:
+        events = given if batch else [given]
+        if "bad" in [event.customer for event in events]:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            with suppress(asyncio.CancelledError if ends == "out of time" else ()):
+                await asyncio.sleep(0)
+            await asyncio.sleep(WAIT_S)
+        handled.extend(event.number for event in events)
+
+    await spine.publish(*[Placed(customer=who, number=number) for number, who in enumerate(("bad", "ann", "bob"))])
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: len(handled) == 2)
+    assert row.reason == ("HandlerTimeout" if ends == "out of time" else "CancelledError")
+    assert row.attempts == 3
 
 
 async def test_an_error_that_cannot_be_written_is_told_in_what_can(spine: Spine) -> None:

@@ -17,13 +17,14 @@ import logging
 from collections import deque
 from collections.abc import Sequence
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ..clock import Alarm
 from ..delivery import Delivery
 from ..journal.port import Record
 from ..observe.correlation import current
-from .calls import close, expire, raised, returned
+from .calls import close, expire, in_time, raised, returned
 from .faults import Faults
 from .lanes import Item
 from .loading import SUSPECTS
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("eventspine.engine")
 HANDED_OUT_MAX = SUSPECTS  # what the next owner reckons with
+CANCELLED_S = 1.0  # after which the loop has ended, if it was about to
 STREAK = 64  # items handled before other tasks of the loop get their turn, at most
 STREAK_S = 0.005  # nor any more after so long
 
@@ -121,12 +123,31 @@ class Workers:
         if task in self.tasks:
             self.tasks.remove(task)
         if task.cancelled():
+            if not self.stopped and self.subscription.handler.is_async:  # else a thread may still be at work
+                self.subscription.clock.call_later(CANCELLED_S, partial(self._cancelled, items))
             return
         if (error := task.exception()) is not None:
             self._paused = not items
             self.stumbled(items, error)
         else:
             self.wake()
+
+    def _cancelled(self, items: Sequence[Item]) -> None:
+        """By none of us, nor with the loop, which would have ended by now; so it was its handler, or a library that this uses."""
+        if self.stopped:
+            return
+        if items and items[0].turn:
+            self.subscription.fenced(items[0])  # what it follows may have been refused meanwhile
+        elif items:
+            error = asyncio.CancelledError(
+                "its task was cancelled by the handler itself, or by a library that this uses"
+            )
+            self._have_failed(items, in_time(self.subscription, items[0], error))
+        self.wake()
+
+    def _have_failed(self, items: Sequence[Item], error: BaseException) -> None:
+        for item in items:
+            self.subscription.waiting.failed(item, error)
 
     def in_hand(self) -> Sequence[Item]:
         """All that is being handled now."""
