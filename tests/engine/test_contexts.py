@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventspine import Batch, Delivery, Retry, Service, Spine
+from eventspine import Batch, BatchDelivery, Delivery, Retry, Service, Spine
 from eventspine.engine import workers
 
 from .material import Broken, Mailed, Placed, until
@@ -90,6 +90,24 @@ async def test_nor_does_a_run_see_what_another_has_set(spine: Spine) -> None:
     async with spine.running(service):
         await until(lambda: len(handled) == COUNT)
     assert {None} == set(seen)
+
+
+async def test_nor_does_a_run_that_is_asked_for_again(file: Spine) -> None:
+    service, calls = Service[None]("email"), list[tuple[str | None, int]]()
+
+    @service.on(Placed, batch=Batch(3), retry=AT_ONCE)
+    async def handle(events: list[Placed], delivery: BatchDelivery) -> None:
+        calls.append((tenant.get(), len(events)))
+        tenant.set(events[0].customer)
+        await asyncio.sleep(0)
+        delivery.execute("select 1")
+        if len(events) == 3:
+            delivery.retry(events[0], Broken())
+
+    await file.publish(*[Placed(customer=f"c{number}", number=number) for number in range(3)])
+    async with file.running(service):
+        await until(lambda: len(calls) == 3)
+    assert [(None, 3), (None, 2), (None, 1)] == calls
 
 
 async def test_a_handler_that_calculates_keeps_its_worker(spine: Spine) -> None:

@@ -8,10 +8,12 @@ died may have had in hand makes runs of its own, under one start mark each (R16)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import Context, copy_context
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from types import coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..errors import DeclarationError, HandlerTimeout
 from ..journal.port import Done, Fence, Record, Verdict
@@ -25,6 +27,8 @@ from .workers import Surroundings, Workers
 
 if TYPE_CHECKING:
     from .subscription import Subscription
+
+T = TypeVar("T")
 
 
 class BatchWorkers(Workers):
@@ -46,6 +50,10 @@ class BatchWorkers(Workers):
     def _lost(self, task: asyncio.Task[None]) -> Sequence[Item]:
         super()._lost(task)
         return self.runs.pop(task, ())
+
+    def _have_failed(self, items: Sequence[Item], error: BaseException) -> None:
+        with _answering_for(self.subscription, items) as left:
+            _failed(self.subscription, list(items), error, left)
 
     async def _work(self) -> None:
         subscription = self.subscription
@@ -193,8 +201,10 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
     """Once; and once more without those that it named as failed, if it has run SQL that may have been for them."""
     outcomes: dict[int, BaseException] = {}
     run = list(zip(events, items, strict=True))
+    context = copy_context()
     while True:
-        delivery = await _called(subscription, items, run, left)
+        call = _called(subscription, items, run, left)
+        delivery = await (call if len(run) == len(items) else _apart(call, context.copy()))
         if delivery is None:
             return
         outcomes |= delivery._outcomes
@@ -204,6 +214,23 @@ async def _attempt(subscription: Subscription, items: list[Item], events: list[A
         run = kept
     _commit(subscription, items, events, delivery, outcomes)
     left.clear()
+
+
+@coroutine
+def _apart(call: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any, T]:
+    """In this task, and in a context of its own: the first call of a run may have left something in the worker's."""
+    step: Callable[..., Any] = call.send
+    given: Any = None
+    while True:
+        try:
+            awaited = context.run(step, given)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+        try:
+            step, given = call.send, (yield awaited)
+        except BaseException as error:
+            step, given = call.throw, error
 
 
 def _kept(run: Run, outcomes: Mapping[int, BaseException]) -> Run:
