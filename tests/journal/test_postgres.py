@@ -33,6 +33,7 @@ from eventspine.errors import (
 )
 from eventspine.journal import (
     _postgres_connect,
+    _postgres_feed,
     _postgres_lookout,
     _postgres_schema,
     _postgres_session,
@@ -125,6 +126,32 @@ async def test_without_the_fence_that_event_is_lost(journal: PostgresJournal):
         assert [early.id] == [record.id for record in page.records]
         slow.commit()
     assert [] == list((await journal.feed(page.scanned, limit=10)).records), "the reader has passed it, for ever"
+
+
+async def test_a_page_asks_for_few_positions_where_they_hold_enough_and_for_more_where_they_do_not(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+):
+    """The planner may read and sort all that is asked for, whatever the limit."""
+    await commit(journal, Unit([Append([fresh(type="rare" if n % 700 == 699 else "usual") for n in range(2_800)])]))
+    asked: list[int] = []
+    execute = _postgres_feed.Cursor.execute
+
+    def noting(cursor: Any, sql: str, parameters: Any = ()) -> Any:
+        if "octet_length" in sql:
+            asked.append(parameters[1] - parameters[0])
+        return execute(cursor, sql, parameters)
+
+    monkeypatch.setattr(_postgres_feed.Cursor, "execute", noting)
+    full = await journal.feed(0, limit=100)
+    assert (100, 100, [100]) == (len(full.records), full.scanned, asked)
+    asked.clear()
+    sparse = await journal.feed(0, limit=100, types=["rare"])
+    assert [700, 1400, 2100, 2800] == [record.position for record in sparse.records]
+    assert (2800, False) == (sparse.scanned, sparse.more)
+    assert [100, 400, 1600, 700] == asked
+    monkeypatch.setattr("eventspine.journal._sql_read.PAGE_BYTES_MAX", 1)
+    cut = await journal.feed(0, limit=100, types=["rare"])
+    assert ([700], 700) == ([record.position for record in cut.records], cut.scanned)
 
 
 async def test_a_transaction_that_never_commits_leaves_a_hole_and_holds_nobody_up(journal: PostgresJournal):

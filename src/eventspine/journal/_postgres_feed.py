@@ -27,9 +27,10 @@ from ._postgres_schema import Identity
 from ._postgres_session import TOKEN
 from ._postgres_sql import Cursor
 from ._records import Wanted
-from .port import Page
+from .port import Page, Record
 
 STEP = 1_000  # positions that are looked at for gaps at once
+WIDER = 4  # times as many positions, where a page is not filled by a quarter
 _HOLDERS = (
     "from pg_locks where locktype = 'advisory' and objsubid = 2 and classid = %s and objid = %s and granted"
     " and database = (select oid from pg_database where datname = current_database())"
@@ -131,12 +132,27 @@ def page(fence: Fence, cursor: Cursor, after: int, limit: int, upto: int | None,
     end = min(reach, last, last if upto is None else upto)
     if end <= after:
         return Page((), after, last > after)
+    records, scanned = _records(cursor, after, end, limit, wanted)
+    if not records and end < last and end != upto:
+        scanned = read.before_next(cursor, end, last if upto is None else min(last, upto))  # type: ignore[arg-type]
+    return Page(records, scanned, scanned < last)
+
+
+def _records(cursor: Cursor, after: int, end: int, limit: int, wanted: Wanted) -> tuple[list[Record], int]:
+    """What is wanted of these positions, and up to where; not all of it, where there is much.
+
+    A few positions are asked for at first, and more where they hold little. Asked for all at once, a planner whose figures are
+    those of a small table would read every one of them and sort them, for a page of a fortieth."""
     sql, values = read.feed_query(wanted)
-    rows = cursor.execute(_BOUNDED.format(sql), (after, end, *values, limit, read.PAGE_BYTES_MAX)).fetchall()
-    if not rows and end < last and end != upto:
-        end = read.before_next(cursor, end, last if upto is None else min(last, upto))  # type: ignore[arg-type]
-    records = read.records_of(rows)
-    cut = sum(len(record.data) for record in records) >= read.PAGE_BYTES_MAX
-    if records and (cut or len(records) == limit):
-        return Page(records, records[-1].position)
-    return Page(records, end, end < last)
+    bounded, records, size, span = _BOUNDED.format(sql), list[Record](), 0, limit
+    while after < end:
+        stop, left = min(end, after + span), limit - len(records)
+        some = cursor.execute(bounded, (after, stop, *values, left, read.PAGE_BYTES_MAX - size)).fetchall()
+        records += read.records_of(some)
+        size += read.data_bytes(some)
+        if len(some) == left or size >= read.PAGE_BYTES_MAX:
+            return records, records[-1].position
+        after, span = stop, span * WIDER
+        if len(records) * WIDER >= limit:
+            break
+    return records, after

@@ -92,7 +92,7 @@ def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Record], bool]:
     records: list[Record] = []
     size, step = 0, 16
     while some := records_of(islice(cursor, step)):
-        size += sum(map(len, map(_data, some)))
+        size += data_bytes(some)
         records += some
         if size > PAGE_BYTES_MAX:
             fitting = sum(upto <= PAGE_BYTES_MAX for upto in accumulate(map(len, map(_data, records))))
@@ -103,6 +103,10 @@ def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Record], bool]:
 
 
 _data = itemgetter(14)
+
+
+def data_bytes(rows: Iterable[Any]) -> int:
+    return sum(map(len, map(_data, rows)))
 
 
 def records_of(rows: Iterable[Any]) -> list[Record]:
