@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from .. import adapters
 from ..errors import MissingExtra, SettingsError
 from ..ports import missing
 from .port import Broker, Features
@@ -22,15 +23,11 @@ _MODULES = {  # by scheme: our module, the extra, and the package that it needs
 
 
 def open_broker(url: str) -> Broker:
-    """`kafka://…`, `amqp://…` (RabbitMQ), `nats://…`, `pulsar://…`, `eventbridge://…`; `memory://name` for tests. Raises
-    SettingsError, and MissingExtra where the client library is not installed."""
+    """`kafka://…`, `amqp://…` (RabbitMQ), `nats://…`, `pulsar://…`, `eventbridge://…`; `memory://name` for tests; and what
+    installed packages have. Raises SettingsError, and MissingExtra where the client library is not installed."""
     scheme = url.partition("://")[0]
     if scheme not in _MODULES:
-        known = ", ".join(f"{name}://" for name in _MODULES)
-        raise SettingsError(
-            f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
-            "an object, Spine(broker=LedgerBroker(…)): see how-to/write-an-adapter.md."
-        )
+        return _of_a_package(url, scheme)
     module, extra, package = _MODULES[scheme]
     try:
         adapter = import_module(f"{__name__}.{module}")
@@ -40,6 +37,18 @@ def open_broker(url: str) -> Broker:
         raise MissingExtra(f'A {scheme}:// broker needs {package}: pip install "eventspine[{extra}]"') from error
     broker: Broker = adapter.from_url(url)
     return broker
+
+
+def _of_a_package(url: str, scheme: str) -> Broker:
+    broker = adapters.installed("broker", url)
+    if broker is None:
+        known = ", ".join(f"{name}://" for name in (*_MODULES, *adapters.schemes("broker")))
+        raise SettingsError(
+            f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
+            "an object, Spine(broker=LedgerBroker(…)), or has an entry point: see how-to/write-an-adapter.md."
+        )
+    check_broker(broker)
+    return broker  # type: ignore[no-any-return]  # checked just now
 
 
 def check_broker(given: object) -> None:

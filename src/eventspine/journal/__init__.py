@@ -5,13 +5,15 @@ from __future__ import annotations
 
 import re
 
+from .. import adapters
 from ..errors import MissingExtra, SettingsError
 from ..ports import missing
 from .port import Journal
 
 
 def open_journal(url: str) -> Journal:
-    """`sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/database?schema=name`, `memory://`."""
+    """`sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/database?schema=name`, `memory://`; and what
+    installed packages have."""
     scheme = url.partition("://")[0]
     if scheme == "memory":
         from .memory import MemoryJournal
@@ -34,9 +36,13 @@ def open_journal(url: str) -> Journal:
             f"{without_password(url)!r} is written as for SQLAlchemy. The journal has its own driver: write "
             f"{without_password('postgresql' + url[len(scheme) :])!r}."
         )
+    if (found := adapters.installed("journal", url)) is not None:
+        check_journal(found)
+        return found  # type: ignore[no-any-return]  # checked just now
+    others = "".join(f", {name}://…" for name in adapters.schemes("journal"))
     raise SettingsError(
         f"{without_password(url)!r} names no journal. Use sqlite:///spine.db, sqlite:////absolute/spine.db, "
-        "postgresql://user@host/database or memory://."
+        f"postgresql://user@host/database{others} or memory://."
     )
 
 
