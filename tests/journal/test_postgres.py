@@ -27,6 +27,7 @@ from eventspine.errors import (
     JournalVersion,
     OutcomeUnknown,
     SettingsError,
+    SpineError,
     StatementRefused,
     UnitFailed,
     ViewNotKept,
@@ -273,6 +274,78 @@ async def test_a_commit_whose_answer_is_lost_is_looked_up_and_done_once(journal:
         session.commit_statement = lost
         assert "done" == (await commit(journal, Unit([Append([one])]))).kind
     assert [record.id, other.id] == [each.id for each in await whole_feed(journal)]
+
+
+async def test_a_commit_whose_bell_is_ended_behind_it_is_done(journal: PostgresJournal):
+    """By an administrator, a statement_timeout, or a handler's transaction whose time is over just then."""
+    session = journal._here().writer.session
+    ended = "select pg_cancel_backend(pg_backend_pid()), pg_sleep(9)"
+
+    def after(connection: Any, bell: str) -> None:
+        session.commit_statement = _postgres_session._commit
+        connection.execute(f"commit; {ended}")
+
+    def before(connection: Any, bell: str) -> None:
+        session.commit_statement = _postgres_session._commit
+        connection.execute(f"{ended}; commit")
+
+    stored, refused = fresh(), fresh()
+    session.commit_statement = after
+    assert "done" == (await commit(journal, Unit([Append([stored])]))).kind
+    session.commit_statement = before
+    verdict = await commit(journal, Unit([Append([refused])]))
+    assert ("failed", JournalBusy) == (verdict.kind, type(verdict.error))
+    assert [stored.id] == [each.id for each in await whole_feed(journal)]
+
+
+async def test_a_connection_whose_questions_were_ended_again_and_again_is_as_good_as_new(postgres_url: str):
+    """psycopg takes a question for prepared that was asked five times, though one before it in its pipeline has failed."""
+    async with opened(postgres_url, statements_s=0.05) as journal:
+
+        def unit() -> Unit:
+            return Unit([Append([fresh()], "orders", "o-1")], notes=[Note("orders", "kind", "key", b"value")])
+
+        async def are_done(count: int) -> None:
+            assert ["done"] * count == [(await commit(journal, unit())).kind for _ in range(count)]
+
+        async def are_ended(count: int) -> None:
+            with connected(journal) as other:
+                other.execute("select * from spine_streams for update")
+                for _ in range(count):
+                    assert isinstance((await commit(journal, unit())).error, JournalBusy)
+
+        await are_done(1)
+        await are_ended(2)
+        await are_done(4)
+        await are_ended(3)
+        await are_done(8)
+
+
+async def test_so_is_a_callers_own(journal: PostgresJournal):
+    with connected(journal) as own, connected(journal) as other:
+
+        def are_done(count: int) -> None:
+            for _ in range(count):
+                journal.write_within(
+                    own, Unit([Append([fresh()], "orders", "o-1")], notes=[Note("orders", "kind", "key", b"value")])
+                )
+                own.commit()
+
+        def are_ended(count: int) -> None:
+            other.execute("select * from spine_streams for update")
+            for _ in range(count):
+                own.execute("set local statement_timeout = 50")
+                with pytest.raises(SpineError):
+                    are_done(1)
+                own.commit()  # of which nothing is left but what the caller has written
+            other.rollback()
+
+        are_done(1)
+        are_ended(2)
+        are_done(4)
+        are_ended(3)
+        are_done(8)
+    assert 13 == len(await whole_feed(journal))
 
 
 async def test_a_commit_that_nobody_can_tell_of_is_unknown_until_it_is_asked_again(

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from typing import Any, TypeGuard, TypeVar
 
 import psycopg
+from psycopg.pq import TransactionStatus
 
 from ..errors import JournalBusy, JournalDenied, JournalError, OutcomeUnknown
 from ._postgres_connect import begin, entering, is_lost, is_passing, is_slow, reading, trouble
@@ -38,6 +39,11 @@ _DURABLE = "select set_config('synchronous_commit', 'on', true) where current_se
 
 # Written, so that this transaction's COMMIT waits for a synchronous standby: it then has all that was committed before, too.
 MARK = "select pg_logical_emit_message(true, 'eventspine', '')"
+
+
+# psycopg counts a query as prepared once that is sent, though one before it in the same pipeline has failed and the server never
+# saw it. After a rollback it has all prepared anew, if it looks at that one: at two statements at once it always does.
+_FORGETTING = "rollback; select 1"
 
 
 class Again(Exception):
@@ -95,10 +101,15 @@ class Session:
             with self.connecting.committing(connection):
                 self.commit_statement(connection, f"; notify {channel_of(self.identity)}" if rings else "")
         except psycopg.Error as error:
-            if not is_lost(error):
+            lost = is_lost(error)
+            if lost:
+                self.disconnect()
+            elif connection.info.transaction_status != TransactionStatus.IDLE:
                 raise
-            self.disconnect()
+            # Else it may be the bell that was refused, or ended, behind a COMMIT that has happened.
             if not self._was_committed(xid, trace, lineage, deadline):
+                if not lost:
+                    raise
                 raise Again from error
 
     def _was_committed(self, xid: str, trace: Trace | None, lineage: str | None, deadline: float) -> bool:
@@ -123,7 +134,7 @@ class Session:
             except (psycopg.Error, JournalError) as error:
                 why = error
                 self.disconnect()
-                if isinstance(error, psycopg.Error) and not is_lost(error):
+                if isinstance(error, psycopg.Error) and not (is_lost(error) or is_slow(error)):
                     break  # such as a number that the server has not given out yet: it is another one, behind the first
             time.sleep(RECONNECT_S)
         raise OutcomeUnknown(
@@ -154,7 +165,7 @@ class Session:
             self.disconnect()
             return
         try:
-            self.connection.execute("rollback")
+            self.connection.execute(_FORGETTING)
         except psycopg.Error:
             self.disconnect()
 
