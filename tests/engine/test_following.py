@@ -431,6 +431,43 @@ async def test_without_letting_go_of_it_it_would(tmp_path: Path, monkeypatch: py
         await test_one_that_fails_with_a_connection_left_open_does_not_keep_its_lock_from_what_it_follows(tmp_path)
 
 
+async def test_who_has_passed_an_error_on_to_one_that_follows_goes_on(store: Store) -> None:
+    """A task of the program's own that has caught the error stands in its traceback, and is alive."""
+    asked = asyncio.Queue[asyncio.Future[None]]()
+    handled, attempts = list[int](), list[int]()
+
+    async def trouble() -> None:
+        raise Broken
+
+    async def answer() -> None:
+        while True:
+            question = await asked.get()
+            try:
+                await trouble() if len(attempts) == 2 else None
+            except Broken as error:
+                question.set_exception(error)
+            else:
+                question.set_result(None)
+
+    async def note(event: Placed) -> None:
+        attempts.append(event.number)
+        if event.number:
+            question = asyncio.get_running_loop().create_future()
+            await asked.put(question)
+            await question
+        handled.append(event.number)
+
+    service: Service[Any] = Service("mail")
+    service.on(Placed, name="note", retry=QUICK)(note)
+    answering = asyncio.create_task(answer())
+    async with store.spine() as spine:
+        await of_one_key(spine, 2)
+        stored_after(spine, lambda: len(attempts) > 1)
+        async with spine.running(service, drain_s=0.5):
+            await until(lambda: handled == [0, 1])
+    answering.cancel()
+
+
 # --- lanes ------------------------------------------------------------------------------------------------------------
 
 

@@ -9,13 +9,13 @@ import asyncio
 import contextvars
 from collections.abc import Awaitable, Callable
 from functools import partial
-from traceback import clear_frames
 from typing import TYPE_CHECKING, Any
 
 from ..delivery import Delivery, publish_returned
 from ..errors import HandlerTimeout, Reject, UnitFailed
 from ..journal.port import Transaction, Unit, Verdict
 from ..observe.correlation import current
+from .failures import text_of
 from .lanes import Item
 
 if TYPE_CHECKING:
@@ -135,24 +135,31 @@ async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any
     item.started = 0.0
     error = in_time(subscription, item, error)
     await delivery._abandon()
+    trace = None
     if item.turn:
-        _let_go(error)
+        trace = _let_go(error)
         if not await follows(subscription, item):
             return
     if delivery._joined and await subscription.is_finished(item):
         subscription.settled(item)  # its transaction had committed, whatever came after
     else:
-        subscription.waiting.failed(item, error)
+        subscription.waiting.failed(item, error, trace)
 
 
-def _let_go(error: BaseException) -> None:
-    """The frames of a failed attempt must not keep a connection that its handler has left to the garbage collector: what it is about
-    to wait for may be the commit that waits for that connection's lock."""
+def _let_go(error: BaseException) -> str:
+    """Its trace as text. The frames of a failed attempt must not keep a connection that its handler has left to the garbage collector:
+    what it is about to wait for may be the commit that waits for that connection's lock. They are not cleared, for among them are
+    those of whoever has caught the error on its way and goes on, such as a task that answers many."""
+    trace = text_of(error)[1]
     seen: set[int] = set()
-    while id(error) not in seen:
-        seen.add(id(error))
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__ or error
+    errors: list[BaseException | None] = [error]
+    while errors:
+        one = errors.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            errors += (one.__cause__, one.__context__, *(one.exceptions if isinstance(one, BaseExceptionGroup) else ()))
+    return trace
 
 
 async def close(subscription: Subscription, item: Item, delivery: Delivery[Any]) -> None:

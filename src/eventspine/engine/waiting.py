@@ -70,8 +70,8 @@ class Waiting:
 
     # --- a failed attempt -------------------------------------------------------------------------------------------
 
-    def failed(self, item: Item, error: BaseException) -> None:
-        """Again, later, never, or forget it."""
+    def failed(self, item: Item, error: BaseException, trace: str | None = None) -> None:
+        """Again, later, never, or forget it. `trace`: if the error has its own no more."""
         one = self.subscription
         if not item.part.alive:
             one.release(item)
@@ -80,7 +80,7 @@ class Waiting:
         elif isinstance(error, Fenced):
             one.fenced(item)
         else:
-            self._carry_out(item, *self._decide(item, error))
+            self._carry_out(item, *self._decide(item, error), trace)
 
     def _decide(self, item: Item, error: BaseException) -> tuple[BaseException, Outcome]:
         """What becomes of it, and the error that says why. Policies that can't be asked are an error too, which the
@@ -99,9 +99,10 @@ class Waiting:
             again: Policies = {DeclarationError: retry}  # the policies are wrong, and what failed may well succeed
             return untold, after_failure(untold, attempts, first_us, now_us, retry, (again,), chance)
 
-    def _carry_out(self, item: Item, error: BaseException, outcome: Outcome) -> None:
+    def _carry_out(self, item: Item, error: BaseException, outcome: Outcome, told: str | None) -> None:
         one = self.subscription
         text, trace = text_of(error)
+        trace = told or trace
         self._log(item, outcome, text)
         match outcome:
             case Again():

@@ -92,10 +92,12 @@ class WatchedWaiting(Waiting):
         super().__init__(subscription)
         self._switches = switches
 
-    def failed(self, item: Item, error: BaseException) -> None:
+    def failed(self, item: Item, error: BaseException, trace: str | None = None) -> None:
         if self._switches.failures == "raise":
             self._switches.note(self.subscription, item, error)
-        super().failed(item, error)
+        super().failed(item, error, trace)
+        if trace is not None:
+            error.add_note(trace)  # for the test that it is raised in
 
     def _decide(self, item: Item, error: BaseException) -> tuple[BaseException, Outcome]:
         error, outcome = super()._decide(item, error)
