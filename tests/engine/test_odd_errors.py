@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -100,6 +102,36 @@ async def test_a_handler_that_cancels_its_own_task_has_failed(spine: Spine, batc
         await until(lambda: len(handled) == 2)
     assert row.reason == ("HandlerTimeout" if ends == "out of time" else "CancelledError")
     assert row.attempts == 3
+
+
+class Held:
+    """As a connection that its handler has not closed."""
+
+
+@pytest.mark.parametrize("how", ["async", "def", "batch", "def batch"])
+async def test_what_a_failed_handler_has_left_behind_is_let_go_at_once(spine: Spine, how: str) -> None:
+    """Its locks may be in the way of the very commit that says that it has failed; and who waits makes nothing to be collected."""
+    left = list[weakref.ref[Held]]()
+
+    def fails(given: Any) -> None:
+        held = Held()
+        left.append(weakref.ref(held))
+        raise Broken
+
+    async def fails_too(given: Any) -> None:
+        fails(given)
+
+    service: Service[Any] = Service("email")
+    batch = Batch(10) if "batch" in how else None
+    service.on(Placed, retry=QUICK, batch=batch, name="note")(fails if "def" in how else fails_too)
+    gc.disable()
+    try:
+        async with spine.running(service):
+            await spine.publish(Placed(customer="bad"))
+            await dead(spine)
+        assert [None] * 3 == [one() for one in left]
+    finally:
+        gc.enable()
 
 
 async def test_an_error_that_cannot_be_written_is_told_in_what_can(spine: Spine) -> None:

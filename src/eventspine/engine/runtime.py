@@ -240,7 +240,10 @@ class Runtime:
         future = self._threads.submit(call)
         self._in_threads.add(future)
         future.add_done_callback(self._in_threads.discard)
-        return await asyncio.wrap_future(future)
+        try:
+            return await asyncio.wrap_future(future)
+        finally:
+            del future  # it has the error, and the error this frame: in such a circle all that its handler had in hand would stay
 
     @property
     def unfinished_threads(self) -> int:
