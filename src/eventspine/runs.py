@@ -23,6 +23,13 @@ class RunDelivery(Delivery[R]):
 
     __slots__ = ()
 
+    _of_run: Sequence[Statement]  # what the run itself has executed
+    _behind: list[int]  # how many of these each of its own statements comes after
+
+    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+        super().execute(sql, expect_rows=expect_rows, **parameters)
+        self._behind.append(len(self._of_run))
+
     def join(self, within: Any, result: Any = None) -> Any:
         raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't join a connection.")
 
@@ -35,13 +42,15 @@ class RunDelivery(Delivery[R]):
     def save(self, *_: Any) -> list[Receipt]:
         raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't save aggregates.")
 
-    def _move_to(self, unit: Unit) -> None:
+    def _move_to(self, unit: Unit) -> Sequence[tuple[int, Statement]]:
+        """All but its statements, which are told with their places."""
         own, self._unit = self._unit, None
-        if own is not None and own is not unit:
-            unit.appends.extend(own.appends)
-            unit.statements.extend(own.statements)
-            unit.timers.extend(own.timers)
-            unit.notes.extend(own.notes)
+        if own is None:
+            return ()
+        unit.appends.extend(own.appends)
+        unit.timers.extend(own.timers)
+        unit.notes.extend(own.notes)
+        return list(zip(self._behind, own.statements, strict=True))
 
 
 class BatchDelivery(Cause, Generic[R]):
@@ -71,6 +80,7 @@ class BatchDelivery(Cause, Generic[R]):
                 raise SpineError("This object is not an event of this run; pass the very object from the list.")
             found = self._made[id(event)] = RunDelivery(self._subscription, item, item.record)
             found._open = self._open
+            found._of_run, found._behind = self._unit.statements, []
         return found
 
     @property
@@ -111,17 +121,23 @@ class BatchDelivery(Cause, Generic[R]):
 
     # --- for the engine -----------------------------------------------------------------------------------------
 
-    def _move(self, event: Any) -> None:
-        """What belongs to this event, into the unit of the run."""
-        made = self._made.get(id(event))
-        if made is not None:
-            made._move_to(self._unit)
-
     def _move_all(self, events: Sequence[Any]) -> None:
+        """What belongs to these events, into the unit of the run; that of an event stands where it was
+        asked for among the run's SQL: a later event of a key may have changed what an earlier one had."""
+        own: list[tuple[int, Statement]] = []
         for event in events if len(self._made) > 1 else events[:1]:  # the first is always made
-            self._move(event)
+            made = self._made.get(id(event))
+            if made is not None:
+                own += made._move_to(self._unit)
+        if own:
+            of_run = [(behind, statement) for behind, statement in enumerate(self._unit.statements, 1)]
+            self._unit.statements = [statement for _, statement in sorted(of_run + own, key=_place)]
 
     def _close(self) -> None:
         self._open = False
         for made in self._made.values():
             made._open = False
+
+
+def _place(one: tuple[int, Statement]) -> int:
+    return one[0]

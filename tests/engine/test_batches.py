@@ -508,6 +508,35 @@ async def test_sql_that_says_for_which_event_it_is_needs_no_second_call(file: Sp
     assert [0, 1, 2] not in calls
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["all done", "one fails"])
+async def test_sql_of_events_and_of_the_run_is_run_in_the_order_in_which_it_was_asked_for(
+    file: Spine, fails: bool
+) -> None:
+    """What a later event of a key has changed must not be changed back by an earlier one."""
+
+    def tables(connection: Any) -> None:
+        connection.execute("create table email_asked (number integer primary key, event integer)")
+
+    service: Service[Any] = Service("email", tables=tables)
+    runs = list[int]()
+
+    @service.on(Placed, batch=Batch(10), retry=LATER)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        runs.append(len(events))
+        for event in events:
+            if fails and event.number == 2:
+                delivery.retry(event, Broken())
+            asks: Any = delivery.of(event) if event.number % 3 == 1 else delivery
+            asks.execute("insert into email_asked (event) values (:n)", n=event.number)
+
+    await file.publish(*some(6, keys=6))
+    async with file.running(service):
+        await until(lambda: subscription(file).handled == 6 - fails)
+        asked = await file.journal.query("select event from email_asked order by number", {})
+    assert [6, 5][: 1 + fails] == runs
+    assert [n for n in range(6) if not (fails and n == 2)] == [row["event"] for row in asked]
+
+
 async def test_the_second_call_may_fail_too(file: Spine) -> None:
     """As a whole: then its events are handled one by one, and who was named is named again."""
     service: Service[Any] = Service("email", tables=added_rows)

@@ -328,6 +328,7 @@ def _commit_each(
 ) -> None:
     unit = delivery._unit
     done: list[Item] = []
+    kept: list[Any] = []  # their events
     failed: list[tuple[Item, BaseException, list[Item]]] = []
     stopped: dict[Any, list[Item]] = {}
     for event, item in zip(events, items, strict=True):
@@ -336,14 +337,15 @@ def _commit_each(
             stopped[item.lane].append(item)
         elif error is None:
             done.append(item)
+            kept.append(event)
             subscription.complete(item, unit)
-            delivery._move(event)
         else:
             stopped[item.lane] = []
             failed.append((item, error, stopped[item.lane]))
     if not done:  # nothing of a run of which no event is done
         _verdict(subscription, done, failed, Verdict("done"))
         return
+    delivery._move_all(kept)
     subscription.committer.submit(unit, partial(_verdict, subscription, done, failed))
 
 
