@@ -577,6 +577,28 @@ async def test_a_run_that_takes_too_long_has_failed(spine: Spine) -> None:
     assert sizes == [3, 1, 1, 1]
 
 
+async def test_a_run_that_takes_too_long_when_it_is_asked_for_again_has_failed(file: Spine) -> None:
+    service, calls, ended = Service[None]("email"), list[int](), list[int]()
+
+    @service.on(Placed, batch=Batch(10), retry=QUICK, timeout_s=0.1)
+    async def note(events: list[Placed], delivery: BatchDelivery) -> None:
+        calls.append(len(events))
+        delivery.execute("select 1")
+        if len(events) == 3:
+            delivery.retry(events[0], Broken())
+        if len(events) == 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                ended.append(len(events))
+                raise
+
+    await file.publish(*some(3))
+    async with file.running(service):
+        await until(lambda: subscription(file).handled == 3)
+    assert ([3, 2, 1, 1, 1], [2]) == (calls, ended)
+
+
 async def test_a_run_in_a_thread(spine: Spine) -> None:
     service, runs = Service("email"), list[int]()
 

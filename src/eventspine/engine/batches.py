@@ -227,6 +227,8 @@ def _apart(call: Coroutine[Any, Any, T], context: Context) -> Generator[Any, Any
         except StopIteration as end:
             result: T = end.value
             return result
+        finally:
+            given = None  # an error would keep this frame, and the frame the error
         try:
             step, given = call.send, (yield awaited)
         except BaseException as error:
