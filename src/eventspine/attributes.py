@@ -40,6 +40,11 @@ OF_THE_ENVELOPE = frozenset(
 UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 
 
+def is_fit(text: str) -> bool:
+    """Whether it holds nothing of UNFIT; what is printable ASCII, as nearly all is, is known at a glance."""
+    return (text.isascii() and text.isprintable()) or UNFIT.search(text) is None
+
+
 def with_attributes(record: Record, attributes: dict[str, Any]) -> Record:
     """The record with these added to those that it has. Raises AttributeRefused for what could not travel."""
     for name, value in attributes.items():
@@ -64,7 +69,7 @@ def _reason(name: object, value: object) -> str | None:
         return "is the envelope's own; add yours under another name."
     if not isinstance(value, str):
         return f"is of type {type(value).__name__}; attributes are text."
-    if UNFIT.search(value):
+    if not is_fit(value):
         return "holds a line break, another control character or half a character; attributes are plain text."
     if name == "traceparent" and not TRACEPARENT.match(value):
         return "is no W3C trace context, such as 00-<32 hex digits>-<16 hex digits>-01."

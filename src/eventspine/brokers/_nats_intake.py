@@ -220,10 +220,14 @@ def _named(headers: bytes | None) -> dict[str, str]:
     if not headers:
         return {}
     text = headers.decode("utf-8", "replace")
-    pairs = [line.partition(":") for line in text.split("\r\n")[1:] if line]
+    named = {}
+    for line in text.split("\r\n")[1:]:
+        if line:
+            name, _, value = line.partition(":")
+            named[name.strip()] = value.strip()
     if "%" not in text:  # nearly always
-        return {name.strip(): value.strip() for name, _, value in pairs}
-    return {name.strip(): unquote(value.strip()) for name, _, value in pairs}
+        return named
+    return {name: unquote(value) for name, value in named.items()}
 
 
 def _status(headers: bytes | None) -> tuple[str, str]:

@@ -14,12 +14,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from functools import cache, lru_cache
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
 import msgspec
 
-from ..attributes import META_BYTES_MAX, NAME, UNFIT
+from ..attributes import META_BYTES_MAX, NAME, is_fit
 from ..envelope import Envelope
 from ..errors import SpineError
 from ..ids import id_text
@@ -33,6 +34,7 @@ STRUCTURED = "application/cloudevents+json"
 ID_BYTES_MAX = 1024
 TYPE_BYTES_MAX = 255
 HOPS_MAX = 1_000_000
+NAMES_MAX = 1_000  # of headers, that are remembered; any may come
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SCHEMA = re.compile(r"urn:eventspine:(.+):([0-9]{1,9})\Z")
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -123,7 +125,7 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
     """Raises NotAnEvent."""
     attributes, data = _attributes(fetched, prefix)
     kind, source, id_given = _text(attributes, "type"), _text(attributes, "source"), _text(attributes, "id")
-    if len(kind.encode()) > TYPE_BYTES_MAX or len(id_given.encode()) > ID_BYTES_MAX or len(source) > ID_BYTES_MAX:
+    if _exceeds(kind, TYPE_BYTES_MAX) or _exceeds(id_given, ID_BYTES_MAX) or len(source) > ID_BYTES_MAX:
         raise NotAnEvent(f"its id, source or type is too long (type {kind[:80]!r})")
     id, foreign = _id(source, id_given)
     key = _key(attributes) or _key_of(fetched.key)
@@ -135,7 +137,7 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
         slot_of_id(id) if key is None else slot_of_key(key),
         key,
         kind,
-        _version(attributes, kind),
+        _version(attributes.get("dataschema", ""), kind),
         _time_us(attributes.get("time"), received_us(fetched, now_us)),
         0,
         source,
@@ -149,8 +151,8 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
 
 
 def _attributes(fetched: Fetched, prefix: str) -> tuple[Mapping[str, str], bytes]:
-    start = len(prefix)
-    given = [(name[start:].lower(), value) for name, value in fetched.headers.items() if name.startswith(prefix)]
+    names = _names(prefix)
+    given = [(name, value) for header, value in fetched.headers.items() if (name := names[header])]
     found = dict(given)
     if len(found) < len(given) and len(found) < len(set(given)):
         raise NotAnEvent("it has an attribute twice, with different values")
@@ -161,6 +163,22 @@ def _attributes(fetched: Fetched, prefix: str) -> tuple[Mapping[str, str], bytes
     if not found["specversion"].startswith("1."):
         raise NotAnEvent(f"its specversion is {found['specversion'][:20]!r}, not 1.0")
     return found, fetched.data
+
+
+class _Names(dict[str, str]):
+    """By header, the attribute that it is; "" where it is none. Nearly all that come are the same few."""
+
+    def __init__(self, prefix: str) -> None:
+        self._prefix = prefix
+
+    def __missing__(self, header: str) -> str:
+        name = header[len(self._prefix) :].lower() if header.startswith(self._prefix) else ""
+        if len(self) < NAMES_MAX:
+            self[header] = name
+        return name
+
+
+_names = cache(_Names)
 
 
 def _structured(body: bytes) -> tuple[Mapping[str, str], bytes]:
@@ -189,20 +207,25 @@ def _plain(value: Any) -> str:
 def _text(attributes: Mapping[str, str], name: str) -> str:
     if not (value := attributes.get(name)):
         raise NotAnEvent(f"it has no {name}")
-    if UNFIT.search(value):
+    if not is_fit(value):
         raise NotAnEvent(f"its {name} holds a control character or half a character: {value[:80]!r}")
     return value
 
 
 def _optional(attributes: Mapping[str, str], name: str) -> str | None:
     value = attributes.get(name) or None
-    return None if value is None or len(value) > ID_BYTES_MAX or UNFIT.search(value) else value
+    return None if value is None or len(value) > ID_BYTES_MAX or not is_fit(value) else value
+
+
+def _exceeds(text: str, bytes_max: int) -> bool:
+    """As UTF-8, which takes four bytes for a character at most."""
+    return len(text) * 4 > bytes_max and len(text.encode()) > bytes_max
 
 
 def _key(attributes: Mapping[str, str]) -> str | None:
     name = "partitionkey" if attributes.get("partitionkey") else "subject"
     key = _text(attributes, name) if attributes.get(name) else None
-    if key is not None and len(key.encode()) > KEY_BYTES_MAX:
+    if key is not None and _exceeds(key, KEY_BYTES_MAX):
         raise NotAnEvent(f"its key is longer than {KEY_BYTES_MAX} bytes")
     return key
 
@@ -228,22 +251,25 @@ def _key_of(key: bytes | None) -> str | None:
         text = (key or b"").decode()
     except UnicodeDecodeError:
         return None
-    return None if not text or len(key or b"") > KEY_BYTES_MAX or UNFIT.search(text) else text
+    return None if not text or len(key or b"") > KEY_BYTES_MAX or not is_fit(text) else text
 
 
 def _number(attributes: Mapping[str, str]) -> Number | None:
-    origin, slot, number = (attributes.get(name, "") for name in ("spineorigin", "spineslot", "sequence"))
-    if not origin or len(origin) > 100 or UNFIT.search(origin) or not (_counts(slot) and _counts(number)):
+    origin = attributes.get("spineorigin", "")
+    if not origin or len(origin) > 100 or not is_fit(origin):
         return None
-    return Number(origin, int(slot), int(number)) if int(slot) < SLOTS and 0 < int(number) < 2**62 else None
+    slot, number = _count(attributes.get("spineslot", "")), _count(attributes.get("sequence", ""))
+    return Number(origin, slot, number) if 0 <= slot < SLOTS and 0 < number < 2**62 else None
 
 
-def _counts(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= 20
+def _count(text: str) -> int:
+    """-1: it is none."""
+    return int(text) if text.isdigit() and len(text) <= 20 and text.isascii() else -1
 
 
-def _version(attributes: Mapping[str, str], kind: str) -> int:
-    found = _SCHEMA.match(attributes.get("dataschema", ""))
+@lru_cache(maxsize=1024)
+def _version(schema: str, kind: str) -> int:
+    found = _SCHEMA.match(schema)
     return int(found[2]) if found and found[1] == kind else 1
 
 
@@ -261,11 +287,11 @@ def _correlation(attributes: Mapping[str, str], own: str) -> str | None:
 
 
 def _hops(text: str | None) -> int:
-    return min(int(text), HOPS_MAX) if text and _counts(text) else 0
+    return min(max(_count(text or ""), 0), HOPS_MAX)
 
 
 def _travels(name: str, value: str) -> bool:
-    return bool(NAME.match(name)) and not UNFIT.search(value)
+    return bool(NAME.match(name)) and is_fit(value)
 
 
 def _meta(attributes: Mapping[str, str], own: dict[str, str]) -> bytes | None:

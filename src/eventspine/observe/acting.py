@@ -16,7 +16,7 @@ from typing import Never
 
 import msgspec
 
-from ..attributes import UNFIT
+from ..attributes import is_fit
 from ..errors import ActorRefused
 from .correlation import NOBODY, Asked, Who, current, said, who
 
@@ -88,7 +88,7 @@ class _Said(msgspec.Struct):
 
 
 def _fit(value: str, length_max: int) -> str | None:
-    return value if value and len(value) <= length_max and not UNFIT.search(value) else None
+    return value if value and len(value) <= length_max and is_fit(value) else None
 
 
 def _check(name: str, value: object, length_max: int) -> None:
