@@ -99,8 +99,8 @@ class Delivery(Cause, Handling, Generic[R]):
 
     @property
     def late(self) -> bool:
-        """A replayed dead delivery, which has left the order of its key."""
-        return bool(self._item.late)
+        """A replayed dead delivery, which has left the order of its key; never where that waits for its dead."""
+        return bool(self._item.late) and not self._subscription.waits_for_dead
 
     @property
     def envelope(self) -> Envelope:
@@ -172,8 +172,10 @@ class Delivery(Cause, Handling, Generic[R]):
 
     def join(self, within: Any, result: Any = None) -> Any:
         """Write this delivery's cursor and events in a transaction of the caller's, to commit with it or not at all:
-        `delivery.join(session)`, `await delivery.join(async_session)`. Call it last; then commit, and return. In the handler
-        of a command, `result` is what it is going to return, which commits with the rest.
+        `delivery.join(session)`, `await delivery.join(async_session)`. Call it last; then commit, and return nothing: what is to
+        be published has to be, by `delivery.publish`, before. In the handler of a command, `result` is what it is going to
+        return, which commits with the rest. Once that transaction has committed the event is done, whatever the handler
+        raises after it.
 
         Raises `Fenced` where this attempt is not to have any effect, after it has rolled that transaction back."""
         if result is not None:
@@ -184,6 +186,8 @@ class Delivery(Cause, Handling, Generic[R]):
         unit = self._changeable()
         if self._transaction is not None:
             raise WouldDeadlock("This delivery has a transaction of its own; it can't join a connection beside it.")
+        if self._aggregates:
+            self._refuse_unsaved()  # what is recorded and not in this unit by now never will be
         carrier = carrier_of(within)
         self._subscription.complete(self._item, unit)
         self._joined = True  # whatever comes of it: nothing else finishes this delivery from here on

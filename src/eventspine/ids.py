@@ -106,7 +106,7 @@ def id_text(id: bytes) -> str:
 def id_bytes(text: object) -> bytes:
     if not isinstance(text, str) or not _UUID_TEXT.fullmatch(text):
         raise EventRefused(
-            f"{text!r:.100} is not an event id; ids are UUIDs, such as 0190163d-8694-739b-aea5-966c26f8ad91"
+            f"{text!r:.100} is not an event id; ids are UUIDs as text, such as 0190163d-8694-739b-aea5-966c26f8ad91"
         )
     return bytes.fromhex(text.replace("-", ""))
 

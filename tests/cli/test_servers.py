@@ -53,7 +53,8 @@ def test_one_is_started_found_again_stopped_and_has_its_data_the_next_time(spine
 
 
 def test_down_deletes_what_it_is_told_to(spine):
-    spine("servers", "up", "nats", "--port", str(port := servers.free_ports(2)))
+    up = spine("servers", "up", "nats", "--port", str(port := servers.free_ports(2)))
+    assert f":{port}" in up.stdout
     (shown,) = json.loads(spine("servers", "list", "nats", "--json").stdout)
     assert str(port) in shown["url"]
     other = spine("servers", "up", "nats", "--port", str(port + 2))

@@ -91,6 +91,7 @@ async def test_r10_a_key_that_waits_keeps_its_whole_order(spine: Spine, order: A
         bug.mend()
         await replay(spine)
         await until(lambda: bug.order == [4, 5, 6, 7, 8])
+    assert not any(late for _, late in bug.handled), "its key has waited for it"
     assert {"settled"} == {row.state for row in await rows(spine)}
 
 

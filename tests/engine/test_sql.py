@@ -240,6 +240,36 @@ async def test_r21_a_delivery_joins_a_connection_and_commits_with_it(file: Spine
     assert await file.journal.head() == 6
 
 
+@pytest.mark.parametrize("what", ["raises", "returns an event"])
+async def test_what_comes_after_the_commit_of_a_joined_transaction_and_fails_is_told(
+    file: Spine, caplog: pytest.LogCaptureFixture, what: str
+) -> None:
+    """The event is done, and can't be tried again: nobody would know."""
+    service = mail()
+
+    @service.on(Placed)
+    async def note(event: Placed, delivery: Delivery) -> Mailed | None:
+        with closing(connect(file)) as connection, connection:
+            connection.execute("begin immediate")
+            connection.execute("insert into email_done (number) values (?)", (event.number,))
+            delivery.join(connection)
+        if what == "raises":
+            raise Broken("the mail server is down")
+        return Mailed(number=event.number)
+
+    async with file.running(service):
+        await file.publish(Placed(number=7))
+        await until(lambda: subscription(file).handled == 1)
+    assert await done(file) == [7]
+    told = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(told) == 1, told
+    assert (
+        "it is not tried again. What the handler still had to do is not done, nor is published what it returned"
+        in told[0]
+    )
+    assert ("mail server is down" if what == "raises" else "Publish and execute before join()") in told[0]
+
+
 async def test_an_async_handler_may_join_too(file: Spine) -> None:
     service = mail()
 

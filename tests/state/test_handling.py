@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from eventspine import Batch, BatchDelivery, Delivery, Event, Service, testing
+from eventspine import Batch, BatchDelivery, Dead, Delivery, Event, Service, testing
 from eventspine.errors import NoSuchAggregate, SettingsError, SpineError
 from eventspine.sync import Delivery as SyncDelivery
 
@@ -161,6 +164,24 @@ async def test_a_plain_def_handler_has_the_same_names() -> None:
         await spine.publish(Ordered(account="ann"))
         await spine.idle()
         assert 300 == await balance(spine)
+
+
+async def test_what_is_not_saved_when_the_delivery_joins_is_refused_there(tmp_path: Path) -> None:
+    """Nothing of a handler that returned with it could be tried again: its transaction would have committed."""
+    service = Service("bank")
+
+    @service.on(Ordered, errors={SpineError: Dead})
+    async def forgets(event: Ordered, delivery: Delivery) -> None:
+        account = await delivery.load_or_new(Account, event.account)
+        account.begin()
+        with closing(sqlite3.connect(tmp_path / "spine.db")) as connection, connection:
+            connection.execute("begin immediate")
+            delivery.join(connection)
+
+    async with testing.spine(service, url=f"sqlite:///{tmp_path}/spine.db") as spine:
+        await spine.publish(Ordered(account="ann"))
+        with pytest.raises(SpineError, match="recorded in Account 'ann' and not saved"):
+            await spine.idle()
 
 
 async def test_as_it_was_can_be_loaded_beside_as_it_is() -> None:

@@ -85,7 +85,8 @@ def up(names: tuple[str, ...], port: int | None) -> None:
         raise Misused("--port is for one server; start them one by one.")
     for server in chosen(names):
         server.install(note)
-        _at_port(server, port).start()
+        server = _at_port(server, port)
+        server.start()
         say(f"{server.name}  {server.broker_url}")
 
 

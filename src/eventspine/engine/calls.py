@@ -141,7 +141,8 @@ async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any
         if not await follows(subscription, item):
             return
     if delivery._joined and await subscription.is_finished(item):
-        subscription.settled(item)  # its transaction had committed, whatever came after
+        subscription.waiting.too_late(item, error)
+        subscription.settled(item)
     else:
         subscription.waiting.failed(item, error, trace)
 

@@ -95,6 +95,10 @@ class Subscription:
         return self.state == "active" and not self.outdated
 
     @property
+    def waits_for_dead(self) -> bool:
+        return self.handler.on_dead == "waits"
+
+    @property
     def resources(self) -> Any:
         return self.host.resources
 

@@ -82,6 +82,17 @@ class Waiting:
         else:
             self._carry_out(item, *self._decide(item, error), trace)
 
+    def too_late(self, item: Item, error: BaseException) -> None:
+        """Its transaction had committed, and the event with it."""
+        self.say(
+            item,
+            logging.ERROR,
+            "%s: %s is done, since the transaction that it joined had committed when its handler raised, so it is not tried again. "
+            "What the handler still had to do is not done, nor is published what it returned: %s",
+            name_of(item),
+            text_of(error)[0],
+        )
+
     def _decide(self, item: Item, error: BaseException) -> tuple[BaseException, Outcome]:
         """What becomes of it, and the error that says why. Policies that can't be asked are an error too, which the
         default policy is for; else the handler would be run again and again."""

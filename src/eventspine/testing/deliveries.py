@@ -59,6 +59,8 @@ class HandDelivery(Delivery[R]):
 
     def join(self, within: Any, result: Any = None) -> Any:
         self._changeable()
+        if self._aggregates:
+            self._refuse_unsaved()
         carrier = carrier_of(within)
         self.joined, self._joined = within, True
         return _awaited() if carrier.is_async else None
@@ -206,6 +208,7 @@ class _Subscription:
     """What a delivery asks of the subscription that it belongs to."""
 
     republish = ""
+    waits_for_dead = False
 
     def __init__(
         self, handler: str, clock: Clock, resources: Any, rows: Rows, connection: sqlite3.Connection | None

@@ -99,6 +99,11 @@ class WatchedWaiting(Waiting):
         if trace is not None:
             error.add_note(trace)  # for the test that it is raised in
 
+    def too_late(self, item: Item, error: BaseException) -> None:
+        if self._switches.failures == "raise":
+            self._switches.note(self.subscription, item, error)
+        super().too_late(item, error)
+
     def _decide(self, item: Item, error: BaseException) -> tuple[BaseException, Outcome]:
         error, outcome = super()._decide(item, error)
         if isinstance(outcome, Again) and self._switches.failures == "raise" and not self._switches.asked_for(error):
