@@ -85,9 +85,9 @@ def up(names: tuple[str, ...], port: int | None) -> None:
         raise Misused("--port is for one server; start them one by one.")
     for server in chosen(names):
         server.install(note)
-        server = _at_port(server, port)
-        server.start()
-        say(f"{server.name}  {server.broker_url}")
+        placed = _at_port(server, port)
+        placed.start()
+        say(f"{placed.name}  {placed.broker_url}")
 
 
 def _at_port(server: Server, port: int | None) -> Server:
