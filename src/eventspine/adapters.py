@@ -1,15 +1,17 @@
-"""Adapters of others, found by the scheme of a URL: what an installed package names as an entry point.
+"""Adapters of others: what an installed package names as an entry point, by the scheme of its URLs.
 
-[project.entry-points."eventspine.brokers"]      or "eventspine.journals"
-ledger = "ledger_broker:LedgerBroker"            is called with the URL of ledger://…
+In the group `eventspine.brokers` or `eventspine.journals`, an entry `ledger = "ledger_broker:LedgerBroker"` is called with
+the URL of `ledger://…`.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import SettingsError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 Kind = Literal["broker", "journal"]
 
@@ -17,7 +19,7 @@ Kind = Literal["broker", "journal"]
 def installed(kind: Kind, url: str) -> Any:
     """What an installed package makes of this URL; None where no package has its scheme."""
     scheme = url.partition("://")[0]
-    found = _named(kind, scheme)
+    found = [one for one in _points(kind) if one.name == scheme]
     if not found:
         return None
     if len({one.value for one in found}) > 1:
@@ -34,11 +36,13 @@ def installed(kind: Kind, url: str) -> Any:
 
 def schemes(kind: Kind) -> list[str]:
     """That installed packages have."""
-    return sorted({one.name for one in entry_points(group=f"eventspine.{kind}s")})
+    return sorted({one.name for one in _points(kind)})
 
 
-def _named(kind: Kind, scheme: str) -> list[EntryPoint]:
-    return list(entry_points(group=f"eventspine.{kind}s", name=scheme))
+def _points(kind: Kind) -> list[EntryPoint]:
+    from importlib.metadata import entry_points  # slow to import, and seldom asked
+
+    return list(entry_points(group=f"eventspine.{kind}s"))
 
 
 def _loaded(kind: Kind, found: EntryPoint) -> Any:
