@@ -8,10 +8,15 @@ import re
 import signal
 import time
 
+import pytest
+
+from eventspine.journal import _sqlite_locks as locks
 from eventspine.journal.lockfile import read_holder
 from eventspine.journal.processes import is_stopped
 from eventspine.observe.health_http import Answer, HealthServer
 from eventspine.settings_values import Address
+
+needs_a_list = pytest.mark.skipif(not locks.LOCKS.exists(), reason="this system doesn't tell who holds a lock")
 
 
 def until(condition) -> None:
@@ -62,10 +67,48 @@ def test_one_that_is_stopped_is_named(spine):
     assert f"{process.pid}  silent " in spine("top", "--every", "0.1").stdout
 
 
+KEEPER = """
+import asyncio, sqlite3
+from eventspine import Event, Service
+
+class Asked(Event, context="questions"):
+    pass
+
+keeper = Service("keeper", publishes="questions")
+
+@keeper.on(Asked)
+async def keep(event: Asked) -> None:
+    own = sqlite3.connect("spine.db", isolation_level=None)
+    own.execute("begin immediate")
+    await asyncio.Event().wait()
+"""
+
+
+@needs_a_list
+def test_a_handler_that_keeps_the_write_lock_is_named_and_nobody_is_called_stopped(spine):
+    (spine.folder / "keeping.py").write_text(KEEPER)
+    process = spine.start("run", "keeping")
+    spine.until(process, "running keeper")
+    assert 0 == spine("publish", "-m", "keeping", "Asked", "{}").returncode
+    ill = spine.until_it_shows("health", shows="has not renewed its leases")
+    for _ in range(5):  # it waits for itself in its turn at some of these looks, and not at others
+        assert f"Process {process.pid} has held the write lock for " in ill
+        assert f"it can't while process {process.pid} keeps the write lock." in ill
+        assert "stopped" not in ill
+        assert f"Process {process.pid} has held the write lock for " in spine.asked_here("doctor").stdout
+        ill = spine.asked_here("health").stdout
+
+
 def test_a_service_that_is_asked_for_has_to_be_there(spine):
-    spine.run_shop()
+    process = spine.run_shop()
     assert 0 == spine("health", "--service", "stock").returncode
-    assert 1 == spine("health", "--service", "stock", "--service", "shipping").returncode
+    process.kill()
+    process.wait()
+    assert 1 == spine("health", "--service", "stock").returncode
+    unknown = spine("health", "--service", "stock", "--service", "shipping")
+    assert (4, "") == (unknown.returncode, unknown.stdout)
+    assert "spine: No service 'shipping' has registered here. There is email, shopfront, stock." in unknown.stderr
+    assert "Did you mean stock?" in spine("health", "--service", "stok").stderr
 
 
 def test_being_behind_counts_when_told(story, say):

@@ -6,7 +6,6 @@ Each finding says what to do. The exit code is 1 when there is one that needs so
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import sqlite3
 from collections import Counter
@@ -34,6 +33,7 @@ from .promised import Cell, of_setup
 from .rows import Row, rows
 from .standings import cursors_of, finished, title
 from .times import iso, now_us, span
+from .write_lock import facts_with_lock
 
 HOUR_US = 3_600_000_000
 WAL_LARGE_BYTES = 128 * 1024 * 1024
@@ -82,7 +82,7 @@ async def examine(journal: Journal) -> Examined:
     timers = await journal.timers()
     stored = [row for row in await journal.subscriptions() if row.state != "retired"]
     stored.sort(key=lambda row: (row.service, row.name))
-    facts = await _facts_of(journal)
+    facts = await facts_with_lock(journal, HELD_LONG_US)
     return Examined(
         facts=facts,
         processes=[(row, lives(row, now)) for row in await journal.processes()],
@@ -121,23 +121,6 @@ def _disk_of(facts: Mapping[str, object]) -> Disk | None:
         return None
     usage = shutil.disk_usage(Path(file).parent)
     return Disk(usage.total, usage.free)
-
-
-async def _facts_of(journal: Journal) -> dict[str, Any]:
-    """Where nothing tells for how long the lock has been held, it is watched for as long as is worth a word."""
-    facts = await journal.describe()
-    began = now_us()
-    while _is_held(facts) and now_us() - began <= HELD_LONG_US:
-        await asyncio.sleep(0.05)
-        later = await journal.describe()
-        if later["lock_pid"] != facts["lock_pid"] or not _is_held(later):
-            return later
-    return facts | {"lock_since_us": began} if _is_held(facts) else facts
-
-
-def _is_held(facts: dict[str, Any]) -> bool:
-    """By a connection that takes no turns, so that its beginning is not known."""
-    return facts.get("lock_pid") is not None and facts.get("lock_since_us") is None
 
 
 def findings(seen: Examined) -> list[str]:
@@ -182,6 +165,8 @@ def _held(holder: int | None, waiter: int | None, span: str) -> str:
             "spine's; the system doesn't tell whose. Look for a program with an open transaction on this file, and end it."
         )
     waits = f", and process {waiter} waits for it" if waiter else ""
+    if waiter == holder:
+        waits = ", through a connection that is not the spine's, and waits for it itself"
     return (
         f"Process {holder} has held the write lock for {span}{waits}: nobody else can write. "
         "End its transaction; if it is stopped, let it go on (kill -CONT) or end it."

@@ -1,8 +1,9 @@
 """`spine health`: one answer for a monitor or a container's health check, and an exit code.
 
 Asks the journal (who is at work for each service, whether they renew their leases, how far behind they are), or the
-HTTP address of a `spine run --health`. Reads only, and waits for no lock. Dead deliveries and pauses are told and do not
-count: no restart mends them; that is what `spine doctor` is for.
+HTTP address of a `spine run --health`. Reads only, and waits for no lock; where leases have run out it looks for a
+second whether somebody keeps it. Dead deliveries and pauses are told and do not count: no restart mends them; that is
+what `spine doctor` is for.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..settings_values import Refused, address
 from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation
 from .at_broker import nobody_at_work
+from .choosing import refuse_unknown_service
 from .exits import FAILED, Misused
 from .figures import Whole
 from .journals import asynchronous, existing_journal
@@ -29,10 +31,12 @@ from .output import json_document, say, say_table
 from .rows import Row, rows
 from .standings import title
 from .times import now_us, span
+from .write_lock import facts_with_lock
 
 ASK_S = 5.0
 ANSWER_BYTES_MAX = 10_000_000
 HELD_LONG_US = 5_000_000  # as in spine.health()
+WATCH_US = 1_000_000  # what doctor takes for long
 
 
 class Seen(NamedTuple):
@@ -80,12 +84,17 @@ async def look(journal: Journal, asked: Sequence[str]) -> list[Seen]:
     ]
 
 
-def problems(seen: Sequence[Seen], lag_max: int | None) -> list[str]:
+def problems(seen: Sequence[Seen], lag_max: int | None, lock: tuple[int, int] | None) -> list[str]:
     found = [] if seen else ["No service has been run on this journal yet."]
+    if lock is not None:
+        found.append(
+            f"Process {lock[0]} has held the write lock for {span(lock[1])}, and nobody else can write. `spine doctor`."
+        )
+    why = "it is stopped, or stuck" if lock is None else f"it can't while process {lock[0]} keeps the write lock"
     for one in seen:
         name = printable(one.service)
         found += [
-            f"Process {process.pid} of {name} has not renewed its leases for {span(late_us)}: it is stopped, or stuck."
+            f"Process {process.pid} of {name} has not renewed its leases for {span(late_us)}: {why}."
             for process, late_us in one.processes
             if late_us > 0
         ]
@@ -96,12 +105,16 @@ def problems(seen: Sequence[Seen], lag_max: int | None) -> list[str]:
     return found
 
 
-async def _lock(journal: Journal) -> list[str]:
-    facts = await journal.describe()
+async def _lock(journal: Journal, seen: Sequence[Seen]) -> tuple[int, int] | None:
+    """Who keeps the write lock, and for how long by now; None while nobody does for long enough to be worth a word. Watched
+    only where leases have run out: a lock that is kept may be why."""
+    late = any(late_us > 0 for one in seen for _, late_us in one.processes)
+    long_us = WATCH_US if late else HELD_LONG_US
+    facts = await (facts_with_lock(journal, long_us) if late else journal.describe())
     since, pid = facts.get("lock_since_us"), facts.get("lock_pid")
-    if pid is None or not isinstance(since, int) or (held_us := now_us() - since) < HELD_LONG_US:
-        return []
-    return [f"Process {pid} has held the write lock for {span(held_us)}, and nobody else can write. `spine doctor`."]
+    if not isinstance(pid, int) or not isinstance(since, int) or (held_us := now_us() - since) < long_us:
+        return None
+    return pid, held_us
 
 
 def _view(seen: Sequence[Seen], wrong: Sequence[str]) -> dict[str, Any]:
@@ -202,8 +215,10 @@ async def command(
             raise Misused("--url asks one process about itself; --service and --lag-max are for the journal.")
         return _tell(*ask(url), as_json)
     async with existing_journal(invocation) as journal:
+        for name in asked:
+            await refuse_unknown_service(journal, name)
         seen = await look(journal, asked)
-        wrong = [*problems(seen, lag_max), *await _lock(journal)]
+        wrong = problems(seen, lag_max, await _lock(journal, seen))
         if as_json:
             say(json_document(_view(seen, wrong)))
         else:

@@ -68,8 +68,10 @@ def _meta(cursor: sqlite3.Cursor) -> dict[str, str]:
 
 def describe(cursor: sqlite3.Cursor, path: Path, turn: Path, now_us: int) -> dict[str, str | int | None]:
     meta = _meta(cursor)
-    now = read_holder(turn)
-    holder = now.pid if now and not now.waits else write_lock_holder(path)
+    now, holder = read_holder(turn), write_lock_holder(path)
+    if holder is None and now and not now.waits:
+        holder = now.pid  # the system does not tell, or it is about to begin
+    elsewhere = now is not None and (now.waits or now.pid != holder)  # whose turn it is finds that out by trying
     return {
         "kind": "sqlite",
         "file": str(path),
@@ -88,7 +90,7 @@ def describe(cursor: sqlite3.Cursor, path: Path, turn: Path, now_us: int) -> dic
         "file_system": file.file_system(path.parent) or None,
         "lock_pid": holder,
         "lock_since_us": now.since_us if now else None,
-        "lock_waits_pid": now.pid if now and now.waits else None,
+        "lock_waits_pid": now.pid if now and elsewhere else None,
     }
 
 
