@@ -4,6 +4,7 @@ import json
 import os
 import sqlite3
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -139,6 +140,11 @@ def test_what_it_can_not_tell_it_asks_for(spine):
         (("publish", "BookOrdered", ORDER), "--module shop.storefront"),
         (("publish", "BookOrdered", ORDER, "--module", "bookshpo"), "There is no module 'bookshpo'"),
         (("publish", "BookOrdered", ORDER, "--module", "bookshop.py"), "Name the module, as in an import: bookshop"),
+        (
+            ("publish", "BookOrdered", ORDER, "--module", "bookshop:email"),
+            "'bookshop:email' names 'email' in one. Say --module bookshop,",
+        ),
+        (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--at", "10m"), "say --after 10m"),
         (("publish", "BookOrderd", ORDER, "--module", "bookshop"), "It knows: orders.BookOrdered, stock.BookReserved"),
         (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--service", "x"), "no service named 'x'"),
         (("publish", "BookOrdered", ORDER, "--module", "bookshop", "--at", "2030-01-01"), "has no time zone"),
@@ -174,6 +180,14 @@ def test_a_later_event_is_scheduled(spine):
     (timer,) = json.loads(spine.asked_here("schedule", "list", "--json").stdout)
     assert due == timer["due"]
     assert "" == spine.asked_here("tail", "--no-follow").stdout
+
+
+def test_when_it_happened_may_be_said_by_how_long_ago(spine):
+    publish(spine, "BookOrdered", ORDER, "--time", "2h")
+
+    event = json.loads(spine.asked_here("tail", "--no-follow", "--json").stdout)
+    ago = datetime.now(UTC) - datetime.fromisoformat(event["time"])
+    assert timedelta(hours=2) <= ago < timedelta(hours=3)
 
 
 def test_a_correlation_may_be_joined(spine):

@@ -29,6 +29,7 @@ from ..observe.acting import acting
 from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
+from ..settings_values import parse_duration
 from . import completion
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .exits import Failed, Misused
@@ -36,7 +37,7 @@ from .journals import asynchronous
 from .modules import event_type, load, publisher
 from .output import json_line, say
 from .records import normal_id
-from .times import duration, iso, moment
+from .times import duration, iso, moment, past
 from .waits import telling_of_the_lock
 
 BATCH = 500
@@ -211,12 +212,30 @@ class Publishing:
 def _modules(invocation: Invocation, module: str | None) -> list[ModuleType]:
     """The one that was named, else those of the settings."""
     if module is not None:
+        _refuse_a_service(module)
         return [load(module)]
     settings = invocation.settings
     names = dict.fromkeys(place.partition(":")[0] for place in settings.modules)
     if not names:
         raise Misused("Say where the event's class is declared, so that it can be checked: --module shop.storefront.")
     return [load(name, settings.modules_folder) for name in names]
+
+
+def _refuse_a_service(module: str) -> None:
+    """It is what `run` takes."""
+    name, separator, attribute = module.partition(":")
+    if separator:
+        raise Misused(
+            f"--module is the module in which the event's class is declared, and {module!r} names {attribute!r} in one. Say "
+            f"--module {name or 'shop.storefront'}, and --service NAME where several services may publish the event."
+        )
+
+
+def later(text: str) -> datetime:
+    """A time. How long until then has an option of its own; for other times it means how long ago."""
+    if parse_duration(text) is not None:
+        raise click.BadParameter(f"{text!r} is no time. To publish so much later say --after {text}.")
+    return moment(text)
 
 
 @click.command(cls=Command)
@@ -231,9 +250,15 @@ def _modules(invocation: Invocation, module: str | None) -> list[ModuleType]:
 )
 @click.option("--service", help="The service that publishes, where several may.")
 @click.option("--key", help="The value of the field that is the key, when the data leaves it out.")
-@click.option("--at", type=moment, metavar="TIME", help="Publish it then.")
+@click.option("--at", type=later, metavar="TIME", help="Publish it then.")
 @click.option("--after", type=duration, metavar="DURATION", help="Publish it so much later (90s, 15m, 2h).")
-@click.option("--time", "happened", type=moment, metavar="TIME", help="When it happened, if that was not now.")
+@click.option(
+    "--time",
+    "happened",
+    type=past,
+    metavar="TIME",
+    help="When it happened, if that was not now: a time, or how long ago (2h).",
+)
 @click.option("--correlation", metavar="ID", help="The correlation that it belongs to.")
 @click.option("--actor", help="Who has it done: user:42. It travels with the event, and with what comes of it.")
 @click.option("--why", help="Why: ticket 811.")

@@ -23,7 +23,7 @@ from .figures import Whole
 from .journals import PAGE, asynchronous, existing_journal
 from .output import confirm, note, say, say_listing, shorten
 from .records import cloud_event, data_text
-from .times import clock_time, moment
+from .times import clock_time, past
 
 COLUMNS = ("version", "recorded", "type", "position", "data")
 
@@ -119,7 +119,9 @@ async def list_(invocation: Invocation, service: str | None, prefix: str, as_jso
 @click.argument("service")
 @click.argument("stream")
 @click.option("--after", type=Whole(0), default=0, metavar="VERSION", help="Only those after this version.")
-@click.option("--at", type=moment, metavar="TIME", help="As it was then: without what happened later.")
+@click.option(
+    "--at", type=past, metavar="TIME", help="As it was then, or so long ago (2h): without what happened later."
+)
 @json_option
 @pass_invocation
 @asynchronous

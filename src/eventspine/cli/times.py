@@ -48,16 +48,20 @@ def duration(text: str) -> timedelta:
 
 
 def moment(text: str) -> datetime:
+    return _moment(text)
+
+
+def _moment(text: str, or_else: str = "") -> datetime:
     parsed = parse_time(text)
     if parsed is None:
-        raise click.BadParameter(f"{text!r} is no time. Write it as 2026-03-01T12:00:00Z.")
+        raise click.BadParameter(f"{text!r} is no time. Write it as 2026-03-01T12:00:00Z{or_else}.")
     return parsed
 
 
 def past(text: str) -> datetime:
     """A time, or how long ago."""
     if (ago := parse_duration(text)) is None:
-        return moment(text)
+        return _moment(text, ", or how long ago: 2h")
     try:
         return datetime.now(UTC) - ago
     except OverflowError:
