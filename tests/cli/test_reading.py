@@ -15,6 +15,8 @@ from eventspine.journal import _sqlite_locks as locks
 from eventspine.journal.port import Append, Process, Record, Unit
 from eventspine.journal.processes import pid_start, this_host
 
+from .conftest import record
+
 needs_a_list = pytest.mark.skipif(not locks.LOCKS.exists(), reason="this system doesn't tell who holds a lock")
 
 
@@ -48,10 +50,18 @@ def test_tail_shows_what_was_asked_for(say, story, options, shown):
     assert shown == positions(say("tail", "--no-follow", "--json", *options))
 
 
+UNKNOWN = "No event of the type {!r} is known here: it is not among the last 10,000 events, and no handler wants it."
+
+
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (["--type", "Nope"], "Nothing of that is recorded."),
+        (["--type", "Nope"], f"Nothing of that is recorded.\n{UNKNOWN.format('Nope')}"),
+        (
+            ["--type", "stock.Reservd"],
+            f"Nothing of that is recorded.\n{UNKNOWN.format('stock.Reservd')} Did you mean stock.Reserved?",
+        ),
+        (["--type", "Counted"], "Nothing of that is recorded."),
         (["--from", "7"], "Nothing is recorded from position 7 on: the last is 6."),
         (["--from", "99999", "--json"], "Nothing is recorded from position 99,999 on: the last is 6."),
         (["--type", "Reserved"], ""),
@@ -62,6 +72,18 @@ def test_tail_says_when_nothing_fits(say, story, options, told):
 
     assert (0, told) == (ended.exit_code, ended.stderr.strip())
     assert bool(told) == (ended.stdout == "")
+
+
+def test_tail_that_waits_for_a_type_that_nobody_knows_says_so_and_goes_on(spine, story):
+    tail = spine.start("tail", "--type", "orders.Orderd", "--type", "orders.New", "-n", "1", "--json")
+    told = spine.until(tail, "No event")
+    assert f"{UNKNOWN.format('orders.Orderd')} Did you mean orders.Ordered?" in told
+    assert UNKNOWN.format("orders.New") in told
+
+    new = record(99, "orders.New", "k")
+    story.journal(lambda journal: journal.commit([Unit(appends=[Append([new])])]))
+    shown, more = tail.communicate(timeout=60)
+    assert (0, "orders.New", "") == (tail.returncode, json.loads(shown)["type"], more)
 
 
 def test_an_event_is_one_line(say, story):
@@ -137,6 +159,8 @@ def test_the_events_of_a_stream_as_it_was(say, story):
     assert [1, 2, 3] == shown("--at", "1970-01-06T00:00Z")
     assert [2, 3] == shown("--at", "1970-01-06T00:00Z", "--after", "1")
     assert [] == shown("--at", "1969-12-31T00:00Z")
+    assert [1, 2, 3] == shown("--at", "10m")
+    assert [] == shown("--at", "90000d"), "in 1970 none of it had happened"
     assert 2 == say("streams", "show", "stock", "shelf-1", "--at", "1970-01-03T00:00").exit_code  # no zone
 
 

@@ -7,7 +7,6 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
 from itertools import chain
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +20,7 @@ from ..service import Service
 from ..settings import Settings
 from .exits import Failed, Misused
 from .inside import called
-from .tail import named
+from .tail import meant, named
 
 if TYPE_CHECKING:
     from ..state.aggregate import Aggregate
@@ -163,7 +162,7 @@ def event_type(modules: Sequence[ModuleType], asked: str) -> EventType:
     if not found:
         names = sorted({kind.name for kind in known.values()})
         raise Misused(
-            f"{_together(modules)} {_form(modules, 'knows', 'know')} no event {asked!r}.{_meant(asked, names)} "
+            f"{_together(modules)} {_form(modules, 'knows', 'know')} no event {asked!r}.{meant(asked, names)} "
             f"{_form(modules, 'It knows', 'They know')}: {', '.join(names) or 'none'}."
         )
     own = [kind for kind in found if kind.cls.__module__ in {module.__name__ for module in modules}]
@@ -182,12 +181,6 @@ def _together(modules: Sequence[ModuleType]) -> str:
 
 def _form(modules: Sequence[ModuleType], one: str, several: str) -> str:
     return one if len(modules) == 1 else several
-
-
-def _meant(asked: str, names: Sequence[str]) -> str:
-    by_word = {word.lower(): name for name in names for word in (name.rpartition(".")[2], name)}
-    close = get_close_matches(asked.lower(), by_word, n=1)
-    return f" Did you mean {by_word[close[0]]}?" if close else ""
 
 
 def publisher(modules: Sequence[ModuleType], context: str, asked: str | None) -> Service[Any]:

@@ -11,13 +11,16 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import datetime
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import click
 
 from ..ids import id_text
+from ..journal.pages import feed
 from ..journal.port import PARTITIONS, Journal, Page, Record
 from ..keys import slot_of_key
+from ..observe.printable import printable
 from ..periodic import is_ticks
 from .app import Command, Invocation, json_option, pass_invocation
 from .exits import Misused
@@ -28,6 +31,7 @@ from .records import cloud_event, line, normal_id
 from .times import place
 
 PAGE = 500
+LOOK_BACK = 10_000  # events, for the types that there are
 LAST_MAX = 100_000
 
 
@@ -162,6 +166,8 @@ async def command(
             after = await position_of(journal, start if start is not None else "now" if follow else "earliest")
         if follow and sys.stderr.isatty():
             click.echo(f"following {journal.url} from position {after:,}; Ctrl-C ends it", err=True)
+        if follow and (unknown := await _unknown(journal, types)):
+            note(unknown)  # before it waits, perhaps for ever
         left = limit if limit is not None else -1
         found = False
         async for records in events(journal, wanted, after, follow):
@@ -174,6 +180,8 @@ async def command(
                 return
         if not found:
             note(_nothing(after, await journal.head()))
+            if unknown := await _unknown(journal, types):
+                note(unknown)
 
 
 def _nothing(after: int, head: int) -> str:
@@ -181,3 +189,30 @@ def _nothing(after: int, head: int) -> str:
     if head and after >= head:
         return f"Nothing is recorded from position {after + 1:,} on: the last is {head:,}."
     return "Nothing of that is recorded."
+
+
+async def _unknown(journal: Journal, types: Sequence[str]) -> str:
+    """Of types that no handler wants and no event of late has, which may be meant; "" where all of them are known."""
+    if not types:
+        return ""
+    known = await _known_types(journal)
+    return " ".join(
+        f"No event of the type {asked!r} is known here: it is not among the last {LOOK_BACK:,} events, and no handler wants it."
+        f"{meant(asked, known)}"
+        for asked in dict.fromkeys(types)
+        if not any(named(type, asked) for type in known)
+    )
+
+
+async def _known_types(journal: Journal) -> list[str]:
+    head = await journal.head()
+    known = {type for row in await journal.subscriptions() for type, _ in row.types}
+    known |= {record.type async for record in feed(journal, max(0, head - LOOK_BACK), head, private=True)}
+    return sorted(known)
+
+
+def meant(asked: str, known: Sequence[str]) -> str:
+    """A type whose name is spelt nearly so, as a question; "" where there is none."""
+    by_word = {word.lower(): type for type in known for word in (type.rpartition(".")[2], type)}
+    close = get_close_matches(asked.lower(), by_word, n=1)
+    return f" Did you mean {printable(by_word[close[0]])}?" if close else ""
