@@ -20,8 +20,10 @@ from eventspine.errors import (
     OutcomeUnknown,
     SettingsError,
     SpineClosed,
+    UnitFailed,
     UnknownPublisher,
 )
+from eventspine.journal import asking
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.port import Verdict
 
@@ -49,6 +51,22 @@ async def spine(request: Any, tmp_path: Path) -> Any:
 
 async def records(spine: Spine) -> list[Any]:
     return list((await spine.journal.feed(0, limit=1000)).records)
+
+
+@pytest.mark.parametrize("later", [{}, {"after": timedelta(hours=1)}])
+async def test_more_than_can_be_stored_as_one_is_refused_and_several_calls_take_it(
+    spine: Spine, monkeypatch: Any, later: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(asking, "UNIT_BYTES_MAX", 10_000)
+    large = [Placed(note="x" * 4_000) for _ in range(3)]
+    with pytest.raises(
+        UnitFailed, match=r"3 events of 14,\d\d\d bytes .* takes 10,000. Publish them in several calls."
+    ):
+        await spine.publish(*large, **later)
+    assert [] == await records(spine)
+    assert [] == await spine.journal.timers()
+    for event in large:
+        await spine.publish(event, **later)
 
 
 async def test_one_event_gives_one_receipt_and_several_give_a_list(spine: Spine) -> None:

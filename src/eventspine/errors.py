@@ -30,7 +30,7 @@ SpineError
 ├── Conflict                  a stream or note is not at the version that was expected; nothing was stored
 ├── Fenced                    someone else owns this work now; nothing was stored
 ├── OutcomeUnknown            the journal can't say whether the commit happened; ask again with the same ids
-├── UnitFailed                one statement or expectation of a unit failed; nothing of the unit was stored
+├── UnitFailed                one statement or expectation of a unit failed, or it is too large; nothing of it was stored
 │   └── RowsUnexpected
 ├── StatementRefused          SQL that a unit may not contain
 ├── WouldDeadlock             waiting here would wait for ourselves; pass within=, or leave the delivery first

@@ -295,8 +295,8 @@ class Spine(State, Commanding):
 
         `time`: when it happened, if not now. `at`, `after`: publish later, never earlier. `id`: a UUID of your own, so
         that publishing the same event again answers with the first receipt. Raises EventRefused, UnknownPublisher,
-        OutcomeUnknown (publish again with the same `id`) and JournalError; in all cases but the unknown nothing is
-        stored."""
+        UnitFailed (it is too much to be stored as one), OutcomeUnknown (publish again with the same `id`) and
+        JournalError; in all cases but the unknown nothing is stored."""
         due = due_us(self.clock, at, after)
         cause = current.get()
         if within is None and isinstance(cause, (Delivery, BatchDelivery)) and cause._open:

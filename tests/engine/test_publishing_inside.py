@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from eventspine import Delivery, Envelope, Service, Spine, correlate
+from eventspine import Batch, BatchDelivery, Delivery, Envelope, Service, Spine, correlate
 from eventspine.engine.subscription import Subscription
 from eventspine.errors import DeclarationError, EventRefused, SpineError, UnknownPublisher
+from eventspine.journal import asking
 from eventspine.journal.port import Record, Rewind
 from eventspine.observe.logs import CorrelationFilter
 
-from .material import ONCE, QUICK, Broken, Mailed, Placed, Reserved, dead, rows, until
+from .material import ONCE, QUICK, Broken, Cancelled, Mailed, Placed, Reserved, dead, rows, until
 
 
 async def of_type(spine: Spine, type: str) -> list[Record]:
@@ -43,6 +44,54 @@ async def test_a_handler_returns_one_event_or_several_or_nothing(spine: Spine) -
         found = await published(spine, "inventory.Reserved", 6)
     assert [b'"number":%d}' % n for n in (10, 20, 21, 30, 31, 32)] == [record.data[-12:] for record in found]
     assert {"inventory"} == {record.source for record in found}
+
+
+def splitting() -> Service[Any]:
+    """Each event becomes as many as its number says, of a kilobyte each."""
+    service = Service("shop", publishes="orders")
+
+    @service.on(Placed, retry=ONCE)
+    async def split(event: Placed) -> list[Cancelled]:
+        return [Cancelled(customer="x" * 200) for _ in range(event.number)]
+
+    return service
+
+
+async def test_a_handler_that_publishes_more_than_one_unit_takes_has_failed_and_holds_up_nothing(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(asking, "UNIT_BYTES_MAX", 10_000)
+    await spine.publish(Placed(number=20), Placed(number=5))
+    async with spine.running(splitting()):
+        (row,) = await dead(spine)
+        await published(spine, "orders.Cancelled", 5)
+    assert row.reason == "UnitFailed"
+    assert "20 events of" in row.error
+    assert "What a handler publishes and saves is one, however many calls it makes" in row.error
+    assert 5 == len(await of_type(spine, "orders.Cancelled"))
+
+
+async def test_without_that_bound_it_would_be_stored(spine: Spine) -> None:
+    await spine.publish(Placed(number=20), Placed(number=5))
+    async with spine.running(splitting()):
+        await published(spine, "orders.Cancelled", 25)
+
+
+async def test_a_run_that_publishes_more_than_one_unit_takes_is_handled_one_by_one(
+    spine: Spine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service("shop", publishes="orders")
+
+    @service.on(Placed, batch=Batch(20), retry=ONCE)
+    async def split(events: list[Placed], delivery: BatchDelivery) -> None:
+        for event in events:
+            delivery.publish(Cancelled(customer="x" * 200), cause=event)
+
+    await spine.publish(*[Placed(number=number) for number in range(20)])
+    monkeypatch.setattr(asking, "UNIT_BYTES_MAX", 10_000)
+    async with spine.running(service):
+        await published(spine, "orders.Cancelled", 20)
+    assert [] == await rows(spine)
 
 
 @pytest.mark.parametrize(("value", "kind"), [(3, "int"), ("done", "str"), ({"a": 1}, "dict"), (["done"], "str")])

@@ -33,16 +33,18 @@ from eventspine.errors import (
     ViewNotKept,
 )
 from eventspine.journal import (
+    _postgres_calls,
     _postgres_connect,
     _postgres_feed,
     _postgres_lookout,
     _postgres_schema,
     _postgres_session,
+    _postgres_sql,
     open_journal,
     postgres as _postgres,
 )
 from eventspine.journal.migrations import Migration
-from eventspine.journal.port import Append, Done, Note, Record, Seen, Statement, Unit
+from eventspine.journal.port import Append, Done, Note, Record, Seen, Statement, Timer, Unit
 from eventspine.journal.postgres import PostgresJournal
 from eventspine.testing.servers import Server
 
@@ -902,3 +904,27 @@ async def test_what_takes_too_long_while_a_journal_is_opened_or_read_is_no_error
                 await reading.stream_version("tests", "one")
             other.rollback()
         assert 0 == await reading.stream_version("tests", "one")
+
+
+async def test_timers_that_are_due_at_once_are_fired_so_much_at_a_time(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All in one would be more than PostgreSQL takes of a client at once: it drops the connection, each time."""
+    timed = [fresh(data=b"0" * 4_000) for _ in range(5)]
+    await commit(journal, timers=[Timer(20 + n, one) for n, one in enumerate(timed)])
+    monkeypatch.setattr(_postgres_calls, "FIRED_BYTES", 10_000)
+    assert [3, 2, 0] == [await journal.fire(99, 100) for _ in range(3)]
+    assert [one.id for one in timed] == [one.id for one in await whole_feed(journal)]
+
+
+async def test_values_that_are_more_than_is_sent_at_once_fail_their_unit(
+    journal: PostgresJournal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await journal.run_tables("mail", "1", "create table mail_texts (a text, b bytea)")
+    monkeypatch.setattr(_postgres_sql, "VALUES_MAX", 10_000)
+    sql = "insert into mail_texts values (:a, :b)"
+    large, small = (Statement(sql, {"a": "x" * 6_000, "b": b"x" * size}) for size in (6_000, 3_000))
+    refused, beside = await journal.commit([Unit(statements=[large]), Unit(statements=[small])])
+    assert ("failed", "done") == (refused.kind, beside.kind)
+    assert isinstance(refused.error, UnitFailed)
+    assert "The values of one statement are 12,000 characters or bytes" in str(refused.error)

@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import Conflict, Fenced, UnitFailed
 from . import notes
 from ._memory_tables import Tables
-from .asking import refuse_appends
+from .asking import refuse_appends, refuse_weight
 from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
 
 NO_SQL = (
@@ -42,7 +42,7 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
             return Verdict("fenced", error=fenced)
     elif unit.appends and _is_published(tables, unit):
         return _first_result(tables, unit)
-    if unfit := refuse_appends(unit.appends):
+    if unfit := refuse_weight(unit) or refuse_appends(unit.appends):
         return Verdict("failed", error=unfit)
     conflict = _conflict(tables, unit.appends)
     if conflict:

@@ -33,6 +33,7 @@ from .port import (
 
 T = TypeVar("T")
 LIMIT_S = 30.0
+FIRED_BYTES = 16_000_000  # of timers, at once
 Function = Callable[[Any], tuple[T, bool]]
 
 
@@ -125,9 +126,10 @@ def fire(cursor: Cursor, now_us: int, limit: int, wall_us: int) -> tuple[int, bo
     recorded_us, _ = check_version(cursor, wall_us)  # type: ignore[arg-type]
     table = f"{cursor.schema}.spine_timers"
     rows = cursor.run(
-        f"delete from {table} where id in (select id from {table} where due_us <= %s order by due_us, id limit %s"
-        " for update skip locked) returning due_us, record",
-        (now_us, limit),
+        f"delete from {table} where id in (select id from (select id, sum(size) over (order by due_us, id) - size as before"
+        f" from (select id, due_us, octet_length(record) as size from {table} where due_us <= %s order by due_us, id limit %s"
+        " for update skip locked) as due) as placed where before < %s) returning due_us, record",
+        (now_us, limit, FIRED_BYTES),
     ).fetchall()
     records = [decode_record(record) for _, record in sorted(rows, key=lambda row: (row[0], decode_record(row[1]).id))]
     insert(cursor, [(*record[1:8], recorded_us, *record[9:]) for record in records])

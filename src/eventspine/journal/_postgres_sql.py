@@ -40,6 +40,7 @@ _TOUCHES_OURS = re.compile(r"(?<![^:]:)\bspine_\w+", re.IGNORECASE)  # a paramet
 _TEXTS_AND_COMMENTS = re.compile(
     r"--[^\n]*|/\*.*?\*/|[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\$(?P<tag>[A-Za-z_]*)\$.*?\$(?P=tag)\$", re.DOTALL
 )
+VALUES_MAX = 256_000_000  # of texts and bytes: a character may have four, and PostgreSQL drops who sends 1 GB
 
 
 @lru_cache(maxsize=1024)
@@ -225,7 +226,19 @@ class Guard:
     """Runs a handler's statements on one connection; the same face as SQLite's."""
 
     check = staticmethod(check_theirs)
-    bind = staticmethod(bind)
+
+    @staticmethod
+    def bind(parameters: Any) -> dict[str, Any]:
+        values = bind(parameters)
+        size = sum(len(value) for value in values.values() if isinstance(value, str | bytes))
+        if size > VALUES_MAX:
+            raise UnitFailed(
+                f"The values of one statement are {size:,} characters or bytes; PostgreSQL is sent {VALUES_MAX:,} at most. Store "
+                "them in several rows, or where large files belong, and here where that is. Nothing of this unit was stored.",
+                size=size,
+                limit=VALUES_MAX,
+            )
+        return values
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection

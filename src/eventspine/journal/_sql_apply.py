@@ -20,7 +20,7 @@ from ._sql_plan import Plan, StreamRows
 from ._sql_repeated import first_result, version_of
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_outcome import Trace
-from .asking import refuse_appends
+from .asking import refuse_appends, refuse_weight
 from .port import Append, Record, Statement, Unit, Verdict
 
 if TYPE_CHECKING:
@@ -135,6 +135,8 @@ class Applier:
             return Verdict("fenced", error=fenced)
         if known.ids and unit.appends and _is_published(unit, known):
             return first_result(self._cursor, unit, known, plan)
+        if (unit.appends or unit.timers or unit.notes) and (heavy := refuse_weight(unit)):
+            return Verdict("failed", error=heavy)
         streams = bool(unit.appends) and any(append.stream is not None for append in unit.appends)
         if streams and (unfit := refuse_appends(unit.appends)):
             return Verdict("failed", error=unfit)

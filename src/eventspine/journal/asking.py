@@ -1,16 +1,26 @@
-"""What a stream may be asked for by: judged the same in every journal, before a store has its own word for it.
+"""What a stream may be asked for by, and how much one unit may store: judged the same in every journal, before a store has
+its own word for it.
 
-A name is text that every store keeps and finds again. A number counts versions, or how many of them are wanted."""
+A name is text that every store keeps and finds again. A number counts versions, or how many of them are wanted. A unit
+is stored as one, and everybody waits meanwhile: PostgreSQL ends what takes it more than 5 seconds, and drops who sends 1 GB at
+once. It would be so each time that the unit is asked for again."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
+from operator import itemgetter
 
 from ..errors import StreamRefused, UnitFailed
-from .port import Append
+from ..wording import plural
+from .port import Append, Unit
 
 NAME_BYTES_MAX = 1024  # of a stream's name, and of its service's: the two fit into an index together
 NUMBER_MAX = 2**63 - 1
+# Of its events, timers and notes. An intake stores what it holds and what it has fetched as one, which is less.
+UNIT_BYTES_MAX = 128_000_000
+BESIDE_BYTES = 800  # of an event, counted for all but its data; small ones take PostgreSQL so much longer
+PLENTY_BYTES = 4_000_000  # none has so many: what are few are not counted
 
 
 def check_names(service: str | None, *streams: str) -> None:
@@ -41,6 +51,29 @@ def refuse_appends(appends: Sequence[Append]) -> UnitFailed | None:
             if why := _unfit(name):
                 return UnitFailed(why, name=name)
     return None
+
+
+def refuse_weight(unit: Unit) -> UnitFailed | None:
+    count = len(unit.timers) + len(unit.notes)
+    for append in unit.appends:
+        count += len(append.records)
+    if count * PLENTY_BYTES <= UNIT_BYTES_MAX:
+        return None  # nearly all
+    records = [record for append in unit.appends for record in append.records] + [one.record for one in unit.timers]
+    size = BESIDE_BYTES * len(records) + sum(map(len, chain(map(_data, records), filter(None, map(_meta, records)))))
+    size += sum(len(note.value or b"") for note in unit.notes)
+    if size <= UNIT_BYTES_MAX:
+        return None
+    return UnitFailed(
+        f"{plural(len(records), 'event')} of {size:,} bytes were to be stored as one; that takes {UNIT_BYTES_MAX:,}. Publish them in "
+        "several calls. What a handler publishes and saves is one, however many calls it makes: have it publish less, such as "
+        "events for another handler to publish the rest. Nothing of it was stored.",
+        size_bytes=size,
+        limit_bytes=UNIT_BYTES_MAX,
+    )
+
+
+_meta, _data = itemgetter(13), itemgetter(14)
 
 
 def _unfit(name: str) -> str | None:

@@ -6,7 +6,8 @@ import asyncio
 
 import pytest
 
-from ....errors import Conflict
+from ....errors import Conflict, UnitFailed
+from ....journal.asking import UNIT_BYTES_MAX
 from ....journal.port import Append, Journal, Record, Timer, Unit
 from .material import (
     START_US,
@@ -76,6 +77,19 @@ class Appends:
         assert isinstance(verdict.error, Conflict)
         assert await journal.event(late.id) is None
         assert 2 == await journal.stream_version("orders", "o-1")
+
+    @pytest.mark.parametrize("timed", [False, True])
+    async def test_more_than_a_unit_takes_fails_it_alone(self, journal: Journal, timed: bool) -> None:
+        data = b"0" * 1_000_000
+        large, small = events(UNIT_BYTES_MAX // len(data), data=data), event()
+        unit = Unit(timers=[Timer(20, one) for one in large]) if timed else Unit([Append([one]) for one in large])
+        refused, beside = await journal.commit([unit, Unit([Append([small])])])
+
+        assert ["failed", "done"] == [refused.kind, beside.kind]
+        assert isinstance(refused.error, UnitFailed)
+        assert UNIT_BYTES_MAX == refused.error.details["limit_bytes"] < refused.error.details["size_bytes"]
+        assert ids([small]) == ids(await whole_feed(journal))
+        assert [] == await journal.timers()
 
     async def test_without_an_expected_version_any_will_do(self, journal: Journal) -> None:
         await publish_to(journal, "o-1", event())
