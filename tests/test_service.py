@@ -197,6 +197,48 @@ def test_a_handler_takes_the_event_and_perhaps_the_delivery() -> None:
     assert not service.handlers["some_defaults"].wants_delivery
 
 
+async def returns_several(events: list[Placed]) -> list[Cancelled]:
+    return []
+
+
+def returns_one_or_several(events: list[Placed]) -> Cancelled | list[Cancelled]:
+    return []
+
+
+async def returns_none(events: list[Placed]) -> None: ...
+
+
+async def returns_perhaps(events: list[Placed]) -> Cancelled | None: ...
+
+
+async def returns_anything(events: list[Placed]) -> Any: ...
+
+
+async def returns_unknown(events: list[Placed]) -> list[NotHere]:  # type: ignore[name-defined]  # noqa: F821
+    return []
+
+
+async def says_nothing(events):  # type: ignore[no-untyped-def]
+    ...
+
+
+@pytest.mark.parametrize("function", [returns_several, returns_one_or_several])
+def test_a_batch_handler_that_is_to_return_events_is_told_what_to_write(function: Any) -> None:
+    service: Any = Service("mail")
+    message = (
+        rf"mail.{function.__name__} is a batch handler and is to return .*Cancelled.* delivery.publish\(event, cause="
+    )
+    with pytest.raises(DeclarationError, match=message):
+        service.on(Placed, batch=Batch(10))(function)
+    service.on(Placed)(function)
+
+
+@pytest.mark.parametrize("function", [returns_none, returns_perhaps, returns_anything, returns_unknown, says_nothing])
+def test_a_batch_handler_that_may_return_nothing_is_taken(function: Any) -> None:
+    service: Any = Service("mail")
+    service.on(Placed, batch=Batch(10))(function)
+
+
 def test_two_handlers_of_one_name_are_refused() -> None:
     service = Service("mail")
     service.on(Placed)(nothing)

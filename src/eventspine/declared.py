@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from .errors import DeclarationError
 from .policies import Batch, Dead, Drop, Retry, is_number, is_whole
@@ -168,6 +169,8 @@ def check_handler(handler: Handler, service: str) -> None:
     _check_start(handler.start, where)
     _check_retry(handler.retry, where)
     _check_batch(handler.batch, where)
+    if handler.batch is not None:
+        _check_returns_nothing(handler.function, where)
     check_errors(handler.errors, where)
 
 
@@ -244,6 +247,34 @@ def _check_batch(batch: Any, where: str) -> None:
     if batch is not None and not isinstance(batch, Batch):
         size = batch if is_whole(batch) and batch >= 1 else 100
         raise DeclarationError(f"{where}: batch={batch!r} is not a Batch(...). Write batch=Batch({size}).")
+
+
+def _check_returns_nothing(function: Callable[..., Any], where: str) -> None:
+    """A batch handler's annotation, as far as it can be read here: it would fail each run that there is."""
+    returns = _returns(function)
+    if _is_something(returns):
+        told = returns.__name__ if type(returns) is type else str(returns)
+        raise DeclarationError(
+            f"{where} is a batch handler and is to return {told}; nobody could tell which event of the run caused what. Publish "
+            "with delivery.publish(event, cause=...), the cause being the event of the run that it answers, and write -> None."
+        )
+
+
+def _returns(function: Callable[..., Any]) -> Any:
+    """Any: it says nothing, or what can't be looked up from here."""
+    try:
+        said = getattr(function, "__annotations__", {}).get("return", Any)
+        return eval(said, getattr(function, "__globals__", {})) if isinstance(said, str) else said  # noqa: S307 -- as typing does
+    except Exception:  # noqa: BLE001 -- what is wrong in it is for type checkers
+        return Any
+
+
+def _is_something(annotation: Any) -> bool:
+    """Whether it says clearly that None is not what comes."""
+    kind = get_origin(annotation) or annotation
+    if kind in (Union, UnionType):
+        return all(map(_is_something, get_args(annotation)))
+    return isinstance(kind, type) and kind not in (NoneType, object, Any, Annotated)
 
 
 def check_errors(errors: Any, where: str) -> None:
