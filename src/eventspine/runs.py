@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic
 
 from .delivery import Delivery, R
@@ -16,6 +16,13 @@ from .writing import Writing
 
 if TYPE_CHECKING:
     from .engine.subscription import Subscription
+
+
+def _not_of_a_run(handler: str, what: str) -> DeclarationError:
+    return DeclarationError(
+        f"{handler} handles a run of events as one unit, and can't {what}, for the run or for one event of it. It has "
+        "delivery.query(...), execute(...) and publish(..., cause=event); for more, leave batch= out."
+    )
 
 
 class RunDelivery(Delivery[R]):
@@ -31,16 +38,16 @@ class RunDelivery(Delivery[R]):
         self._behind.append(len(self._of_run))
 
     def join(self, within: Any, result: Any = None) -> Any:
-        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't join a connection.")
+        raise _not_of_a_run(self.handler, "join a connection")
 
     def transaction(self) -> AbstractAsyncContextManager[Writing]:  # type: ignore[override]  # refused before it is one
-        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't have a transaction.")
+        raise _not_of_a_run(self.handler, "have a transaction")
 
     async def _loaded(self, *_: Any) -> Any:
-        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't load aggregates.")
+        raise _not_of_a_run(self.handler, "load aggregates")
 
     def save(self, *_: Any) -> list[Receipt]:
-        raise SpineError(f"{self.handler} handles a run of events as one unit; one of them can't save aggregates.")
+        raise _not_of_a_run(self.handler, "save aggregates")
 
     def _move_to(self, unit: Unit) -> Sequence[tuple[int, Statement]]:
         """All but its statements, which are told with their places."""
@@ -105,19 +112,41 @@ class BatchDelivery(Cause, Generic[R]):
         self._first._changeable()
         self._unit.statements.append(Statement(sql, parameters, expect_rows))
 
-    def publish(self, *events: Any, cause: Any, time: datetime | None = None) -> list[Receipt]:
+    def publish(
+        self,
+        *events: Any,
+        cause: Any,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+    ) -> list[Receipt]:
         """Publish in the run's unit; `cause` is the event of this run that it answers."""
-        causing = self.of(cause)
-        return causing._publish(events, causing, time, None)
+        return self.of(cause).publish(*events, time=time, at=at, after=after)
 
     def _publish(self, *_: Any) -> list[Receipt]:
-        raise SpineError(
+        raise DeclarationError(
             f"{self.handler} handles a run of events, and a published event must name the one that caused it: use "
             f"delivery.publish(event, cause=...)."
         )
 
     async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return await self._first.query(sql, **parameters)
+
+    if not TYPE_CHECKING:  # checkers are to refuse them by themselves
+
+        def join(self, *_: Any, **__: Any) -> None:
+            raise _not_of_a_run(self.handler, "join a connection")
+
+        def transaction(self) -> None:
+            raise _not_of_a_run(self.handler, "have a transaction")
+
+        def load(self, *_: Any, **__: Any) -> None:
+            raise _not_of_a_run(self.handler, "load aggregates")
+
+        load_or_new = load
+
+        def save(self, *_: Any) -> None:
+            raise _not_of_a_run(self.handler, "save aggregates")
 
     # --- for the engine -----------------------------------------------------------------------------------------
 

@@ -144,11 +144,34 @@ class BatchDelivery(Generic[R]):
     def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
         self._inner.execute(sql, expect_rows=expect_rows, **parameters)
 
-    def publish(self, *events: Any, cause: Any, time: datetime | None = None) -> list[Receipt]:
-        return self._inner.publish(*events, cause=cause, time=time)
+    def publish(
+        self,
+        *events: Any,
+        cause: Any,
+        time: datetime | None = None,
+        at: datetime | None = None,
+        after: timedelta | None = None,
+    ) -> list[Receipt]:
+        return self._inner.publish(*events, cause=cause, time=time, at=at, after=after)
 
     def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         return asyncio.run_coroutine_threadsafe(self._inner.query(sql, **parameters), self._loop).result()
+
+    if not TYPE_CHECKING:  # what a run has not: refused there, in words
+
+        def join(self, *_: Any, **__: Any) -> None:
+            self._inner.join()
+
+        def transaction(self) -> None:
+            self._inner.transaction()
+
+        def load(self, *_: Any, **__: Any) -> None:
+            self._inner.load()
+
+        load_or_new = load
+
+        def save(self, *_: Any) -> None:
+            self._inner.save()
 
 
 class Writing:
