@@ -43,6 +43,7 @@ from eventspine.journal import (
     open_journal,
     postgres as _postgres,
 )
+from eventspine.journal._postgres_sql import Ask, Cursor
 from eventspine.journal.migrations import Migration
 from eventspine.journal.port import Append, Done, Note, Record, Seen, Statement, Timer, Unit
 from eventspine.journal.postgres import PostgresJournal
@@ -401,6 +402,26 @@ async def test_killed_backends_lose_nothing_and_double_nothing(journal: Postgres
             killing = False
             reaper.join()
         assert Counter(acknowledged) == Counter(record.id for record in await whole_feed(journal))
+
+
+def test_a_session_that_ends_before_several_queries_is_one_error_and_no_word_of_the_driver_s(
+    postgres_server: Server, caplog: pytest.LogCaptureFixture
+):
+    """As a unit may find it between its begin and what it reads at first, which no test can time."""
+    with psycopg.connect(postgres_server.url, autocommit=True) as admin:
+        connection = psycopg.connect(postgres_server.url, autocommit=True)
+        admin.execute("select pg_terminate_backend(%s, 10000)", [connection.info.backend_pid])
+    with pytest.raises(psycopg.OperationalError, match="closed|terminat") as lost:
+        Cursor(connection, "public").together([Ask("select 1"), Ask("select 2")])
+    assert _postgres_connect.is_lost(lost.value)
+    assert not [record for record in caplog.records if record.name.startswith("psycopg")]
+
+
+def test_the_first_error_of_several_queries_is_the_one_that_is_raised(postgres_server: Server):
+    with psycopg.connect(postgres_server.url, autocommit=True) as connection:
+        with pytest.raises(psycopg.errors.DivisionByZero):
+            Cursor(connection, "public").together([Ask("select 1"), Ask("select 1/0"), Ask("select nonsense")])
+        assert [[(1,)], [(2,)]] == Cursor(connection, "public").together([Ask("select 1"), Ask("select 2")])
 
 
 @pytest.mark.promise("server killed", "postgres", "postgres processes")

@@ -185,9 +185,25 @@ class Cursor:
         asks = list(asks)
         if len(asks) < 2 or not isinstance(self.connection, psycopg.Connection) or not psycopg.Pipeline.is_supported():
             return [self.run(*ask).fetchall() for ask in asks]
-        with self.connection.pipeline():
-            cursors = [opened(self.connection).execute(*ask, binary=True) for ask in asks]
+        cursors = self._sent(asks)
         return [cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    def _sent(self, asks: Sequence[Ask]) -> list[Any]:
+        """A pipeline that is left by an error logs what its end comes to, such as that a session is gone which was lost before;
+        so it is left without, and the first error is raised."""
+        first: psycopg.Error | None = None
+        cursors: list[Any] = []
+        try:
+            with self.connection.pipeline():
+                try:
+                    cursors += [opened(self.connection).execute(*ask, binary=True) for ask in asks]
+                except psycopg.Error as error:
+                    first = error
+        except psycopg.Error as error:
+            first = first or error
+        if first is not None:
+            raise first
+        return cursors
 
     def fetchone(self) -> Any:
         return self._cursor.fetchone()
