@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from eventspine.journal._sqlite_locks import LOCKS
 from eventspine.journal.lockfile import HAS_FLOCK, TurnLock
 
 ORDER = '{"customer": "ann", "title": "Emma"}'
@@ -67,6 +68,29 @@ def test_so_does_who_waits_for_another_program(spine):
     assert 0 == process.returncode
     assert "write lock" not in told
     assert "  #2  " in receipt
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["a file in which a journal is to be made", "a journal"])
+@pytest.mark.parametrize(
+    "command", [("publish", "BookOrdered", ORDER, "--module", "bookshop"), ("run", "bookshop")], ids=["publish", "run"]
+)
+def test_who_waits_for_another_program_to_begin_says_so(spine, command, made):
+    if made:
+        publish(spine, "BookOrdered", ORDER)
+    with closing(sqlite3.connect(spine.folder / "spine.db", isolation_level=None)) as own:
+        own.execute("pragma journal_mode=wal")
+        own.execute("begin immediate")
+        process = spine.start(*command)
+        told = spine.until(process, "write lock")
+        assert f"waiting for the write lock of sqlite:///{spine.folder}/spine.db for " in told
+        if LOCKS.exists():
+            assert f"process {os.getpid()} holds it" in told
+        own.execute("rollback")
+    if command[0] == "run":
+        assert "write lock" not in spine.until(process, "running shopfront")
+        process.terminate()
+    assert "write lock" not in process.communicate(timeout=60)[1]
+    assert 0 == process.returncode
 
 
 def test_a_line_that_is_no_event_is_named_and_nothing_after_it_is_published(spine):

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -31,6 +31,7 @@ from ..service import Service
 from ..settings import Settings
 from ..wording import plural
 from .journals import place_of
+from .waits import telling_of_the_lock
 
 log = logging.getLogger("eventspine.run")
 
@@ -190,7 +191,9 @@ async def serve(work: Work, parent: Parent | None) -> None:
         log.info("journal %s", place_of(spine.journal))
     told_to_stop = asyncio.Event()
     collect_less()
-    async with spine:
+    starting = AsyncExitStack()
+    await starting.enter_async_context(telling_of_the_lock(spine.journal, log.warning))
+    async with starting, spine:
         if new:
             log.info("journal %s (new)", place_of(spine.journal))
         watched = _Watched(spine.health)
@@ -209,6 +212,7 @@ async def serve(work: Work, parent: Parent | None) -> None:
                 async with spine.running(
                     *work.services, roll_back=work.roll_back, retire=work.retire, drain_s=drain_s
                 ) as running:
+                    await starting.aclose()  # from here on its health tells
                     log.info("running %s as process %d", ", ".join(one.name for one in work.services), os.getpid())
                     watched.started = True
                     watched.pulse.look_now()

@@ -75,6 +75,7 @@ class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
         self._busy_s = busy_s
         self._statements_s = statements_s
         self._safeguards = Safeguards()
+        self._preparing: _Running | None = None  # while the tables are made
 
     def exists(self) -> bool:
         return describe.is_journal(self.path, self._busy_s)
@@ -161,11 +162,13 @@ class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
 
     def lock_holder(self) -> tuple[int, int] | None:
         """Who holds the write lock: (pid, since when in microseconds UTC)."""
-        return self._here().writer.holder()
+        return (self._preparing or self._here()).writer.holder()
 
     def waiting_since(self) -> float | None:
-        """Since when (monotonic seconds) this process has waited for its turn or for the write lock, while it does."""
-        return self._here().writer.waiting_since if self._opened else None
+        """Since when (monotonic seconds) this process has waited for its turn or for the write lock, while it does; also to
+        make the tables."""
+        running = self._preparing or (self._here() if self._opened else None)
+        return running.writer.waiting_since if running is not None else None
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
@@ -193,12 +196,15 @@ class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
         running = _Running(self.path, self._clock, self._busy_s, self._statements_s, self._safeguards)
         try:
             if known is None:
+                self._preparing = running
                 self._prepare(running)
             else:
                 self.id, self.incarnation = known
         except BaseException:
             running.close(self._busy_s)
             raise
+        finally:
+            self._preparing = None
         return running
 
     def _prepare(self, running: _Running) -> None:
