@@ -12,7 +12,8 @@ import subprocess
 import pytest
 
 from eventspine.cli import rates
-from eventspine.journal.port import PARTITIONS, Append, Done, Unit
+from eventspine.cli.top import told_apart
+from eventspine.journal.port import PARTITIONS, Append, Done, Rename, Unit
 
 from .conftest import record
 
@@ -137,6 +138,35 @@ def test_what_a_small_screen_has_no_room_for_is_counted(spine, story):
     assert screen.end() == 0
 
 
+def test_names_that_differ_at_their_ends_are_told_apart_and_leave_the_figures_whole(spine, story):
+    story.journal(_long_names)
+    screen = Screen(spine, "top", columns=80)
+    screen.until("q leaves")
+    screen.type("q")
+
+    assert screen.end() == 0
+    for name in ("altona", "wandsbek"):
+        assert re.search(rf"email\S*…\S*{name}(\x1b\[[0-9;]*m)* +active ", screen.shown), screen.shown
+    assert re.search(r"failures +\S*parked +\S*dead", re.sub(r"\x1b\[[0-9;]*m", "", screen.shown))
+
+
+async def _long_names(journal) -> None:
+    for row, name in zip(await journal.subscriptions("email"), ("altona", "wandsbek"), strict=True):
+        await journal.control([Rename(row.number, f"email.tell_the_customers_of_the_shop_in_hamburg_{name}")])
+
+
+def test_names_can_be_told_apart_wherever_they_differ():
+    for names in (
+        ["a" * 30 + "1", "a" * 30 + "2", "short"],
+        ["1" + "a" * 30, "2" + "a" * 30],
+        ["a" * 5 + "1" + "a" * 30, "a" * 5 + "2" + "a" * 30],
+        ["a" * 25 + "1" + "a" * 5, "a" * 25 + "2" + "a" * 5],
+    ):
+        shown = told_apart(names, 12)
+        assert len(set(names)) == len(set(shown))
+        assert all(len(name) <= 12 for name in shown)
+
+
 def test_names_can_not_act_on_the_terminal(spine, story):
     story.journal(_evil_name)
     screen = Screen(spine, "top")
@@ -149,8 +179,6 @@ def test_names_can_not_act_on_the_terminal(spine, story):
 
 
 async def _evil_name(journal) -> None:
-    from eventspine.journal.port import Rename
-
     (row,) = await journal.subscriptions("stock")
     await journal.control([Rename(row.number, "evil\x1b[2J")])
 

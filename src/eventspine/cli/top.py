@@ -12,7 +12,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -32,11 +32,13 @@ from .standings import title
 from .times import clock_time, span
 
 if TYPE_CHECKING:
-    from rich.console import Console, Group
+    from rich.console import Console, Group, JustifyMethod
     from rich.table import Table
 
 PROCESSES = ("service", "pid", "state", "up", "leases", "release", "to handle")
 SUBSCRIPTIONS = ("subscription", "state", "position", "lag", "rate", "failures", "parked", "dead")
+GAP = 2  # between two columns
+NAME_LEAST = 20  # of a name, before figures are cut
 FRAME = 7  # lines of a screen that are neither a process nor a subscription
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP")
 
@@ -116,9 +118,11 @@ def frame(seen: Snapshot, console: Console, every_s: float) -> Group:
     return Group(
         *(Text(line, no_wrap=True, overflow="ellipsis") for line in headline(seen)),
         Text(),
-        _table(PROCESSES, shown, {2: lambda cell: "bold red" if cell in ("gone", "not running") else ""}),
+        _table(
+            PROCESSES, shown, console.width, {2: lambda cell: "bold red" if cell in ("gone", "not running") else ""}
+        ),
         Text(),
-        _table(SUBSCRIPTIONS, subscriptions[:rest], {5: _alarming, 6: _alarming, 7: _alarming}),
+        _table(SUBSCRIPTIONS, subscriptions[:rest], console.width, {5: _alarming, 6: _alarming, 7: _alarming}),
         Text(f"{more}q leaves, looks every {every_s:g} s", style="dim", no_wrap=True, overflow="ellipsis"),
     )
 
@@ -127,22 +131,41 @@ def _alarming(cell: str) -> str:
     return "" if cell == "0" else "bold red"
 
 
-def _table(columns: tuple[str, ...], rows: list[list[object]], styles: dict[int, object]) -> Table:
+def _table(columns: tuple[str, ...], rows: list[list[object]], width: int, styles: dict[int, object]) -> Table:
+    """The first column is names, which take what room the figures leave."""
     from rich.table import Table
     from rich.text import Text
 
+    cells = [[printable(cell) for cell in row] for row in rows]
+    figures = [max(map(len, column)) for column in zip(columns, *cells, strict=True)][1:]
+    room = max(NAME_LEAST, width - sum(figures) - GAP * len(figures))
+    names = told_apart([row[0] for row in cells], room)
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     for index, column in enumerate(columns):
-        table.add_column(column, no_wrap=True, overflow="ellipsis", justify="left" if index in (0, 1, 2) else "right")
-    for row in rows:
-        cells = [printable(cell) for cell in row]
+        least = max(map(len, (column, *names))) if index == 0 else None
+        justify: JustifyMethod = "left" if index in (0, 1, 2) else "right"
+        table.add_column(column, no_wrap=True, overflow="ellipsis", justify=justify, min_width=least)
+    for name, row in zip(names, cells, strict=True):
         table.add_row(
             *(
                 Text(cell, style=style(cell) if callable(style := styles.get(index)) else "")
-                for index, cell in enumerate(cells)
+                for index, cell in enumerate([name, *row[1:]])
             )
         )
     return table
+
+
+def told_apart(names: Sequence[str], room: int) -> list[str]:
+    """Each in so many letters at most, cut where different ones stay different: nearest to a third, if there is such a place."""
+    for head in sorted(range(room), key=lambda head: abs(head - room // 3)):
+        found = [_cut(name, room, head) for name in names]
+        if len({*found}) == len({*names}):
+            return found
+    return [_cut(name, room, room // 3) for name in names]
+
+
+def _cut(name: str, room: int, head: int) -> str:
+    return name if len(name) <= room else f"{name[:head]}…{name[len(name) - (room - 1 - head) :]}"
 
 
 @contextmanager
