@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from eventspine.clock import SystemClock
-from eventspine.journal import _sql_read
+from eventspine.journal import _sqlite_feed
 from eventspine.journal._sqlite_recent import AGE_MAX_US, BYTES_MAX, KEPT, Recent
 from eventspine.journal.port import Append, Page, Record, Timer, Unit
 from eventspine.journal.sqlite import SQLiteJournal
@@ -67,7 +67,7 @@ async def test_it_is_what_the_file_says(journal: SQLiteJournal, monkeypatch: pyt
 
 async def test_the_file_is_not_asked_for_it(journal: SQLiteJournal, monkeypatch: pytest.MonkeyPatch) -> None:
     await append(journal, mixed(10))
-    monkeypatch.delattr(_sql_read, "feed")
+    monkeypatch.delattr(_sqlite_feed, "page")
     page = await journal.feed(4, limit=3, private=True)
     assert [record.position for record in page.records] == [5, 6, 7]
     assert page.more, "what others have written by now is not known here"

@@ -140,6 +140,7 @@ REFUSED = [
     "update spine_meta set value = '9'",
     "insert into stock select id, 1 from spine_timers",
     "select * from pragma_table_info('stock')",
+    "select spine_keep(1)",
     "/*spine*/ select 1",
     "/*spine*/ commit",
     "",

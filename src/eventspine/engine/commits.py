@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from ..clock import Clock
@@ -172,10 +173,15 @@ def _ranges(subscription: Subscription, items: list[Item]) -> tuple[Unit, Then]:
     return unit, lambda verdict: subscription.finished(items, verdict)
 
 
+_after = attrgetter("after")
+
+
 def _merged(items: Sequence[Item]) -> list[Range]:
-    """What these of one partition finish. Those that follow each other make one range: without effects they may be finished
-    twice, so nobody asks for each whether it was."""
+    """What these of one partition finish. Those that follow each other in the feed make one range: without effects they may be
+    finished twice, so nobody asks for each whether it was. They come as they were handled, a second of a key long after its
+    neighbours: left like that, nearly each would be a range of its own."""
     ranges: list[Range] = []
+    items = sorted(items, key=_after)
     begin = end = items[0].after
     for item in items:
         if item.after != end:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from itertools import accumulate, islice, repeat
+from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
@@ -20,7 +20,6 @@ from .port import (
     Delivery,
     Lease,
     Noted,
-    Page,
     Process,
     Record,
     State,
@@ -39,27 +38,6 @@ def head(cursor: sqlite3.Cursor) -> int:
     return int(cursor.execute(_HEAD).fetchone()[0])
 
 
-def feed(cursor: sqlite3.Cursor, after: int, limit: int, upto: int | None, wanted: Wanted) -> Page:
-    sql, values = feed_query(wanted)
-    cursor.execute("/*spine*/ begin")  # one snapshot, so that `scanned` never passes what is not in `records`
-    try:
-        last = head(cursor)
-        end = min(last, after + max(SPAN, limit))
-        if upto is not None:
-            end = min(end, upto)
-        if end <= after:
-            return Page((), after, last > after)
-        cursor.execute(sql, (after, end, *values, limit))
-        records, cut = _within_bounds(cursor)
-        if not records and end < last and end != upto:
-            end = before_next(cursor, end, last if upto is None else min(last, upto))
-    finally:
-        cursor.connection.rollback()
-    if cut or len(records) == limit:
-        return Page(records, records[-1].position)
-    return Page(records, end, end < last)
-
-
 def before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
     """Where the next event stands, just before it: what lies between was deleted, and may be long."""
     query = "/*spine*/ select min(position) - 1 from spine_events where position > ?"
@@ -67,7 +45,7 @@ def before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
     return upto if before is None else min(upto, int(before))
 
 
-def feed_query(wanted: Wanted) -> tuple[str, list[Any]]:
+def feed_query(wanted: Wanted, columns: str = RECORD) -> tuple[str, list[Any]]:
     channels, partitions, types, private = wanted
     where = ["position > ? and position <= ?"]
     values: list[Any] = []
@@ -84,22 +62,7 @@ def feed_query(wanted: Wanted) -> tuple[str, list[Any]]:
     if types is not None:
         where.append(f"type in ({','.join('?' * len(types))})")
         values += types
-    return f"/*spine*/ select {RECORD} from spine_events where {' and '.join(where)} order by position limit ?", values
-
-
-def _within_bounds(cursor: sqlite3.Cursor) -> tuple[list[Record], bool]:
-    """Records up to some megabytes of data, and at least one; whether they were cut."""
-    records: list[Record] = []
-    size, step = 0, 16
-    while some := records_of(islice(cursor, step)):
-        size += data_bytes(some)
-        records += some
-        if size > PAGE_BYTES_MAX:
-            fitting = sum(upto <= PAGE_BYTES_MAX for upto in accumulate(map(len, map(_data, records))))
-            return records[: max(1, fitting)], fitting < len(records)
-        # So many that they would fit if they were as large as those before, and few while nothing is known.
-        step = max(1, min(step * 4, 4096, (PAGE_BYTES_MAX - size) * len(records) // (size + 1)))
-    return records, False
+    return f"/*spine*/ select {columns} from spine_events where {' and '.join(where)} order by position limit ?", values
 
 
 _data = itemgetter(14)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ..errors import JournalBusy, JournalCorrupt, JournalError, JournalFull, SettingsError
 from . import without_password
+from ._sqlite_rows import Connection
 from .lockfile import Turn
 
 # WAL needs memory shared between processes; these file systems have none, or only pretend.
@@ -153,7 +154,12 @@ def check_version() -> None:
 
 def connect(path: Path, *, busy_s: float, readonly: bool = False) -> sqlite3.Connection:
     connection = sqlite3.connect(
-        path, isolation_level=None, check_same_thread=False, cached_statements=512, timeout=busy_s
+        path,
+        isolation_level=None,
+        check_same_thread=False,
+        cached_statements=512,
+        timeout=busy_s,
+        factory=Connection,
     )
     try:
         # WAL first: it also tells, in words of SQLite, that a file is no database.

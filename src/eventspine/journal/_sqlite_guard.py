@@ -37,7 +37,7 @@ _NEVER = frozenset(
 )  # fmt: skip
 
 
-_NOT_TABLES = frozenset({sqlite3.SQLITE_FUNCTION, sqlite3.SQLITE_READ, sqlite3.SQLITE_UPDATE})  # second: a column
+_COLUMNS = frozenset({sqlite3.SQLITE_READ, sqlite3.SQLITE_UPDATE})  # of which `second` is the name
 
 
 class Guard:
@@ -51,7 +51,7 @@ class Guard:
     def _authorize(self, action: int, first: str | None, second: str | None, *_: str | None) -> int:
         if not self.active:
             return sqlite3.SQLITE_OK
-        if action in _NEVER or _is_ours(first) or (_is_ours(second) and action not in _NOT_TABLES):
+        if action in _NEVER or _is_ours(first) or (_is_ours(second) and action not in _COLUMNS):
             return sqlite3.SQLITE_DENY
         if action == sqlite3.SQLITE_FUNCTION and second == "load_extension":
             return sqlite3.SQLITE_DENY
@@ -114,7 +114,8 @@ def check_script(sql: str) -> None:
 def is_refusal(error: BaseException) -> bool:
     code = getattr(error, "sqlite_errorcode", 0)
     several = isinstance(error, (sqlite3.Warning, sqlite3.ProgrammingError)) and "one statement" in str(error)
-    return several or (code & 0xFF) == sqlite3.SQLITE_AUTH
+    function = isinstance(error, sqlite3.OperationalError) and "not authorized to use function" in str(error)
+    return several or function or (code & 0xFF) == sqlite3.SQLITE_AUTH
 
 
 def refused(sql: str, error: BaseException) -> StatementRefused:

@@ -23,6 +23,7 @@ from . import (
     _sql_read as read,
     _sql_registry as registry,
     _sqlite_describe as describe,
+    _sqlite_feed as feed,
     _sqlite_file as file,
     migrations,
 )
@@ -140,7 +141,7 @@ class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
         recent, wanted = self._here().writer.recent, Wanted(channels, partitions, types, private)
         if recent.reaches(after) and (page := recent.page(after, limit, upto, filter_of(wanted))) is not None:
             return page
-        return await self._few(limit, lambda cursor: read.feed(cursor, after, limit, upto, wanted))
+        return await self._few(limit, lambda cursor: feed.page(cursor, after, limit, upto, wanted))
 
     async def describe(self) -> dict[str, str | int | None]:
         turn, now_us = Path(f"{self.path}-lock"), self._clock.now_us()
