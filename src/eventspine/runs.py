@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic
 
 from .delivery import Delivery, R
 from .errors import DeclarationError, Reject, SpineError
+from .ids import id_text
 from .journal.port import Statement, Unit
 from .observe.correlation import Cause
 from .publishing import Receipt
@@ -93,6 +94,18 @@ class BatchDelivery(Cause, Generic[R]):
     @property
     def resources(self) -> R:
         return self._first.resources
+
+    @property
+    def events(self) -> int:  # type: ignore[override]  # read-only here, as what follows: for log records
+        return len(self._items)
+
+    @property
+    def first_event_id(self) -> str:  # type: ignore[override]
+        return self._first.event_id
+
+    @property
+    def last_event_id(self) -> str:  # type: ignore[override]
+        return id_text(next(reversed(self._items.values())).record.id)
 
     def retry(self, event: Any, error: BaseException) -> None:
         """This event failed with `error`; the rest of the run did not."""

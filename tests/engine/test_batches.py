@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ import pytest
 from eventspine import Aggregate, Batch, BatchDelivery, Retry, Service, Spine
 from eventspine.engine import batches
 from eventspine.engine.lanes import Item, Lanes, Part
+from eventspine.observe.logs import CorrelationFilter, TextFormatter, cause_of
 from eventspine.sync import BatchDelivery as SyncBatchDelivery
 
 from .material import (
@@ -378,6 +380,27 @@ async def test_what_is_published_names_its_cause(spine: Spine) -> None:
 
         records = await until(mailed)
     assert sorted(r.causation for r in records) == sorted([receipt.id for receipt in receipts] * 2)
+
+
+async def test_log_records_of_a_run_name_its_first_event_and_its_last(
+    spine: Spine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("email")
+    caplog.handler.addFilter(CorrelationFilter())
+    caplog.set_level(logging.INFO, "test.mail")
+
+    @service.on(Placed, batch=Batch(10))
+    async def note(events: list[Placed]) -> None:
+        logging.getLogger("test.mail").info("hello")
+
+    first, _, last = await spine.publish(*some(3))
+    async with spine.running(service):
+        await until(lambda: subscription(spine).handled == 3)
+    [record] = [record for record in caplog.records if record.name == "test.mail"]
+    told = {"handler": "email.note", "events": 3, "first_event_id": first.id, "last_event_id": last.id}
+    assert told == cause_of(record)
+    line = f"hello handler=email.note events=3 first_event_id={first.id} last_event_id={last.id}"
+    assert TextFormatter().format(record).endswith(line)
 
 
 @pytest.mark.parametrize("how", ["returns", "spine"])

@@ -34,6 +34,9 @@ class Cause:
 
     __slots__ = ("attempt", "causation", "correlation", "event_id", "handler", "hops", "key", "traceparent", "who")
 
+    events = 0  # of a run that a batch handler has in hand, which has no id and no key of its own
+    first_event_id = last_event_id = ""
+
     def __init__(
         self,
         correlation: str,

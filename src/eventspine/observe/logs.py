@@ -22,7 +22,10 @@ from typing import Any, Literal, TextIO
 from .correlation import current
 from .printable import printable, printable_lines
 
-FIELDS = ("correlation", "causation", "event_id", "handler", "key", "attempt", "traceparent")
+FIELDS = (
+    "correlation", "causation", "event_id", "handler", "key", "attempt", "traceparent",
+    "events", "first_event_id", "last_event_id",
+)  # fmt: skip
 LogFormat = Literal["text", "json"]
 _STAMPS = tuple((f"spine_{name}", name) for name in FIELDS)
 
@@ -87,7 +90,7 @@ def _traceback(record: logging.LogRecord, formatter: logging.Formatter) -> str:
 class TextFormatter(logging.Formatter):
     """One line for people: time, level, logger, message, the delivery as name=value; a traceback indented below."""
 
-    shown = ("handler", "key", "attempt", "event_id", "correlation")
+    shown = ("handler", "key", "attempt", "event_id", "events", "first_event_id", "last_event_id", "correlation")
 
     def __init__(self, process: str = "") -> None:
         super().__init__()
