@@ -617,6 +617,42 @@ async def test_one_that_raises_after_its_commit_was_done(tmp_path: Path) -> None
         assert UUID(int=1) == await spine.send(PlaceOrder())
 
 
+def joining_without(path: Path, command: Any) -> Service[None]:
+    orders: Service[None] = Service("orders", tables=Shop().service.tables)
+
+    @orders.command(command)
+    async def place(_: Any, delivery: Delivery) -> Any:
+        with closing(sqlite3.connect(path, isolation_level=None)) as own:
+            own.execute("begin immediate")
+            delivery.join(own)
+            own.execute("commit")
+        return UUID(int=1)
+
+    return orders
+
+
+async def test_one_that_joins_without_the_result_is_told_what_to_write(tmp_path: Path) -> None:
+    path = tmp_path / "spine.db"
+    async with Spine(f"sqlite:///{path}", service=joining_without(path, PlaceOrder)) as spine:
+        told = r"orders.place joined a transaction with the result None, .* Write delivery.join\(session, result\), with what"
+        with pytest.raises(ResultRefused, match=told):
+            await spine.send(PlaceOrder())
+
+
+class AskPerhaps(Command[UUID | None], context="orders"):
+    pass
+
+
+async def test_what_is_returned_and_was_not_joined_with_is_an_error_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "spine.db"
+    async with Spine(f"sqlite:///{path}", service=joining_without(path, AskPerhaps)) as spine:
+        assert await spine.send(AskPerhaps()) is None
+    [told] = [record.getMessage() for record in caplog.records if record.name == "eventspine.commands"]
+    assert f'orders.place returned "{UUID(int=1)}", and had joined a transaction with null, which is the answer' in told
+
+
 async def test_an_event_has_no_result_to_join_with(tmp_path: Path) -> None:
     from eventspine.testing import delivery
 

@@ -98,8 +98,8 @@ class CommandType(EventType):
             self.name.encode() + b"\0" + _same_text(command), digest_size=16, person=b"spine.command"
         ).digest()
 
-    def write_result(self, result: Any, handler: str) -> bytes:
-        """The JSON of what the handler returned. Raises ResultRefused for what the command does not promise."""
+    def write_result(self, result: Any, handler: str, said: str = "returned", instead: str = "") -> bytes:
+        """The JSON of what the handler returned, or gave to join(). Raises ResultRefused for what the command does not promise."""
         try:
             data = self._write_result(result)
             if len(data) <= DATA_BYTES_MAX:
@@ -108,8 +108,8 @@ class CommandType(EventType):
             raise
         except Exception as error:
             raise ResultRefused(
-                f"{handler} returned {result!r:.100}, and {self.cls.__name__} is answered with {_shown(self.result)}: {error}. "
-                "Nothing of it was stored.",
+                f"{handler} {said} {result!r:.100}, and {self.cls.__name__} is answered with {_shown(self.result)}: {error}. "
+                f"{instead}Nothing of it was stored.",
                 type=self.name,
             ) from error
         if len(data) > DATA_BYTES_MAX:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .handlers import CommandHandler
 
 R = TypeVar("R")
+_GIVE_IT = "Write delivery.join(session, result), with what the handler is going to return. "
 
 
 @dataclass(slots=True)
@@ -90,7 +91,7 @@ class CommandDelivery(Delivery[R]):
         """Write this command's events and its answer in a transaction of the caller's: `delivery.join(session, order_id)`,
         with what the handler is going to return. Call it last; then commit, and return."""
         handler = self._subscription.handler
-        written = handler.kind.write_result(result, handler.where)
+        written = handler.kind.write_result(result, handler.where, "joined a transaction with the result", _GIVE_IT)
         self._finishing(self._changeable(), written)
         return self._joining(within)
 

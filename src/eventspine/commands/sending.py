@@ -19,6 +19,7 @@ goes to its owner over a broker, and comes back as a reply, would be one more wa
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -58,6 +59,9 @@ class Sender(Publisher):
 
     def mine(self, event: Any) -> EventType:
         return describe_command(type(event))
+
+
+log = logging.getLogger("eventspine.commands")
 
 
 @dataclass
@@ -129,7 +133,7 @@ class Sending:
     async def _close(self, delivery: CommandDelivery[Any], result: bytes) -> bytes:
         unit = delivery._close()
         if delivery._joined:
-            return await self._joined(delivery)
+            return await self._joined(delivery, result)
         if unit is None and delivery._transaction is None and not self.named:
             return result  # it has changed nothing, and nobody can ask again
         unit = unit or Unit()
@@ -167,7 +171,7 @@ class Sending:
             ) from error
         raise error
 
-    async def _joined(self, delivery: CommandDelivery[Any]) -> bytes:
+    async def _joined(self, delivery: CommandDelivery[Any], result: bytes) -> bytes:
         """The handler's own transaction carries the unit: has it committed?"""
         noted = None if delivery._unawaited else await self._ours()
         if noted is None:
@@ -175,6 +179,11 @@ class Sending:
                 f"{self.desk.name} has returned, but the transaction that it joined has not committed. Commit it before "
                 "returning, and await join() of an asynchronous session."
             )
+        if noted.result != result:
+            log.error(
+                "%s returned %s, and had joined a transaction with %s, which is the answer. Write delivery.join(session, result), with "
+                "what it is going to return.", self.desk.name, _shown(result), _shown(noted.result),
+            )  # fmt: skip
         return _again(noted)
 
     async def _ours(self) -> Answer | None:
@@ -195,6 +204,10 @@ def _again(noted: Answer) -> bytes:
     if (written := collected.get()) is not None:
         written.add_ids(noted.events)
     return noted.result
+
+
+def _shown(result: bytes) -> str:
+    return result.decode()[:100]
 
 
 def _unknown(error: SpineError) -> OutcomeUnknown:
