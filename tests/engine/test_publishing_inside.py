@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
@@ -14,7 +15,7 @@ from eventspine.journal import asking
 from eventspine.journal.port import Record, Rewind
 from eventspine.observe.logs import CorrelationFilter
 
-from .material import ONCE, QUICK, Broken, Cancelled, Mailed, Placed, Reserved, dead, rows, until
+from .material import ONCE, QUICK, Broken, Cancelled, Mailed, Placed, Reserved, dead, rows, subscription, until
 
 
 async def of_type(spine: Spine, type: str) -> list[Record]:
@@ -236,6 +237,50 @@ async def test_correlation_causation_hops_and_trace_flow_across_three_services(s
     other = [Envelope(next(r for r in some if r.key == "bob")) for some in (placed, reserved, mailed)]
     assert [other[0].id] * 3 == [one.correlationid for one in other], "an event begins its own, where nothing is said"
     assert len({one.traceparent.split("-")[1] for one in other}) == 1
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+@pytest.mark.parametrize("batch", [None, Batch(10)])
+async def test_a_correlation_can_not_be_begun_in_a_handler(spine: Spine, batch: Batch | None, blocking: bool) -> None:
+    """What is published inside would leave the handler's unit: it would be stored though the handler fails."""
+    service = Service("shop", publishes="orders")
+
+    async def split(event: Any) -> None:
+        with correlate("other"):
+            await spine.publish(Cancelled())
+
+    def split_blocking(event: Any) -> None:
+        with correlate("other"):
+            pass
+
+    service.on(Placed, batch=batch)(split_blocking if blocking else split)  # type: ignore[call-overload]
+    await spine.publish(Placed())
+    async with spine.running(service):
+        (row,) = await dead(spine)
+    assert (row.reason, row.attempts) == ("DeclarationError", 1)
+    assert f"shop.{'split_blocking' if blocking else 'split'} calls correlate() while it handles something" in row.error
+    assert 1 == await spine.journal.head()
+
+
+async def test_a_task_that_a_handler_has_left_may_begin_one(spine: Spine) -> None:
+    service, left = Service("shop", publishes="orders"), []
+    returned = asyncio.Event()
+
+    async def later() -> None:
+        await returned.wait()
+        with correlate("other"):
+            await spine.publish(Cancelled())
+
+    @service.on(Placed)
+    async def begin(event: Placed) -> None:
+        left.append(asyncio.create_task(later()))
+
+    await spine.publish(Placed())
+    async with spine.running(service):
+        await until(lambda: subscription(spine).handled == 1)
+        returned.set()
+        await left[0]
+    assert ["other"] == [record.correlation for record in await of_type(spine, "orders.Cancelled")]
 
 
 async def test_services_that_answer_one_another_in_a_circle_are_stopped(spine: Spine, monkeypatch: Any) -> None:

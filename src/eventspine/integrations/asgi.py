@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..observe.acting import of_request
-from ..observe.correlation import correlate
+from ..observe.correlation import requested
 from ..observe.written import Written, collected, collecting
 from .requests import REQUEST_ID, TRACEPARENT, Request, headers_of, request_of
 
@@ -47,7 +47,7 @@ class Correlation:
             await self.app(scope, receive, send)
             return
         request = request_of(_values(scope, REQUEST_ID), _values(scope, TRACEPARENT), trust=self.trust)
-        with correlate(request.id, request.traceparent) as cause, collecting() as written:
+        with requested(request.id, request.traceparent) as cause, collecting() as written:
             if self.actor is not None:
                 cause.who = of_request(partial(self.actor, scope))
             await self.app(scope, receive, partial(_send, send, request, written if self.token else None))

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..observe.acting import of_request
-from ..observe.correlation import Cause, correlate, going_on
+from ..observe.correlation import Cause, going_on, requested
 from ..observe.written import collecting
 from .requests import headers_of, request_of
 
@@ -46,7 +46,7 @@ class Correlation:
             ours = headers_of(request, written if self.token else None)
             return start_response(status, _with(headers, ours), *error)
 
-        with correlate(request.id, request.traceparent) as cause, collecting() as written:
+        with requested(request.id, request.traceparent) as cause, collecting() as written:
             if self.actor is not None:
                 cause.who = of_request(partial(self.actor, environ))
             body = self.app(environ, starting)

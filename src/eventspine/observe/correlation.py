@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import NamedTuple
 
-from ..errors import CorrelationRefused
+from ..errors import CorrelationRefused, DeclarationError
 
 
 class Who(NamedTuple):
@@ -86,7 +86,21 @@ def _in_force(cause: Cause | None) -> Who | Asked:
 
 @contextmanager
 def correlate(correlation_id: str, traceparent: str | None = None) -> Iterator[Cause]:
-    """Have everything published and logged inside belong to this correlation: a web request, a job, a script."""
+    """Have everything published and logged inside belong to this correlation: a web request, a job, a script. Not in a handler:
+    all that it publishes belongs to the correlation of what it handles."""
+    handling = current.get()
+    if handling is not None and getattr(handling, "_open", False):
+        raise DeclarationError(
+            f"{handling.handler} calls correlate() while it handles something whose correlation all belongs to that it publishes. Leave "
+            "correlate() to what begins outside of handlers, and keep an id of your own in a field of the event."
+        )
+    with requested(correlation_id, traceparent) as cause:
+        yield cause
+
+
+@contextmanager
+def requested(correlation_id: str, traceparent: str | None = None) -> Iterator[Cause]:
+    """`correlate` of a web request, which is nobody's delivery, even if a handler has made it in this very process."""
     if not correlation_id:
         raise CorrelationRefused("A correlation needs an id: pass the request's own, or make one.")
     for given in (correlation_id, traceparent):

@@ -18,7 +18,7 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import JsonResponse
 
 from ...observe.acting import of_request
-from ...observe.correlation import Cause, correlate, current, going_on
+from ...observe.correlation import Cause, current, going_on, requested
 from ...observe.written import Written, collecting
 from ..http import PROBLEM, answer_of
 from ..requests import REQUEST_ID, TRACEPARENT, Request, headers_of, request_of
@@ -38,12 +38,12 @@ class CorrelationMiddleware:
         if self.is_async:
             return self._answer_async(request)
         ours = _request_of(request)
-        with correlate(ours.id, ours.traceparent) as cause, collecting() as written:
+        with requested(ours.id, ours.traceparent) as cause, collecting() as written:
             return _named(self.get_response(request), ours, cause, written)
 
     async def _answer_async(self, request: Any) -> Any:
         ours = _request_of(request)
-        with correlate(ours.id, ours.traceparent) as cause, collecting() as written:
+        with requested(ours.id, ours.traceparent) as cause, collecting() as written:
             return _named(await cast("Awaitable[Any]", self.get_response(request)), ours, cause, written)
 
     def process_exception(self, _: Any, exception: Exception) -> JsonResponse | None:
