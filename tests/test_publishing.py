@@ -35,6 +35,10 @@ class Placed(Event, context="orders", key="customer"):
     note: str = ""
 
 
+class Dropped(Event, context="orders", key="customer"):
+    customer: str = "ann"
+
+
 class Mailed(Event, context="email", key="customer"):
     customer: str = "ann"
 
@@ -100,6 +104,30 @@ async def test_the_same_event_published_again_under_its_own_id_answers_with_the_
     again = await spine.publish(Placed(), id=own)
     assert (first.id, first.position) == (again.id, again.position) == (own, 1)
     assert len(await records(spine)) == 2
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        (Placed(note="in other words"), []),
+        (
+            Placed(customer="ben"),
+            ["orders.Placed with the key 'ann', so orders.Placed with the key 'ben' was not stored"],
+        ),
+        (Dropped(), ["orders.Placed with the key 'ann', so orders.Dropped with the key 'ann' was not stored"]),
+    ],
+)
+async def test_another_event_under_an_id_that_is_taken_is_a_warning_that_names_both(
+    spine: Spine, caplog: pytest.LogCaptureFixture, other: Event, told: list[str]
+) -> None:
+    own = str(uuid.uuid4())
+    first = await spine.publish(Placed(), id=own)
+    assert first == await spine.publish(other, id=own)
+    assert len(await records(spine)) == 1
+    warned = [record.getMessage() for record in caplog.records if record.name == "eventspine"]
+    assert [
+        f"publish(id='{own}'): this id is that of {one}. Give each event an id of its own." for one in told
+    ] == warned
 
 
 async def test_correlate_makes_everything_inside_belong_together(spine: Spine) -> None:

@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 
@@ -18,7 +18,8 @@ from .clock import Clock, SystemClock
 from .commands.on_spine import Commanding
 from .delivery import Delivery, refuse_other_journal
 from .errors import EventRefused, JournalError, OutcomeUnknown, SettingsError, SpineClosed, SpineError, UnknownPublisher
-from .ids import IdSource, id_bytes
+from .events import EventType, describe_event
+from .ids import IdSource, id_bytes, id_text
 from .journal import check_journal, open_journal, without_password
 from .journal.notes import SCRATCH
 from .journal.port import Journal, Record, Unit, Verdict
@@ -340,10 +341,24 @@ class Spine(State, Commanding):
         if self._carrying is not None:
             self._carrying.check_room()
         verdict = await self._committed(unit)
+        if id is not None and verdict.kind == "repeated":
+            await self._tell_of_another(describe_event(events[0]), records[0])
         wrote(records if due is None else ())
         if self._unheard.to_look_at:
             await self._look_soon()
         return receipts(records, verdict, due)
+
+    async def _tell_of_another(self, kind: EventType, record: Record) -> None:
+        """Where the first that was published under this id can't be the same fact. What it says of it is not compared: a later
+        release, or a look at the same thing a moment later, may say it in other words."""
+        with suppress(JournalError):  # what was asked for is done
+            first = await self.journal.event(record.id)
+            if first is None or (first.type in kind.names and first.key == record.key):
+                return
+            log.warning(
+                "publish(id=%r): this id is that of %s with the key %r, so %s with the key %r was not stored. Give each event an id of "
+                "its own.", id_text(record.id), first.type, first.key, record.type, record.key,
+            )  # fmt: skip
 
     async def _publish_within(
         self, records: Sequence[Record], unit: Unit, due: int | None, within: Any
