@@ -35,6 +35,7 @@ OF_THE_ENVELOPE = frozenset(
         "causationid",
         "spinehops",
         "spineslot",
+        "spineorigin",
     ]
 )
 UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")

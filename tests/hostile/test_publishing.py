@@ -203,6 +203,7 @@ class Adding(Middleware):
         {"data": "x"},
         {"type": "orders.Faked"},
         {"source": "somebody-else"},
+        {"spineorigin": "somebody-else"},
         {"traceparent": "00-zz\r\n"},
         {"traceparent": f"00-{'0' * 32}-{'0' * 16}-01"},
         {"a": "x" * 10_000_000},

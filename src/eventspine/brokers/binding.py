@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ..attributes import META_BYTES_MAX, NAME, is_fit
+from ..attributes import META_BYTES_MAX, NAME, OF_THE_ENVELOPE, is_fit
 from ..envelope import Envelope
 from ..errors import SpineError
 from ..ids import id_text
@@ -39,27 +39,6 @@ _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 _SCHEMA = re.compile(r"urn:eventspine:(.+):([0-9]{1,9})\Z")
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _LAST_US = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // _US
-_OWN = frozenset(
-    [
-        "specversion",
-        "id",
-        "source",
-        "type",
-        "time",
-        "subject",
-        "partitionkey",
-        "datacontenttype",
-        "dataschema",
-        "sequence",
-        "correlationid",
-        "causationid",
-        "spinehops",
-        "spineslot",
-        "spineorigin",
-        "data",
-        "data_base64",
-    ]
-)
 
 
 class NotAnEvent(SpineError):
@@ -296,7 +275,9 @@ def _travels(name: str, value: str) -> bool:
 
 def _meta(attributes: Mapping[str, str], own: dict[str, str]) -> bytes | None:
     """What else it says: attributes that CloudEvents allows, as far as there is room."""
-    others = {name: value for name, value in attributes.items() if name not in _OWN and _travels(name, value)} | own
+    others = {
+        name: value for name, value in attributes.items() if name not in OF_THE_ENVELOPE and _travels(name, value)
+    } | own
     if not others:
         return None
     meta = msgspec.json.encode(others)
