@@ -17,6 +17,7 @@ import pytest
 from eventspine import Aggregate, Batch, BatchDelivery, Retry, Service, Spine
 from eventspine.engine import batches
 from eventspine.engine.lanes import Item, Lanes, Part
+from eventspine.journal.port import Append, Drop, Unit
 from eventspine.observe.logs import CorrelationFilter, TextFormatter, cause_of
 from eventspine.sync import BatchDelivery as SyncBatchDelivery
 
@@ -332,8 +333,6 @@ async def test_order_feed_with_runs_stands_at_the_dead_event_after_a_restart_too
 
 
 async def test_what_can_not_be_decoded_dies_and_the_rest_of_the_run_goes_on(spine: Spine) -> None:
-    from eventspine.journal.port import Append, Unit
-
     service, runs = counting(retry=ONCE)
     records = spine.records(some(9, keys=1), cause=None, time=None, id=None)
     for number in (2, 5):
@@ -346,8 +345,6 @@ async def test_what_can_not_be_decoded_dies_and_the_rest_of_the_run_goes_on(spin
 
 
 async def test_a_run_of_which_the_first_can_not_be_decoded_has_its_time_all_the_same(spine: Spine) -> None:
-    from eventspine.journal.port import Append, Unit
-
     service, endless = Service("email"), asyncio.Event()
 
     @service.on(Placed, batch=Batch(10), retry=ONCE, timeout_s=0.2)
@@ -360,6 +357,24 @@ async def test_a_run_of_which_the_first_can_not_be_decoded_has_its_time_all_the_
     async with spine.running(service, drain_s=0.0):
         found = await dead(spine, 3)
     assert sorted(row.reason or "" for row in found) == ["HandlerTimeout", "HandlerTimeout", "undecodable"]
+
+
+@pytest.mark.parametrize("order", ["feed", "key"])
+@pytest.mark.parametrize("on_dead", ["goes_on", "waits"])
+async def test_one_of_a_run_that_can_not_be_read_dies_once_and_behind_those_before_it(
+    spine: Spine, caplog: pytest.LogCaptureFixture, order: Any, on_dead: Any
+) -> None:
+    service, runs = counting(order=order, on_dead=on_dead)
+    records = spine.records(some(6, keys=1), cause=None, time=None, id=None)
+    records[2] = records[2]._replace(data=b"[]")
+    await spine.journal.commit([Unit(appends=[Append(records)])])
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await until(lambda: on_dead == "waits" or len(handled(runs)) == 5)
+        await spine.journal.control([Drop([row.number])])
+        await until(lambda: len(handled(runs)) == 5)
+    assert [0, 1, 3, 4, 5] == handled(runs)
+    assert ["ERROR"] == [record.levelname for record in caplog.records if record.name == "eventspine.engine"]
 
 
 async def test_what_is_published_names_its_cause(spine: Spine) -> None:

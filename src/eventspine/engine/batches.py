@@ -385,7 +385,8 @@ def _failed(subscription: Subscription, items: list[Item], error: BaseException,
 def _decoded(
     subscription: Subscription, items: list[Item]
 ) -> tuple[list[Any], list[Item], list[tuple[Item, BaseException]], list[Item]]:
-    """Events with their items, those that can't be read, and what follows one of these in its key."""
+    """Events with their items, those that can't be read, and what follows one of these in its key. One that can't be read and has
+    others of its key before it in this run is left to a later one, which it begins."""
     events: list[Any] = []
     kept: list[Item] = []
     broken: list[tuple[Item, BaseException]] = []
@@ -402,8 +403,13 @@ def _decoded(
             events.append(decode(record[14]) if record[6] == version else decode_any(record))
             kept.append(item)
         except Exception as error:
-            broken.append((item, error))
             stopped.add(item.lane)
+            if any(
+                one.lane is item.lane for one in kept
+            ):  # it may not be finished before those, nor its lane held meanwhile
+                followers.append(item)
+            else:
+                broken.append((item, error))
     return events, kept, broken, followers
 
 
