@@ -5,9 +5,9 @@ import signal
 
 import pytest
 
-from eventspine.journal.port import PARTITIONS, Append, Done, Registration, Unit
+from eventspine.journal.port import PARTITIONS, WHOLE_FEED, Append, Done, Put, Registration, Unit
 
-from .conftest import NEW, RESERVED, record
+from .conftest import NEW, RESERVED, declared, record
 
 
 def listed(say, *options: str) -> dict[str, dict]:
@@ -128,6 +128,25 @@ def test_going_ahead_repeats_nothing_and_needs_no_word_on_effects(say, story):
 
     passed = say("subscriptions", "rewind", "stock.reserve", "--to", "now", "--skip-unhandled")
     assert (0, "stock.reserve goes on from position 7.\n") == (passed.exit_code, passed.stdout)
+
+
+def test_going_ahead_of_a_feed_tells_that_it_passes_the_dead_one_at_which_that_stands(say, story):
+    feed = declared("reports.count", "stock", "stock.Reserved")._replace(order="feed", on_dead="waits")
+    registration = Registration("reports", ("reports",), (feed,))
+    (count,) = story.journal(lambda journal: journal.register(registration, 1_700_000_000_000_000)).subscriptions
+    dead = Put(count.number, WHOLE_FEED, RESERVED._replace(position=2), "dead", 8, None, "SmtpDown")
+    story.journal(lambda journal: journal.commit([Unit(puts=[dead])]))
+
+    refused = say("subscriptions", "rewind", "reports.count", "--to", "now")
+    assert "has not handled 3 events before that place, 1 of them dead, which would be passed" in refused.stderr
+    passed = say("subscriptions", "rewind", "reports.count", "--to", "now", "--skip-unhandled")
+    assert (
+        "Passing 3 events not handled, 1 of them dead.\nWhat is dead stays so, and is handled, late," in passed.stderr
+    )
+
+    (row,) = json.loads(say("dead", "list", "--service", "reports", "--json").stdout)
+    again = say("subscriptions", "rewind", "reports.count", "--to", "now", "--skip-unhandled")
+    assert ("dead", "") == (row["state"], again.stderr), "it has been passed"
 
 
 def test_a_place_between_passes_some_and_repeats_others_and_both_must_be_meant(say, story):

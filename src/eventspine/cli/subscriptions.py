@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple
 import click
 
 from ..declared import HANDLER
+from ..journal.cursors import is_finished
 from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscription
 from ..journal.processes import is_gone
 from ..observe.printable import printable
@@ -228,6 +229,7 @@ class Plan(NamedTuple):
     position: int  # where the cursors go: everything after it is handled again
     skipped: Lag  # events not finished that lie at or before it
     discarded: Counter[str]
+    dead: int  # of those skipped: a feed stands at it, and has not finished it
 
 
 @command.command()
@@ -305,7 +307,7 @@ def _refused(subscription: Subscription, plan: Plan, repeats: bool, skip_unhandl
         )
     if plan.skipped.events and not skip_unhandled:
         why.append(
-            f"{title(subscription)} has not handled {plan.skipped.in_words} before that place, which would be passed. "
+            f"{title(subscription)} has not handled {plan.skipped.in_words} before that place{_dead_of(plan)}, which would be passed. "
             "Name an earlier place, or say --skip-unhandled."
         )
     return " ".join(why)
@@ -340,7 +342,18 @@ async def _plan(journal: Journal, subscription: Subscription, start: str | int |
     skipped = await lag(journal, subscription, cursors, position)
     chosen = Filter(service=subscription.service, handlers=(subscription.name,))
     stored = deliveries(journal, chosen, ["parked", "dead", "held", "settled"], records=False)
-    return Plan(position, skipped, Counter([row.state async for row in stored if row.position > position]))
+    discarded, dead = Counter[str](), 0
+    async for row in stored:
+        if row.position > position:
+            discarded[row.state] += 1
+        elif row.state == "dead":
+            cursor = cursors.get((subscription.number, row.partition))
+            dead += cursor is None or not is_finished(cursor.position, cursor.beyond, row.position)
+    return Plan(position, skipped, discarded, dead)
+
+
+def _dead_of(plan: Plan) -> str:
+    return f", {plan.dead:,} of them dead" if plan.dead else ""
 
 
 def _announce(subscription: Subscription, plan: Plan) -> None:
@@ -348,7 +361,9 @@ def _announce(subscription: Subscription, plan: Plan) -> None:
     if open_ones:
         note(f"Discarding {' and '.join(open_ones)} from there on; their events are handled again.")
     if plan.skipped.events:
-        note(f"Passing {plan.skipped.in_words} not handled.")
+        note(f"Passing {plan.skipped.in_words} not handled{_dead_of(plan)}.")
+    if plan.dead:
+        note("What is dead stays so, and is handled, late, when it is replayed: `spine dead list`.")
 
 
 async def replayable(journal: Journal, subscription: Subscription) -> bool:
