@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextvars import Context, ContextVar
-from decimal import Decimal, localcontext
+from decimal import Context as Exact, Decimal, getcontext, localcontext, setcontext
 from typing import Any
 
 import pytest
@@ -108,6 +108,32 @@ async def test_nor_does_a_run_that_is_asked_for_again(file: Spine) -> None:
     async with file.running(service):
         await until(lambda: len(calls) == 3)
     assert [(None, 3), (None, 2), (None, 1)] == calls
+
+
+@pytest.mark.parametrize("batch", [None, Batch(5)], ids=["one by one", "in runs"])
+async def test_nor_does_it_calculate_as_another_has_said(spine: Spine, batch: Batch | None) -> None:
+    service, seen, handled = Service[None]("email"), set[int](), list[int]()
+
+    def calculate(numbers: list[int]) -> None:
+        seen.add(getcontext().prec)
+        setcontext(Exact(prec=3))
+        assert Decimal(1) / 3 == Decimal("0.333")
+        handled.extend(numbers)
+
+    async def each(event: Placed) -> None:
+        calculate([event.number])
+
+    async def runs(events: list[Placed]) -> None:
+        calculate([event.number for event in events])
+
+    if batch is None:
+        service.on(Placed, concurrency=1)(each)
+    else:
+        service.on(Placed, batch=batch)(runs)
+    await spine.publish(*[Placed(customer=f"c{number % 7}", number=number) for number in range(COUNT)])
+    async with spine.running(service):
+        await until(lambda: len(handled) == COUNT)
+    assert {getcontext().prec} == seen != {3}
 
 
 async def test_a_handler_that_calculates_keeps_its_worker(spine: Spine) -> None:
