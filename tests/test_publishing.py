@@ -101,8 +101,9 @@ async def test_the_same_event_published_again_under_its_own_id_answers_with_the_
     own = str(uuid.uuid4())
     first = await spine.publish(Placed(), id=own)
     await spine.publish(Placed())
-    again = await spine.publish(Placed(), id=own)
-    assert (first.id, first.position) == (again.id, again.position) == (own, 1)
+    for same in (own, uuid.UUID(own), own.upper()):
+        again = await spine.publish(Placed(), id=same)
+        assert (first.id, first.position) == (again.id, again.position) == (own, 1)
     assert len(await records(spine)) == 2
 
 

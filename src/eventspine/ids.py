@@ -17,6 +17,7 @@ import re
 from _blake2 import blake2b  # hashlib has it from there, and loads OpenSSL besides: 4 ms of `import eventspine`
 from struct import Struct
 from threading import Lock
+from uuid import UUID
 from weakref import WeakSet
 
 from .clock import Clock
@@ -104,9 +105,11 @@ def id_text(id: bytes) -> str:
 
 
 def id_bytes(text: object) -> bytes:
+    if isinstance(text, UUID):
+        return text.bytes
     if not isinstance(text, str) or not _UUID_TEXT.fullmatch(text):
         raise EventRefused(
-            f"{text!r:.100} is not an event id; ids are UUIDs as text, such as 0190163d-8694-739b-aea5-966c26f8ad91"
+            f"{text!r:.100} is not an event id; ids are UUIDs, such as 0190163d-8694-739b-aea5-966c26f8ad91"
         )
     return bytes.fromhex(text.replace("-", ""))
 

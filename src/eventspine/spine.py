@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
+from uuid import UUID
 
 from .brokers import check_broker, open_broker
 from .clock import Clock, SystemClock
@@ -266,7 +267,7 @@ class Spine(State, Commanding):
         time: datetime | None = None,
         at: datetime | None = None,
         after: timedelta | None = None,
-        id: str | None = None,
+        id: str | UUID | None = None,
         within: Any = None,
     ) -> Receipt: ...
     @overload
@@ -288,7 +289,7 @@ class Spine(State, Commanding):
         time: datetime | None = None,
         at: datetime | None = None,
         after: timedelta | None = None,
-        id: str | None = None,
+        id: str | UUID | None = None,
         within: Any = None,
     ) -> Receipt | list[Receipt]:
         """Publish facts: all of them, or none. Durable when this returns, except inside a handler (durable with its
@@ -327,7 +328,7 @@ class Spine(State, Commanding):
         cause: Cause | None,
         time: datetime | None,
         due: int | None,
-        id: str | None,
+        id: str | UUID | None,
         within: Any,
     ) -> list[Receipt]:
         records = self.records(events, cause=cause, time=time, id=id)
@@ -371,7 +372,7 @@ class Spine(State, Commanding):
         return receipts(records, None, due)
 
     def records(
-        self, events: Sequence[Any], *, cause: Cause | None, time: datetime | None, id: str | None
+        self, events: Sequence[Any], *, cause: Cause | None, time: datetime | None, id: str | UUID | None
     ) -> list[Record]:
         publisher = self._may_publish()
         if not events:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Self
+from uuid import UUID
 
 from .brokers import open_broker
 from .brokers.binding import message_of
@@ -62,7 +63,7 @@ class WithoutJournal:
     async def __aexit__(self, *_: object) -> None:
         await self.close()
 
-    async def send(self, *events: Any, time: datetime | None = None, id: str | None = None) -> list[str]:
+    async def send(self, *events: Any, time: datetime | None = None, id: str | UUID | None = None) -> list[str]:
         """Their ids, once the broker has every one. Several are not one: when this raises, some may be there.
 
         Raises OutcomeUnknown when the broker may have some (`details["unknown"]` has these, by id), MessageRefused when it
@@ -80,7 +81,7 @@ class WithoutJournal:
         self._judge(dict(zip(ids, events, strict=True)), dict(zip(ids, answers, strict=True)))
         return ids
 
-    def _records(self, events: Sequence[Any], time: datetime | None, id: str | None) -> list[Record]:
+    def _records(self, events: Sequence[Any], time: datetime | None, id: str | UUID | None) -> list[Record]:
         if not events:
             raise EventRefused("send() was given no event.")
         if id is not None and len(events) != 1:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+from uuid import UUID
 
 from .. import spine as _spine
 from ..brokers.port import Broker
@@ -129,7 +130,7 @@ class Spine:
         time: datetime | None = None,
         at: datetime | None = None,
         after: timedelta | None = None,
-        id: str | None = None,
+        id: str | UUID | None = None,
         within: Any = None,
     ) -> Receipt: ...
     @overload
@@ -159,7 +160,7 @@ class Spine:
         time: datetime | None = None,
         at: datetime | None = None,
         after: timedelta | None = None,
-        id: str | None = None,
+        id: str | UUID | None = None,
     ) -> list[Receipt]:
         """In the caller's own thread, to which the connection belongs."""
         spine = self._now

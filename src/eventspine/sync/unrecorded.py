@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any, Self
+from uuid import UUID
 
 from .. import unrecorded as _unrecorded
 from ..brokers.port import Broker
@@ -60,5 +61,5 @@ class WithoutJournal:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def send(self, *events: Any, time: datetime | None = None, id: str | None = None) -> list[str]:
+    def send(self, *events: Any, time: datetime | None = None, id: str | UUID | None = None) -> list[str]:
         return self._loop.run(self._now.send(*events, time=time, id=id))

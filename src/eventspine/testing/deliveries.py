@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from uuid import UUID
 
 from .. import sync as _sync
 from ..clock import Clock, SystemClock
@@ -115,7 +116,7 @@ def delivery(
     connection: sqlite3.Connection | None = None,
     handler: str = "test.handler",
     key: str | None = None,
-    id: str | None = None,
+    id: str | UUID | None = None,
     time: datetime | None = None,
     correlation: str | None = None,
     causation: str | None = None,
@@ -145,7 +146,7 @@ def sync_delivery(
     connection: sqlite3.Connection | None = None,
     handler: str = "test.handler",
     key: str | None = None,
-    id: str | None = None,
+    id: str | UUID | None = None,
     time: datetime | None = None,
     correlation: str | None = None,
     causation: str | None = None,
@@ -182,7 +183,7 @@ def _record(
     clock: Clock,
     ids: IdSource,
     key: str | None,
-    id: str | None,
+    id: str | UUID | None,
     time: datetime | None,
     correlation: str | None,
     causation: str | None,

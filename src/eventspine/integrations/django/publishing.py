@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, overload
+from uuid import UUID
 
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
@@ -46,7 +47,7 @@ def publish(
     time: datetime | None = None,
     at: datetime | None = None,
     after: timedelta | None = None,
-    id: str | None = None,
+    id: str | UUID | None = None,
 ) -> Receipt: ...
 @overload
 def publish(
@@ -65,7 +66,7 @@ def publish(
     time: datetime | None = None,
     at: datetime | None = None,
     after: timedelta | None = None,
-    id: str | None = None,
+    id: str | UUID | None = None,
 ) -> Receipt | list[Receipt]:
     """Publish facts: all of them, or none. Inside `transaction.atomic()` they are stored when it commits, and only then;
     outside they are durable when this returns. The options are those of `Spine.publish`."""
@@ -75,7 +76,7 @@ def publish(
 
 @async_unsafe(_ASYNC)
 def _publish(
-    events: Sequence[Any], time: datetime | None, at: datetime | None, after: timedelta | None, id: str | None
+    events: Sequence[Any], time: datetime | None, at: datetime | None, after: timedelta | None, id: str | UUID | None
 ) -> list[Receipt]:
     wrapper, cause = journal_wrapper(), current.get()
     handling = isinstance(cause, (Delivery, BatchDelivery)) and cause._open
@@ -105,7 +106,7 @@ async def apublish(
     time: datetime | None = None,
     at: datetime | None = None,
     after: timedelta | None = None,
-    id: str | None = None,
+    id: str | UUID | None = None,
 ) -> Receipt: ...
 @overload
 async def apublish(
@@ -139,7 +140,7 @@ def _write(wrapper: Any, journal: Store, unit: Unit) -> Verdict:
 
 
 def _records(
-    spine: Spine, events: Sequence[Any], cause: Cause | None, time: datetime | None, id: str | None
+    spine: Spine, events: Sequence[Any], cause: Cause | None, time: datetime | None, id: str | UUID | None
 ) -> list[Record]:
     if isinstance(cause, Delivery) and cause._open:
         cause._changeable()  # refuses a handler that has returned, or run out of time
