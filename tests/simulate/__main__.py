@@ -10,8 +10,14 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from eventspine.testing.simulate import Simulated, SimulationFailed, simulate
-from tests.simulate.chains import bursts, mix, written_once
-from tests.simulate.kinds import letters, letters_are_counted_once, office, reminders_come_once
+from tests.simulate.chains import bursts, bursts_beside_an_operator, mix, written_once
+from tests.simulate.kinds import (
+    letters,
+    letters_are_counted_once,
+    letters_beside_an_operator,
+    office,
+    reminders_come_once,
+)
 from tests.simulate.shop import books, each_order_takes_stock_once, orders, stock
 
 EVERY = 100
@@ -29,7 +35,9 @@ class Kind(NamedTuple):
 KINDS = [
     Kind("shop", (stock, books), orders, [each_order_takes_stock_once], 1),
     Kind("kinds", (office,), letters, [letters_are_counted_once, reminders_come_once], 10),
+    Kind("kinds, operated", (office,), letters_beside_an_operator, [letters_are_counted_once, reminders_come_once], 10),
     Kind("chains", (mix,), bursts, [written_once], 10),
+    Kind("chains, operated", (mix,), bursts_beside_an_operator, [written_once], 10),
     Kind("shop with a broker", (stock, books), orders, [each_order_takes_stock_once], 10, "queue"),
 ]
 

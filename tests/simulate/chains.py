@@ -8,7 +8,7 @@ from datetime import timedelta
 from eventspine import Batch, BatchDelivery, Dead, Delivery, Drop, Event, Reject, RetryAfter, Service
 from eventspine.sync import Delivery as SyncDelivery
 from eventspine.testing.simulate import World
-from tests.simulate.kinds import QUICK, Dull, Refused
+from tests.simulate.kinds import QUICK, Dull, Refused, operate
 
 SENT = 36
 
@@ -151,18 +151,31 @@ def threaded(event: Dropped, delivery: SyncDelivery) -> None:
 
 
 async def bursts(world: World) -> None:
+    await _send(world)
+    await world.sleep(seconds=20)
+    await world.replay_dead()
+    await world.sleep(minutes=1)
+    await world.replay_dead()
+    await _send_late(world)
+    await world.replay_dead()
+
+
+async def bursts_beside_an_operator(world: World) -> None:
+    await asyncio.gather(_send(world), operate(world))
+    await asyncio.gather(_send_late(world), operate(world))
+
+
+async def _send(world: World) -> None:
     number = 0
     while number < SENT:
         size = 1 + number % 8
         await world.publish(*[Dropped(to=f"r{n % 2}", number=n) for n in range(number, min(SENT, number + size))])
         number += size
         await world.sleep(seconds=0.7 * (number % 3 == 0))
-    await world.sleep(seconds=20)
-    await world.replay_dead()
-    await world.sleep(minutes=1)
-    await world.replay_dead()
+
+
+async def _send_late(world: World) -> None:
     await world.publish(*[Dropped(to="r1", number=SENT + n) for n in range(8)])
-    await world.replay_dead()
 
 
 def written_once(world: World) -> None:
@@ -171,7 +184,7 @@ def written_once(world: World) -> None:
     assert not twice, f"twice: {twice}"
     found = {(row["handler"], row["number"]) for row in rows}
     every = range(SENT + 8)
-    dead = {one.handler for one in world.dead}
+    dead = {one.handler for one in (*world.dead, *world.dropped)}
     for handler, wants in {
         "some": [n for n in every if n % 4 == 3],
         "locks": [n for n in every if n % 5 == 2],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from datetime import timedelta
 
 from eventspine import Batch, BatchDelivery, Dead, Delivery, Drop, Event, Reject, Retry, RetryAfter, Service
@@ -10,6 +12,7 @@ from eventspine.testing.simulate import World
 
 SENT = 14
 SCHEDULED = 2
+OPERATIONS = 20
 
 
 class Sent(Event, context="post", key="to"):
@@ -134,15 +137,31 @@ async def sweep(delivery: Delivery) -> None: ...
 
 
 async def letters(world: World) -> None:
+    await _send(world)
+    await world.sleep(minutes=1)
+    await world.replay_dead()
+    await world.sleep(minutes=1)
+    await world.replay_dead()
+
+
+async def letters_beside_an_operator(world: World) -> None:
+    await asyncio.gather(_send(world), operate(world))
+
+
+async def operate(world: World) -> None:
+    """Replays all that is dead, or drops it: at any time, and more often than anybody would."""
+    chance = random.Random(world.seed)
+    for _ in range(OPERATIONS):
+        await world.sleep(seconds=chance.choice((0.1, 2, 20)) * chance.random())
+        await chance.choice((world.replay_dead, world.drop_dead))()
+
+
+async def _send(world: World) -> None:
     for number in range(SENT):
         await world.publish(Sent(to=f"r{number % 3}", number=number))
         await world.sleep(seconds=1.5 * (number % 3 == 0))
     for number in range(SENT, SENT + SCHEDULED):
         await world.publish(Sent(to="r1", number=number), after=timedelta(seconds=10 * number))
-    await world.sleep(minutes=1)
-    await world.replay_dead()
-    await world.sleep(minutes=1)
-    await world.replay_dead()
 
 
 def letters_are_counted_once(world: World) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -19,13 +20,13 @@ import pytest
 
 from eventspine import Delivery, Reject, Service
 from eventspine.errors import SettingsError, UnknownPublisher
-from eventspine.journal import _memory_units
+from eventspine.journal import _memory_control, _memory_units
 from eventspine.testing.simulate import Faults, SimulationFailed, World, nothing_is_dead, simulate
 from eventspine.testing.simulate.history import Setup
 from tests.simulate.ablations import RUNS
 from tests.simulate.carried import CARRIED
-from tests.simulate.kinds import Stamped, letters, letters_are_counted_once, office, reminders_come_once
-from tests.simulate.setups import CHAINS, CHAINS_OFTEN, KINDS, SHOP
+from tests.simulate.kinds import Sent, Stamped, letters, letters_are_counted_once, office, reminders_come_once
+from tests.simulate.setups import CHAINS, CHAINS_OFTEN, CHAINS_OPERATED, KINDS, KINDS_OPERATED, SHOP
 from tests.simulate.shop import OrderPlaced, books, each_order_takes_stock_once, orders, stock
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,42 @@ def test_they_hold_for_every_kind_of_handler_and_every_way_out_of_one() -> None:
 def test_they_hold_for_handlers_that_change_something_now_and_then() -> None:
     assert CHAINS.run(1).broken is None
     assert CHAINS_OFTEN.run(1).broken is None
+
+
+@pytest.mark.parametrize("setup", [KINDS_OPERATED, CHAINS_OPERATED], ids=["kinds", "chains"])
+def test_they_hold_beside_an_operator_who_replays_and_drops_what_is_dead_at_any_time(setup: Setup) -> None:
+    for seed in range(1, 5):
+        history = setup.run(seed)
+        assert history.broken is None
+        assert re.search(r"world +dropped  [1-9]", history.told(10**6))
+
+
+def test_a_dropped_delivery_that_is_handled_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def again(tables: Any, numbers: Any, now_us: int) -> int:
+        return len(
+            _memory_control._change_deliveries(tables, numbers, ("dead",), now_us, state="parked", due_us=now_us)
+        )
+
+    monkeypatch.setattr(_memory_control, "_drop", again)
+    broken = [KINDS_OPERATED.run(seed).broken or "" for seed in range(1, 5)]
+    assert any("what was dropped is not handled: " in each for each in broken), broken
+
+
+def test_what_is_dropped_is_told_and_dead_no_more() -> None:
+    seen: list[Any] = []
+
+    async def drive(world: World) -> None:
+        await world.publish(*[Sent(to="ann", number=number) for number in range(9)])
+        await world.sleep(minutes=1)
+        before = world.dead
+        assert len(before) == await world.drop_dead() > 0
+        assert before == world.dropped
+        assert not world.dead
+        assert await world.drop_dead() == 0
+        seen.append(before)
+
+    simulate(office, drive=drive, histories=1, seed=1, faults=Faults.none())
+    assert seen
 
 
 @pytest.mark.promise("process killed", "memory broker")
@@ -157,7 +194,7 @@ def test_each_fault_reaches_the_history(kind: str) -> None:
 
 PRINT_HASHES = """
 from tests.simulate.carried import CARRIED
-from tests.simulate.setups import CHAINS, CHAINS_OFTEN, KINDS, SHOP
+from tests.simulate.setups import CHAINS, CHAINS_OFTEN, CHAINS_OPERATED, KINDS, KINDS_OPERATED, SHOP
 print([setup.run(seed).hash for setup in (SHOP, KINDS, *CARRIED.values()) for seed in range(3)])
 """
 

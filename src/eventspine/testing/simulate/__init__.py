@@ -31,8 +31,9 @@ from .history import History, Scenario, Setup, quiet, shortened
 from .invariants import Invariant, nothing_is_dead
 from .loop import sweep
 from .process import Injected
+from .site import Dead
 from .unmarked import Effect
-from .world import Dead, World
+from .world import World
 
 __all__ = [
     "Dead",

@@ -64,6 +64,19 @@ def _waits(site: Site, subscription: Subscription, record: Record) -> bool:
 
 
 @on_each_site
+def what_was_dropped_is_not_handled(site: Site) -> str | None:
+    rows, names = site.journal._tables.deliveries, {row.number: row.name for row in site.subscriptions}
+    handled = {(effect.subscription, effect.position) for effect in site.tables.effects}
+    for was in site.dropped:
+        name, now = names[was.subscription], rows.get(was.number)
+        if (name, was.position) in handled:
+            return f"{name} handled #{was.position} of key {was.key!r}, which was dropped"
+        if now is not None and now.state != "settled":
+            return f"#{was.position} of key {was.key!r} was dropped for {name}, and is {now.state}"
+    return None
+
+
+@on_each_site
 def effects_happen_once(site: Site) -> str | None:
     counted = Counter((effect.subscription, effect.position) for effect in site.tables.effects)
     for (name, position), times in counted.items():
@@ -202,6 +215,7 @@ def wanted(site: Site) -> Iterator[tuple[Subscription, Record]]:
 ALWAYS: tuple[Invariant, ...] = (
     nothing_acknowledged_is_lost,
     everything_is_handled_or_dead,
+    what_was_dropped_is_not_handled,
     effects_happen_once,
     a_key_is_handled_in_order,
     nothing_is_durable_before_what_it_follows,

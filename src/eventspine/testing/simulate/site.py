@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...clock import Clock
 from ...journal import _memory_control
@@ -11,6 +11,17 @@ from ...journal.port import Delivery as Row, Record, Subscription
 from ...periodic import is_ticks
 from ...service import Service
 from .shared import SharedJournal, Tables
+
+
+class Dead(NamedTuple):
+    """A delivery that was given up."""
+
+    handler: str  # "service.name"
+    key: str | None
+    attempts: int
+    reason: str
+    error: str
+    number: int  # of its row
 
 
 class Site:
@@ -21,6 +32,7 @@ class Site:
         self.tables = Tables()
         self.journal = SharedJournal(clock, self.tables)
         self._registered = False  # once they are, they are for good
+        self.dropped: list[Row] = []  # by the operator, as they were
         self.head = 0  # of the feed, when all was finished; what comes later is no longer waited for
 
     @property
@@ -46,6 +58,11 @@ class Site:
 
     def rows(self, *states: str) -> list[Row]:
         return [row for row in self.journal._tables.deliveries.values() if row.state in states]
+
+    def given_up(self, rows: Sequence[Row]) -> list[Dead]:
+        """As scenarios and invariants see them."""
+        names = {row.number: row.name for row in self.subscriptions}
+        return [Dead(names[row.subscription], row.key, row.attempts, row.reason, row.error, row.number) for row in rows]
 
     @property
     def registered(self) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from ...brokers.memory import Server
 from ...errors import SettingsError, UnknownPublisher
 from ...events import describe
-from ...journal.port import Record, Replay, Unit, Verdict
+from ...journal.port import Drop, Record, Replay, Unit, Verdict
 from ...publishing import Receipt
 from ...service import Service
 from ...spine import Spine
@@ -23,7 +23,7 @@ from .faults import Dice, Faults, Place
 from .loop import Loop
 from .process import Process, SimulatedClock
 from .shared import MARK
-from .site import Site
+from .site import Dead, Site
 from .unmarked import Effect
 
 E = TypeVar("E")
@@ -37,17 +37,6 @@ class Told(NamedTuple):
     who: str
     what: str
     detail: object
-
-
-class Dead(NamedTuple):
-    """A delivery that was given up."""
-
-    handler: str  # "service.name"
-    key: str | None
-    attempts: int
-    reason: str
-    error: str
-    number: int  # of its row
 
 
 class NotSettled(Exception):
@@ -118,6 +107,11 @@ class World:
         operator who is not sure, and the second time must change nothing."""
         return self._asked.hand(self._replay_dead())
 
+    def drop_dead(self) -> Coroutine[Any, Any, int]:
+        """As `spine dead drop`: all that is dead is given up for good, and what waits behind it goes on; how many. Asked for
+        twice, too."""
+        return self._asked.hand(self._drop_dead())
+
     def refuse_unawaited(self) -> None:
         """A history in which nothing was published, since an `await` was forgotten, would show that all holds."""
         if forgotten := self._asked.forgotten():
@@ -154,11 +148,23 @@ class World:
         return sum(changed)
 
     async def _replay(self, site: Site) -> int:
-        numbers = [row.number for row in site.rows("dead")]
-        changed = await site.journal.control([Replay(numbers)])
-        again = await site.journal.control([Replay(numbers)])
+        return await self._operate(site, "replaying", Replay([row.number for row in site.rows("dead")]))
+
+    async def _drop_dead(self) -> int:
+        changed = [await self._drop(site) for site in self.sites]
+        self.tell("world", "dropped", f"{sum(changed)} dead deliveries")
+        return sum(changed)
+
+    async def _drop(self, site: Site) -> int:
+        dropped = site.rows("dead")
+        site.dropped += dropped
+        return await self._operate(site, "dropping", Drop([one.number for one in dropped]))
+
+    async def _operate(self, site: Site, doing: str, control: Replay | Drop) -> int:
+        changed = await site.journal.control([control])
+        again = await site.journal.control([control])
         if again:
-            self.wrong.append(f"replaying the same {len(numbers)} dead deliveries again changed {again} of them")
+            self.wrong.append(f"{doing} the same {len(control.numbers)} dead deliveries again changed {again} of them")
         return changed
 
     @property
@@ -188,15 +194,13 @@ class World:
 
     @property
     def dead(self) -> list[Dead]:
-        """Deliveries that were given up."""
-        found = []
-        for site in self.sites:
-            names = {row.number: row.name for row in site.subscriptions}
-            found += [
-                Dead(names[row.subscription], row.key, row.attempts, row.reason, row.error, row.number)
-                for row in site.rows("dead")
-            ]
-        return found
+        """Deliveries that were given up, and not dropped."""
+        return [one for site in self.sites for one in site.given_up(site.rows("dead"))]
+
+    @property
+    def dropped(self) -> list[Dead]:
+        """Deliveries that `drop_dead` has dropped, as they were."""
+        return [one for site in self.sites for one in site.given_up(site.dropped)]
 
     def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
         """The services' own tables; where each service has a journal of its own, of the first that has such a table."""
