@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic, overload
 from .envelope import Envelope
 from .errors import DeclarationError, Fenced, SpineError, UnknownPublisher, WouldDeadlock
 from .ids import derived_id, id_text
-from .journal.port import Append, Journal, Record, Statement, Timer, Transaction, Unit
+from .journal.port import Append, Journal, Record, Timer, Transaction, Unit
 from .observe.acting import of_meta
 from .observe.correlation import Cause, Who
 from .publishing import Receipt, due_us, receipts
 from .state.handling import Handling
 from .within import Awaiting, Carrier, carrier_of, write, write_async
-from .writing import Writing
+from .writing import Writing, statement
 
 if TYPE_CHECKING:
     from typing_extensions import TypeVar
@@ -124,7 +124,7 @@ class Delivery(Cause, Handling, Generic[R]):
     def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
         """Run this SQL in the unit, with `:name` parameters. With `expect_rows`, another number of rows fails the
         unit, and with it this attempt."""
-        self._changeable().statements.append(Statement(sql, parameters, expect_rows))
+        self._changeable().statements.append(statement(sql, parameters, expect_rows))
 
     def publish(
         self,

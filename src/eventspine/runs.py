@@ -13,7 +13,7 @@ from .ids import id_text
 from .journal.port import Statement, Unit
 from .observe.correlation import Cause
 from .publishing import Receipt
-from .writing import Writing
+from .writing import Writing, statement
 
 if TYPE_CHECKING:
     from .engine.subscription import Subscription
@@ -123,7 +123,7 @@ class BatchDelivery(Cause, Generic[R]):
     def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
         """Run this SQL in the run's unit, unless no event of the run is done."""
         self._first._changeable()
-        self._unit.statements.append(Statement(sql, parameters, expect_rows))
+        self._unit.statements.append(statement(sql, parameters, expect_rows))
 
     def publish(
         self,

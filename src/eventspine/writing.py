@@ -1,15 +1,35 @@
-"""A handler's own transaction, and what was asked of somebody and not awaited."""
+"""A handler's SQL with its parameters, its own transaction, and what was asked of somebody and not awaited."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Coroutine
+from functools import lru_cache
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 
 from .errors import DeclarationError, UnitFailed
-from .journal.port import Transaction
+from .journal.port import Statement, Transaction
 
 T = TypeVar("T")
+_MARKED = re.compile(r"[:@$?](\w+)")  # whatever a database takes for a parameter, in texts and comments too
+
+
+def statement(sql: str, parameters: dict[str, Any], expect_rows: int | None) -> Statement:
+    """Refuses a parameter that stands nowhere in the SQL: it may be `expect_rows`, spelt otherwise."""
+    if parameters and not _marked(sql).issuperset(parameters):
+        unused = [name for name in parameters if name.isidentifier() and name not in _marked(sql)]
+        if unused:
+            raise DeclarationError(
+                f"execute() was given {', '.join(f'{name}=' for name in unused)} and the SQL has no {', '.join(f':{name}' for name in unused)}: "
+                f"{' '.join(sql.split())[:120]}. Use it there, or leave it out; the number of rows to expect is expect_rows=."
+            )
+    return Statement(sql, parameters, expect_rows)
+
+
+@lru_cache(maxsize=512)
+def _marked(sql: str) -> frozenset[str]:
+    return frozenset(_MARKED.findall(sql))
 
 
 class Asked:
@@ -54,7 +74,7 @@ class Writing:
             )
 
     async def _execute(self, sql: str, parameters: dict[str, Any], expect_rows: int | None) -> int:
-        return await self._now().execute(sql, parameters, expect_rows)
+        return await self._now().execute(*statement(sql, parameters, expect_rows))
 
     async def _query(self, sql: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
         return await self._now().query(sql, parameters)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eventspine import Batch, Delivery, Retry, Service, Spine
+from eventspine import Batch, BatchDelivery, Delivery, Retry, Service, Spine
 from eventspine.errors import SettingsError
 from eventspine.observe.logs import CorrelationFilter
 from eventspine.sync import Delivery as SyncDelivery
@@ -53,6 +53,52 @@ async def test_what_is_handed_over_commits_with_the_cursor_or_not_at_all(file: S
         await until(lambda: subscription(file).handled == 3)
     assert await done(file) == [1, 3]
     assert await file.journal.head() == 5
+
+
+@pytest.mark.parametrize("how", ["delivery", "transaction", "batch", "of_event", "blocking"])
+async def test_a_parameter_that_the_sql_does_not_use_is_refused_once(file: Spine, how: str) -> None:
+    """Such as `expect_rows` in other letters: what it was to guard would go through without a word."""
+    service = mail()
+    given = {"number": 1, "expected_rows": 1, "note": "x"}
+
+    async def note(event: Placed, delivery: Delivery) -> None:
+        if how == "delivery":
+            delivery.execute(INSERT, **given)
+        async with delivery.transaction() as transaction:
+            await transaction.execute(INSERT, **given)
+
+    async def note_many(events: list[Placed], delivery: BatchDelivery) -> None:
+        whose: Any = delivery if how == "batch" else delivery.of(events[0])
+        whose.execute(INSERT, **given)
+
+    def note_blocking(event: Placed, delivery: SyncDelivery) -> None:
+        delivery.execute(INSERT, **given)
+
+    batch = Batch(10) if how in ("batch", "of_event") else None
+    function: Any = note_many if batch else note_blocking if how == "blocking" else note
+    service.on(Placed, batch=batch)(function)  # type: ignore[call-overload]
+    await file.publish(Placed())
+    async with file.running(service):
+        (row,) = await dead(file)
+    assert (row.reason, row.attempts) == ("DeclarationError", 1)
+    assert (
+        "execute() was given expected_rows=, note= and the SQL has no :expected_rows, :note: insert into" in row.error
+    )
+    assert [] == await done(file)
+
+
+async def test_what_may_be_a_parameter_for_the_database_is_none_of_ours(file: Spine) -> None:
+    service = mail()
+
+    @service.on(Placed)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        for sql in ("values (:n, ':a')", "values (@n, @a)", "values ($n, /* :a */ 1)", "values (:n, :a || 'x::y')"):
+            delivery.execute(f"insert into email_done {sql}", n=event.number, a="a", **{"not a name": 1})
+
+    await file.publish(Placed(number=3))
+    async with file.running(service):
+        await until(lambda: subscription(file).handled == 1)
+    assert [3, 3, 3, 3] == await done(file)
 
 
 async def test_another_number_of_rows_than_expected_fails_the_attempt(file: Spine) -> None:
