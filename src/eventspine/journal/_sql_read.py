@@ -45,7 +45,7 @@ def before_next(cursor: sqlite3.Cursor, after: int, upto: int) -> int:
     return upto if before is None else min(upto, int(before))
 
 
-def feed_query(wanted: Wanted, columns: str = RECORD) -> tuple[str, list[Any]]:
+def feed_query(wanted: Wanted, columns: str = RECORD, table: str = "spine_events") -> tuple[str, list[Any]]:
     channels, partitions, types, private = wanted
     where = ["position > ? and position <= ?"]
     values: list[Any] = []
@@ -62,7 +62,7 @@ def feed_query(wanted: Wanted, columns: str = RECORD) -> tuple[str, list[Any]]:
     if types is not None:
         where.append(f"type in ({','.join('?' * len(types))})")
         values += types
-    return f"/*spine*/ select {columns} from spine_events where {' and '.join(where)} order by position limit ?", values
+    return f"/*spine*/ select {columns} from {table} where {' and '.join(where)} order by position limit ?", values
 
 
 _data = itemgetter(14)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import cast
 
 from . import _sql_read as read
@@ -13,6 +14,13 @@ from ._sqlite_rows import Connection, kept
 from .port import Page, Record
 
 _KEPT = kept(read.RECORD)
+# By position, whatever index somebody has added: SQLite would sort what it finds there, behind what keeps the rows.
+_EVENTS = "spine_events not indexed"
+
+# Python runs handlers of signals where one of its functions begins, and sqlite3 drops what a function of SQL raises.
+_LOST = (
+    "The handler of a signal has raised while the feed was read. What it raised is lost there; this is in its place."
+)
 
 
 def page(cursor: sqlite3.Cursor, after: int, limit: int, upto: int | None, wanted: Wanted) -> Page:
@@ -36,19 +44,23 @@ def page(cursor: sqlite3.Cursor, after: int, limit: int, upto: int | None, wante
 
 def _records(cursor: sqlite3.Cursor, after: int, end: int, limit: int, wanted: Wanted) -> tuple[list[Record], bool]:
     connection = cast("Connection", cursor.connection)
-    sql, values = read.feed_query(wanted, _KEPT)
+    sql, values = read.feed_query(wanted, _KEPT, _EVENTS)
     try:
         connection.keep(cursor, sql, (after, end, *values, limit))
         return _within_bounds(lambda most: read.records_of(connection.fetch(cursor, most)))
-    except sqlite3.OperationalError:
-        _explain(cursor, after, end, limit, wanted)
-        raise
+    except sqlite3.OperationalError as error:
+        records, cut = _row_by_row(cursor, after, end, limit, wanted)
+        # Cut: what is wrong may be with the row behind, which the function had been given.
+        if "function" in str(error) and not cut and threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt(_LOST) from error
+        return records, cut
 
 
-def _explain(cursor: sqlite3.Cursor, after: int, end: int, limit: int, wanted: Wanted) -> None:
-    """Raise what is wrong with a row, of which SQLite says no more than that its function has failed."""
-    sql, values = read.feed_query(wanted)
-    cursor.execute(sql, (after, end, *values, limit)).fetchall()
+def _row_by_row(cursor: sqlite3.Cursor, after: int, end: int, limit: int, wanted: Wanted) -> tuple[list[Record], bool]:
+    """Where the function has failed, of which SQLite says no more: raises what is wrong with a row, if anything is."""
+    sql, values = read.feed_query(wanted, table=_EVENTS)
+    cursor.execute(sql, (after, end, *values, limit))
+    return _within_bounds(lambda most: read.records_of(islice(cursor, most)))
 
 
 def _within_bounds(fetch: Callable[[int], list[Record]]) -> tuple[list[Record], bool]:

@@ -113,7 +113,8 @@ class Readers:
     def _give_back(self, connection: sqlite3.Connection, guard: Guard) -> None:
         try:
             with self._lock:
-                if not self._closed:
+                # In a transaction: the handler of a signal has raised before it was known that there is one to end.
+                if not self._closed and not connection.in_transaction:
                     self._idle.append((connection, guard))
                     return
             connection.close()
