@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tracemalloc
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,18 @@ def test_any_headers_are_an_event_within_bounds_or_none(given_headers: dict[str,
 @example({"ce_sequence": "9" * 5000})
 def test_an_event_of_which_some_attributes_are_hostile_is_one_within_bounds_or_none(changes: dict[str, str]) -> None:
     checked(message(WHOLE | changes))
+
+
+def test_nothing_of_what_has_been_read_is_kept() -> None:
+    """What reading remembers, to be quick, is small, whatever comes."""
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for number in range(100):
+        long = f"{number}{'x' * 50_000}"
+        checked(message(WHOLE | {"ce_dataschema": long, f"ce_{long}": "", f"x-{long}": ""}))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < 1_000_000
 
 
 @pytest.mark.parametrize("evil", EVIL)

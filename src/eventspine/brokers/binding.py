@@ -35,6 +35,7 @@ ID_BYTES_MAX = 1024
 TYPE_BYTES_MAX = 255
 HOPS_MAX = 1_000_000
 NAMES_MAX = 1_000  # of headers, that are remembered; any may come
+REMEMBERED_MAX = 300  # characters, of each; the schema of a type is no longer than that, nor a name that we know
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SCHEMA = re.compile(r"urn:eventspine:(.+):([0-9]{1,9})\Z")
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -116,7 +117,7 @@ def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incomi
         slot_of_id(id) if key is None else slot_of_key(key),
         key,
         kind,
-        _version(attributes.get("dataschema", ""), kind),
+        _version(attributes.get("dataschema", "")[:REMEMBERED_MAX], kind),
         _time_us(attributes.get("time"), received_us(fetched, now_us)),
         0,
         source,
@@ -152,7 +153,7 @@ class _Names(dict[str, str]):
 
     def __missing__(self, header: str) -> str:
         name = header[len(self._prefix) :].lower() if header.startswith(self._prefix) else ""
-        if len(self) < NAMES_MAX:
+        if len(self) < NAMES_MAX and len(header) <= REMEMBERED_MAX:
             self[header] = name
         return name
 
