@@ -44,6 +44,7 @@ class Delivery(Cause, Handling, Generic[R]):
     _ordinal = 0
     _open = True
     _joined = False  # not which connection: one that is forgotten uncommitted must not be kept alive, and locked, by us
+    _rolled_back = False  # what it joined, since it is not to have any effect
     _unawaited = False  # an asynchronous join() that has been called and not awaited
     _transaction: Transaction | None = None
 
@@ -204,6 +205,7 @@ class Delivery(Cause, Handling, Generic[R]):
             self._follow_no_more()
             write(carrier, self._subscription.journal, unit)
         except Fenced:
+            self._rolled_back = True
             carrier.roll_back()
             raise
 
@@ -213,6 +215,7 @@ class Delivery(Cause, Handling, Generic[R]):
             self._follow_no_more()
             await write_async(carrier, self._subscription.journal, unit)
         except Fenced:
+            self._rolled_back = True
             await carrier.roll_back_async()
             raise
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 import weakref
 from contextlib import closing
@@ -12,6 +13,7 @@ import pytest
 
 from eventspine import Batch, BatchDelivery, Delivery, Retry, Service, Spine
 from eventspine.errors import SettingsError
+from eventspine.journal.port import Drop
 from eventspine.observe.logs import CorrelationFilter
 from eventspine.sync import Delivery as SyncDelivery
 
@@ -314,6 +316,33 @@ async def test_what_comes_after_the_commit_of_a_joined_transaction_and_fails_is_
         in told[0]
     )
     assert ("mail server is down" if what == "raises" else "Publish and execute before join()") in told[0]
+
+
+async def test_of_what_was_given_up_while_it_was_handled_nobody_says_that_it_is_done(
+    file: Spine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its transaction was rolled back, and by the time that its handler raises somebody else has finished the event."""
+    service, dropped = mail(), list[int]()
+
+    @service.on(Placed, retry=Retry(attempts=5, immediate=0, first_s=0.001, most_s=0.001))
+    async def note(event: Placed, delivery: Delivery) -> None:
+        if delivery.attempt == 1:
+            raise Broken
+        await file.journal.control([Drop([row.number for row in await rows(file)])])
+        dropped.append(event.number)
+        with closing(connect(file)) as connection, connection:
+            connection.execute("begin immediate")
+            connection.execute("insert into email_done (number) values (?)", (event.number,))
+            delivery.join(connection)
+
+    caplog.set_level(logging.INFO)
+    async with file.running(service):
+        await file.publish(Placed(number=7))
+        await until(lambda: dropped and not subscription(file).at_work)
+    assert await done(file) == []
+    said = [record.getMessage() for record in caplog.records]
+    assert not [line for line in said if "had committed" in line]
+    assert any("was settled by somebody else; its effects were dropped" in line for line in said), said
 
 
 async def test_an_async_handler_may_join_too(file: Spine) -> None:

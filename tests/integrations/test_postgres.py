@@ -187,6 +187,38 @@ async def test_a_handler_joins_its_own_transaction_and_the_event_is_handled_with
     assert [] == await spine.journal.deliveries(subscriptions=[mine.number], states=["parked", "dead"])
 
 
+@pytest.mark.parametrize("then", ["raises", "returns an event", "takes too long"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_fails_behind_the_commit_that_it_joined_is_done_once_and_told(
+    postgres_url: str, schema: str, spine: Spine, kind: str, then: str, caplog: pytest.LogCaptureFixture
+):
+    url, attempts = postgres_url.partition("?")[0], list[str]()
+    books = Service("books")
+
+    @books.on(Paid, timeout_s=0.3 if then == "takes too long" else 30)
+    async def book(paid: Paid, delivery: Delivery[Paid]) -> Paid | None:
+        attempts.append(paid.order)
+        async with KINDS[kind](url) as own:
+            await own.execute(f"insert into {schema}.rows values ('{paid.order}')")
+            joined = delivery.join(own.within)
+            await joined if joined is not None else None
+            await own.commit()
+        if then == "raises":
+            raise ValueError("the printer is out of paper")
+        if then == "takes too long":
+            await asyncio.Event().wait()
+        return Paid(order=paid.order)
+
+    async with spine.running(books):
+        await spine.publish(Paid(order="one"))
+        while not (told := [one.getMessage() for one in caplog.records if one.levelname == "ERROR"]):
+            await asyncio.sleep(0.01)
+    assert ["one"] == attempts
+    assert ["one"] == await rows_of(spine)
+    assert 1 == await spine.journal.head()
+    assert "it is not tried again" in told[0]
+
+
 @pytest.mark.parametrize("kind", [*KINDS, "psycopg, transaction()"])
 async def test_what_joins_before_what_it_follows_is_stored_is_rolled_back_whatever_its_handler_does(
     postgres_url: str, schema: str, spine: Spine, kind: str

@@ -140,11 +140,13 @@ async def _failed(subscription: Subscription, item: Item, delivery: Delivery[Any
         trace = _let_go(error)
         if not await follows(subscription, item):
             return
-    if delivery._joined and await subscription.is_finished(item):
+    if not delivery._joined or not await subscription.is_finished(item):
+        subscription.waiting.failed(item, error, trace)
+    elif delivery._rolled_back:
+        subscription.finished_by_another(item)
+    else:
         subscription.waiting.too_late(item, error)
         subscription.settled(item)
-    else:
-        subscription.waiting.failed(item, error, trace)
 
 
 def _let_go(error: BaseException) -> str:

@@ -273,15 +273,18 @@ class Subscription:
             self.waiting.repeated(item, verdict)
             self.settled(item)
         elif verdict.kind == "fenced" and _row_changed(item, verdict):
-            self.host.fenced += 1
-            self.waiting.say(
-                item, logging.INFO, "%s: %s was settled by somebody else; its effects were dropped", name_of(item)
-            )
-            self.gone(item)
+            self.finished_by_another(item)
         elif verdict.kind == "fenced":
             self.fenced(item)
         else:
             self.waiting.failed(item, culprit(self, verdict.error or SpineError("the unit failed")))
+
+    def finished_by_another(self, item: Item) -> None:
+        self.host.fenced += 1
+        self.waiting.say(
+            item, logging.INFO, "%s: %s was settled by somebody else; its effects were dropped", name_of(item)
+        )
+        self.gone(item)
 
     def fenced(self, item: Item) -> None:
         """Somebody else owns this now: what the handler changed is dropped, and the owner handles it."""
