@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Coroutine
-from functools import lru_cache
 from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any, TypeVar
 
@@ -12,24 +10,18 @@ from .errors import DeclarationError, UnitFailed
 from .journal.port import Statement, Transaction
 
 T = TypeVar("T")
-_MARKED = re.compile(r"[:@$?](\w+)")  # whatever a database takes for a parameter, in texts and comments too
 
 
 def statement(sql: str, parameters: dict[str, Any], expect_rows: int | None) -> Statement:
-    """Refuses a parameter that stands nowhere in the SQL: it may be `expect_rows`, spelt otherwise."""
-    if parameters and not _marked(sql).issuperset(parameters):
-        unused = [name for name in parameters if name.isidentifier() and name not in _marked(sql)]
-        if unused:
+    """More parameters than the SQL names are as welcome as in the drivers, but for what was to be `expect_rows`: it would guard
+    nothing."""
+    for name in parameters:
+        if name[:6] == "expect" and f":{name}" not in sql:
             raise DeclarationError(
-                f"execute() was given {', '.join(f'{name}=' for name in unused)} and the SQL has no {', '.join(f':{name}' for name in unused)}: "
-                f"{' '.join(sql.split())[:120]}. Use it there, or leave it out; the number of rows to expect is expect_rows=."
+                f"execute() was given {name}=, and the SQL has no :{name}: {' '.join(sql.split())[:120]}. The number of rows "
+                "to expect is expect_rows=."
             )
     return Statement(sql, parameters, expect_rows)
-
-
-@lru_cache(maxsize=512)
-def _marked(sql: str) -> frozenset[str]:
-    return frozenset(_MARKED.findall(sql))
 
 
 class Asked:

@@ -22,7 +22,7 @@ from .unmarked import Effect, Unmarked
 if TYPE_CHECKING:
     from .process import Process
 
-MARK = "/* an effect: :subscription :event_id :position :key :late */"
+MARK = "/* an effect */"
 FAILING = "/* fails */"
 LOOK_S = 0.01  # between two looks at whether a transaction is over
 
