@@ -611,10 +611,38 @@ async def test_one_that_did_not_commit_has_failed(tmp_path: Path) -> None:
         assert [] == await published(spine)
 
 
-async def test_one_that_raises_after_its_commit_was_done(tmp_path: Path) -> None:
+async def test_one_that_raises_after_its_commit_was_done_and_what_it_raised_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "spine.db"
     async with Spine(f"sqlite:///{path}", service=joining(path, then=ValueError("too late"))) as spine:
         assert UUID(int=1) == await spine.send(PlaceOrder())
+    [told] = [record.getMessage() for record in caplog.records if record.name == "eventspine.commands"]
+    assert "orders.place is done, since the transaction that it joined had committed when it raised" in told
+    assert "ValueError: too late" in caplog.text
+
+
+async def test_who_is_cancelled_while_it_goes_on_after_its_commit_is_cancelled(tmp_path: Path) -> None:
+    path, committed = tmp_path / "spine.db", asyncio.Event()
+    orders: Service[None] = Service("orders", tables=Shop().service.tables)
+
+    @orders.command(PlaceOrder)
+    async def place(_: PlaceOrder, delivery: Delivery) -> UUID:
+        with closing(sqlite3.connect(path, isolation_level=None)) as own:
+            own.execute("begin immediate")
+            delivery.join(own, UUID(int=1))
+            own.execute("commit")
+        committed.set()
+        await asyncio.Event().wait()
+        return UUID(int=1)
+
+    async with Spine(f"sqlite:///{path}", service=orders) as spine:
+        sending = asyncio.create_task(spine.send(PlaceOrder(), command_id="k"))
+        await committed.wait()
+        sending.cancel()
+        await asyncio.wait([sending])
+        assert sending.cancelled()
+        assert UUID(int=1) == await spine.send(PlaceOrder(), command_id="k"), "it was done, all the same"
 
 
 def joining_without(path: Path, command: Any) -> Service[None]:

@@ -115,11 +115,17 @@ class Sending:
             if delivery._aggregates:
                 delivery._refuse_unsaved()
             written = handler.kind.write_result(result, handler.where)
-        except BaseException:
+        except BaseException as error:
             await delivery._abandon()
-            if delivery._joined and (noted := await self._ours()) is not None:
-                return _again(noted)  # its transaction had committed, whatever came after
-            raise
+            # Who is ended from outside ends: asked for again, the command answers with what it has done.
+            ended = not isinstance(error, Exception)
+            if ended or not delivery._joined or (noted := await self._ours()) is None:
+                raise
+            log.exception(
+                "%s is done, since the transaction that it joined had committed when it raised, and the sender has its answer. What "
+                "the handler still had to do is not done.", self.desk.name,
+            )  # fmt: skip
+            return _again(noted)
         finally:
             current.reset(token)
         return await self._close(delivery, written)
