@@ -286,16 +286,13 @@ class Lanes:
 
     def release_all(self, items: Sequence[Item]) -> int:
         """`release` for many of one partition; how many bytes of data they held."""
-        ready, proceed = self.ready, self.proceed
+        proceed = self.proceed
         size = 0
         for item in items:
             size += len(item.record[14])  # type: ignore[index]  # handled, so loaded
             lane = item.lane
             lane.taken -= 1
-            if lane.queue and not (lane.taken or lane.queued or lane.stored or lane.next):
-                lane.queued = True
-                ready.append(lane)
-            else:
+            if not (lane.taken or lane.queued):  # else there is nothing to proceed with
                 proceed(lane)
         items[0].part.taken -= len(items)
         self.taken -= len(items)
