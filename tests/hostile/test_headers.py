@@ -22,7 +22,7 @@ from eventspine.brokers.memory import server
 from eventspine.brokers.port import Fetched, Message
 from eventspine.envelope import Envelope
 from eventspine.foreign import fetched_again, kept_beside
-from eventspine.journal import open_journal
+from eventspine.journal import asking, open_journal
 from eventspine.journal.port import SLOTS, Append, Unit
 from eventspine.keys import KEY_BYTES_MAX
 
@@ -304,3 +304,32 @@ async def test_the_whole_corpus_through_a_broker_stops_nobody(kind: str, tmp_pat
         rows = await journal.deliveries(states=["dead"])
         assert {row.reason for row in rows} >= {"not-an-event"}
     assert sorted(heard) == [100, 101, 102, 103, 200, 201, 202, 203]
+
+
+@pytest.mark.parametrize("kind", ["?kind=log", "?kind=queue"])
+async def test_a_message_larger_than_a_unit_holds_up_nobody_beside_it(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came in one fetch with many others; RabbitMQ takes 134 MB. To be refused, they would be fetched again without end."""
+    monkeypatch.setattr(asking, "UNIT_BYTES_MAX", 1_000_000)
+    monkeypatch.setattr(asking, "PLENTY_BYTES", 31_250)
+    heard: list[int] = []
+    service = Service("reader", publishes=[])
+
+    @service.on(Sent)
+    async def take(event: Sent) -> None:
+        heard.append(event.number)
+
+    broker = server(uuid4().hex)
+    for number in range(80):
+        whole = WHOLE | {"ce_id": f"{number}", "ce_partitionkey": f"k{number}", "ce_spineorigin": ""}
+        padding = b" " * 1_100_000 if number == 40 else b""
+        data = padding + b'{"who":"a","number":%d}' % number
+        broker.store(Message("hostile", 0, f"k{number}", f"{number}", whole, "application/json", data))
+    journal = open_journal(f"sqlite:///{tmp_path}/journal.db")
+    async with Spine(journal, broker=f"memory://{broker.name}{kind}") as spine, spine.running(service):
+        async with asyncio.timeout(20):
+            while len(heard) < 79:
+                await asyncio.sleep(0.02)
+        assert 80 == await journal.head()
+    assert sorted(heard) == [number for number in range(80) if number != 40]

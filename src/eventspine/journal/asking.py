@@ -8,7 +8,6 @@ once. It would be so each time that the unit is asked for again."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import chain
 from operator import itemgetter
 
 from ..errors import StreamRefused, UnitFailed
@@ -20,7 +19,9 @@ NUMBER_MAX = 2**63 - 1
 # Of its events, timers and notes. An intake stores what it holds and what it has fetched as one, which is less.
 UNIT_BYTES_MAX = 128_000_000
 BESIDE_BYTES = 800  # of an event, counted for all but its data; small ones take PostgreSQL so much longer
-PLENTY_BYTES = 4_000_000  # none has so many: what are few are not counted
+# None that is published has so many, so what are few are not counted. What a broker has brought may; it counts as this, for an
+# intake that were refused what it has fetched would fetch the same again, without end.
+PLENTY_BYTES = 4_000_000
 
 
 def check_names(service: str | None, *streams: str) -> None:
@@ -60,7 +61,8 @@ def refuse_weight(unit: Unit) -> UnitFailed | None:
     if count * PLENTY_BYTES <= UNIT_BYTES_MAX:
         return None  # nearly all
     records = [record for append in unit.appends for record in append.records] + [one.record for one in unit.timers]
-    size = BESIDE_BYTES * len(records) + sum(map(len, chain(map(_data, records), filter(None, map(_meta, records)))))
+    size = BESIDE_BYTES * len(records) + sum(map(len, filter(None, map(_meta, records))))
+    size += sum(min(len(data), PLENTY_BYTES) for data in map(_data, records))
     size += sum(len(note.value or b"") for note in unit.notes)
     if size <= UNIT_BYTES_MAX:
         return None
