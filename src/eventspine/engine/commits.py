@@ -1,17 +1,18 @@
 """The committer: what handlers finished becomes units, many to a commit, and every verdict finds its way back.
 
 One commit is under way at a time; what finishes meanwhile goes with the next. Deliveries without effects need no
-verdict each: those of one subscription and partition share a unit that only finishes ranges. Trouble of the journal
-itself (no space, lock held by another, outcome unknown) is nobody's failed attempt: the same units are asked again,
+verdict each: those of one subscription share a unit that only finishes ranges; where it is refused, each partition has one of
+its own, since the others may still be ours. Trouble of the journal itself (no space, lock held by another, outcome unknown) is nobody's failed attempt: the same units are asked again,
 with the same ids, until the journal answers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..clock import Clock
 from ..errors import JournalError
@@ -25,9 +26,18 @@ if TYPE_CHECKING:
 log = logging.getLogger("eventspine.engine")
 
 Then = Callable[[Verdict], None]
+Handled = tuple["Subscription", list["Item"]]  # all of one partition
 PAUSE_MOST_S = 5.0
 ENOUGH = 1500  # deliveries waiting for a verdict; with more the loop would run dry while the journal writes
 GATHER = 40  # turns of the loop at most
+
+
+class Asked(NamedTuple):
+    """What the journal is asked to store, and who hears of it."""
+
+    unit: Unit
+    then: Then
+    apart: Sequence[Callable[[], Asked]] = ()  # the same, partition by partition
 
 
 class Committer:
@@ -35,8 +45,8 @@ class Committer:
         self.journal = journal
         self.clock = clock
         self.trouble: str | None = None  # why commits don't get through just now; health shows it
-        self._plain: dict[Part, tuple[Subscription, list[Item]]] = {}  # handled without effects
-        self._units: list[tuple[Unit, Then]] = []
+        self._plain: dict[Part, Handled] = {}  # handled without effects
+        self._units: list[Asked] = []
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._busy = False
@@ -87,7 +97,7 @@ class Committer:
             await told
 
     def submit(self, unit: Unit, then: Then) -> None:
-        self._units.append((unit, then))
+        self._units.append(Asked(unit, then))
         self._wake.set()
 
     async def _run(self) -> None:
@@ -98,7 +108,7 @@ class Committer:
             plain, self._plain = self._plain, {}
             asked, self._units = self._units, []
             turn, self.turn = self.turn, self.turn + 1
-            asked += [_ranges(*handled) for handled in plain.values()]
+            asked += _finishing(plain.values())
             if asked:
                 self._busy = True
                 await self._commit(asked)
@@ -126,19 +136,21 @@ class Committer:
             if subscription.lanes.taken == before:
                 return
 
-    async def _commit(self, asked: list[tuple[Unit, Then]]) -> None:
+    async def _commit(self, asked: list[Asked]) -> None:
         pause_s = 0.05
         while asked:
-            verdicts = await self._ask([unit for unit, _ in asked])
-            again = []
+            verdicts = await self._ask([one.unit for one in asked])
+            again, apart = [], []
             for one, verdict in zip(asked, verdicts, strict=True):
                 if verdict.kind == "unknown" or isinstance(verdict.error, JournalError):
                     self._note(verdict.error)
                     again.append(one)
+                elif one.apart and not verdict.ok:
+                    apart += [partition() for partition in one.apart]
                 else:
-                    _tell(one[1], verdict)
-            asked = again
-            if asked:
+                    _tell(one.then, verdict)
+            asked = again + apart
+            if again:
                 await self.clock.sleep(pause_s)
                 pause_s = min(pause_s * 2, PAUSE_MOST_S)
         self.trouble = None
@@ -164,13 +176,31 @@ def _tell(then: Then, verdict: Verdict) -> None:
         log.exception("after the verdict %s", verdict.kind)
 
 
-def _ranges(subscription: Subscription, items: list[Item]) -> tuple[Unit, Then]:
-    part = items[0].part
+def _finishing(handled: Iterable[Handled]) -> list[Asked]:
+    """Of one subscription what it has handled in all its partitions, as one unit."""
+    by_subscription: dict[Subscription, list[Handled]] = {}
+    for one in handled:
+        by_subscription.setdefault(one[0], []).append(one)
+    return [_ranges(several) for several in by_subscription.values()]
+
+
+def _ranges(several: Sequence[Handled]) -> Asked:
     unit = Unit(
-        fences=[Fence(part.lease, part.epoch)],
-        done=[Done(subscription.number, part.number, _merged(items), part.generation)],
+        fences=[Fence(items[0].part.lease, items[0].part.epoch) for _, items in several],
+        done=[_done(*handled) for handled in several],
     )
-    return unit, lambda verdict: subscription.finished(items, verdict)
+    apart = [partial(_ranges, [handled]) for handled in several] if len(several) > 1 else []
+    return Asked(unit, partial(_finished, several), apart)
+
+
+def _done(subscription: Subscription, items: Sequence[Item]) -> Done:
+    part = items[0].part
+    return Done(subscription.number, part.number, _merged(items), part.generation)
+
+
+def _finished(several: Sequence[Handled], verdict: Verdict) -> None:
+    for subscription, items in several:
+        _tell(partial(subscription.finished, items), verdict)
 
 
 _after = attrgetter("after")
