@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from eventspine import Delivery, Retry, Service, Spine
-from eventspine.engine import host as hosts
+from eventspine.engine import commits, host as hosts
 from eventspine.engine.readers import Readers
-from eventspine.journal.port import PARTITIONS, Fence, Rename, Rewind, SetState, Unit
+from eventspine.journal.port import PARTITIONS, Fence, Record, Rename, Rewind, SetState, Unit
 from eventspine.observe.correlation import Cause, current, going_on
 from eventspine.observe.logs import CorrelationFilter
 
@@ -416,6 +417,45 @@ async def test_loading_that_fails_is_tried_again(spine: Spine, monkeypatch: Any)
         await spine.journal.control([Rewind((await stored(spine)).number, 0)])
         await until(lambda: worker.handled == [1, 1])
     assert failures == 0
+
+
+async def handled_where_one_partition_is_lost(spine: Spine) -> tuple[Counter[int], set[int]]:
+    """Forty at work, without effects and so finished as one unit; of one partition the lease has just gone. How often each is
+    handled, and which are of that partition."""
+    began: Counter[int] = Counter()
+    go = asyncio.Event()
+    service: Service[Any] = Service("email")
+
+    @service.on(Placed, name="note")
+    async def note(event: Placed) -> None:
+        began[event.number] += 1
+        await go.wait()
+
+    async with spine.running(service):
+        await spine.publish(*some(*range(40)))
+        await until(lambda: len(began) == 40)
+        part = next(part for part in subscription(spine).parts.values() if part.taken > 1)
+        lost = {record.position - 1 for record in await whole_feed(spine) if record.slot % PARTITIONS == part.number}
+        part.epoch -= 1
+        go.set()
+        await until(lambda: subscription(spine).handled == 40)
+    return began, lost
+
+
+async def whole_feed(spine: Spine) -> Sequence[Record]:
+    return (await spine.journal.feed(0, limit=10_000)).records
+
+
+async def test_what_was_handled_in_other_partitions_is_stored_where_one_is_lost(spine: Spine) -> None:
+    began, lost = await handled_where_one_partition_is_lost(spine)
+    assert {number: 1 + (number in lost) for number in range(40)} == began
+
+
+async def test_with_one_unit_for_all_of_them_all_would_be_handled_again(spine: Spine, monkeypatch: Any) -> None:
+    ranges = commits._ranges
+    monkeypatch.setattr(commits, "_ranges", lambda several: ranges(several)._replace(apart=()))
+    began, _ = await handled_where_one_partition_is_lost(spine)
+    assert set(began.values()) == {2}
 
 
 @pytest.mark.parametrize("epoch", [0, 2])
