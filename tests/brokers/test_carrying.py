@@ -566,3 +566,13 @@ async def test_what_is_no_broker_is_refused_where_it_is_given(broker: Server):
         Spine("memory://", broker=whole)
     with pytest.raises(SettingsError, match="'mine' names no broker.*One of your own is given as an object"):
         Spine("memory://", broker="mine://here")
+
+
+def test_a_url_whose_scheme_was_forgotten_is_refused_without_its_password() -> None:
+    for refused in (
+        lambda: Spine("memory://", broker="shop:s3cret@broker:5672/%2F"),
+        lambda: Spine("shop:s3cret@db/shop"),
+    ):
+        with pytest.raises(SettingsError, match=r"…@(broker|db).* names no (broker|journal)") as error:
+            refused()
+        assert "s3cret" not in str(error.value)

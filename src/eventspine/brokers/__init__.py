@@ -7,6 +7,7 @@ from importlib import import_module
 
 from .. import adapters
 from ..errors import MissingExtra, SettingsError
+from ..journal import without_password
 from ..ports import missing
 from .port import Broker, Features
 
@@ -44,7 +45,7 @@ def _of_a_package(url: str, scheme: str) -> Broker:
     if broker is None:
         known = ", ".join(f"{name}://" for name in (*_MODULES, *adapters.schemes("broker")))
         raise SettingsError(
-            f"{scheme[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
+            f"{without_password(scheme)[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
             "an object, Spine(broker=LedgerBroker(…)), or has an entry point: see how-to/write-an-adapter.md."
         )
     check_broker(broker)

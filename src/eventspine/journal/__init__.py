@@ -60,7 +60,10 @@ def check_journal(given: object) -> None:
 def without_password(url: str) -> str:
     """For people: neither what stands before the host, nor a password among the options."""
     # Up to the last @ of what isn't options: a password that should have been percent-encoded may hold @, / and more.
-    url = re.sub("//[^/@]*@" if url.startswith("sqlite:") else "//[^?]*@", "//…@", url)
+    before, mask = ("//[^/@]*@" if url.startswith("sqlite:") else "//[^?]*@"), "//…@"
+    if "//" not in url:  # the scheme was forgotten
+        before, mask = "^[^?]*@", "…@"
+    url = re.sub(before, mask, url)
     return re.sub(r"([?&](?:ssl)?password=)[^&]*", r"\1…", url)
 
 
