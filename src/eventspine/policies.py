@@ -21,8 +21,8 @@ class Retry:
     """Try again: `immediate` times at once, then with full-jitter backoff, `attempts` times in all.
 
     The nth wait is a random time up to `first_s * factor**n`, at most `most_s` (Brooker, "Exponential backoff and
-    jitter", 2015). With `within`, a delivery dies when that much time has passed since its first attempt, whatever
-    `attempts` says; `attempts=None` sets no number.
+    jitter", 2015). With `within`, the last attempt comes at the latest when that much time has passed since the first,
+    whatever `attempts` or a `RetryAfter` says; `attempts=None` sets no number.
     """
 
     attempts: int | None = 8

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ..envelope import Envelope
@@ -36,11 +36,21 @@ def what_next(outcome: Outcome, now_us: int) -> str:
         case Again():
             return "again at once"
         case Park(due_us):
-            return f"parked, next attempt {utc(due_us)} (in {max(0, due_us - now_us) / 1e6:.1f} s)"
+            last = "" if outcome.ends is None else f", the last one of Retry(within={span(outcome.ends)})"
+            return f"parked, next attempt {utc(due_us)} (in {max(0, due_us - now_us) / 1e6:.1f} s){last}"
         case Die():
-            return "dead"
+            return f"dead{why_ended(outcome)}"
         case _:
             return "dropped"
+
+
+def why_ended(outcome: Die) -> str:
+    """Where it was not the number of attempts, nor the error itself."""
+    return "" if outcome.ended is None else f", as Retry(within={span(outcome.ended)}) is over"
+
+
+def span(duration: timedelta) -> str:
+    return f"{duration.total_seconds():g} s"
 
 
 def utc(us: int) -> str:

@@ -180,6 +180,7 @@ def _stored(row: Delivery, part: Part) -> Stored:
     stored = Stored(row.number, row.position, part, due_us)
     stored.dead = row.state == "dead"
     stored.attempts, stored.deaths = row.attempts, row.deaths
-    stored.first_us, stored.late = row.first_us, row.late or part.number == WHOLE_FEED
+    stored.first_us = row.first_us if row.attempts else 0  # it only waited behind another: its time has not begun
+    stored.late = row.late or part.number == WHOLE_FEED
     stored.suspect = part.careful
     return stored

@@ -1,7 +1,10 @@
 """What becomes of a failed attempt: a pure decision.
 
 `(error, attempts so far, first attempt, policy, now) -> Again | Park | Die | Finish`. No clock, no journal; the only
-chance it takes is the one handed in."""
+chance it takes is the one handed in.
+
+No attempt is put off beyond what `within` allows: a wait that would end later, also one that the handler asked for, is cut,
+so that the last attempt comes when the time is over."""
 
 from __future__ import annotations
 
@@ -27,12 +30,14 @@ class Park:
     due_us: int
     reason: str
     attempts_max: int | None = None
+    ends: timedelta | None = None  # the `within` that is over by then: it is the last attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Die:
     reason: str
     attempts_max: int | None = None
+    ended: timedelta | None = None  # the `within` that is over, if it is why
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,19 +88,27 @@ def after_failure(
         return Finish(reason)
     chosen = policy if isinstance(policy, Retry) else retry
     most = chosen.attempts
-    if _exhausted(chosen, attempts, first_us, now_us):
+    if most is not None and attempts >= most:
         return Die(reason, most)
-    if isinstance(error, RetryAfter):
-        return Park(_asked_for(error, now_us), reason, most)
-    if attempts <= chosen.immediate:
+    last_us = _last_us(chosen, first_us)
+    if last_us is not None and now_us >= last_us:
+        return Die(reason, most, chosen.within)
+    if attempts <= chosen.immediate and not isinstance(error, RetryAfter):
         return Again(most)
-    return Park(now_us + round(_backoff_s(chosen, attempts, chance) * 1e6), reason, most)
+    due_us = _due_us(error, attempts, now_us, chosen, chance)
+    if last_us is not None and due_us >= last_us:
+        return Park(last_us, reason, most, chosen.within)
+    return Park(due_us, reason, most)
 
 
-def _exhausted(retry: Retry, attempts: int, first_us: int, now_us: int) -> bool:
-    if retry.attempts is not None and attempts >= retry.attempts:
-        return True
-    return retry.within is not None and now_us - first_us >= retry.within.total_seconds() * 1e6
+def _last_us(retry: Retry, first_us: int) -> int | None:
+    return None if retry.within is None else first_us + max(0, retry.within // timedelta(microseconds=1))
+
+
+def _due_us(error: BaseException, attempts: int, now_us: int, retry: Retry, chance: random.Random) -> int:
+    if isinstance(error, RetryAfter):
+        return _asked_for(error, now_us)
+    return now_us + round(_backoff_s(retry, attempts, chance) * 1e6)
 
 
 def _backoff_s(retry: Retry, attempts: int, chance: random.Random) -> float:

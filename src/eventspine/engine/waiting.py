@@ -14,7 +14,7 @@ from ..journal.port import BEHIND, Change, Delivery, Fence, Put, StartMark, Stat
 from ..observe.correlation import current
 from ..policies import Policies, Retry
 from ..wording import plural
-from .failures import cause_of, name_of, record_of, text_of, undecided, utc, what_next
+from .failures import cause_of, name_of, record_of, text_of, undecided, utc, what_next, why_ended
 from .lanes import Item, Lane, Lanes, Stored
 from .loading import NEWER
 from .outcomes import Again, Die, Finish, Outcome, Park, after_failure
@@ -124,7 +124,7 @@ class Waiting:
             case Park():
                 self._park(item, outcome, text, trace)
             case Die(reason):
-                self.die(item, reason, text, trace)
+                self.die(item, reason, f"{text}{why_ended(outcome)}", trace)
             case Finish(reason):
                 item.failure = (f"dropped: {reason}", text)
                 item.attempts -= 1  # finishing counts it
