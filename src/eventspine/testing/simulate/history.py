@@ -9,7 +9,7 @@ import os
 import traceback
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import isawaitable
 from typing import Any
 
@@ -84,7 +84,7 @@ class Setup:
         with quiet(), _listening(world), _named(seed):
             broken = self._run(world)
         loop = world.loop
-        return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.time())
+        return History(seed, broken, tuple(world.dice.injected), world.timeline, loop.steps, loop.elapsed_s)
 
     def _run(self, world: World) -> str | None:
         loop = world.loop
@@ -234,8 +234,11 @@ def _named(seed: int) -> Iterator[None]:
 
 
 def shortened(setup: Setup, failing: History) -> History:
-    """The same failure with as few faults as possible: first halves are left out, then less and less, then one after the
-    other until none can be spared."""
+    """The same failure with as few faults as possible: none, if it takes none; else first halves are left out, then less and
+    less, then one after the other until none can be spared."""
+    bare = replace(setup, faults=Faults.none()).run(failing.seed)
+    if bare.broken:
+        return bare
     left_out: frozenset[Place] = frozenset()
     best, tries = failing, SHORTENING_MAX
     size = max(1, len(failing.faults) // 2)

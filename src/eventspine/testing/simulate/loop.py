@@ -17,7 +17,7 @@ import sys
 import threading
 import types
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, ContextVar, copy_context
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 STEPS_MAX = 200_000  # of one process in one history
 CLOSE_MAX = 50
+IDLE_S = 10.0  # between two looks at whether time may be jumped over
 
 
 class Stuck(Exception):
@@ -86,7 +87,10 @@ class Loop(asyncio.BaseEventLoop):
     def __init__(self, chance: random.Random) -> None:
         super().__init__()
         self._chance = chance.random
-        self._now = 0.0
+        self._now = 0.0  # what was lived through: it is what asyncio sees
+        self.skipped_s = 0  # and what was jumped over (idle.py)
+        self.passing: Callable[[], None] | None = None  # asked now and then when nobody has anything to do
+        self._passing_at = IDLE_S
         self._timers: list[tuple[float, int, Timed]] = []
         self._asked = 0
         self.world = Turns("world")
@@ -191,7 +195,10 @@ class Loop(asyncio.BaseEventLoop):
             if step in turns.accidents and self._is_kept_from(turns, turn):
                 continue
             if step > STEPS_MAX:
-                raise Stuck(f"After {STEPS_MAX} turns of {turns.name} there is no end of it.")
+                raise Stuck(
+                    f"After {STEPS_MAX} turns of {turns.name}, in {self.elapsed_s:.0f} s of virtual time, there is no end of it. A history is to "
+                    "be short: publish less in drive, look less often, or sleep for less, unless nothing is to be done meanwhile: that costs nothing."
+                )
             try:
                 turn.context.run(*turn.call)
             except (SystemExit, KeyboardInterrupt):
@@ -208,6 +215,9 @@ class Loop(asyncio.BaseEventLoop):
         return True
 
     def _pass_time(self) -> None:
+        if self._now >= self._passing_at and self.passing is not None:
+            self._passing_at = self._now + IDLE_S
+            self.passing()
         while self._timers:
             when, _, timer = heapq.heappop(self._timers)
             turns = timer.turns
@@ -220,6 +230,24 @@ class Loop(asyncio.BaseEventLoop):
             if self._ready:
                 return
         raise Stuck("Nothing is left to happen.")
+
+    @property
+    def elapsed_s(self) -> float:
+        """Virtual time since the beginning."""
+        return self._now + self.skipped_s
+
+    def timers(self) -> Iterator[tuple[Timed, float]]:
+        """Those that will ring, and in how many seconds."""
+        return ((timer, when - self._now) for when, _, timer in self._timers if not timer.gone and timer.turns.alive)
+
+    def skip(self, seconds: int, beyond_s: float) -> None:
+        """Jump over so much time: timers that are further off than `beyond_s` are that much nearer."""
+        self.skipped_s += seconds
+        self._timers = [
+            (when - seconds if when - self._now > beyond_s else when, number, timer)
+            for when, number, timer in self._timers
+        ]
+        heapq.heapify(self._timers)
 
     @property
     def steps(self) -> int:

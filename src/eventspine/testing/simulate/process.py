@@ -36,7 +36,7 @@ class SimulatedClock:
         self.ahead_us = 0
 
     def now_us(self) -> int:
-        return STARTED_US + round(self._loop._now * 1e6) + self.ahead_us
+        return STARTED_US + round(self._loop.elapsed_s * 1e6) + self.ahead_us
 
     def monotonic(self) -> float:
         return self._loop._now + 1.0

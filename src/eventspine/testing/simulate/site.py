@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ...clock import Clock
@@ -58,6 +58,11 @@ class Site:
 
     def rows(self, *states: str) -> list[Row]:
         return [row for row in self.journal._tables.deliveries.values() if row.state in states]
+
+    def dues(self) -> Iterator[int]:
+        """When events are that were scheduled, and attempts that are to come."""
+        yield from (timer.due_us for timer in self.journal._tables.timers.values())
+        yield from (row.due_us for row in self.rows("parked") if row.due_us is not None)
 
     def given_up(self, rows: Sequence[Row]) -> list[Dead]:
         """As scenarios and invariants see them."""

@@ -20,7 +20,8 @@ from ...writing import Asked
 from .accidents import Accidents
 from .broker import Kind
 from .faults import Dice, Faults, Place
-from .loop import Loop
+from .idle import Idle
+from .loop import Loop, Timed
 from .process import Process, SimulatedClock
 from .shared import MARK
 from .site import Dead, Site
@@ -78,6 +79,9 @@ class World:
         self.accidents = Accidents(self)
         self._asked = Asked()  # of this world, by the scenario
         self._count = processes
+        self.looking: Timed | None = None  # the next look of `settle`
+        self.loop.passing = Idle(self).jump
+        self._until_s = 0.0
         self._unfinished_at = -1  # commits of all journals, when there was last seen to be something unfinished
         self._spine = Spine(self._outside.journal, service=self._outside.speaks, clock=self.clock)
 
@@ -222,7 +226,7 @@ class World:
         return amount
 
     def tell(self, who: str, what: str, detail: object) -> None:
-        self.timeline.append(Told(self.loop._now, who, what, detail))
+        self.timeline.append(Told(self.loop.elapsed_s, who, what, detail))
 
     def committed(self, process: Process, unit: Unit, verdict: Verdict) -> None:
         if unit.statements or verdict.kind != "done" or unit.puts or unit.changes:
@@ -245,12 +249,14 @@ class World:
 
     def unfinished(self) -> list[str]:
         """What subscriptions have still to do, and what is still on its way."""
-        waiting = [told for site in self.sites for told in site.unfinished()]
+        return [*(told for site in self.sites for told in site.unfinished()), *self.on_their_way()]
+
+    def on_their_way(self) -> Iterator[str]:
         for origin, site, channel in self.ways():
             arrived = {record.id for record in site.records}
             left = sum(record.channel == channel and record.id not in arrived for record in origin.records)
-            waiting += [f"{left} of {channel} on their way to {site.name}"] * bool(left)
-        return waiting
+            if left:
+                yield f"{left} of {channel} on their way to {site.name}"
 
     def ways(self) -> Iterator[tuple[Site, Site, str]]:
         """What a broker carries: from where, to where, which channel."""
@@ -260,28 +266,36 @@ class World:
                     yield from ((origin, site, channel) for origin in self.sites if channel in origin.publishes)
 
     async def settle(self, limit_s: float) -> None:
-        """Until everything published is finished: done, or dead."""
+        """Until everything published is finished: done, or dead. The time for it counts from what is due last."""
         self.accidents.soon()
-        until = self.loop._now + limit_s + self._scheduled_s()
-        while self.accidents.to_come or not self._all_at_work() or self._unfinished_still():
-            if self.loop._now > until:
+        self._until_s = max(self.loop.elapsed_s, self._last_due_s()) + limit_s
+        while self.accidents.to_come or not self._all_at_work() or self._unfinished_still(limit_s):
+            if self.loop.elapsed_s > self._until_s:
                 left = "; ".join(self.unfinished()) or "an accident is still to come"
                 raise NotSettled(f"Not finished {limit_s:g} s after the last event: {left}")
-            await asyncio.sleep(LOOK_S)
+            await self._look()
         for site in self.sites:
             site.head = len(site.records)
 
-    def _unfinished_still(self) -> bool:
+    async def _look(self) -> None:
+        """A sleep that keeps no time from being jumped over."""
+        looked = self.loop.create_future()
+        self.looking = self.loop.call_later(LOOK_S, looked.set_result, None)
+        await looked
+
+    def _unfinished_still(self, limit_s: float) -> bool:
         """Counted again only after something was committed."""
         commits = sum(site.journal.commits for site in self.sites)
         if commits == self._unfinished_at:
             return True
         self._unfinished_at = commits if self.unfinished() else -1
+        self._until_s = max(self._until_s, self._last_due_s() + limit_s)
         return self._unfinished_at >= 0
 
-    def _scheduled_s(self) -> float:
-        last = max((timer.due_us for site in self.sites for timer in site.journal._tables.timers.values()), default=0)
-        return max(0.0, (last - self.clock.now_us()) / 1e6)
+    def _last_due_s(self) -> float:
+        """When the last scheduled event is to come, or the last attempt that is known of."""
+        last_us = max((due_us for site in self.sites for due_us in site.dues()), default=0)
+        return self.loop.elapsed_s + (last_us - self.clock.now_us()) / 1e6
 
     def _all_at_work(self) -> bool:
         alive = [process.site for process in self.processes]
