@@ -9,6 +9,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import threading
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
@@ -392,12 +393,37 @@ def test_real_threads_networks_and_connections_are_refused() -> None:
             simulate(handling(function), drive=orders, histories=1, seed=1, faults=Faults.none())
 
 
+def test_a_thread_of_the_handlers_own_is_refused() -> None:
+    """As of an asynchronous driver for SQLite."""
+
+    async def asks(event: OrderPlaced) -> None:
+        loop = asyncio.get_running_loop()
+        answer = loop.create_future()
+        thread = threading.Thread(target=loop.call_soon_threadsafe, args=(answer.set_result, None))
+        thread.start()
+        thread.join()
+        await answer
+
+    with pytest.raises(SimulationFailed, match="This can't be simulated: a thread .* Give the services a fake"):
+        simulate(handling(asks), drive=orders, histories=1, seed=1, faults=Faults.none())
+
+
+def test_who_waits_for_something_real_is_told_that_it_can_not_be_simulated() -> None:
+    async def waits(event: OrderPlaced) -> None:
+        await asyncio.Event().wait()
+
+    with pytest.raises(
+        SimulationFailed, match=r"mine\.waits ran out of time\. If it awaits something outside .* Give it a fake"
+    ):
+        simulate(handling(waits), drive=orders, invariants=[nothing_is_dead], histories=1, seed=1)
+
+
 def test_joining_a_connection_is_refused_with_what_can_be_simulated() -> None:
     async def joins(event: OrderPlaced, delivery: Delivery) -> None:
         with closing(sqlite3.connect(":memory:")) as connection:
             delivery.join(connection)
 
-    history = Setup((handling(joins),), orders, (nothing_is_dead,), 1, Faults.none(), None).run(1)
+    history = Setup((handling(joins),), orders, (), 1, Faults.none(), None).run(1)
     assert "no database that within= or delivery.join() could write on" in str(history.broken)
 
 

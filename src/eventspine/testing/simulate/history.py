@@ -91,7 +91,7 @@ class Setup:
         try:
             return loop.run_until_complete(self._live(world))
         except Stuck as stuck:
-            return loop.refused or str(stuck)
+            return world.refused or str(stuck)
         finally:
             loop.bury_threads()
             for process in (*world.processes, *world.ended, *world.killed):
@@ -107,10 +107,10 @@ class Setup:
         try:
             await world.settle(self.settled_within_s)
         except NotSettled as error:
-            return world.loop.refused or str(error)
+            return world.refused or _with_advice(world, str(error))
         await world.stop()
         world.refuse_unawaited()
-        return world.loop.refused or self._checked(world)
+        return world.refused or _with_advice(world, self._checked(world))
 
     async def _driven(self, world: World) -> None:
         driving: Any = self.drive(world)
@@ -150,6 +150,16 @@ def _raised_at(holds: Invariant, error: Exception) -> str:
     at = next((frame for frame in reversed(frames) if frame.filename == file), frames[-1])
     line = f": {at.line}" if at.line else ""
     return f" ({os.path.basename(at.filename)}, line {at.lineno}{line})"
+
+
+def _with_advice(world: World, broken: str | None) -> str | None:
+    """What waits for something real is not seen to: nothing else is under way, so its time is over at once."""
+    if broken is None or (name := world.timed_out) is None:
+        return broken
+    return (
+        f"{broken}\n\n{name} ran out of time. If it awaits something outside of the simulation, such as a socket, a thread or another "
+        "process, it can't be simulated: virtual time does not wait for real answers. Give it a fake, for example in its lifespan."
+    )
 
 
 def _said(holds: Invariant, answer: Any) -> str | None:

@@ -122,6 +122,8 @@ class Loop(asyncio.BaseEventLoop):
     ) -> Turn:
         handed = self.handed.get(threading.current_thread())
         if handed is None:
+            if threading.get_ident() != self._thread_id:  # type: ignore[attr-defined]
+                self.refused = _not_simulated("a thread that is not of this history has answered")
             return self.call_soon(callback, *args, context=context)
         here = context or copy_context()
         handed.ask(partial(here.run, callback, *args))
@@ -138,10 +140,7 @@ class Loop(asyncio.BaseEventLoop):
 
     def refuse(self, what: str) -> NoReturn:
         """Real threads and networks take their own time, so no history would be the same twice."""
-        self.refused = (
-            f"This can't be simulated: {what}, and nothing outside of the history may take part in it. Give the services "
-            f"a fake in its place, for example in their lifespan."
-        )
+        self.refused = _not_simulated(what)
         raise RuntimeError(self.refused)
 
     def call_at(  # type: ignore[override]
@@ -310,6 +309,13 @@ class Loop(asyncio.BaseEventLoop):
             _close(generator.aclose())
         turns.tasks.clear()
         turns.generators.clear()
+
+
+def _not_simulated(what: str) -> str:
+    return (
+        f"This can't be simulated: {what}, and nothing outside of the history may take part in it. Give the services "
+        f"a fake in its place, for example in their lifespan."
+    )
 
 
 def sweep(generation: int = 2) -> None:

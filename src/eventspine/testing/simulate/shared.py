@@ -100,6 +100,7 @@ class SharedJournal(MemoryJournal):
         super().__init__(clock)
         self.business = business
         self.held: Held | None = None
+        self.refused: str | None = None  # what was asked of it that no history can do
         self.commits = 0  # and whatever else may finish something
         self._tables.run_statements = business.run
 
@@ -141,11 +142,12 @@ class SharedJournal(MemoryJournal):
             self.held.end("died with its process")
 
     def write_within(self, connection: Any, unit: Unit) -> NoReturn:
-        raise SettingsError(
-            "A simulated history has no database that within= or delivery.join() could write on. Simulate handlers that use "
-            "delivery.execute(), delivery.publish() or delivery.transaction(); the others' promises are kept by the journal "
-            "that your transaction is on."
+        self.refused = (
+            "This can't be simulated: a simulated history has no database that within= or delivery.join() could write on. Simulate "
+            "handlers that use delivery.execute(), delivery.publish() or delivery.transaction(); the others' promises are kept by the "
+            "journal that your transaction is on, and testing.spine(..., url=...) tests them."
         )
+        raise SettingsError(self.refused)
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         await self._free()

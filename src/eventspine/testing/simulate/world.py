@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, TypeVar
 
 from ...brokers.memory import Server
-from ...errors import SettingsError, UnknownPublisher
+from ...errors import HandlerTimeout, SettingsError, UnknownPublisher
 from ...events import describe
 from ...journal.port import Drop, Record, Replay, Unit, Verdict
 from ...publishing import Receipt
@@ -246,6 +246,17 @@ class World:
             self.tell(name, "starts", "")
 
     # --- the end ------------------------------------------------------------------------------------------------------
+
+    @property
+    def refused(self) -> str | None:
+        """Why this can't be simulated, if something was done that can't be."""
+        return self.loop.refused or next((site.journal.refused for site in self.sites if site.journal.refused), None)
+
+    @property
+    def timed_out(self) -> str | None:
+        """A handler that ran out of time."""
+        rows = (row for site in self.sites for row in site.given_up(site.rows("parked", "dead")))
+        return next((row.handler for row in rows if row.reason == HandlerTimeout.__name__), None)
 
     def unfinished(self) -> list[str]:
         """What subscriptions have still to do, and what is still on its way."""
