@@ -241,9 +241,10 @@ async def test_a_thread_that_waits_for_what_it_follows_waits_no_longer_than_its_
 
 @pytest.mark.parametrize("swallowed", [False, True])
 async def test_one_that_joins_behind_another_is_handled_again_when_that_is_stored(
-    tmp_path: Path, swallowed: bool
+    tmp_path: Path, swallowed: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever the handler makes of the error. From then on nothing of its subscription follows before it may."""
+    caplog.set_level("INFO", "eventspine.engine")
     begun: list[int] = []
     path = tmp_path / "journal.db"
 
@@ -273,6 +274,8 @@ async def test_one_that_joins_behind_another_is_handled_again_when_that_is_store
         assert [row["number"] for row in await spine.journal.query("select number from seen", {})] == [1, 2, 3]
         assert await finished_upto(spine, "mail.note") == 4
         assert await spine.journal.deliveries() == []
+    assert "is handled again, since what comes before it in its key was not stored yet" in caplog.text
+    assert "no longer ours" not in caplog.text, "no lease was lost"
 
 
 async def test_one_that_joins_behind_another_that_was_refused_is_handled_again_behind_it(tmp_path: Path) -> None:

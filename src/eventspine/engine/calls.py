@@ -187,7 +187,7 @@ async def follows(subscription: Subscription, item: Item) -> bool:
     if item.lane.turn == item.turn:
         item.turn = 0
         return True
-    subscription.fenced(item)
+    subscription.comes_again(item)
     return False
 
 

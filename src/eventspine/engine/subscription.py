@@ -290,6 +290,15 @@ class Subscription:
         """Somebody else owns this now: what the handler changed is dropped, and the owner handles it."""
         self.host.fenced += 1
         self.waiting.say(item, logging.INFO, "%s: %s is no longer ours; its effects were dropped", name_of(item))
+        self._load_again(item)
+
+    def comes_again(self, item: Item) -> None:
+        """What it follows in its key was refused, or was not stored yet when it joined a transaction: nothing is wrong with it."""
+        said = "%s: %s is handled again, since what comes before it in its key was not stored yet; its effects were dropped"
+        self.waiting.say(item, logging.INFO, said, name_of(item))
+        self._load_again(item)
+
+    def _load_again(self, item: Item) -> None:
         self.release(item)
         if item.part.alive:  # else it is known already, and loaded anew
             self.drop(item.part.number)
