@@ -237,9 +237,9 @@ async def test_runs_have_no_aggregates() -> None:
 
     @service.on(Ordered, batch=Batch(10))
     async def many(events: list[Ordered], delivery: BatchDelivery) -> None:
-        with pytest.raises(SpineError, match="one of them can't load"):
+        with pytest.raises(SpineError, match="can't load aggregates, for the run or for one event of it"):
             await delivery.of(events[0]).load(Account, "ann")
-        with pytest.raises(SpineError, match="one of them can't save"):
+        with pytest.raises(SpineError, match="can't save aggregates, for the run or for one event of it"):
             delivery.of(events[0]).save(Account("ann"))
 
     async with testing.spine(service) as spine:
@@ -255,3 +255,31 @@ async def test_a_delivery_made_by_hand_says_where_to_test_it() -> None:
         await by_hand.load(Account, "ann")
     with pytest.raises(SettingsError, match=r"testing.given"):
         by_hand.save(account)
+
+
+async def test_who_loads_what_another_service_has_is_told_which() -> None:
+    """A test that speaks for nobody is told so by the service `test`, which is nobody's."""
+    service = Service("bank")
+
+    @service.on(Ordered)
+    async def begins(event: Ordered, delivery: Delivery) -> None:
+        account = await delivery.load_or_new(Account, event.account)
+        account.begin()
+        delivery.save(account)
+
+    async with testing.spine(service) as spine:
+        await spine.publish(Ordered(account="ann"))
+        await spine.idle()
+        with pytest.raises(NoSuchAggregate, match=r"no Account 'ann' in test, .* is in bank\. .* service="):
+            await spine.load(Account, "ann")
+        with pytest.raises(NoSuchAggregate, match="To make one, write Account"):
+            await spine.load(Account, "bob")
+    assert (await _spoken_for(service)).version == 1
+
+
+async def _spoken_for(service: Service[None]) -> Account:
+    async with testing.spine(service, service=service) as spine:
+        account = await spine.load_or_new(Account, "ann")
+        account.begin()
+        await spine.save(account)
+        return await spine.load(Account, "ann")

@@ -74,7 +74,7 @@ def test_the_idempotency_key_depends_on_the_event_and_the_handler() -> None:
 async def test_queries_are_answered_by_rows_by_a_function_or_by_a_connection() -> None:
     order = OrderPlaced(order_id="A")
     with pytest.raises(Reject, match="attempt 2"):
-        await reserve(order, testing.delivery(order, resources=Mailer(), attempt=2))
+        await reserve(order, testing.delivery(order, resources=Mailer(), attempt=2, rows=[]))
     asked: list[Any] = []
 
     def rows(sql: str, **parameters: Any) -> list[dict[str, Any]]:
@@ -159,3 +159,10 @@ async def test_what_the_engine_would_refuse_is_refused() -> None:
     with pytest.raises(EventRefused):
         delivery.publish(Huge(text="x" * 2_000_000))
     assert delivery.published == []
+
+
+async def test_a_query_that_nobody_answers_is_refused() -> None:
+    """It found nothing, and a handler that never saw a row passed its test."""
+    with pytest.raises(SettingsError, match=r"rows= \(rows=\[\] for none\), or connection="):
+        await testing.delivery(OrderPlaced(order_id="A")).query("select 1")
+    assert await testing.delivery(OrderPlaced(order_id="A"), rows=[]).query("select 1") == []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import threading
 import traceback
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,26 @@ async def test_it_can_run_on_a_file_of_the_tests_own(tmp_path: Path) -> None:
             await spine.idle()
     async with testing.spine(url=url) as spine:
         assert [event.order_id for event in spine.published(StockReserved)] == ["A", "B"]
+
+
+async def test_postgresql_is_refused_with_what_tests_it() -> None:
+    with pytest.raises(
+        SettingsError, match=r"memory or a SQLite file.*'postgresql://…@db/shop'.*spine servers up postgres"
+    ):
+        testing.spine(make_inventory(), url="postgresql://ann:secret@db/shop")
+
+
+async def test_joining_in_memory_is_told_what_to_give_the_test() -> None:
+    @handling()
+    async def watch(event: OrderPlaced, delivery: Delivery) -> None:
+        with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+            connection.execute("begin")
+            delivery.join(connection)
+
+    with pytest.raises(SettingsError, match=r"delivery\.join\(\).*url=f\"sqlite:///.*sql=True"):
+        async with testing.spine(watch) as spine:
+            await spine.publish(OrderPlaced(order_id="A"))
+            await spine.idle()
 
 
 # --- what handlers raise ------------------------------------------------------------------------------------------------

@@ -103,8 +103,9 @@ class MemoryJournal:
 
     def write_within(self, connection: Any, unit: Unit) -> Verdict:
         raise SettingsError(
-            "The memory journal has no connection to write on. Use a SQLite journal on the file of your connection, "
-            "or publish without within=."
+            "The memory journal has no connection to write on, for within= or delivery.join(). Use a journal on the database of your "
+            'connection, such as sqlite:///spine.db; in a test, testing.spine(..., url=f"sqlite:///{tmp_path}/spine.db") on the file of your '
+            "connection. Or publish without within=, and change rows with delivery.execute() (testing.spine(..., sql=True))."
         )
 
     async def fire(self, now_us: int, limit: int) -> int:

@@ -48,11 +48,11 @@ class State:
     async def load(self, aggregate: type[A], id: Identity, /, **at: Unpack[At]) -> A:
         """The aggregate of the service that this spine speaks for. Raises NoSuchAggregate when it has no events. With
         `at_version`, `at_position` or `at` (a time): as it was, to look at."""
-        from .streams import AsOf, load
+        from .streams import AsOf, load_here
 
         speaker = self._speaker()
         await self._at_first_use()
-        return await load(self.journal, speaker.service, aggregate, id, AsOf.of(**at))
+        return await load_here(self.journal, speaker.service, aggregate, id, AsOf.of(**at))
 
     async def load_or_new(self, aggregate: type[A], id: Identity, /) -> A:
         """The aggregate; new, at version 0, where it has no events."""

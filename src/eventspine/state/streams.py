@@ -22,7 +22,7 @@ from ..errors import (
     UnknownEvent,
     VersionsDeleted,
 )
-from ..journal.port import Noted, Record
+from ..journal.port import Noted, Record, Subscription
 from ..wording import plural
 from . import snapshots
 from .aggregate import Aggregate, Identity
@@ -43,6 +43,11 @@ class Streams(Protocol):
     async def notes(
         self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
     ) -> list[Noted]: ...
+
+
+class Journal(Streams, Protocol):
+    async def stream_version(self, service: str, stream: str) -> int: ...
+    async def subscriptions(self) -> list[Subscription]: ...
 
 
 class At(TypedDict, total=False):
@@ -123,6 +128,30 @@ async def load(journal: Streams, service: str, cls: type[A], id: Identity, as_of
             id=found.id,
         )
     return found
+
+
+async def load_here(journal: Journal, service: str, cls: type[A], id: Identity, as_of: AsOf) -> A:
+    """`load`, for a spine; whoever speaks for another service than the one that has the aggregate is told which does."""
+    try:
+        return await load(journal, service, cls, id, as_of)
+    except NoSuchAggregate as error:
+        if not as_of.is_now or (owner := await _owner(journal, cls, id, service)) is None:
+            raise
+        stream = shape_of(cls).stream(cls(id).id)
+        raise NoSuchAggregate(
+            f"There is no {cls.__name__} {cls(id).id!r} in {service}, for which this spine speaks; the stream {stream!r} is in {owner}. "
+            f"Load it with a spine that speaks for that service, which it is told by service=.",
+            **error.details,
+        ) from None
+
+
+async def _owner(journal: Journal, cls: type[Aggregate], id: Identity, here: str) -> str | None:
+    """Another service, of those that run on this journal, that has the stream."""
+    stream = shape_of(cls).stream(cls(id).id)
+    for name in sorted({one.service for one in await journal.subscriptions()} - {here}):
+        if await journal.stream_version(name, stream):
+            return name
+    return None
 
 
 async def load_or_new(journal: Streams, service: str, cls: type[A], id: Identity, as_of: AsOf = _NOW) -> A:

@@ -112,7 +112,7 @@ def delivery(
     *,
     attempt: int = 1,
     resources: R = None,  # type: ignore[assignment]  # its default, when a service has none
-    rows: Rows = (),
+    rows: Rows | None = None,
     connection: sqlite3.Connection | None = None,
     handler: str = "test.handler",
     key: str | None = None,
@@ -125,7 +125,8 @@ def delivery(
 ) -> HandDelivery[R]:
     """A delivery of `event` for an `async def` handler.
 
-    `rows`: what `query` answers: rows, or a function that is given the SQL and its parameters. `connection`: of SQLite,
+    `rows`: what `query` answers: rows, or a function that is given the SQL and its parameters; without them, and without a
+    connection, it refuses. `connection`: of SQLite,
     for `query` and `transaction`. `key`: another than the event's own. `id`: of the event; the same id and `handler` have the
     same idempotency key."""
     own = clock or SystemClock()
@@ -142,7 +143,7 @@ def sync_delivery(
     *,
     attempt: int = 1,
     resources: R = None,  # type: ignore[assignment]  # its default, when a service has none
-    rows: Rows = (),
+    rows: Rows | None = None,
     connection: sqlite3.Connection | None = None,
     handler: str = "test.handler",
     key: str | None = None,
@@ -212,7 +213,7 @@ class _Subscription:
     waits_for_dead = False
 
     def __init__(
-        self, handler: str, clock: Clock, resources: Any, rows: Rows, connection: sqlite3.Connection | None
+        self, handler: str, clock: Clock, resources: Any, rows: Rows | None, connection: sqlite3.Connection | None
     ) -> None:
         from hashlib import blake2b
 
@@ -250,13 +251,18 @@ class _Journal:
 
     id = url = "by hand"
 
-    def __init__(self, rows: Rows, connection: sqlite3.Connection | None) -> None:
+    def __init__(self, rows: Rows | None, connection: sqlite3.Connection | None) -> None:
         self._rows = rows
         self._connection = connection
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
         if self._connection is not None:
             return _fetched(self._connection.execute(sql, parameters))
+        if self._rows is None:
+            raise SettingsError(
+                "This delivery was made by hand and has no database, so it can't say what this query finds: give it rows= (rows=[] for none), "
+                "or connection=, to testing.delivery() or sync_delivery()."
+            )
         rows = self._rows(sql, **parameters) if callable(self._rows) else self._rows
         return [dict(row) for row in rows]
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from ..errors import SettingsError
+from ..journal import without_password
 from ..journal.memory import MemoryJournal
 from ..journal.port import Journal
 from ..journal.sqlite import SQLiteJournal
@@ -89,6 +90,12 @@ def _seed(given: int | None) -> int:
 
 
 def _journal(url: str | None, clock: VirtualClock, stack: AsyncExitStack, sql: bool) -> Journal:
+    if url is not None and "://" in url and not url.startswith(("memory://", "sqlite://")):
+        raise SettingsError(
+            f"testing.spine() runs on a journal in memory or a SQLite file, sqlite:///{{tmp_path}}/spine.db, and not on "
+            f"{without_password(url)!r}: no other stands still with its clock. Services with SQL of another database's are tested with a "
+            "Spine on such a one, which `spine servers up postgres` starts."
+        )
     if url is not None and not url.startswith("memory://"):
         return _SQLite(url, clock)
     if not sql:
