@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import django
@@ -52,6 +54,8 @@ def test_a_project_that_is_set_up_as_the_page_says_has_nothing_to_hear(path):
         ({"RUN": ["nobody.knows"]}, "E001", "no module 'nobody'"),
         ({"RUN": ["os:path"]}, "E001", "os:path is no Service"),
         ({"DATABASES": "default"}, "E001", "Did you mean 'DATABASE'"),
+        ({"RUN": "nobody.knows"}, "E001", "no module 'nobody'"),
+        ({"RUN": 7}, "E001", "or one of them; not 7"),
         ({"DATABASE": "nowhere"}, "E001", "nowhere"),
         ({"TRUST_REQUEST_ID": "yes"}, "E001", "True or False"),
         ({"DATABASE": "elsewhere"}, "E002", "in SQLite or PostgreSQL"),
@@ -129,3 +133,24 @@ def test_checks_touch_no_database(path):
     found()
     assert connections["default"].connection is None
     assert settings.DATABASES["default"]["NAME"] == path
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"SERVICES": "desk"}, "EVENTSPINE has no 'SERVICES'. Did you mean 'SERVICE'"),
+        ({"RUN": 7}, "is a list of names"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_no_traceback_of_manage_py_check(tmp_path, given, said):
+    (tmp_path / "wrong_settings.py").write_text(
+        f"INSTALLED_APPS = ['eventspine.integrations.django', {APP!r}]\nEVENTSPINE = {given!r}\n"
+        "DATABASES = {'default': {'ENGINE': 'django.db.backends.sqlite3', 'NAME': 'wrong.sqlite3'}}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "django", "check", "--settings=wrong_settings", f"--pythonpath={tmp_path}"],
+        cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=60,
+    )  # fmt: skip
+    assert "(eventspine.E001) EVENTSPINE" in done.stdout
+    assert said in done.stdout
+    assert "Traceback" not in done.stdout

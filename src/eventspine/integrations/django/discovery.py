@@ -20,7 +20,11 @@ NAMED = "EVENTSPINE_DJANGO_RUN"  # `module` or `module:name`, by blanks: of `man
 
 def discover() -> None:
     """Import them, once all models are there, as the admin does with modules named `admin`."""
-    autodiscover_modules(*settings.read().discover)
+    try:
+        names = settings.read().discover
+    except SettingsError:
+        return  # `manage.py check` says it, which begins by setting Django up; and so does whatever reads them next
+    autodiscover_modules(*names)
 
 
 def modules() -> Iterator[ModuleType]:

@@ -4,7 +4,7 @@
         "SERVICE": "shop.events:shop",    # whom publish() speaks for
         "DATABASE": "default",            # the database that has the journal
         "SCHEMA": "spine",                # PostgreSQL: where in it; else the first of the connection's search path
-        "RUN": ["shop.handlers"],         # what `manage.py spine run` runs; else all that is discovered
+        "RUN": ["shop.handlers"],         # what `manage.py spine run` runs, or one such text; else all that is discovered
         "DISCOVER": ["events", "handlers"],  # modules of installed apps that are imported at start
         "TRUST_REQUEST_ID": True,         # whether the middleware takes what clients send
         "TOKEN": True,                    # whether the middleware's answers say what was published (Spine-Token)
@@ -71,9 +71,13 @@ def _value(key: str, value: Any) -> Any:
             return value
         raise SettingsError(f"{NAME}[{key!r}] is True or False; not {value!r}.")
     if kind is tuple:
+        if isinstance(value, str) and value:
+            return (value,)
         if isinstance(value, (list, tuple)) and all(isinstance(one, str) and one for one in value):
             return tuple(value)
-        raise SettingsError(f"{NAME}[{key!r}] is a list of names, such as ['shop.handlers']; not {value!r}.")
+        raise SettingsError(
+            f"{NAME}[{key!r}] is a list of names, such as ['shop.handlers'], or one of them; not {value!r}."
+        )
     if isinstance(value, str) and value:
         return value
     raise SettingsError(f"{NAME}[{key!r}] is a text; not {value!r}.")
