@@ -28,15 +28,182 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.test import TestCase
 
-from eventspine import Delivery, Reject, Service
-from eventspine.errors import DeclarationError
-from eventspine.integrations.django import apublish, atomic_delivery, cancel, publish
+from eventspine import Batch, BatchDelivery, Delivery, Event, Reject, Service, View
+from eventspine.errors import DeclarationError, WouldDeadlock
+from eventspine.integrations.django import apublish, atomic_delivery, cancel, publish, view
 from eventspine.integrations.django.testing import SpineTests, running
-from eventspine.sync import Delivery as SyncDelivery
+from eventspine.sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
 from shop.events import OrderPlaced, StockReserved
 from shop.models import Parcel, Stock
 
 PLACED = OrderPlaced(order="A", sku="pot", units=1)
+
+
+def placed(order, sku="pot"):
+    return OrderPlaced(order=order, sku=sku, units=1)
+
+
+class OrderSeen(Event, context="orders", key="sku"):
+    sku: str
+
+
+class UnitsOf(View, key="sku"):
+    sku: str
+    units: int = 0
+
+
+reports = Service("reports", publishes=())
+
+
+@reports.projection(UnitsOf, OrderPlaced)
+def count(rows: View[UnitsOf], event: OrderPlaced) -> None:
+    if event.units == 13:
+        raise Reject("thirteen")
+    rows.row(event.sku).units += event.units
+
+
+class Runs(SpineTests, TestCase):
+    def test_a_view_is_read_where_its_projection_was_called(self):
+        publish(placed("A"), placed("B"), placed("C", "pan"))
+        assert self.handle(reports) == 3
+        publish(placed("D"))
+        assert self.handle(reports) == 1
+        assert self.handle(reports) == 0
+        assert [(row.sku, row.units) for row in view(UnitsOf).all()] == [("pan", 1), ("pot", 3)]
+
+    def test_another_test_begins_with_an_empty_view(self):
+        self.handle(reports)
+        assert view(UnitsOf).all() == []
+
+    def test_who_waits_for_what_was_handled_need_not_wait(self):
+        receipt = publish(PLACED)
+        other = publish(OrderSeen(sku="pot"))  # which the projection has no use for
+        with self.assertRaisesMessage(WouldDeadlock, "In a test, call self.handle() first"):
+            view(UnitsOf).wait(receipt)
+        self.handle(reports)
+        view(UnitsOf).wait(receipt)
+        view(UnitsOf).wait(other)
+        with self.assertRaises(WouldDeadlock):
+            view(UnitsOf).wait(publish(PLACED))
+
+    def test_what_a_projection_raises_is_raised_here_with_the_event(self):
+        publish(placed("A"), OrderPlaced(order="B", sku="pot", units=13), placed("C"))
+        for _ in range(2):
+            with self.assertRaisesMessage(Reject, "thirteen") as caught:
+                self.handle(reports)
+            [note] = caught.exception.__notes__
+            assert note.startswith("eventspine: raised by reports.count, handling orders.OrderPlaced key=pot ")
+        assert view(UnitsOf).get("pot").units == 1  # it stands there, as in operation
+
+    def test_what_is_handled_and_rolled_back_leaves_the_view_as_it_was(self):
+        with self.assertRaises(ValueError), transaction.atomic():
+            publish(PLACED)
+            self.handle(reports)
+            raise ValueError
+        publish(placed("B"))
+        assert self.handle(reports) == 1
+        assert view(UnitsOf).get("pot").units == 1
+
+    def test_the_newest_version_of_a_view_is_read(self):
+        class Twice(View, key="sku", name="units_twice", version=2):
+            sku: str
+            units: int = 0
+
+        class Once(View, key="sku", name="units_twice"):
+            sku: str
+            units: int = 0
+
+        both = Service("both", publishes=())
+
+        @both.projection(Once, OrderPlaced, name="kept")
+        def once(rows: View[Once], event: OrderPlaced) -> None:
+            rows.row(event.sku).units += 1
+
+        @both.projection(Twice, OrderPlaced, name="kept")
+        def twice(rows: View[Twice], event: OrderPlaced) -> None:
+            rows.row(event.sku).units += 2
+
+        publish(PLACED)
+        assert self.handle(both) == 2
+        assert view(Twice).get("pot").units == 2
+
+    def test_a_handler_of_runs_gets_all_that_there_is_in_runs_of_its_size(self):
+        seen = []
+        batching = Service("batching", publishes="warehouse")
+
+        @batching.on(OrderPlaced, batch=Batch(2))
+        def store(events: list[OrderPlaced], delivery: SyncBatchDelivery[str]) -> None:
+            seen.append([event.order for event in events])
+            delivery.execute('insert into shop_parcel ("order") values (:order)', order=events[0].order)
+            assert delivery.query("select count(*) as n from shop_stock") == [{"n": 1}]
+            assert (delivery.of(events[0]).key, delivery.resources) == ("pot", "fake")
+            delivery.publish(StockReserved(order=events[-1].order), cause=events[-1])
+
+        @batching.on(OrderPlaced, batch=Batch(10))
+        async def wait(events: list[OrderPlaced], delivery: BatchDelivery[str]) -> None:
+            seen.append(len(events))
+            assert await delivery.query("select count(*) as n from shop_stock") == [{"n": 1}]
+
+        Stock.objects.create(sku="pot", free=1)
+        publish(placed("A"), placed("B"), placed("C"))
+        assert self.handle(batching, resources="fake") == 6
+        assert seen == [["A", "B"], ["C"], 3]
+        assert {parcel.order for parcel in Parcel.objects.all()} == {"A", "C"}
+        assert self.published(StockReserved) == [StockReserved(order="B"), StockReserved(order="C")]
+        caused = self.spine.records()[-1]
+        assert caused.causation and caused.source == "batching"
+
+    def test_what_a_run_names_as_failed_is_raised_and_the_rest_is_done(self):
+        naming = Service("naming", publishes="warehouse")
+        calls = []
+
+        @naming.on(OrderPlaced, batch=Batch(10))
+        def store(events: list[OrderPlaced], delivery: SyncBatchDelivery) -> None:
+            calls.append([event.order for event in events])
+            for event in events:
+                if event.order == "B":
+                    delivery.dead(event, "no B")
+                delivery.execute('insert into shop_parcel ("order") values (:order)', order=event.order)
+
+        publish(placed("A"), placed("B", "pan"), placed("C", "pan"), placed("D"))
+        with self.assertRaisesMessage(Reject, "no B") as caught:
+            self.handle(naming)
+        assert "naming.store, handling orders.OrderPlaced key=pan" in caught.exception.__notes__[0]
+        assert {parcel.order for parcel in Parcel.objects.all()} == {"A", "D"}
+        assert calls == [["A", "B", "C", "D"], ["A", "D"]]
+        with self.assertRaisesMessage(Reject, "no B"):
+            self.handle(naming)
+        assert calls[2] == ["B", "C"]
+
+    def test_a_run_that_raises_leaves_nothing(self):
+        failing = Service("failing")
+
+        @failing.on(OrderPlaced, batch=Batch(10))
+        def fail(events: list[OrderPlaced]) -> None:
+            Parcel.objects.create(order="B")
+            raise Reject("never")
+
+        publish(placed("A"), placed("B"))
+        with self.assertRaisesMessage(Reject, "never") as caught:
+            self.handle(failing)
+        assert "failing.fail, handling a run of 2, from orders.OrderPlaced key=pot" in caught.exception.__notes__[0]
+        assert not Parcel.objects.exists()
+
+
+class SetUpOnce(SpineTests, TestCase):
+    @classmethod
+    def setUpTestData(cls):
+        publish(PLACED)
+        Stock.objects.create(sku="pot", free=1)
+
+    def test_what_was_published_for_all_tests_is_seen_and_handled(self):
+        assert self.published(OrderPlaced) == [PLACED]
+        assert self.handle() == 2
+
+    def test_in_each_of_them(self):
+        publish(placed("B"))
+        assert self.published(OrderPlaced) == [PLACED, placed("B")]
+        assert Stock.objects.get().free == 1
 
 
 class Kit(SpineTests, TestCase):
@@ -90,8 +257,10 @@ class Kit(SpineTests, TestCase):
             raise Reject("never")
 
         publish(PLACED)
-        with self.assertRaisesMessage(Reject, "never"):
+        with self.assertRaisesMessage(Reject, "never") as caught:
             self.handle(failing)
+        [note] = caught.exception.__notes__
+        assert note.startswith("eventspine: raised by failing.fail, handling orders.OrderPlaced key=pot ")
         assert not Parcel.objects.exists()
         with self.assertRaisesMessage(Reject, "never"):
             self.handle(failing)
@@ -168,10 +337,60 @@ import time
 from django.contrib.auth.models import Permission
 from django.test import TestCase, TransactionTestCase
 
-from eventspine.integrations.django import publish
-from eventspine.integrations.django.testing import SpineTests, running
+from eventspine import Service, View
+from eventspine.integrations.django import publish, view
+from eventspine.integrations.django.testing import Captured, SpineTests, running
 from shop.events import OrderPlaced
 from shop.models import Parcel, Stock
+
+PLACED = OrderPlaced(order="A", sku="pot", units=1)
+
+
+class UnitsOf(View, key="sku"):
+    sku: str
+    units: int = 0
+
+
+reports = Service("reports", publishes=())
+
+
+@reports.projection(UnitsOf, OrderPlaced)
+def count(rows: View[UnitsOf], event: OrderPlaced) -> None:
+    rows.row(event.sku).units += event.units
+
+
+class Views(SpineTests, TransactionTestCase):
+    def counts_one(self):
+        receipt = publish(PLACED)
+        with running(reports):
+            view(UnitsOf).wait(receipt, timeout_s=60)
+        assert view(UnitsOf).get("pot").units == 1
+
+    def test_a_view_is_kept(self):
+        self.counts_one()
+
+    def test_and_begins_anew_in_the_next(self):
+        self.counts_one()
+
+    def test_what_was_handled_by_hand_the_engine_does_not_count_again(self):
+        publish(PLACED)
+        assert self.handle(reports) == 1
+        receipt = publish(PLACED)
+        with running(reports):
+            view(UnitsOf).wait(receipt, timeout_s=60)
+        assert view(UnitsOf).get("pot").units == 2
+
+
+class Flushed(TransactionTestCase):
+    """Without SpineTests: what Django's flush ends, it ends with the journal."""
+
+    def test_one_publishes(self):
+        assert Captured(since=0).published(OrderPlaced) == []
+        publish(PLACED)
+
+    def test_another_does_not_see_it(self):
+        assert Captured(since=0).published(OrderPlaced) == []
+        publish(PLACED)
 
 
 class Real(SpineTests, TransactionTestCase):
@@ -208,13 +427,21 @@ class RowsToo(Rows):
 
 
 def manage_test(
-    tmp_path: Path, tests: str, *options: str, file: bool, code: int = 0, database: dict[str, object] | None = None
+    tmp_path: Path,
+    tests: str,
+    *options: str,
+    file: bool,
+    code: int = 0,
+    database: dict[str, object] | None = None,
+    schema: str = "",
 ) -> str:
     folder = tmp_path / "kit"
     folder.mkdir()
     (folder / "__init__.py").touch()
     (folder / "test_kit.py").write_text(tests)
     instead = f"DATABASES['default'] = {database!r}" if database else ""
+    if schema:
+        instead += f"\nEVENTSPINE = {{**EVENTSPINE, 'SCHEMA': {schema!r}}}"
     (tmp_path / "kit_settings.py").write_text(
         SETTINGS % (repr(str(tmp_path / "test.sqlite3")) if file else None, instead)
     )
@@ -266,10 +493,12 @@ def database(postgres_server: Server) -> dict[str, object]:
     }  # fmt: skip
 
 
-def test_on_postgres_inside_the_transaction_of_a_test_case(tmp_path, database):
-    manage_test(tmp_path, IN_A_TRANSACTION + "\n\nREFUSED = 'never committed'\n", file=False, database=database)
+@pytest.mark.parametrize("schema", ["", "spine"])
+def test_on_postgres_inside_the_transaction_of_a_test_case(tmp_path, database, schema):
+    tests = IN_A_TRANSACTION + "\n\nREFUSED = 'never committed'\n"
+    manage_test(tmp_path, tests, file=False, database=database, schema=schema)
 
 
-@pytest.mark.parametrize("parallel", ["1", "2"])
-def test_on_postgres_with_the_real_engine(tmp_path, database, parallel):
-    manage_test(tmp_path, REAL, "--parallel", parallel, file=False, database=database)
+@pytest.mark.parametrize(("parallel", "schema"), [("1", ""), ("2", ""), ("1", "spine")])
+def test_on_postgres_with_the_real_engine(tmp_path, database, parallel, schema):
+    manage_test(tmp_path, REAL, "--parallel", parallel, file=False, database=database, schema=schema)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 from urllib.parse import quote, urlencode
 from weakref import WeakKeyDictionary
@@ -21,17 +21,18 @@ from django.db import transaction
 
 from ...clock import SystemClock
 from ...errors import SettingsError
+from ...journal import _postgres_calls as calls, _sql_read as read
 from ...journal._postgres_connect import Target, opening, quoted, target_of
 from ...journal._postgres_readers import queried
 from ...journal._postgres_schema import Identity, identity, prepare, schema_of, signed
 from ...journal._postgres_sql import Cursor
 from ...journal._postgres_tables import dialect
 from ...journal._postgres_within import write_within
-from ...journal._sql_tables import run_tables
-from ...journal.port import Unit, Verdict
+from ...journal._sql_tables import Script, run_tables
+from ...journal.port import Registration, Unit, Verdict
 from ...service import Service, tables_script
 from . import settings
-from .store import Kind, Store, delete_all, driver_of
+from .store import Kind, Store, clear_all, driver_of
 from .within import in_transaction
 
 _TURNS = 0x7370_7475  # the advisory lock of one command or aggregate, with a number of its name
@@ -86,7 +87,18 @@ class OnPostgres(Store):
         schema = self._identity.schema
         with self.reading(wrapper) as cursor:
             names = cursor.run(query, ([schema, schema.strip('"')],)).fetchall()
-        delete_all(wrapper, [f"{schema}.{name}" for (name,) in names if name not in _KEPT])
+        clear_all(wrapper, [name for (name,) in names if name not in _KEPT], f"{schema}.")
+
+    def run_tables(self, wrapper: Any, service: str, version: str, script: Script) -> bool:
+        cursor = Cursor(driver_of(wrapper), self._identity.schema)
+        return _run_tables(cursor, self._target, service, version, script, SystemClock().now_us())
+
+    def searching(self, wrapper: Any) -> AbstractContextManager[None]:
+        return _searching(Cursor(driver_of(wrapper), self._identity.schema), self._target)
+
+    def register(self, wrapper: Any, registration: Registration) -> None:
+        with self.reading(wrapper) as cursor:
+            calls.register(cursor, registration, SystemClock().now_us(), read.head(cursor))  # type: ignore[arg-type]
 
 
 class Postgres(Kind):
@@ -151,11 +163,26 @@ class Postgres(Kind):
                 assert service.tables is not None
                 version, script = tables_script(service.tables)
                 with transaction.atomic(using=wrapper.alias):
-                    cursor = Cursor(connection, schema)
-                    if target.schema:
-                        cursor.run(f"set local search_path = {quoted(target.schema)}, public")
-                    run_tables(cursor, dialect(cursor), service.name, version, script, now_us)
+                    _run_tables(Cursor(connection, schema), target, service.name, version, script, now_us)
         return made
+
+
+def _run_tables(cursor: Cursor, target: Target, service: str, version: str, script: Script, now_us: int) -> bool:
+    with _searching(cursor, target):
+        return run_tables(cursor, dialect(cursor), service, version, script, now_us)[0]
+
+
+@contextmanager
+def _searching(cursor: Cursor, target: Target) -> Iterator[None]:
+    """Where the engine would look for tables of services and views. The transaction may be a test's, which goes on where it looked
+    for its own; one that fails is rolled back, and this with it."""
+    if not target.schema:
+        yield
+        return
+    before = cursor.run("select current_setting('search_path')").fetchall()[0]
+    cursor.run(f"set local search_path = {quoted(target.schema)}, public")
+    yield
+    cursor.run("select set_config('search_path', %s, true)", before)
 
 
 def _found(wrapper: Any, target: Target) -> Identity | None:

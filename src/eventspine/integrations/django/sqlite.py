@@ -22,20 +22,20 @@ from django.db import transaction
 from ...clock import SystemClock
 from ...delivery import Delivery
 from ...errors import SettingsError
-from ...journal import _sqlite_within as within, migrations
+from ...journal import _sql_registry as registry, _sqlite_within as within, migrations
 from ...journal._sql_apply import SCHEMA_VERSION
-from ...journal._sql_tables import run_tables
+from ...journal._sql_tables import Script, run_tables
 from ...journal._sqlite_guard import Unguarded, as_unit_failed, bind, check_read
 from ...journal._sqlite_tables import dialect
 from ...journal._sqlite_within import _TAKE_LOCK
 from ...journal.doorbell import Bells
 from ...journal.lockfile import TurnLock
-from ...journal.port import Unit, Verdict
+from ...journal.port import Registration, Unit, Verdict
 from ...journal.sqlite import SQLiteJournal
 from ...service import Service, tables_script
 from ...sync import Spine
 from . import settings
-from .store import Kind, Store, delete_all, driver_of, in_tests
+from .store import Kind, Store, clear_all, driver_of, in_tests
 from .within import in_transaction
 
 _HAS_TABLES = "/*spine*/ select 1 from sqlite_master where type = 'table' and name = 'spine_meta'"
@@ -75,7 +75,14 @@ class _OnSqlite(Store):
 
     def clear(self, wrapper: Any) -> None:
         tables = {name for name in wrapper.introspection.table_names() if name.startswith("spine_")}
-        delete_all(wrapper, sorted(tables - {"spine_meta", "spine_tables"}))
+        clear_all(wrapper, sorted(tables - {"spine_meta", "spine_tables"}))
+
+    def run_tables(self, wrapper: Any, service: str, version: str, script: Script) -> bool:
+        return _run_tables(wrapper.connection, service, version, script, SystemClock().now_us())
+
+    def register(self, wrapper: Any, registration: Registration) -> None:
+        with self.reading(wrapper) as cursor:
+            registry.register(cursor, registration, SystemClock().now_us())
 
 
 class InFile(_OnSqlite):
@@ -203,7 +210,11 @@ def _make_on(wrapper: Any, services: Sequence[Service[Any]] = ()) -> None:
         for service in services:
             assert service.tables is not None
             version, script = tables_script(service.tables)
-            run_tables(connection.cursor(), dialect(Unguarded(connection)), service.name, version, script, now_us)
+            _run_tables(connection, service.name, version, script, now_us)
+
+
+def _run_tables(connection: sqlite3.Connection, service: str, version: str, script: Script, now_us: int) -> bool:
+    return run_tables(connection.cursor(), dialect(Unguarded(connection)), service, version, script, now_us)[0]
 
 
 def _ring(path: Path) -> None:

@@ -189,7 +189,7 @@ class DjangoView(SyncViewReader[V]):
             if in_transaction(wrapper):
                 raise WouldDeadlock(
                     "Inside of transaction.atomic() the database stands still, and so would the view. Wait before it begins; "
-                    "with ATOMIC_REQUESTS, put @transaction.non_atomic_requests above this view."
+                    "with ATOMIC_REQUESTS, put @transaction.non_atomic_requests above this view. In a test, call self.handle() first."
                 )
             time.sleep(pause_s)  # a projection runs in another process, and nothing is held meanwhile
 

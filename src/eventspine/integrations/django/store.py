@@ -12,7 +12,8 @@ from django.db import transaction
 from django.test import utils as testing
 
 from ...delivery import Delivery
-from ...journal.port import Unit, Verdict
+from ...journal._sql_tables import Script
+from ...journal.port import Registration, Unit, Verdict
 from ...service import Service
 
 
@@ -54,7 +55,19 @@ class Store(ABC):
 
     @abstractmethod
     def clear(self, wrapper: Any) -> None:
-        """Empty it, in a test."""
+        """Empty it, in a test; tables of views are dropped, and those of services stay as they are."""
+
+    @abstractmethod
+    def run_tables(self, wrapper: Any, service: str, version: str, script: Script) -> bool:
+        """In the transaction that is open: a test's. Whether it has run now."""
+
+    def searching(self, wrapper: Any) -> AbstractContextManager[None]:
+        """While SQL of services and views runs, in the transaction that is open: it finds what an engine's would."""
+        return nullcontext()
+
+    @abstractmethod
+    def register(self, wrapper: Any, registration: Registration) -> None:
+        """The same, of what a service says when it starts."""
 
 
 class Kind(ABC):
@@ -91,7 +104,14 @@ def in_tests() -> bool:
     return hasattr(testing._TestState, "saved_data")
 
 
-def delete_all(wrapper: Any, tables: Sequence[str]) -> None:
+def clear_all(wrapper: Any, tables: Sequence[str], schema: str = "") -> None:
+    """These tables of the journal's, and views, which are made anew by whoever keeps them."""
+    of_views = f"from {schema}spine_tables where version like %s or version like %s"
+    like = ("view %", "drop view %")  # as state/store.py names them there
     with transaction.atomic(using=wrapper.alias), wrapper.cursor() as cursor:
         for table in tables:
-            cursor.execute(f"delete from {table}")  # noqa: S608 -- names of ours
+            cursor.execute(f"delete from {schema}{table}")  # noqa: S608 -- names of ours, as below
+        cursor.execute(f"select version {of_views}", like)
+        for (version,) in cursor.fetchall():
+            cursor.execute(f'drop table if exists {schema}"{version.rpartition("view ")[2]}"')
+        cursor.execute(f"delete {of_views}", like)

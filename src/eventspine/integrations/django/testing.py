@@ -8,36 +8,27 @@
             self.assertEqual(Stock.objects.get(sku="teapot").free, 2)
 
 `publish()` is the real one, on Django's connection: inside the transaction that `TestCase` never commits, on a database
-in memory too, and an `atomic()` that is rolled back takes its events with it. `handle()` calls the handlers in that same
-transaction, one event after the other; leases, retries and processes are no part of that. For these there is
-`running()`, with `TransactionTestCase`, and on SQLite a test database in a file.
+in memory too, and an `atomic()` that is rolled back takes its events with it. `handle()` calls handlers and projections in
+that same transaction (handling.py); leases, retries and processes are no part of that. For these there is `running()`, with `TransactionTestCase`, and on SQLite a test database in a file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import blake2b
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
-from asgiref.sync import async_to_sync
-from django.db import transaction
 from django.test import TransactionTestCase
 
 from ... import sync
-from ...clock import SystemClock
-from ...delivery import Delivery, publish_returned
 from ...errors import SpineError
 from ...events import describe
-from ...ids import IdSource
 from ...journal import _sql_read as read
-from ...journal.port import Record, Unit, Verdict
-from ...observe.correlation import current
-from ...publishing import Publisher, through
-from ...service import Handler, Service
+from ...journal.port import Record
+from ...service import Service
 from . import discovery, journals
 from .deliveries import prepared
+from .handling import Handling, Views
 
 E = TypeVar("E")
 T = TypeVar("T")
@@ -48,10 +39,10 @@ ROUNDS_MAX = 1_000  # of handle(): services that answer one another for ever
 
 
 class Captured:
-    """What has been published since this was made, on Django's connection."""
+    """What has been published since this was made, or since a position of the feed, on Django's connection."""
 
-    def __init__(self) -> None:
-        self._since = self._head()
+    def __init__(self, *, since: int | None = None) -> None:
+        self._since = self._head() if since is None else since
         self._handled: set[tuple[str, bytes]] = (
             set()
         )  # by subscription and event: a position that is rolled back comes again
@@ -86,39 +77,74 @@ class Captured:
 
     def handle(self, *services: Service[Any], resources: Any = None) -> int:
         """Call every handler of these services (else of all that the project runs) for every event that is published and
-        that it has not handled yet, until there are none; how many deliveries that were. What a handler raises is raised
-        here, and it is called again the next time. `resources` stands in for what the services' lifespans would yield."""
-        subscriptions = [
-            _Subscription(service, handler, resources)
-            for service in services or discovery.to_run()
+        that it has not handled yet, until there are none; how many deliveries that were. A handler of runs (`batch=`), and a
+        projection, is called with all of them at once. What a handler raises is raised here, and so is the first error that a
+        handler of runs names; it is called again the next time. `resources` stands in for what the services' lifespans would
+        yield."""
+        chosen = services or discovery.to_run()
+        handlings = [
+            Handling(service, handler, resources)
+            for service in chosen
             for handler in service.handlers.values()
             if handler.schedule is None  # nothing is published to them: their time is not the test's
         ]
+        views = [Views(service) for service in chosen]
+        for one in views:
+            one.prepare()
+        count = self._handle(handlings)
+        for one in views:
+            one.read_on()
+        return count
+
+    def _handle(self, handlings: Sequence[Handling]) -> int:
         count = 0
         for _ in range(ROUNDS_MAX):
-            waiting = [(one, record) for record in self.records() for one in subscriptions if self._wants(one, record)]
+            waiting = self._waiting(handlings)
             if not waiting:
                 return count
-            for subscription, record in waiting:
-                subscription.deliver(record)
-                self._handled.add((subscription.name, record.id))
-                count += 1
+            for handling, records in waiting:
+                count += self._deliver(handling, records)
         raise SpineError(f"After {ROUNDS_MAX} rounds there are still new events: these services answer one another.")
 
-    def _wants(self, subscription: _Subscription, record: Record) -> bool:
-        return record.type in subscription.types and (subscription.name, record.id) not in self._handled
+    def _waiting(self, handlings: Sequence[Handling]) -> list[tuple[Handling, list[Record]]]:
+        """What is to be called, with what: events one by one, in their order, and behind them the runs."""
+        records = self.records()
+        singly = [one for one in handlings if one.run_max is None]
+        waiting = [(one, [record]) for record in records for one in singly if self._wants(one, record)]
+        for one in handlings:
+            if one.run_max is not None:
+                wanted = [record for record in records if self._wants(one, record)]
+                waiting += [(one, wanted[at : at + one.run_max]) for at in range(0, len(wanted), one.run_max)]
+        return waiting
+
+    def _wants(self, handling: Handling, record: Record) -> bool:
+        return record.type in handling.types and (handling.name, record.id) not in self._handled
+
+    def _deliver(self, handling: Handling, records: Sequence[Record]) -> int:
+        done, failed = handling.deliver(records)
+        self._handled.update((handling.name, record.id) for record in done)
+        if failed is not None:
+            raise failed
+        return len(done)
 
 
 class SpineTests:
     """Beside TestCase or TransactionTestCase. See the module."""
 
     spine: Captured
+    _since: int | None = None  # with TestCase, where the feed ended before setUpTestData
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        if issubclass(cls, TransactionTestCase) and cls._transactional():
+            cls._since = Captured()._since
+        super().setUpClass()  # type: ignore[misc]  # of the test case beside it
 
     def setUp(self) -> None:
-        super().setUp()  # type: ignore[misc]  # of the test case beside it
+        super().setUp()  # type: ignore[misc]
         if isinstance(self, TransactionTestCase) and not self._transactional():
             clear()
-        self.spine = Captured()
+        self.spine = Captured(since=self._since)
 
     @classmethod
     def _transactional(cls) -> bool:
@@ -149,94 +175,8 @@ def running(*services: Service[Any]) -> Iterator[sync.Spine]:
     if wrapper.in_atomic_block:
         raise SpineError(
             "The engine works with connections of its own, and sees nothing of a transaction that is never committed. Use "
-            "TransactionTestCase, or call self.handle() in the transaction of TestCase."
+            "TransactionTestCase; or call self.handle() in the transaction of TestCase, which calls handlers and projections there."
         )
     chosen = [prepared(service) for service in services or discovery.to_run()]
     with sync.Spine(url) as spine, spine.running(*chosen):
         yield spine
-
-
-# --- one handler, in the test's own transaction -----------------------------------------------------------------------
-
-
-class _Subscription:
-    """What a delivery asks of its subscription, without an engine."""
-
-    def __init__(self, service: Service[Any], handler: Handler, resources: Any) -> None:
-        self.name = f"{service.name}.{handler.name}"
-        self.uid = blake2b(self.name.encode(), digest_size=16).digest()
-        self.republish = ""
-        self.clock = SystemClock()
-        self.resources = resources
-        self.journal = _InTest()
-        self._handler = handler
-        self._middleware = service.middleware
-        self._publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
-        self.types = {name: kind for kind in handler.types for name in kind.names}
-
-    def record_of(self, event: Any, id: bytes, time: Any, cause: Any) -> Record:
-        return through(self._middleware, self._publisher, event, id=id, time=time, cause=cause)
-
-    def complete(self, item: Any, unit: Unit) -> None:
-        """Nothing: who handled what is the test's to know."""
-
-    def deliver(self, record: Record) -> None:
-        if self._handler.batch is not None:
-            raise SpineError(
-                f"{self.name} handles runs of events; handle() calls handlers of one event. Use running()."
-            )
-        item = SimpleNamespace(attempts=0, late=False, timed_out=False, started=0.0, turn=0)
-        delivery: Delivery[Any] = Delivery(self, item, record)  # type: ignore[arg-type]  # all that it asks for is here
-        with transaction.atomic(using=self.journal.wrapper.alias):
-            result = self._call(self.types[record.type].read(record.data, record.version), delivery)
-            if result is not None:
-                publish_returned(delivery, result)
-            unit = delivery._close()
-            if unit is not None and not delivery._joined:
-                self.journal.write(unit)
-
-    def _call(self, event: Any, delivery: Delivery[Any]) -> Any:
-        function = self._handler.function
-        token = current.set(delivery)
-        try:
-            if not self._handler.wants_delivery:
-                return async_to_sync(function)(event) if self._handler.is_async else function(event)
-            if self._handler.is_async:
-                return async_to_sync(function)(event, delivery)
-            return function(event, _Blocking(delivery))
-        finally:
-            current.reset(token)
-
-
-class _InTest:
-    """The journal, as far as a delivery in a test needs it: Django's own connection, of the test's thread."""
-
-    url = "of this test"
-
-    def __init__(self) -> None:
-        self.wrapper = journals.wrapper()
-        self._journal = store = journals.journal_of(self.wrapper)
-        self.id, self.path = store.id, store.path
-
-    def write(self, unit: Unit) -> None:
-        self.write_within(self.wrapper.connection, unit)
-
-    def write_within(self, connection: Any, unit: Unit) -> Verdict:
-        """For `delivery.join(...)`."""
-        return self._journal.write_within(connection, unit)
-
-    async def query(self, sql: str, parameters: Any) -> list[dict[str, Any]]:
-        return self._journal.query(self.wrapper, sql, parameters)
-
-
-class _Blocking(sync.Delivery[Any]):
-    def __init__(self, inner: Delivery[Any]) -> None:
-        super().__init__(inner, None)  # type: ignore[arg-type]  # there is no loop to ask
-
-    def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        try:
-            coroutine.send(None)
-        except StopIteration as answer:
-            value: T = answer.value
-            return value
-        raise SpineError("delivery.transaction() needs the engine: use running(), with TransactionTestCase.")
