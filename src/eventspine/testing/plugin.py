@@ -1,5 +1,5 @@
-"""pytest's plug-in: `spine_for` and `sync_spine_for`, the seed of a test that failed in its report, and the table of what the
-conformance suites found.
+"""pytest's plug-in: `spine_for`, `sync_spine_for` and `django_spine`, the seed of a test that failed in its report, and the table of
+what the conformance suites found.
 
     async def test_an_order_is_reserved(spine_for):
         async with spine_for(inventory) as spine: ...
@@ -21,6 +21,7 @@ except ImportError as missing:
     raise MissingExtra("This is a plug-in of pytest's: pip install 'eventspine[testing]'.") from missing
 
 if TYPE_CHECKING:
+    from ..integrations.django.testing import Captured
     from .blocking import SyncVirtualSpine
     from .virtual import VirtualSpine
 
@@ -112,6 +113,20 @@ def sync_spine_for(request: pytest.FixtureRequest) -> Callable[..., SyncVirtualS
     from .blocking import sync_spine
 
     return _noting(request, sync_spine)
+
+
+@pytest.fixture
+def django_spine(request: pytest.FixtureRequest) -> Captured:
+    """In tests of pytest-django's: what is published from here on, and `handle()`. With `db`, whether or not it was asked for."""
+    from ..integrations.django.testing import Captured
+
+    try:
+        request.getfixturevalue("db")
+    except pytest.FixtureLookupError:
+        pytest.fail(
+            "django_spine needs the database of pytest-django's tests: pip install pytest-django", pytrace=False
+        )
+    return Captured()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -502,3 +502,69 @@ def test_on_postgres_inside_the_transaction_of_a_test_case(tmp_path, database, s
 @pytest.mark.parametrize(("parallel", "schema"), [("1", ""), ("2", ""), ("1", "spine")])
 def test_on_postgres_with_the_real_engine(tmp_path, database, parallel, schema):
     manage_test(tmp_path, REAL, "--parallel", parallel, file=False, database=database, schema=schema)
+
+
+# --- pytest-django --------------------------------------------------------------------------------------------------------
+
+BY_PYTEST = """
+import pytest
+from django.test import Client
+
+from eventspine.integrations.django import publish
+from eventspine.integrations.django.testing import running
+from shop.events import OrderPlaced
+from shop.models import Parcel, Stock
+
+PLACED = OrderPlaced(order="A", sku="pot", units=1)
+real = pytest.mark.django_db(transaction=True)
+
+
+def test_an_order_is_packed(django_spine):
+    Stock.objects.create(sku="pot", free=1)
+    publish(PLACED)
+    assert django_spine.published(OrderPlaced) == [PLACED]
+    assert django_spine.handle() == 2
+    assert Parcel.objects.get().order == "A"
+
+
+def test_another_does_not_see_it(django_spine):
+    assert django_spine.published(OrderPlaced) == []
+
+
+@real
+def test_one_publishes():
+    publish(PLACED)
+
+
+@real
+@pytest.mark.parametrize("order", ["B", "C"])
+def test_the_engine_of_another_does_not_see_it(django_spine, order):
+    Stock.objects.create(sku="pot", free=1)
+    publish(OrderPlaced(order=order, sku="pot", units=1))
+    with running() as spine:
+        while not Parcel.objects.exists():
+            pass
+    assert Parcel.objects.get().order == order
+    assert [event.order for event in django_spine.published(OrderPlaced)] == [order]
+"""
+
+
+def test_with_pytest_django(tmp_path):
+    pytest.importorskip("pytest_django", reason="scripts/setup test: it is in the lock")
+    (tmp_path / "test_by_pytest.py").write_text(BY_PYTEST)
+    (tmp_path / "kit_settings.py").write_text(SETTINGS % (repr(str(tmp_path / "test.sqlite3")), ""))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "--ds=kit_settings", "-W", "error", str(tmp_path)],
+        cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}", "SHOP_FOLDER": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "PYTEST_ADDOPTS": ""},
+    )  # fmt: skip
+    assert "5 passed" in done.stdout, done.stdout
+
+
+def test_without_pytest_django_its_fixture_says_so(tmp_path):
+    (tmp_path / "test_by_pytest.py").write_text("def test_it(django_spine):\n    pass\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:django", str(tmp_path)],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=100,
+    )  # fmt: skip
+    assert "pip install pytest-django" in done.stdout
