@@ -1,7 +1,7 @@
 """Runs one page of documentation, top to bottom, as its reader would: `python run_page.py PAGE`, in an empty folder.
 
 * ```python blocks run in one namespace, with top-level await. Tracebacks name the page and its line.
-* A fence with title="name" of any language is that file: it is written, not run.
+* A fence with title="name" of any language is that file: it is written, not run; under <!-- added --> at the end of what is there.
 * ```console blocks are commands after `$ `, given to one bash, each followed by what it shows (`…` stands for anything;
   other lines may come in between). Every one of them says what is to be done with it, in a comment above it:
       <!-- run -->                once; it has to succeed and to show this
@@ -32,7 +32,7 @@ UNTIL_S = 30.0
 SHOWN_ONLY = {"text", "json", "toml", "yaml", "sql", "mermaid", ""}
 FENCE = re.compile(r"^(?P<indent> *)```(?P<language>[\w+-]*)(?P<options>.*)$")
 TITLE = re.compile(r'title="(?P<title>[^"]+)"')
-MARK = re.compile(r"^\s*<!-- (?P<mark>run until shown|run|printed|skip: .+?) -->\s*$")
+MARK = re.compile(r"^\s*<!-- (?P<mark>run until shown|run|printed|added|skip: .+?) -->\s*$")
 
 
 class Block(NamedTuple):
@@ -153,7 +153,8 @@ class Page:
         if block.title:
             target = Path(block.title)
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(block.text, encoding="utf-8")
+            before = target.read_text(encoding="utf-8") + "\n\n" if block.mark == "added" else ""
+            target.write_text(before + block.text, encoding="utf-8")
         elif block.language == "python":
             self.python(block)
         elif block.language == "console":

@@ -52,6 +52,27 @@ def test_every_snippet_runs(page, tmp_path):
     assert status == 0, output
 
 
+def test_what_is_added_to_a_file_leaves_what_is_there(tmp_path):
+    page = write(
+        tmp_path,
+        """
+'''python title="stock.py"
+free = 3
+'''
+<!-- added -->
+'''python title="stock.py"
+sold = free - 1
+'''
+'''python
+from stock import free, sold
+assert (free, sold) == (3, 2)
+'''
+""",
+    )
+    status, output = run(page, tmp_path)
+    assert status == 0, output
+
+
 def write(tmp_path: Path, text: str) -> Path:
     page = tmp_path / "page.md"
     page.write_text(text.replace("'''", "```"))
