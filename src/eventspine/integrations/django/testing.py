@@ -9,7 +9,8 @@
 
 `publish()` is the real one, on Django's connection: inside the transaction that `TestCase` never commits, on a database
 in memory too, and an `atomic()` that is rolled back takes its events with it. `handle()` calls handlers and projections in
-that same transaction (handling.py); leases, retries and processes are no part of that. For these there is `running()`, with `TransactionTestCase`, and on SQLite a test database in a file.
+that same transaction (handling.py); leases, retries and processes are no part of that. For these there is `running()`, with
+`TransactionTestCase`, and on SQLite a test database in a file.
 """
 
 from __future__ import annotations
