@@ -28,8 +28,8 @@ from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.test import TestCase
 
-from eventspine import Batch, BatchDelivery, Delivery, Event, Reject, Service, View
-from eventspine.errors import DeclarationError, WouldDeadlock
+from eventspine import Aggregate, Batch, BatchDelivery, Delivery, Event, Reject, Service, View, applies
+from eventspine.errors import DeclarationError, SpineError, WouldDeadlock
 from eventspine.integrations.django import apublish, atomic_delivery, cancel, publish, view
 from eventspine.integrations.django.testing import SpineTests, running
 from eventspine.sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
@@ -310,6 +310,37 @@ class Kit(SpineTests, TestCase):
         assert seen == [([{"sku": "pot"}], 1, "fake"), ([{"sku": "pot"}], "pot", "asking.wait")]
         assert {event.order for event in self.published(StockReserved)} == {"published", "returned", "awaited"}
         assert Parcel.objects.get().order == "C"
+
+    def test_a_handler_may_load_and_save_aggregates(self):
+        class Counted(Event, context="counters", key="sku"):
+            sku: str
+
+        class Counter(Aggregate):
+            n: int = 0
+
+            def count(self) -> None:
+                self.record(Counted(sku=self.id))
+
+            @applies(Counted)
+            def _counted(self, event: Counted) -> None:
+                self.n += 1
+
+        counting, found = Service("counting", publishes="counters"), []
+
+        @counting.on(OrderPlaced)
+        def count(event: OrderPlaced, delivery: SyncDelivery) -> None:
+            counter = delivery.load_or_new(Counter, event.sku)
+            found.append(counter.n)
+            counter.count()
+            if event.order != "forgotten":
+                delivery.save(counter)
+
+        publish(placed("A"), placed("B"))
+        assert self.handle(counting) == 2
+        assert found == [0, 1]
+        publish(placed("forgotten"))
+        with self.assertRaisesMessage(SpineError, "counting.count returned with Counted"):
+            self.handle(counting)
 
     def test_a_handler_may_join_djangos_transaction_by_hand(self):
         joining = Service("joining", publishes="warehouse")

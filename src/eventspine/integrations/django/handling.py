@@ -27,7 +27,7 @@ from ...ids import IdSource, id_text
 from ...journal import _sql_read as read
 from ...journal.port import Done, Record, Registration, Unit, Verdict
 from ...observe.correlation import current
-from ...publishing import Publisher, through
+from ...publishing import Publisher, Speaker, through
 from ...runs import BatchDelivery
 from ...service import Handler, Service
 from ...state import versions
@@ -55,11 +55,11 @@ class Handling:
         self.run_max = None if handler.batch is None else handler.batch.size
         self.types = {name: kind for kind in handler.types for name in kind.names}
         self._handler = handler
-        self._middleware = service.middleware
-        self._publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
+        publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
+        self.speaker = Speaker(publisher, service.middleware)
 
     def record_of(self, event: Any, id: bytes, time: Any, cause: Any) -> Record:
-        return through(self._middleware, self._publisher, event, id=id, time=time, cause=cause)
+        return through(self.speaker.middleware, self.speaker.publisher, event, id=id, time=time, cause=cause)
 
     def complete(self, item: Any, unit: Unit) -> None:
         """Nothing: who handled what is the test's to know."""
@@ -77,6 +77,8 @@ class Handling:
             result = self._call(self._read(record), delivery, _Blocking)
             if result is not None:
                 publish_returned(delivery, result)
+            if delivery._aggregates:
+                delivery._refuse_unsaved()
             unit = delivery._close()
             if unit is not None and not delivery._joined:
                 self.journal.write(unit)
