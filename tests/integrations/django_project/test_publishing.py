@@ -247,7 +247,7 @@ def test_r21_a_snapshot_that_is_too_old_names_the_setting_that_prevents_it(store
         ({"SERVICE": "json"}, "module and the name"),
         ({"SERVICE": 7}, "is a text"),
         ({"SERVIC": "x"}, "Did you mean 'SERVICE'"),
-        ({"RUN": "shop.handlers"}, "is a list"),
+        ({"RUN": {"shop.handlers"}}, "is a list"),
         ([], "is a dict"),
         ({}, "SERVICE"),
         ({"SERVICE": "x:y", "DATABASE": "nowhere"}, "DATABASES has default, other"),
