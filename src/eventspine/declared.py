@@ -277,6 +277,18 @@ def _is_something(annotation: Any) -> bool:
     return isinstance(kind, type) and kind not in (NoneType, object, Any, Annotated)
 
 
+def returns_event(function: Callable[..., Any]) -> bool:
+    """Whether its annotation says that an event comes, and never None. Of a decorator's wrapper it says nothing: that may have
+    published what the function inside of it returned."""
+    return not hasattr(function, "__wrapped__") and _is_event(_returns(function))
+
+
+def _is_event(annotation: Any) -> bool:
+    if get_origin(annotation) in (Union, UnionType):
+        return all(map(_is_event, get_args(annotation)))
+    return isinstance(annotation, type) and hasattr(annotation, "__spine_event__")
+
+
 def check_errors(errors: Any, where: str) -> None:
     if errors is None:
         return

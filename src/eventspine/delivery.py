@@ -178,7 +178,8 @@ class Delivery(Cause, Handling, Generic[R]):
         return, which commits with the rest. Once that transaction has committed the event is done, whatever the handler
         raises after it.
 
-        Raises `Fenced` where this attempt is not to have any effect, after it has rolled that transaction back."""
+        Raises `Fenced` where this attempt is not to have any effect, and `DeclarationError` in a handler that is annotated to return an
+        event, after it has rolled that transaction back."""
         if result is not None:
             raise SpineError(f"{self.handler} handles an event, which is not answered; leave result= out.")
         return self._joining(within)
@@ -202,9 +203,9 @@ class Delivery(Cause, Handling, Generic[R]):
         """A handler may leave its connection as it is when this raises, or commit it all the same: its lock would be kept from
         the commit that this attempt waits for, and what it wrote would happen again in the next one."""
         try:
-            self._follow_no_more()
+            self._check_joining()
             write(carrier, self._subscription.journal, unit)
-        except Fenced:
+        except (Fenced, DeclarationError):
             self._rolled_back = True
             carrier.roll_back()
             raise
@@ -212,12 +213,21 @@ class Delivery(Cause, Handling, Generic[R]):
     async def _join_async(self, carrier: Carrier, unit: Unit) -> None:
         self._unawaited = False
         try:
-            self._follow_no_more()
+            self._check_joining()
             await write_async(carrier, self._subscription.journal, unit)
-        except Fenced:
+        except (Fenced, DeclarationError):
             self._rolled_back = True
             await carrier.roll_back_async()
             raise
+
+    def _check_joining(self) -> None:
+        if self._subscription.handler.returns_event:
+            raise DeclarationError(
+                f"{self.handler} joins a transaction, with which its unit is written, and is to return an event, which would come too "
+                "late to be stored. Publish it before join(), by delivery.publish(...), and write -> None. Your transaction has been "
+                "rolled back."
+            )
+        self._follow_no_more()
 
     def _follow_no_more(self) -> None:
         """Who joins a connection may hold the lock that the commit of what came before it in its key waits for; and its own

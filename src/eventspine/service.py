@@ -25,6 +25,7 @@ from .declared import (
     check_types,
     positional,
     retention_of,
+    returns_event,
 )
 from .decorators import (
     BatchDecorator,
@@ -94,6 +95,10 @@ class Handler:
     @cached_property  # a signature takes longer than most handlers do
     def wants_delivery(self) -> bool:
         return len(positional(self.function)) == 2
+
+    @cached_property  # at the first use: by then, what an annotation names is there
+    def returns_event(self) -> bool:
+        return returns_event(self.function)
 
     def declaration(self, service: str, start: Literal["earliest", "now"] | int | None) -> SubscriptionDeclaration:
         return SubscriptionDeclaration(

@@ -95,7 +95,7 @@ class CommandDelivery(Delivery[R]):
         self._finishing(self._changeable(), written)
         return self._joining(within)
 
-    def _follow_no_more(self) -> None: ...
+    def _check_joining(self) -> None: ...
 
     def _finishing(self, unit: Unit, result: bytes) -> None:
         desk, item = self._subscription, self._item
