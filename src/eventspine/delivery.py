@@ -160,7 +160,8 @@ class Delivery(Cause, Handling, Generic[R]):
             )
         if self._joined:
             raise SpineError(
-                "This delivery has joined a connection, so its unit is written. Publish and execute before join()."
+                "This delivery has joined a transaction already, which it does once, so its unit is written. Publish and execute "
+                "before join()."
             )
         if self._unit is None:
             self._unit = Unit()

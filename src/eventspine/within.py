@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol, TypeVar
 
 from .errors import JournalBusy, SettingsError
 from .journal.port import Journal, Unit, Verdict
+from .wording import BEGIN_ONE
 
 T = TypeVar("T")
 
@@ -37,6 +38,7 @@ class Carrier:
 
     kind = "connection"  # in messages
     begin_first = ""  # in messages: how to take the write lock first, in the words of this library
+    begin_itself = ""  # in messages: how to have it begin transactions, where each statement is one
     is_async = False
 
     def __init__(self, within: Any) -> None:
@@ -170,4 +172,6 @@ def _in_its_words(carrier: Carrier) -> Iterator[None]:
     except (JournalBusy, SettingsError) as error:
         if carrier.begin_first and "BEGIN IMMEDIATE" in str(error):
             error.args = (f"{error} {carrier.begin_first}",)
+        if carrier.begin_itself and BEGIN_ONE in str(error):
+            error.args = (str(error).replace(BEGIN_ONE, carrier.begin_itself),)
         raise

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+# To who gives a connection in autocommit to a journal in PostgreSQL, in the words of the drivers; SQLAlchemy has its own.
+BEGIN_ONE = "Begin a transaction on it first: with connection.transaction(): ..."
+
 
 def plural(count: int, one: str, several: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else several or one + 's'}"

@@ -8,7 +8,8 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager, closing
+from contextlib import AsyncExitStack, asynccontextmanager, closing, suppress
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_ses
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 
 from eventspine import Delivery, Event, Retry, Service, Spine
-from eventspine.errors import EventRefused, Fenced, JournalBusy, SettingsError
+from eventspine.errors import DeclarationError, EventRefused, Fenced, JournalBusy, SettingsError
 from eventspine.integrations.sqlalchemy import begin_immediate, refuse_dual_writes
 from eventspine.journal import _sqlite_file
 from eventspine.journal.port import Unit, Verdict
@@ -528,6 +529,118 @@ async def test_a_def_handler_may_not_join_what_is_awaited(path: Path, spine: Spi
         await handled(spine, lambda: dead(path))
     await engine.dispose()
     assert "is written on by awaiting" in dead(path)[0]
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+async def test_a_handler_that_is_to_return_an_event_may_not_join(path: Path, spine: Spine, asynchronous: bool) -> None:
+    """Its event would be lost, whatever else it does: it commits nothing, and is not tried again."""
+    service = Service("rows")
+    engine, awaited = create_engine(f"sqlite:///{path}"), create_async_engine(f"sqlite+aiosqlite:///{path}")
+
+    def add(event: Placed, delivery: BlockingDelivery) -> Placed2:
+        with Session(engine) as own:
+            own.add(Row())
+            with suppress(DeclarationError):
+                delivery.join(own)
+            own.commit()
+        return Placed2()
+
+    async def add_awaiting(event: Placed, delivery: Delivery) -> Placed2:
+        async with AsyncSession(awaited) as own:
+            own.add(Row())
+            with suppress(DeclarationError):
+                await delivery.join(own)
+            await own.commit()
+        return Placed2()
+
+    service.on(Placed, retry=Retry(attempts=1))(add_awaiting if asynchronous else add)
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: dead(path))
+    engine.dispose()
+    await awaited.dispose()
+    assert stored(path) == (0, 1)
+
+
+async def test_such_a_handler_is_dead_at_once_and_told_to_publish_before_it_joins(path: Path, spine: Spine) -> None:
+    service, engine = Service("rows"), create_engine(f"sqlite:///{path}")
+
+    @service.on(Placed)
+    def add(event: Placed, delivery: BlockingDelivery) -> Placed2:
+        with Session(engine) as own:
+            own.add(Row())
+            delivery.join(own)
+            own.commit()
+        return Placed2()
+
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: dead(path))
+    engine.dispose()
+    assert stored(path) == (0, 1)
+    assert "Publish it before join(), by delivery.publish(...), and write -> None" in dead(path)[0]
+
+
+async def test_a_decorator_that_joins_may_publish_what_the_handler_in_it_returns(path: Path, spine: Spine) -> None:
+    service, engine = Service("rows"), create_engine(f"sqlite:///{path}")
+
+    def in_a_session(handler: Callable[[Placed, Session], Placed2]) -> Callable[[Placed, BlockingDelivery], None]:
+        @wraps(handler)
+        def handle(event: Placed, delivery: BlockingDelivery) -> None:
+            with Session(engine) as own:
+                delivery.publish(handler(event, own))
+                delivery.join(own)
+                own.commit()
+
+        return handle
+
+    @service.on(Placed)
+    @in_a_session
+    def add(event: Placed, own: Session) -> Placed2:
+        own.add(Row())
+        return Placed2()
+
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: stored(path) == (1, 2))
+    engine.dispose()
+    assert dead(path) == []
+
+
+async def test_a_second_join_is_told_of_the_first(path: Path, spine: Spine) -> None:
+    service, engine = Service("rows"), create_engine(f"sqlite:///{path}")
+
+    @service.on(Placed, retry=Retry(attempts=1))
+    def add(event: Placed, delivery: BlockingDelivery) -> None:
+        with Session(engine) as own:
+            delivery.join(own)
+            delivery.join(own)
+
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: dead(path))
+    engine.dispose()
+    assert "has joined a transaction already" in dead(path)[0]
+
+
+async def test_a_join_in_a_savepoint_that_was_rolled_back_is_told_of_savepoints(path: Path, spine: Spine) -> None:
+    service, engine = Service("rows"), create_engine(f"sqlite:///{path}")
+    begin_immediate(engine)
+
+    @service.on(Placed, retry=Retry(attempts=1))
+    def add(event: Placed, delivery: BlockingDelivery) -> None:
+        with Session(engine) as own:
+            own.add(Row())
+            with suppress(OSError), own.begin_nested():
+                delivery.join(own)
+                raise OSError
+            own.commit()
+
+    async with spine.running(service):
+        await spine.publish(Placed())
+        await handled(spine, lambda: dead(path))
+    engine.dispose()
+    assert "join() was called in a savepoint that was rolled back" in dead(path)[0]
 
 
 @pytest.mark.parametrize("then", ["leaks", "commits"])

@@ -183,7 +183,7 @@ class Sending:
         if noted is None:
             raise UnitFailed(
                 f"{self.desk.name} has returned, but the transaction that it joined has not committed. Commit it before "
-                "returning, and await join() of an asynchronous session."
+                "returning, and await join() of an asynchronous session. A savepoint that is rolled back takes a join() in it along."
             )
         if noted.result != result:
             log.error(

@@ -215,7 +215,8 @@ async def _joined(subscription: Subscription, item: Item, unawaited: bool) -> No
         item,
         UnitFailed(
             "The handler returned, but the transaction it joined has not committed. Commit it before returning, for "
-            "example by leaving its `with` block."
+            "example by leaving its `with` block. If it did commit: join() was called in a savepoint that was rolled back, and went "
+            "with it (begin_nested(), an atomic() inside another); join in the outermost transaction."
         ),
     )
 

@@ -35,12 +35,17 @@ T = TypeVar("T")
 READ_ONLY = "spine_read_only"
 _WROTE = "eventspine_wrote"  # in `session.info`, while it has flushed or executed writes that are not committed
 
+_BEGIN_ITSELF = (
+    'With SQLAlchemy it does so where isolation_level="AUTOCOMMIT" was set: leave that out of create_engine(...), or take '
+    'engine.execution_options(isolation_level="READ COMMITTED") here.'
+)
 _BEGIN_FIRST = "With SQLAlchemy: eventspine.integrations.sqlalchemy.begin_immediate(engine), once, where it is made."
 
 
 class OfConnection(Carrier):
     kind = "Connection"
     begin_first = _BEGIN_FIRST
+    begin_itself = _BEGIN_ITSELF
 
     def connection(self) -> Any:
         return _driver(self.within)
@@ -54,6 +59,7 @@ class OfSession(Carrier):
 
     kind = "Session"
     begin_first = _BEGIN_FIRST
+    begin_itself = _BEGIN_ITSELF
 
     def connection(self) -> Any:
         self.within.flush()
@@ -71,6 +77,7 @@ class OfSession(Carrier):
 class OfAsyncConnection(AsyncCarrier):
     kind = "AsyncConnection"
     begin_first = _BEGIN_FIRST
+    begin_itself = _BEGIN_ITSELF
 
     async def write_async(self, work: Callable[[Any], T]) -> T:
         return await _write_async(self.within, work)
@@ -79,6 +86,7 @@ class OfAsyncConnection(AsyncCarrier):
 class OfAsyncSession(AsyncCarrier):
     kind = "AsyncSession"
     begin_first = _BEGIN_FIRST
+    begin_itself = _BEGIN_ITSELF
 
     async def write_async(self, work: Callable[[Any], T]) -> T:
         await self.within.flush()

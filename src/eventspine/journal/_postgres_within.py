@@ -12,7 +12,8 @@ from typing import Any
 import psycopg
 from psycopg.pq import TransactionStatus
 
-from ..errors import JournalBusy, SettingsError, SpineError
+from ..errors import JournalBusy, JournalError, SettingsError, SpineError
+from ..wording import BEGIN_ONE
 from ._postgres_apply import PostgresApplier
 from ._postgres_bridge import Bridge
 from ._postgres_connect import Target, is_passing, trouble
@@ -87,6 +88,12 @@ def _explained(error: psycopg.Error, target: Target) -> SpineError:
             "Others changed the same rows since this transaction began, so it can't write any more. Roll it back and try "
             "again; in `read committed`, PostgreSQL's default, this is rare."
         )
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return JournalError(
+            "Your transaction is read-only, so nothing can be written in it, and nothing was. Begin one that may write: with "
+            "psycopg connection.read_only = None, with SQLAlchemy no postgresql_readonly=True, in SQL `begin read write`; and on "
+            "the primary, since a standby's are all read-only."
+        )
     return trouble(error, target) or as_unit_failed(error)
 
 
@@ -101,7 +108,7 @@ def _check_kind(connection: Any, target: Target) -> None:
     if not _in_transaction(connection):
         raise SettingsError(
             "This connection commits each statement by itself, so the event would not share the fate of your own writes. "
-            "Begin a transaction on it first: with connection.transaction(): ...",
+            f"{BEGIN_ONE}"
         )
 
 
