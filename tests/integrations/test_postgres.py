@@ -12,12 +12,13 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from sqlalchemy import create_engine, text
-from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import Session
+from sqlalchemy import Column, String, create_engine, text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
 from eventspine import Delivery, Event, Service, Spine
-from eventspine.errors import Conflict, Fenced, SettingsError
+from eventspine.errors import Conflict, EventRefused, Fenced, JournalError, SettingsError
+from eventspine.integrations.sqlalchemy import refuse_dual_writes
 from eventspine.journal._postgres_bridge import filled
 from eventspine.journal.port import Append, Unit, Verdict
 from eventspine.testing.servers import Server
@@ -267,6 +268,105 @@ async def test_asyncpg_outside_of_a_transaction_is_refused(spine: Spine, postgre
     with pytest.raises(SettingsError, match="commits each statement by itself"):
         await spine.publish(Paid(order="one"), within=own)
     await own.close()
+
+
+@pytest.mark.parametrize("kind", ["session", "async_session"])
+async def test_an_engine_in_autocommit_is_told_sqlalchemys_own_way_out(spine: Spine, postgres_url: str, kind: str):
+    async with _on_autocommit(postgres_url.partition("?")[0], kind) as own:
+        with pytest.raises(SettingsError, match="commits each statement by itself") as refused:
+            await spine.publish(Paid(order="one"), within=own)
+    assert 'engine.execution_options(isolation_level="READ COMMITTED")' in str(refused.value)
+    assert "connection.transaction()" not in str(refused.value)
+
+
+@asynccontextmanager
+async def _on_autocommit(url: str, kind: str) -> AsyncIterator[Any]:
+    if kind == "session":
+        engine = create_engine(url.replace("postgresql:", "postgresql+psycopg:"), isolation_level="AUTOCOMMIT")
+        with Session(engine) as own:
+            yield own
+        engine.dispose()
+    else:
+        awaited = create_async_engine(url.replace("postgresql:", "postgresql+asyncpg:"), isolation_level="AUTOCOMMIT")
+        async with AsyncSession(awaited) as other:
+            yield other
+        await awaited.dispose()
+
+
+async def test_a_transaction_that_may_only_read_is_told_so(spine: Spine, schema: str, postgres_url: str):
+    engine = create_engine(
+        postgres_url.partition("?")[0].replace("postgresql:", "postgresql+psycopg:"),
+        execution_options={"postgresql_readonly": True},
+    )
+    with Session(engine) as own, pytest.raises(JournalError, match="Your transaction is read-only"):
+        await spine.publish(Paid(order="one"), within=own)
+    engine.dispose()
+    assert 0 == await spine.journal.head()
+
+
+# --- a forgotten within= ------------------------------------------------------------------------------------------------
+
+
+def _plain(url: str) -> str:
+    return url.replace("postgresql:", "postgresql+psycopg:")
+
+
+def _host_in_query(url: str) -> str:
+    user, _, place = url.removeprefix("postgresql://").partition("@")
+    host, _, database = place.partition("/")
+    return f"postgresql+psycopg://{user}@/{database}?host={host}"
+
+
+def _by_name(url: str) -> str:
+    return _plain(url).replace("127.0.0.1", "localhost")
+
+
+@pytest.mark.parametrize("written", [_plain, _host_in_query, _by_name], ids=lambda one: one.__name__.strip("_"))
+async def test_a_forgotten_within_is_refused(spine: Spine, schema: str, postgres_url: str, written: Any):
+    engine = create_engine(written(postgres_url.partition("?")[0]))
+    sessions = sessionmaker(engine)
+    refuse_dual_writes(sessions)
+    with sessions() as own:
+        own.add(_row_of(schema)(n="one"))
+        with pytest.raises(EventRefused, match="within=session"):
+            await spine.publish(Paid(order="one"))
+        own.rollback()
+        await spine.publish(Paid(order="one"))
+    engine.dispose()
+    assert 1 == await spine.journal.head()
+
+
+async def test_a_forgotten_within_is_refused_to_who_awaits_his_session(spine: Spine, schema: str, postgres_url: str):
+    engine = create_async_engine(postgres_url.partition("?")[0].replace("postgresql:", "postgresql+asyncpg:"))
+    sessions = async_sessionmaker(engine)
+    refuse_dual_writes(sessions)
+    async with sessions() as own:
+        own.add(_row_of(schema)(n="one"))
+        await own.flush()
+        with pytest.raises(EventRefused, match="within=session"):
+            await spine.publish(Paid(order="one"))
+    await engine.dispose()
+    assert 0 == await spine.journal.head()
+
+
+async def test_a_session_on_another_database_forbids_nothing(spine: Spine, schema: str, postgres_url: str):
+    url = _plain(postgres_url.partition("?")[0])
+    engine = create_engine(f"{url.rpartition('/')[0]}/template1")
+    sessions = sessionmaker(engine)
+    refuse_dual_writes(sessions)
+    with sessions() as own:
+        own.add(_row_of(schema)(n="one"))
+        await spine.publish(Paid(order="one"))
+    engine.dispose()
+
+
+def _row_of(schema: str) -> Any:
+    base: Any = declarative_base()
+    return type(
+        "Row",
+        (base,),
+        {"__tablename__": "rows", "__table_args__": {"schema": schema}, "n": Column(String, primary_key=True)},
+    )
 
 
 async def test_whoever_is_cancelled_leaves_the_connection_in_peace(spine: Spine, postgres_url: str):

@@ -27,7 +27,7 @@ from ..within import AsyncCarrier, Carrier, beside
 from .aiosqlite import in_its_thread
 
 if TYPE_CHECKING:
-    from sqlalchemy import ClauseElement, Connection, Engine, TableClause
+    from sqlalchemy import URL, ClauseElement, Connection, Engine, TableClause
     from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
     from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 
@@ -212,8 +212,9 @@ def _begin(connection: Connection) -> None:
 
 def refuse_dual_writes(sessions: sessionmaker[Any] | async_sessionmaker[Any]) -> None:
     """Refuse `publish(...)` without `within=` while a session made by this factory has uncommitted changes on the
-    journal's file, in the same task or thread: one of both could be stored without the other. Changes by SQL as text
-    are not seen here; the write lock that they hold is, by the journal."""
+    journal's file, or in its PostgreSQL database, in the same task or thread: one of both could be stored without the other.
+    Changes by SQL as text are not seen here; on SQLite the write lock that they hold is, by the journal. A database is known
+    by the host, port and name in the URLs of both; an engine that goes there by another way, such as a pooler, is not seen."""
     from sqlalchemy import event
     from sqlalchemy.ext.asyncio import async_sessionmaker
 
@@ -264,7 +265,7 @@ class _Beside:
             return
         if _has_changes(session) and _on(session, journal):
             raise EventRefused(
-                "A session of this task has changes on the journal's file that are not committed. Published beside it, "
+                "A session of this task has changes in the journal's database that are not committed. Published beside it, "
                 "one of both could be stored without the other (a dual write). Publish with within=session; or, where the "
                 "event is not about those changes, commit or roll back first."
             )
@@ -278,6 +279,43 @@ def _has_changes(session: Session) -> bool:
 
 def _on(session: Session, journal: Journal) -> bool:
     try:
-        return os.path.samefile(session.get_bind().engine.url.database or "", getattr(journal, "path", ""))
+        url = session.get_bind().engine.url
+        if url.get_backend_name() == "postgresql":
+            return not _places(url).isdisjoint(_places_of(journal))
+        return os.path.samefile(url.database or "", getattr(journal, "path", ""))
     except Exception:  # noqa: BLE001 -- several binds, no file, not there yet: it can't be told
         return False
+
+
+Place = tuple[str, str, str]  # host, port, database
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+def _places(url: URL) -> set[Place]:
+    """Where an engine connects to. Hosts may also be in the query, as libpq has them: a directory of sockets, or several."""
+    if url.database is None:  # its creator= says where, or the environment
+        return set()
+    said = {name: ",".join(url.normalized_query.get(name, ())) for name in ("host", "port")}
+    return _listed(url.host or said["host"], str(url.port or said["port"]), url.database)
+
+
+def _places_of(journal: Journal) -> set[Place]:
+    target = getattr(journal, "target", None)
+    if target is None:
+        return set()
+    from psycopg.conninfo import conninfo_to_dict
+
+    said = conninfo_to_dict(target.conninfo)
+    return _listed(str(said.get("host", "")), str(said.get("port", "")), str(said.get("dbname", "")))
+
+
+def _listed(hosts: str, ports: str, database: str) -> set[Place]:
+    """Several hosts have one port, or each its own: `host=one,two`, `port=5432,5433`; SQLAlchemy has also `host=one:5432`."""
+    each = hosts.split(",")
+    listed = ports.split(",")
+    numbers = listed if len(listed) == len(each) else listed[:1] * len(each)
+    found = set()
+    for one, number in zip(each, numbers, strict=True):
+        host, colon, own = one.rpartition(":") if one.count(":") == 1 else (one, "", "")
+        found.add(("localhost" if host in _HERE else host, own if colon else number or "5432", database))
+    return found
