@@ -9,7 +9,7 @@ Two things to set up where the engine and its sessions are made, each for one mi
 `refuse_dual_writes(sessions)`, so that an event is not published beside uncommitted rows when `within=` was forgotten.
 
 And for who would rather write expressions than SQL as text: `as_sql(select(...))` is what `delivery.execute`, `query` and
-views take, and `view_table(View)` has the columns of a view.
+views take, with each value as a session would store it, and `view_table(View)` has the columns of a view.
 """
 
 from __future__ import annotations
@@ -19,15 +19,17 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from datetime import datetime
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
-from ..errors import EventRefused, SettingsError
+from ..errors import DeclarationError, EventRefused, SettingsError
 from ..journal.port import Journal
 from ..within import AsyncCarrier, Carrier, beside
 from .aiosqlite import in_its_thread
 
 if TYPE_CHECKING:
-    from sqlalchemy import URL, ClauseElement, Connection, Engine, TableClause
+    from sqlalchemy import URL, Connection, Dialect, Engine, Executable, TableClause
     from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
     from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
 
@@ -158,17 +160,52 @@ def _checked(driver: Any, *, nested: bool) -> Any:
 # --- expressions --------------------------------------------------------------------------------------------------------
 
 
-def as_sql(statement: ClauseElement, dialect: Literal["sqlite", "postgresql"] = "sqlite") -> tuple[str, dict[str, Any]]:
+def as_sql(statement: Executable, dialect: Literal["sqlite", "postgresql"] = "sqlite") -> tuple[str, dict[str, Any]]:
     """A `select`, `insert`, `update` or `delete` as text with `:name` parameters, and their values, for the journal's
     database: `sql, values = as_sql(...)`, then `delivery.execute(sql, **values)`.
 
-    Values are bound as those of text are: `Decimal`, `UUID`, dates and enums as the journal binds them, and not by the
-    types of the columns."""
-    from sqlalchemy.dialects import postgresql, sqlite
+    Text and values are those that a session would send: each value as the type of its column stores it, and the defaults
+    (`default=`, `onupdate=`) that are made in Python."""
+    import sqlalchemy as sa
 
-    spoken = {"sqlite": sqlite, "postgresql": postgresql}[dialect].dialect(paramstyle="named")
-    compiled = statement.compile(dialect=spoken, compile_kwargs={"render_postcompile": True})
-    return str(compiled), dict(compiled.params)
+    spoken, given = _spoken(dialect), cast(Any, statement)
+    if not isinstance(given, sa.Executable) or isinstance(given, sa.schema.ExecutableDDLElement):
+        raise DeclarationError(
+            f"as_sql takes a statement of SQLAlchemy's: select(...), insert(...), update(...), delete(...). This is {given!r:.80}. "
+            "SQL as text needs no as_sql: it is given to execute or query as it is."
+        )
+    # No keys: as in a session that is given no values beside the statement.
+    compiled = cast(Any, given).compile(dialect=spoken, column_keys=[])
+    nowhere: Any = _Unconnected(spoken)
+    sent: Any = spoken.execution_ctx_cls._init_compiled(
+        spoken, nowhere, nowhere, compiled.execution_options, compiled, [], statement, None
+    )
+    return sent.statement, dict(sent.parameters[0])
+
+
+@cache
+def _spoken(dialect: str) -> Dialect:
+    """Without its driver, and so without the driver's own wrappers of values; the PostgreSQL of psycopg, which the journal has."""
+    if dialect == "sqlite":
+        from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+
+        return SQLiteDialect_pysqlite(paramstyle="named")
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
+
+        spoken: Dialect = PGDialect_psycopg(paramstyle="named")  # type: ignore[no-untyped-call]
+        return spoken
+    meant = " Perhaps 'postgresql'?" if str(dialect).startswith("p") else ""
+    raise DeclarationError(f"as_sql speaks 'sqlite' and 'postgresql', and no {dialect!r}.{meant}")
+
+
+class _Unconnected:
+    """What SQLAlchemy asks of a connection while it makes ready what it would send: nothing is run."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self.dialect = dialect
+
+    def cursor(self) -> None: ...
 
 
 def view_table(view: type[Any], name: str | None = None) -> TableClause:
@@ -178,8 +215,33 @@ def view_table(view: type[Any], name: str | None = None) -> TableClause:
 
     from ..state.views import describe_view
 
-    described = describe_view(view)
-    return table(name or described.name, *[column(one) for one in described.names])
+    described, kept = describe_view(view), _kept()
+    columns = [column(one.name, kept(one.store if one.kind == "time" else None)) for one in described.columns]
+    return table(name or described.name, *columns)
+
+
+@cache
+def _kept() -> Any:
+    """The type of a view's column: values are left to the journal, which binds them as it does those beside text. But for times,
+    which SQLite compares as texts: they are in the form of the column."""
+    from sqlalchemy import String
+    from sqlalchemy.sql.operators import add, concat_op
+    from sqlalchemy.types import NullType
+
+    class Kept(NullType):
+        def __init__(self, store: Callable[[Any], Any] | None) -> None:
+            self.store = store
+
+        def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
+            return self._stored if self.store is not None and dialect.name == "sqlite" else None
+
+        def _stored(self, value: Any) -> Any:
+            return self.store(value) if self.store is not None and isinstance(value, datetime) else value
+
+        def coerce_compared_value(self, op: Any, value: Any) -> Any:
+            return String() if op in (add, concat_op) and isinstance(value, str) else self  # a text is added by ||
+
+    return Kept
 
 
 # --- setting up an engine -----------------------------------------------------------------------------------------------
