@@ -413,7 +413,7 @@ async def test_a_memory_journal_says_that_it_has_no_tables(memory: Spine) -> Non
     with pytest.raises(SettingsError, match="SQLite journal.*in a test, a file in a temporary folder"):
         async with memory.running(mail()):
             pass
-    with closing(sqlite3.connect(":memory:")) as own, pytest.raises(SettingsError, match="SQLite journal"):
+    with closing(sqlite3.connect(":memory:")) as own, pytest.raises(SettingsError, match="no connection to write on"):
         await memory.publish(Placed(), within=own)
     with pytest.raises(SettingsError, match="SQLAlchemy Session.*This is a object"):
         await memory.publish(Placed(), within=object())
