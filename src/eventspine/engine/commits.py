@@ -2,8 +2,8 @@
 
 One commit is under way at a time; what finishes meanwhile goes with the next. Deliveries without effects need no
 verdict each: those of one subscription share a unit that only finishes ranges; where it is refused, each partition has one of
-its own, since the others may still be ours. Trouble of the journal itself (no space, lock held by another, outcome unknown) is nobody's failed attempt: the same units are asked again,
-with the same ids, until the journal answers."""
+its own, since the others may still be ours. Trouble of the journal itself (no space, lock held by another, outcome
+unknown) is nobody's failed attempt: the same units are asked again, with the same ids, until the journal answers."""
 
 from __future__ import annotations
 

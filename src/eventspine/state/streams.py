@@ -32,6 +32,7 @@ from .shapes import Shape, shape_of
 A = TypeVar("A", bound=Aggregate)
 T = TypeVar("T")
 PAGE = 500
+OWNERS_MAX = 10  # services that are asked whether a missing aggregate is theirs
 
 
 class Streams(Protocol):
@@ -146,9 +147,10 @@ async def load_here(journal: Journal, service: str, cls: type[A], id: Identity, 
 
 
 async def _owner(journal: Journal, cls: type[Aggregate], id: Identity, here: str) -> str | None:
-    """Another service, of those that run on this journal, that has the stream."""
+    """Another service, of those that run on this journal, that has the stream; nobody is asked where they are many."""
     stream = shape_of(cls).stream(cls(id).id)
-    for name in sorted({one.service for one in await journal.subscriptions()} - {here}):
+    names = sorted({one.service for one in await journal.subscriptions()} - {here})
+    for name in names if len(names) <= OWNERS_MAX else ():
         if await journal.stream_version(name, stream):
             return name
     return None
