@@ -54,7 +54,7 @@ class Handling:
         self.journal = _InTest()
         self.run_max = None if handler.batch is None else handler.batch.size
         self.types = {name: kind for kind in handler.types for name in kind.names}
-        self._handler = handler
+        self.handler = handler
         publisher = Publisher(service.name, service.publishes, self.clock, IdSource(self.clock))
         self.speaker = Speaker(publisher, service.middleware)
 
@@ -120,12 +120,12 @@ class Handling:
             )
 
     def _call(self, event: Any, delivery: Any, blocking: Callable[[Any], Any]) -> Any:
-        function = self._handler.function
+        function = self.handler.function
         token = current.set(delivery)
         try:
-            if not self._handler.wants_delivery:
-                return async_to_sync(function)(event) if self._handler.is_async else function(event)
-            if self._handler.is_async:
+            if not self.handler.wants_delivery:
+                return async_to_sync(function)(event) if self.handler.is_async else function(event)
+            if self.handler.is_async:
                 return async_to_sync(function)(event, delivery)
             return function(event, blocking(delivery))
         finally:
@@ -140,9 +140,9 @@ class Handling:
         return made
 
     def _lane(self, record: Record) -> str:
-        if self._handler.order == "feed":
+        if self.handler.order == "feed":
             return ""
-        return record.key if self._handler.order == "key" and record.key else id_text(record.id)
+        return record.key if self.handler.order == "key" and record.key else id_text(record.id)
 
     @contextmanager
     def _noting(self, records: Sequence[Record]) -> Iterator[None]:
