@@ -128,8 +128,10 @@ async def test_a_fork_does_not_wait_for_all_of_it(
             time.sleep(0.001)  # as often as anybody would
 
     forking = asyncio.create_task(asyncio.to_thread(fork))
-    await journal.backup(tmp_path / "copy.db", progress=lambda *_: begun.set())
-    ended.set()
+    try:
+        await journal.backup(tmp_path / "copy.db", progress=lambda *_: begun.set())
+    finally:
+        ended.set()
     await forking
     assert len(waited) > 3
     assert max(waited) < forks.FORK_WAIT_S

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import os
 import random
 import signal
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
@@ -20,6 +23,8 @@ from eventspine.journal.sqlite import SQLiteJournal
 from .material import event
 
 EVENTS = 400
+APART = "EVENTSPINE_TESTS_APART"  # what is interrupted anywhere leaves its process as it may: a fork in a later test waited for it
+apart = pytest.mark.skipif(APART not in os.environ, reason="in a process of its own, see the last of these")
 
 
 @pytest.fixture
@@ -78,6 +83,7 @@ async def _interrupted(journal: SQLiteJournal, chance: random.Random) -> BaseExc
     return None
 
 
+@apart
 @pytest.mark.usefixtures("raising")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 async def test_what_the_handler_of_a_signal_raises_ends_what_reads(other: SQLiteJournal) -> None:
@@ -89,6 +95,7 @@ async def test_what_the_handler_of_a_signal_raises_ends_what_reads(other: SQLite
     assert not [end for end in ends if "function raised" in str(end)]
 
 
+@apart
 @pytest.mark.usefixtures("raising")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 async def test_whatever_a_signal_has_interrupted_the_journal_can_be_read(other: SQLiteJournal) -> None:
@@ -97,6 +104,24 @@ async def test_whatever_a_signal_has_interrupted_the_journal_can_be_read(other: 
         await _interrupted(other, chance)
         page = await other.feed(0, limit=EVENTS, channels=["orders"])
         assert len(page.records) == EVENTS
+
+
+def test_what_signals_interrupt_in_a_process_of_its_own() -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+        "-k",
+        "of_a_signal or a_signal_has",
+    ]
+    ended = subprocess.run(command, env=environment | {APART: "1"}, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "2 passed" in ended.stdout
 
 
 async def test_damage_just_behind_a_page_of_large_events_is_told_when_it_is_read(
