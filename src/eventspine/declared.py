@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from types import NoneType, SimpleNamespace, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from .errors import DeclarationError
 from .policies import Batch, Dead, Drop, Retry, is_number, is_whole
@@ -263,8 +263,11 @@ def _check_returns_nothing(function: Callable[..., Any], where: str) -> None:
 def _returns(function: Callable[..., Any]) -> Any:
     """Any: it says nothing, or what can't be looked up from here."""
     try:
-        said = getattr(function, "__annotations__", {}).get("return", Any)
-        return eval(said, getattr(function, "__globals__", {})) if isinstance(said, str) else said  # noqa: S307 -- as typing does
+        said = {
+            "return": getattr(function, "__annotations__", {}).get("return", Any)
+        }  # of its parameters others may be away
+        hints = get_type_hints(SimpleNamespace(__annotations__=said), getattr(function, "__globals__", {}))
+        return hints["return"]
     except Exception:  # noqa: BLE001 -- what is wrong in it is for type checkers
         return Any
 
