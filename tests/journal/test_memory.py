@@ -110,7 +110,7 @@ async def test_the_clock_set_back_does_not_upset_the_feed(journal: MemoryJournal
 
 
 async def test_nothing_is_written_within_a_connection(journal: MemoryJournal):
-    with pytest.raises(SettingsError, match="SQLite"):
+    with pytest.raises(SettingsError, match="sqlite:///spine.db"):
         journal.write_within(object(), Unit())
     with pytest.raises(SettingsError, match="sqlite://"):
         await journal.run_tables("email", "1", "create table t (x)")
