@@ -26,6 +26,14 @@ def _not_of_a_run(handler: str, what: str) -> DeclarationError:
     )
 
 
+def refuse_returned(delivery: BatchDelivery[Any], result: object) -> None:
+    if result is not None:
+        raise DeclarationError(
+            f"{delivery.handler} is a batch handler and returned {type(result).__name__}. A published event must name its cause: "
+            "delivery.publish(event, cause=...)."
+        )
+
+
 class RunDelivery(Delivery[R]):
     """One event of a run. What it changes goes into the run's unit, if this event is done."""
 

@@ -600,7 +600,7 @@ async def test_sql_of_a_run_is_not_stored_for_those_that_come_again(file: Spine,
 
 
 async def test_if_the_run_were_stored_as_it_was_effects_would_happen_twice(file: Spine, monkeypatch: Any) -> None:
-    monkeypatch.setattr(batches, "_kept", lambda run, _: run)
+    monkeypatch.setattr(batches, "remaining", lambda run, _: run)
     numbers = await added(file, adding([]))
     assert sorted(numbers) == sorted([*range(10), *range(3, 10)])
 

@@ -233,7 +233,7 @@ def runs_go_back_to_keys_given_up(patch: pytest.MonkeyPatch) -> None:
 
 
 def named_events_take_part(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(batches, "_kept", lambda run, _: run)
+    patch.setattr(batches, "remaining", lambda run, _: run)
 
 
 def rows_not_loaded(patch: pytest.MonkeyPatch) -> None:

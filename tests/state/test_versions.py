@@ -382,11 +382,12 @@ def test_what_may_become_of_a_view() -> None:
     assert (2, 1) == (second.active, second.previous)
     back = versions.rolled_back(second)
     assert (1, None, [2]) == (back.active, back.previous, back.rolled_back)
-    assert versions.switched(back, 2, by_itself=True) is None
+    assert versions.switched_by_itself(back, 2) is None
     again = versions.switched(back, 2)
     assert again is not None
     assert (2, []) == (again.active, again.rolled_back)
-    assert versions.switched(known(active=2), 1, by_itself=True) is None
+    assert versions.switched_by_itself(known(active=2), 1) is None
+    assert versions.switched_by_itself(known(), 3) is None
     for refused in (lambda: versions.switched(known(), 3), lambda: versions.rolled_back(known())):
         with pytest.raises(SettingsError):
             refused()

@@ -17,14 +17,13 @@ import logging
 import time
 from asyncio import sleep
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import cached_property, wraps
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
 
 from ..declared import check_handler, check_handler_name, positional
-from ..errors import DeclarationError, RegistrationRefused, SettingsError
+from ..errors import DeclarationError, RegistrationRefused
 from ..events import EventType, describe
 from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
@@ -233,12 +232,13 @@ class Projection:
         if kept.settled or self.switch != "caught_up":
             return
         stored = await versions.known(journal, self.view.name)
-        if stored is None or _switched(stored, self.view.version) is None:
+        number = self.view.version
+        if stored is None or versions.switched_by_itself(stored, number) is None:
             kept.settled = stored is not None
             return
         if await self._has_caught_up(journal, kept, stored):
-            await versions.change(journal, self.view.name, lambda now: now and _switched(now, self.view.version))
-            log.info("%s is read as version %d from now on", self.view.name, self.view.version)
+            await versions.change(journal, self.view.name, lambda now: now and versions.switched_by_itself(now, number))
+            log.info("%s is read as version %d from now on", self.view.name, number)
 
     async def _has_caught_up(self, journal: Journal, kept: Kept, stored: versions.Known) -> bool:
         """With the head as it was at the last look, so that it is not chased for ever while events come."""
@@ -250,12 +250,6 @@ class Projection:
             return False
         before = await progress_of(journal, stored.service, stored.versions[stored.active].subscription)
         return own.position >= max(head, 0 if before is None else before.position)
-
-
-def _switched(stored: versions.Known, to: int) -> versions.Known | None:
-    with suppress(SettingsError):
-        return versions.switched(stored, to, by_itself=True)
-    return None
 
 
 # --- declaring --------------------------------------------------------------------------------------------------------

@@ -153,14 +153,21 @@ def _check_same(view: ViewType, service: str, stored: Known, now: Version) -> No
         )
 
 
-def switched(stored: Known, to: int, *, by_itself: bool = False) -> Known | None:
-    """None: it is read already, or (`by_itself`) not to be switched to without a word."""
+def switched(stored: Known, to: int) -> Known | None:
+    """None: it is read already."""
     if to not in stored.kept:
         raise SettingsError(f"There is no version {to}; there are {', '.join(map(str, sorted(stored.kept)))}.")
-    if to == stored.active or (by_itself and (to < stored.active or to in stored.rolled_back)):
+    if to == stored.active:
         return None
     rolled_back = [number for number in stored.rolled_back if number != to]
     return _with(stored, active=to, previous=stored.active, rolled_back=rolled_back)
+
+
+def switched_by_itself(stored: Known, to: int) -> Known | None:
+    """What has caught up. None also: it is dropped, or not to be switched to without a word."""
+    if to not in stored.kept or to < stored.active or to in stored.rolled_back:
+        return None
+    return switched(stored, to)
 
 
 def rolled_back(stored: Known) -> Known:

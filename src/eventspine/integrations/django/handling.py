@@ -21,21 +21,21 @@ from django.db import transaction
 from ... import sync
 from ...clock import SystemClock
 from ...delivery import Delivery, publish_returned
-from ...engine.batches import _kept
-from ...errors import DeclarationError, SpineError
+from ...engine.verdicts import remaining
+from ...errors import SpineError
 from ...ids import IdSource, id_text
 from ...journal import _sql_read as read
 from ...journal.port import Done, Record, Registration, Unit, Verdict
 from ...observe.correlation import current
 from ...publishing import Publisher, Speaker, through
-from ...runs import BatchDelivery
+from ...runs import BatchDelivery, refuse_returned
 from ...service import Handler, Service
 from ...state import versions
 from ...state.progress import Progress, progress_of
-from ...state.projections import Projection, _switched
+from ...state.projections import Projection
 from ...state.store import store_of
 from . import journals
-from .state import _OnConnection, now
+from .connection import OnConnection, now
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ class Handling:
             with self._noting(records), transaction.atomic(using=self.journal.alias):
                 self._call_run(events, delivery)
                 outcomes |= delivery._outcomes
-                done: list[tuple[Any, Any]] = _kept(run, outcomes)
+                done: list[tuple[Any, Any]] = remaining(run, outcomes)
                 if len(done) == len(left) or not delivery._unit.statements:
                     delivery._move_all([event for event, _ in done])
                     if done:
@@ -113,11 +113,7 @@ class Handling:
             result = self._call(events, delivery, _BlockingRun)
         finally:
             delivery._close()
-        if result is not None:
-            raise DeclarationError(
-                f"{self.name} is a batch handler and returned {type(result).__name__}. A published event must name its cause: "
-                "delivery.publish(event, cause=...)."
-            )
+        refuse_returned(delivery, result)
 
     def _call(self, event: Any, delivery: Any, blocking: Callable[[Any], Any]) -> Any:
         function = self.handler.function
@@ -187,7 +183,7 @@ class Views:
         known = made or stored
         if known is None or projection.switch != "caught_up":
             return made
-        return _switched(known, view.version) or made
+        return versions.switched_by_itself(known, view.version) or made
 
     def read_on(self) -> None:
         """To the end of the feed: what they have no use for is passed."""
@@ -211,7 +207,7 @@ class Views:
 # --- the journal ----------------------------------------------------------------------------------------------------------
 
 
-class _InTest(_OnConnection):
+class _InTest(OnConnection):
     """The journal, as far as a delivery, or a view, in a test needs it: Django's own connection, of the test's thread."""
 
     def __init__(self) -> None:

@@ -12,10 +12,9 @@ caller's it is a savepoint of that one. After a conflict all of it is rolled bac
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
-from functools import partial
 from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, cast
 
@@ -26,20 +25,19 @@ from django.utils.asyncio import async_unsafe
 from ... import sync
 from ...commands.on_spine import Commanding
 from ...delivery import Delivery
-from ...errors import Conflict, DeclarationError, SettingsError, SpineError, WouldDeadlock
-from ...journal import _sql_read as read
-from ...journal.port import Noted, Record, Unit, Verdict
+from ...errors import Conflict, DeclarationError, SettingsError, WouldDeadlock
+from ...journal.port import Unit, Verdict
 from ...observe.correlation import current
 from ...publishing import Receipt
 from ...service import Service
 from ...state.blocking import SyncViewReader
 from ...state.on_spine import State
 from ...state.reading import ViewReader
-from ...within import write
 from . import discovery, settings
+from .connection import OnConnection, now
 from .journals import journal_of, wrapper as journal_wrapper
 from .publishing import _refuse_dual_write, _refuse_other_journal, _spine
-from .within import OfDjango, in_transaction
+from .within import in_transaction
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -184,7 +182,7 @@ class DjangoView(SyncViewReader[V]):
         from ...state.waiting import Waiting
 
         wrapper = journal_wrapper()
-        waiting = Waiting(_OnConnection(wrapper), self._reader._view, events, timeout_s)  # type: ignore[arg-type]  # all that it asks for is there
+        waiting = Waiting(OnConnection(wrapper), self._reader._view, events, timeout_s)  # type: ignore[arg-type]  # all that it asks for is there
         while (pause_s := now(waiting.look())) is not None:
             if in_transaction(wrapper):
                 raise WouldDeadlock(
@@ -207,17 +205,6 @@ def view(view: type[V], *, tenant: Any = None) -> DjangoView[V]:
 
 
 # --- inside -------------------------------------------------------------------------------------------------------------
-
-
-def now(coroutine: Coroutine[Any, Any, T]) -> T:
-    """What it returns: on Django's connection nothing is waited for by awaiting."""
-    try:
-        coroutine.send(None)
-    except StopIteration as answer:
-        value: T = answer.value
-        return value
-    coroutine.close()
-    raise SpineError("A middleware awaited something that takes a while. In Django there is no event loop to wait on.")
 
 
 @contextmanager
@@ -250,7 +237,7 @@ class _Project(State, Commanding):
         self._made = made = _spine(service)
         self.clock, self._ids, self._publisher, self._around = made.clock, made._ids, made._publisher, made._around
         self.service = service
-        self.journal = _OnConnection(wrapper)  # type: ignore[assignment]  # all that is asked for is there
+        self.journal = OnConnection(wrapper)  # type: ignore[assignment]  # all that is asked for is there
         self._runtimes = []
         self._turns = _NoTurns()  # type: ignore[assignment]  # the write lock is the turn
 
@@ -299,62 +286,4 @@ class _NoResources:
         raise SettingsError(
             f"The resources of {self._service} are made by an `async` lifespan, and in Django's process there is no event loop. "
             "Keep what its commands need in a module, or have a handler of an event do it: manage.py spine run."
-        )
-
-
-_ALL: dict[str, Any] = {
-    "subscriptions": None, "states": None, "partitions": None, "numbers": None, "events": None, "after": 0, "limit": 1000,
-    "records": True,
-}  # fmt: skip
-
-
-class _OnConnection:
-    """The journal, as far as it is read and written on Django's connection."""
-
-    sql = True
-
-    def __init__(self, wrapper: Any) -> None:
-        self._wrapper = wrapper
-        self._journal = store = journal_of(wrapper)
-        self.dialect, self.id, self.path, self.url = store.dialect, store.id, store.path, store.url
-
-    def write(self, unit: Unit) -> Verdict:
-        return write(OfDjango(self._wrapper), self._journal, unit)  # type: ignore[arg-type]  # all that it asks for is there
-
-    def _read(self, function: Callable[..., T], *arguments: Any) -> T:
-        with self._journal.reading(self._wrapper) as cursor:
-            return function(cursor, *arguments)
-
-    async def stream(
-        self, service: str, stream: str, *, after: int = 0, limit: int = 1000, folded: bool = False
-    ) -> list[Record]:
-        return self._read(read.folded if folded else read.stream, service, stream, after, limit)
-
-    async def stream_version(self, service: str, stream: str) -> int:
-        return self._read(read.stream_version, service, stream)
-
-    async def notes(
-        self, service: str, kind: str, keys: Sequence[str] | None = None, *, after: str = "", limit: int = 1000
-    ) -> list[Noted]:
-        return self._read(read.notes, service, kind, keys, after, limit)
-
-    async def event(self, id: bytes) -> Record | None:
-        return self._read(read.event, id)
-
-    async def subscriptions(self, service: str | None = None) -> list[Any]:
-        return self._read(read.subscriptions, service)
-
-    async def cursors(self, subscriptions: Sequence[int]) -> list[Any]:
-        return self._read(read.cursors, subscriptions)
-
-    async def deliveries(self, **wanted: Any) -> list[Any]:
-        return self._read(partial(read.deliveries, **{**_ALL, **wanted}))
-
-    async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        return self._journal.query(self._wrapper, sql, parameters)
-
-    async def begin(self, *_: Any) -> NoReturn:
-        raise WouldDeadlock(
-            "This handler is in Django's transaction, which sees its own writes. delivery.transaction() would be another: it would "
-            "wait for the end of this one, or commit apart from it."
         )
