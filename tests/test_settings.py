@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from eventspine import Service, Spine, settings, sync
+from eventspine.durations import in_words, parse_duration
 from eventspine.errors import SettingsError
-from eventspine.settings_values import Address, in_words, parse_duration
+from eventspine.settings_values import Address
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from datetime import timedelta
 from math import isfinite
 from typing import Any, NamedTuple
 
+from .durations import in_words, parse_duration
+
 LOOPBACK = "127.0.0.1"
 COUNT_MAX = 1_000  # processes; a zero too many is not to take the host down
 KEEP = "keep"  # of a retention: for ever
-_UNITS = {"ms": 1e-3, "s": 1, "m": 60, "h": 3600, "d": 86400}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
 _SEPARATORS = re.compile(r"[,\s]+")
 
 
@@ -33,17 +33,6 @@ class Address(NamedTuple):
 
 
 Reader = Callable[[Any], Any]  # of what TOML or a text has; raises Refused
-
-
-def parse_duration(text: str) -> timedelta | None:
-    """`90s`, `1h30m`, `250ms`, `2d`; None when it is no duration, or one that leaves the calendar."""
-    parts = _DURATION.findall(text)
-    if not parts or "".join(number + unit for number, unit in parts) != text:
-        return None
-    try:
-        return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in parts))
-    except OverflowError:
-        return None
 
 
 def url(value: Any) -> str:
@@ -140,13 +129,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: KEEP if each is None else plain(each) for name, each in value.items()}
     return value
-
-
-def in_words(duration: timedelta) -> str:
-    """`90d`, `1h30m`: what `parse_duration` reads back, to the millisecond."""
-    rest = round(duration.total_seconds() * 1000)
-    said = ""
-    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)):
-        many, rest = divmod(rest, size)
-        said += f"{many}{unit}" if many else ""
-    return said or "0s"

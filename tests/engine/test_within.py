@@ -55,6 +55,15 @@ async def test_the_log_and_the_row_say_that_it_was_the_time(caplog: pytest.LogCa
     assert row.error.endswith(", as Retry(within=1 s) is over")
 
 
+async def test_a_time_of_many_days_is_told_in_digits(caplog: pytest.LogCaptureFixture) -> None:
+    month = Retry(attempts=None, within=timedelta(days=30), first_s=1e9, most_s=1e9)
+    times = list[float]()
+    async with testing.spine(failing(times, lambda: spine.now, month), failures="retry", seed=1, start=BEGAN) as spine:
+        await spine.publish(Placed())
+        await spine.advance(seconds=1)
+    assert "the last one of Retry(within=2,592,000 s)" in caplog.text
+
+
 async def test_the_number_of_attempts_ends_it_before_and_nothing_is_said_of_the_time() -> None:
     times, row = await attempts_of(Retry(attempts=3, within=timedelta(days=1)), seed=1)
     assert (len(times), row.error.partition("within")[1]) == (3, "")

@@ -17,8 +17,8 @@ from datetime import timedelta
 from itertools import groupby
 from typing import Any, NamedTuple, TypeVar
 
+from ..durations import in_words
 from ..errors import BrokerError
-from ..settings_values import in_words
 from ..wording import plural
 from ._eventbridge_aws import EXISTS, FAILURES, NOT_FOUND, QUEUE_IS_THERE, Aws, code_of
 from .port import Difference, Finding, Needs

@@ -13,8 +13,8 @@ from typing import Literal, cast
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AclOperation, NewTopic, TopicDescription
 
+from ..durations import in_words
 from ..errors import BrokerError
-from ..settings_values import in_words
 from ..wording import plural
 from ._kafka_claims import asked_as
 from ._kafka_client import Cluster, Config, code_of

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..durations import parse_duration
 from ..errors import SettingsError
-from ..settings_values import parse_duration
 from . import urls
 
 EXAMPLE = "kafka://localhost:9092 or kafka://user:password@host1:9092,host2:9092/?sasl=SCRAM-SHA-512&tls=yes"

@@ -22,6 +22,7 @@ import click
 import msgspec
 
 from ..clock import us_of
+from ..durations import parse_duration
 from ..errors import EventRefused, Undecodable
 from ..events import EventType
 from ..events.codec import DATA_BYTES_MAX
@@ -29,7 +30,6 @@ from ..observe.acting import acting
 from ..observe.correlation import correlate
 from ..observe.printable import printable
 from ..publishing import Receipt
-from ..settings_values import parse_duration
 from . import completion
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
 from .exits import Failed, Misused

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import click
 
-from ..settings_values import parse_duration
+from ..durations import parse_duration
 
 
 def now_us() -> int:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from ..durations import in_seconds
 from ..envelope import Envelope
 from ..errors import DeclarationError, SpineError, StatementRefused
 from ..journal.port import Record
@@ -36,7 +37,7 @@ def what_next(outcome: Outcome, now_us: int) -> str:
         case Again():
             return "again at once"
         case Park(due_us):
-            last = "" if outcome.ends is None else f", the last one of Retry(within={span(outcome.ends)})"
+            last = "" if outcome.ends is None else f", the last one of Retry(within={in_seconds(outcome.ends)})"
             return f"parked, next attempt {utc(due_us)} (in {max(0, due_us - now_us) / 1e6:.1f} s){last}"
         case Die():
             return f"dead{why_ended(outcome)}"
@@ -46,11 +47,7 @@ def what_next(outcome: Outcome, now_us: int) -> str:
 
 def why_ended(outcome: Die) -> str:
     """Where it was not the number of attempts, nor the error itself."""
-    return "" if outcome.ended is None else f", as Retry(within={span(outcome.ended)}) is over"
-
-
-def span(duration: timedelta) -> str:
-    return f"{duration.total_seconds():g} s"
+    return "" if outcome.ended is None else f", as Retry(within={in_seconds(outcome.ended)}) is over"
 
 
 def utc(us: int) -> str:
