@@ -58,6 +58,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 async def test_what_nobody_subscribes_to_is_noticed_once(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with Spine(url, service=SHOP) as spine, spine.running(mail()):
         for _ in range(3):
             await spine.publish(Placed(), Cancelled())
@@ -67,6 +68,20 @@ async def test_what_nobody_subscribes_to_is_noticed_once(url: str, caplog: pytes
     (record,) = [record for record in caplog.records if "orders.Cancelled" in record.getMessage()]
     assert record.levelno == logging.WARNING
     assert "has no subscriber yet in this journal" in record.getMessage()
+    (record,) = [record for record in caplog.records if "mail.Mailed" in record.getMessage()]
+    assert record.levelno == logging.INFO, "what a handler publishes is mostly the end of it"
+
+
+async def test_what_is_published_here_and_by_a_handler_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    both: Service[Any] = Service("both", publishes=("orders", "mail"))
+    caplog.set_level(logging.INFO)
+    async with Spine("memory://", service=both) as spine, spine.running(mail()):
+        await spine.publish(Placed(), Mailed())
+        await until_noticed(caplog, "mail.Mailed")
+        await spine.publish(Mailed(), Cancelled())
+        await until_noticed(caplog, "mail.Mailed", "orders.Cancelled")
+    told = [record.levelname for record in caplog.records if record.name == "eventspine.publishing"]
+    assert told == ["WARNING", "WARNING"]
 
 
 def test_a_script_that_is_soon_over_hears_of_it_too(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -64,7 +64,7 @@ class Host:
         self.retire = tuple(retire)
         self.resources: Any = None
         self.publisher = Publisher(
-            service.name, service.publishes, self.clock, runtime.ids, runtime.unheard.published, runtime.fits
+            service.name, service.publishes, self.clock, runtime.ids, runtime.unheard.answered, runtime.fits
         )
         self.subscriptions: list[Subscription] = []
         self.readers = Readers(self)
