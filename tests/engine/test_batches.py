@@ -313,6 +313,26 @@ async def test_order_feed_with_runs_stands_at_the_failing_event(spine: Spine) ->
     assert done == list(range(12))
 
 
+@pytest.mark.parametrize("state", ["parked", "dead"])
+async def test_order_feed_with_runs_does_not_try_again_early_because_more_comes(spine: Spine, state: str) -> None:
+    service, tried = Service("mail"), list[int]()
+    retry = ONCE if state == "dead" else Retry(immediate=0, first_s=3600, most_s=3600)
+
+    @service.on(Placed, batch=Batch(4), order="feed", on_dead="waits", retry=retry)
+    async def note(events: list[Placed]) -> None:
+        tried.extend(event.number for event in events)
+        raise Broken
+
+    async with spine.running(service):
+        await spine.publish(Placed(number=1))
+        await (dead(spine) if state == "dead" else parked(spine))
+        lanes = subscription(spine).lanes
+        await until(lambda: not lanes.taken)
+        await spine.publish(Placed(number=2))
+        await until(lambda: lanes.size == 2 and not lanes.ready and not lanes.taken)
+        assert tried == [1]
+
+
 async def test_order_feed_with_runs_stands_at_the_dead_event_after_a_restart_too(spine: Spine) -> None:
     service, seen = Service("email"), list[int]()
 

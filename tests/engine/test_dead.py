@@ -26,6 +26,7 @@ from .material import (
     parked,
     rows,
     subscription,
+    turns,
     until,
 )
 
@@ -237,6 +238,58 @@ async def test_what_is_replayed_before_it_is_known_here_to_be_dead_is_handled(
         await until(lambda: sorted(bug.order) == [5, 6])
     assert on_dead == "goes_on" or bug.order == [5, 6]
     assert {"settled"} == {row.state for row in await rows(spine)}
+
+
+@ORDERS
+@pytest.mark.parametrize("batch", [None, Batch(1)])
+async def test_a_key_waits_for_what_died_again_while_its_row_was_read(spine: Spine, order: Any, batch: Any) -> None:
+    """What is read of it says that it was replayed, and that it has died once more is known here before."""
+    bug, go, attempts = Bug(5), asyncio.Event(), 0
+    deliveries, asked, held = spine.journal.deliveries, asyncio.Event(), asyncio.Event()
+
+    async def handle(event: Placed, delivery: Delivery) -> None:
+        nonlocal attempts
+        attempts += event.number == 5
+        if attempts == 2:
+            await go.wait()
+        await bug.handle(event, delivery)
+
+    async def handle_run(events: list[Placed], delivery: BatchDelivery) -> None:
+        await handle(events[0], delivery.of(events[0]))
+
+    async def late(*given: Any, **options: Any) -> Any:
+        found = await deliveries(*given, **options)
+        if attempts == 2 and options.get("partitions"):
+            asked.set()
+            await held.wait()
+        return found
+
+    service: Service[Any] = Service("mail")
+    declare = service.on(Placed, name="note", retry=ONCE, order=order, on_dead="waits", batch=batch)
+    declare(handle_run if batch else handle)
+    spine.journal.deliveries = late  # type: ignore[method-assign]
+    await spine.publish(Placed(number=5), Placed(number=6))
+    async with spine.running(service):
+        await dead(spine)
+        if order == "key":
+            await parked(spine)
+        await replay(spine)
+        await until(lambda: attempts == 2)
+        host(spine).look_again(subscription(spine))
+        await asked.wait()
+        go.set()
+        await dead(spine)
+        lanes = subscription(spine).lanes
+        await until(lambda: not lanes.taken)
+        held.set()
+        await until(lambda: not host(spine).reloads.asked and not host(spine)._changing.locked())
+        await spine.publish(Placed(customer="bob", number=7))
+        await (until(lambda: bug.order) if order == "key" else turns())
+        bug.mend()
+        await replay(spine)
+        await until(lambda: len(bug.order) == 3)
+    assert bug.order == ([7, 5, 6] if order == "key" else [5, 6, 7])
+    assert attempts == 3
 
 
 async def test_replaying_twice_handles_once(spine: Spine) -> None:

@@ -25,15 +25,6 @@ def test_a_row_read_before_its_last_attempt_was_stored_does_not_take_the_count_b
     assert (2, 200) == (stored.attempts, stored.due_us)
 
 
-def test_a_replayed_row_counts_from_the_beginning() -> None:
-    lane, stored = Lane("ann"), Stored(7, 3, Part(0, "lease", 1, 0, [], 1, 0), None)
-    stored.attempts, stored.dead = 5, True
-    lane.stored = [stored]
-
-    assert _refresh(lane, {7: row(0, 100)}, set())
-    assert (0, False) == (stored.attempts, stored.dead)
-
-
 def waits_soon(spine: Spine) -> Lane:
     """As if a row had been loaded just now, due in a moment, of the key that a handler has in hand."""
     one = subscription(spine)

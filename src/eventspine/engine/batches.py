@@ -100,9 +100,6 @@ class BatchWorkers(Workers):
         except Exception:
             self.subscription.back(items)
             raise
-        lost = [item for item in items if item.record is None]
-        for item in lost:
-            self.subscription.gone(item)
         return [item for item in items if item.record is not None]
 
     def _still_ours(self, items: list[Item]) -> list[Item]:

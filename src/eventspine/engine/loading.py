@@ -166,7 +166,7 @@ def _refresh(lane: Lane, known: dict[int, Delivery], gone: set[int]) -> bool:
         row = known.get(stored.number)
         if row is None or row.reason == NEWER:  # given back: its time is this process's own matter
             continue
-        if row.attempts < stored.attempts and not stored.dead:  # read before the last attempt was stored
+        if row.attempts < stored.attempts:  # read before the last attempt was stored
             continue
         if (row.due_us, row.state == "dead") != (stored.due_us, stored.dead):
             stored.due_us, stored.dead, stored.late = row.due_us, row.state == "dead", stored.late or row.late

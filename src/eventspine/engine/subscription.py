@@ -171,7 +171,7 @@ class Subscription:
         if item.waits and item.waits > self.clock.now_us():
             self.waiting.wait(item)
         elif item.record is None and not await self.load(item):
-            self.gone(item)
+            return
         elif item.suspect:
             await run_marked(self, item)
         else:
@@ -179,8 +179,14 @@ class Subscription:
             await self.call(item)
 
     async def load(self, item: Item) -> bool:
-        rows = await self.journal.deliveries(numbers=[item.number], states=["parked"])
+        """False: it is not to be handled after all, and is in hand no more."""
+        looks = self.waiting.looks
+        rows = await self.journal.deliveries(numbers=[item.number], states=["parked", "dead"])
         if not rows or rows[0].record is None:
+            self.gone(item)
+            return False
+        if rows[0].state == "dead":
+            self.waiting.still_dead(item, looks)
             return False
         item.record = rows[0].record
         self.bytes += len(item.record.data)

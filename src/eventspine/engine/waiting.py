@@ -170,7 +170,7 @@ class Waiting:
         if not self._stored(item, looks, verdict):
             return
         if self.subscription.whole:
-            item.waits = due_us
+            self._is_to_wait(item, due_us)
             self.lanes.again(item, due_us)
             self.subscription.plan()
         else:
@@ -197,12 +197,25 @@ class Waiting:
         if one.handler.on_dead == "goes_on" or (one.whole and item.of_row):  # the feed has gone on without it already
             one.gone(item)
         elif one.whole:
-            item.waits = FOR_A_WORD
+            self._is_to_wait(item, FOR_A_WORD)
             self.lanes.hold(item)
         else:
             self._row(item).dead = True
             self._hold_back(item)
         one.progress(1)
+
+    def still_dead(self, item: Item, looks: int) -> None:
+        """Its row had been read as one that was replayed, before it was known here that it has died once more since."""
+        one = self.subscription
+        if not one.waits_for_dead or one.whole:
+            one.gone(item)
+        elif not item.part.alive:
+            one.release(item)
+        else:
+            self._row(item).dead = True
+            self._hold_back(item)
+            if looks != self.looks:  # it may have been replayed since its row was read
+                one.host.look_again(one)
 
     def _stored(self, item: Item, looks: int, verdict: Verdict) -> bool:
         """Whether its row is written and still ours to wait for."""
@@ -304,6 +317,10 @@ class Waiting:
 
     # --- order="feed": the whole feed stands at one delivery ------------------------------------------------------------
 
+    def _is_to_wait(self, item: Item, until_us: int) -> None:
+        """It is looked at whenever the feed goes on, and in a run nobody looks whether its time has come."""
+        item.waits, item.single = until_us, True
+
     def recall(self, item: Item) -> None:
         """Its row, if it was tried before: the attempts go on from there, and not before they are due."""
         row = self.rows.pop(record_of(item).position, None)
@@ -335,8 +352,7 @@ class Waiting:
         row = known.get(item.number)
         if item.number in gone:
             self._pass(item)
-        elif row is not None and row.state == "parked" and (row.attempts >= item.attempts or item.waits == FOR_A_WORD):
-            # Fewer attempts than are known here: read before the last one was stored. Only a replay counts from 0 again.
+        elif row is not None and row.state == "parked" and row.attempts >= item.attempts:  # else read before the last
             item.attempts, item.late, item.waits = row.attempts, row.late, row.due_us or 0
             lane.next_due = row.due_us
             self.lanes.hurry([lane])
