@@ -36,7 +36,7 @@ COVERED = {
     "headers of others": ["hostile/test_headers.py"],
     "compression bombs": [
         "brokers/test_kafka.py::test_a_batch_that_unpacks_to_too_much",
-        "brokers/test_pulsar.py::test_what_unpacks_to_too_much_is_dead",
+        "brokers/pulsar/test_others.py::test_what_unpacks_to_too_much_is_dead",
     ],
     "code in data": ["hostile/test_no_code.py"],
     "turns of writers": ["faults/test_turns.py"],

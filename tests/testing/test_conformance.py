@@ -44,7 +44,7 @@ OURS = [
     "tests/brokers/test_nats.py::TestNats",
     "tests/brokers/test_rabbitmq.py::TestRabbitMQ",
     "tests/brokers/test_kafka_conformance.py",
-    "tests/brokers/test_pulsar.py::TestPulsar",
+    "tests/brokers/test_pulsar_conformance.py",
     "tests/brokers/test_eventbridge_conformance.py",
 ]
 HEAD = "from eventspine.journal.memory import MemoryJournal\nfrom eventspine.testing.conformance import *\n\n"
