@@ -314,7 +314,7 @@ async def test_order_feed_with_runs_stands_at_the_failing_event(spine: Spine) ->
 
 
 @pytest.mark.parametrize("state", ["parked", "dead"])
-async def test_order_feed_with_runs_does_not_try_again_early_because_more_comes(spine: Spine, state: str) -> None:
+async def test_order_feed_with_runs_is_not_called_again_because_more_comes(spine: Spine, state: str) -> None:
     service, tried = Service("mail"), list[int]()
     retry = ONCE if state == "dead" else Retry(immediate=0, first_s=3600, most_s=3600)
 
