@@ -66,6 +66,46 @@ def test_handlers_of_other_modules_are_included() -> None:
         service.include(part)
 
 
+def test_a_part_declares_nothing_once_it_is_included() -> None:
+    """The service that includes it would not have that, without a word."""
+    service, part = Service("mail"), Service("mail")
+    service.include(part)
+    with pytest.raises(DeclarationError, match=r"'nothing' of 'mail' comes too late.* include\(...\) below all"):
+        part.on(Placed)(nothing)
+    with pytest.raises(DeclarationError, match="the decoder of 'orders' of 'mail' comes too late"):
+        part.decoder("orders")(lambda _: None)
+
+
+@asynccontextmanager
+async def clients() -> AsyncIterator[str]:
+    yield "clients"
+
+
+OF_ITS_OWN: list[dict[str, Any]] = [
+    {"tables": lambda connection: None},
+    {"lifespan": clients},
+    {"errors": {ValueError: Dead}},
+    {"middleware": [Middleware()]},
+    {"retention": timedelta(days=1)},
+    {"publishes": "orders"},
+]
+
+
+@pytest.mark.parametrize("options", OF_ITS_OWN, ids=lambda options: next(iter(options)))
+def test_what_a_part_has_besides_its_handlers_is_not_left_behind_unnoticed(options: dict[str, Any]) -> None:
+    (name,) = options
+    with pytest.raises(DeclarationError, match=f"has {name}= of its own, which would be left behind"):
+        Service("mail").include(Service("mail", **options))
+    Service("mail", **options).include(Service("mail", **options))
+
+
+def test_only_another_service_is_included() -> None:
+    service = Service("mail")
+    for other in (service, "mail"):
+        with pytest.raises(DeclarationError, match=r"mail.include\(...\) takes another Service"):
+            service.include(other)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["", "Mail", "9mail", "mail.er", "mail er", "m" * 101, "mäil", "mail\n"])
 def test_names_of_services_are_plain(name: str) -> None:
     with pytest.raises(DeclarationError, match="can't name a service"):

@@ -18,7 +18,7 @@ from .policies import Batch, Dead, Drop, Retry, is_number, is_whole
 from .wording import plural
 
 if TYPE_CHECKING:
-    from .service import Handler
+    from .service import Handler, Service
 
 SERVICE = re.compile(r"[a-z][a-z0-9_-]{0,99}\Z")
 HANDLER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}\Z")
@@ -111,6 +111,32 @@ def retention_of(
             f"service that does; this one publishes {', '.join(map(repr, publishes)) or 'nothing'}."
         )
     return dict(retention)
+
+
+def check_part(whole: Service[Any], part: Service[Any]) -> None:
+    """That nothing of it is left behind: only what is declared at a service goes into another."""
+    where = f"{whole.name}.include(...)"
+    if left := _left_behind(whole, part):
+        raise DeclarationError(
+            f"{where}: the Service that it includes has {left} of its own, which would be left behind: only handlers and "
+            f"decoders are taken over. Give {left} to Service({whole.name!r}, ...), or run the two beside each other."
+        )
+
+
+def _left_behind(whole: Service[Any], part: Service[Any]) -> str | None:
+    if part.tables is not None and part.tables != whole.tables:
+        return "tables="
+    if part.lifespan is not None and part.lifespan is not whole.lifespan:
+        return "lifespan="
+    if not part.errors.items() <= whole.errors.items():
+        return "errors="
+    if any(one not in whole.middleware for one in part.middleware):
+        return "middleware="
+    if not part.retention.items() <= whole.retention.items():
+        return "retention="
+    if part.publishes != (part.name,) and not {*part.publishes} <= {*whole.publishes}:
+        return "publishes="
+    return None
 
 
 def _made(middleware: Any) -> str:

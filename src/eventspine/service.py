@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, 
 from .declared import (
     check_handler,
     check_handler_name,
+    check_part,
     check_retention,
     check_service,
     check_types,
@@ -159,6 +160,8 @@ class Service(Generic[R]):
         self.handlers: dict[str, Handler] = {}
         self.commands: dict[str, CommandHandler] = {}  # by the command's type
         self.decoders: dict[str, Decoder] = {}  # by channel
+        self.parts: list[Service[Any]] = []  # what it has included, and what that had
+        self.part_of: Service[Any] | None = None  # which has included this one
 
     @property
     def keeps(self) -> dict[str, int | None]:
@@ -302,13 +305,22 @@ class Service(Generic[R]):
         def declare(function: Callable[[Foreign], T]) -> Callable[[Foreign], T]:
             if channel in self.decoders:
                 raise DeclarationError(f"The service {self.name!r} has a decoder of {channel!r} already.")
+            self.refuse_late(f"the decoder of {channel!r}")
             self.decoders[channel] = decoder_of(self.name, channel, function, id)
             return function
 
         return declare
 
     def include(self, other: Service[Any]) -> None:
-        """Take over the handlers, those of commands too, and the decoders of another module's `Service` object, as if they were declared here."""
+        """Take over the handlers, those of commands too, and the decoders of another module's `Service` object, as if they were declared here.
+
+        That object is a part of this service from here on: it has its handlers already, and nothing else of its own."""
+        given: Any = other
+        if not isinstance(given, Service) or given is self:
+            raise DeclarationError(
+                f"{self.name}.include(...) takes another Service, made by another module, not {given!r}."
+            )
+        check_part(self, other)
         for handler in other.handlers.values():
             self._add(handler)
         if other.commands:
@@ -318,8 +330,19 @@ class Service(Generic[R]):
                 add(self, replace(command, service=self.name))
         for decoder in other.decoders.values():
             self.decoder(decoder.channel, id=decoder.id)(decoder.function)
+        other.part_of = self
+        self.parts += (other, *other.parts)
+
+    def refuse_late(self, what: str) -> None:
+        """Whoever has included this one would not have it, and nobody would say so."""
+        if self.part_of is not None:
+            raise DeclarationError(
+                f"{what} of {self.name!r} comes too late: {self.part_of.name!r} has included that Service already. Write "
+                "include(...) below all that it declares."
+            )
 
     def _add(self, handler: Handler) -> None:
+        self.refuse_late(f"the handler {handler.name!r}")
         if handler.name in self.handlers:
             raise DeclarationError(
                 f"The service {self.name!r} has a handler named {handler.name!r} already; give one of them name='...'."
@@ -416,6 +439,12 @@ def check_services(services: Sequence[Any]) -> None:
             )
         names.append(service.name)
     check_commands(services)
+
+
+def wholes(services: Sequence[Service[Any]]) -> list[Service[Any]]:
+    """Without those that another of them has included, and runs."""
+    parts = {id(part) for service in services for part in service.parts}
+    return [service for service in services if id(service) not in parts]
 
 
 def check_commands(services: Sequence[Service[Any]]) -> None:

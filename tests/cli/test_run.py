@@ -157,6 +157,40 @@ def test_what_can_not_be_run(spine):
     assert not (spine.folder / "spine.db").exists()
 
 
+PART = """
+from bookshop import BookReserved
+from eventspine import Event, Service
+class LetterWritten(Event, context="letters", key="customer"):
+    customer: str
+part = Service("letters")
+@part.on(BookReserved)
+async def write(event: BookReserved) -> LetterWritten:
+    return LetterWritten(customer=event.customer)
+"""
+WHOLE = """
+from bookshop import stock
+from eventspine import Service
+from writing import LetterWritten, part
+letters = Service("letters")
+letters.include(part)
+"""
+
+
+def test_a_part_of_a_service_runs_with_the_one_that_includes_it_and_by_itself_never(spine):
+    (spine.folder / "writing.py").write_text(PART)
+    (spine.folder / "letters.py").write_text(WHOLE)
+    process = spine.start("run", "letters", "writing")
+    assert "running stock, letters as" in spine.until(process, "running")
+    publish(spine, "ann")
+    spine.until_it_shows("tail", "--no-follow", shows="letters.LetterWritten")
+    byhand = spine("publish", "LetterWritten", '{"customer": "bob"}', "--module", "letters")
+    assert byhand.stdout.startswith("letters.LetterWritten  key=bob"), byhand.stderr
+
+    refused = spine("run", "letters:part")
+    assert 2 == refused.returncode
+    assert "letters:part is a part of the service 'letters', which includes it" in refused.stderr
+
+
 SLOW_TO_IMPORT = """
 import sys, threading
 from bookshop import stock

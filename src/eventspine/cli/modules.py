@@ -16,7 +16,7 @@ import click
 
 from ..errors import DeclarationError, SpineError
 from ..events import EventType, describe
-from ..service import Service
+from ..service import Service, wholes
 from ..settings import Settings
 from .exits import Failed, Misused
 from .inside import called
@@ -79,13 +79,15 @@ def services_of(places: Sequence[str], folder: Path | None = None) -> list[Servi
         module = load(name, folder)
         for service in [_named(module, attribute)] if separator else _all(module):
             found[id(service)] = service
-    _refuse_twins(list(found.values()))
-    return list(found.values())
+    services = wholes(list(found.values()))
+    _refuse_twins(services)
+    return services
 
 
 def _named(module: ModuleType, attribute: str) -> Service[Any]:
     service = getattr(module, attribute, None)
     if isinstance(service, Service):
+        _refuse_part(f"{module.__name__}:{attribute}", service)
         return service
     names = [name for name, value in vars(module).items() if isinstance(value, Service)]
     others = f" It has {', '.join(names)}." if names else " It has no service at all."
@@ -116,12 +118,22 @@ def _all(module: ModuleType) -> list[Service[Any]]:
     return services
 
 
+def _refuse_part(place: str, service: Service[Any]) -> None:
+    """Of the same name it would run as the whole, and suspend all that it lacks."""
+    whole = service.part_of
+    if whole is not None and whole.name == service.name:
+        raise Misused(
+            f"{place} is a part of the service {service.name!r}, which includes it, and would run without the rest. Name the "
+            "one that includes it."
+        )
+
+
 def _refuse_twins(services: Sequence[Service[Any]]) -> None:
     names = [service.name for service in services]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise Misused(
             f"Several Service objects are named {twice[0]!r}. Say which to run as MODULE:NAME, "
-            "or join them with service.include(other)."
+            "or join them with service.include(other) in one of these modules."
         )
 
 
@@ -190,7 +202,7 @@ def publisher(modules: Sequence[ModuleType], context: str, asked: str | None) ->
         services.update({id(value): value for value in vars(part).values() if isinstance(value, Service)})
     found = [
         service
-        for service in services.values()
+        for service in wholes(list(services.values()))
         if (context in service.publishes if asked is None else service.name == asked)
     ]
     if len(found) == 1:

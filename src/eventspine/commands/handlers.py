@@ -117,6 +117,7 @@ def add(service: Service[Any], handler: CommandHandler) -> None:
             "command; take the line above the other one out.",
             type=handler.kind.name,
         )
+    service.refuse_late(f"the handler of {handler.kind.name}")
     service.commands[handler.kind.name] = handler
 
 

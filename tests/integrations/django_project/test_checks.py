@@ -117,6 +117,16 @@ def test_the_decorator_on_the_wrong_side_of_on_is_an_error(path, monkeypatch):
     assert "right_way" not in message
 
 
+def test_what_an_app_s_service_has_included_is_no_service_beside_it(path, monkeypatch):
+    part, whole = Service("mail"), Service("mail")
+    part.on(Said, name="hear")(lambda event: None)
+    whole.include(part)
+    module = ModuleType(f"{APP}.handlers")
+    vars(module).update(part=part, whole=whole)
+    monkeypatch.setattr(discovery, "modules", lambda: iter([module]))
+    assert [whole] == discovery.to_run()
+
+
 def test_the_decorator_on_a_handler_of_runs_is_an_error(path, monkeypatch):
     runs = Service("runs")
 

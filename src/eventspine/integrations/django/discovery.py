@@ -12,7 +12,7 @@ from django.apps import apps
 from django.utils.module_loading import autodiscover_modules, module_has_submodule
 
 from ...errors import SettingsError
-from ...service import Service
+from ...service import Service, wholes
 from . import settings
 
 NAMED = "EVENTSPINE_DJANGO_RUN"  # `module` or `module:name`, by blanks: of `manage.py spine run`, and the processes it starts
@@ -40,7 +40,7 @@ def declared() -> list[Service[Any]]:
     if settings.read().service:
         service = settings.service()
         found.setdefault(id(service), service)
-    return list(found.values())
+    return wholes(list(found.values()))
 
 
 def to_run() -> list[Service[Any]]:
