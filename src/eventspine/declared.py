@@ -162,6 +162,13 @@ def check_types(service: str, types: tuple[Any, ...]) -> None:
             raise DeclarationError(f"@{service}.on({one!r}) is not an event type; give {instead}.")
 
 
+def check_options(where: str, options: Mapping[str, Any], known: type[Any], more: Sequence[str] = ()) -> None:
+    """`known`: the TypedDict that has them. `more`: what can be said beside these."""
+    if unknown := set(options) - set(known.__annotations__):
+        told = ", ".join((*known.__annotations__, *more))
+        raise DeclarationError(f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {told}.")
+
+
 def check_handler_name(service: str, name: Any, function: Any, word: str = "on") -> str:
     """The handler's name, by default the function's."""
     if not callable(function):

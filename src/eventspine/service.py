@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, 
 from .declared import (
     check_handler,
     check_handler_name,
+    check_options,
     check_part,
     check_retention,
     check_service,
@@ -232,7 +233,7 @@ class Service(Generic[R]):
 
         units = {"weeks": weeks, "days": days, "hours": hours, "minutes": minutes, "seconds": seconds}
         # First, so that `minute=5` is told as unknown, and not as an interval of 0.
-        _check_options(self, "every", options, PeriodicOptions, (*units, "missed"))
+        check_options(f"{self.name}.every", options, PeriodicOptions, (*units, "missed"))
         return self._periodic("every", every(self.name, interval, units), missed, options)
 
     def cron(
@@ -252,7 +253,7 @@ class Service(Generic[R]):
         check_missed(f"@{self.name}.{word}", missed)
 
         def declare(function: Callable[..., Any]) -> Callable[..., Any]:
-            _check_options(self, function, options, PeriodicOptions, ("missed",))
+            check_options(_where(self, function), options, PeriodicOptions, ("missed",))
             name = check_handler_name(self.name, options.get("name"), function, word)
             taking = taking_ticks(f"{self.name}.{name}", function)
             given: dict[str, Any] = {**options, "name": name, "function": taking, "types": (), "concurrency": 1}
@@ -374,7 +375,7 @@ def _handler(
     batch: Batch | None,
     options: HandlerOptions,
 ) -> Handler:
-    _check_options(service, function, options, HandlerOptions, ("batch",))
+    check_options(_where(service, function), options, HandlerOptions, ("batch",))
     name = check_handler_name(service.name, options.get("name"), function)
     described = tuple(describe(cls) for cls in types)
     names = [name for kind in described for name in kind.names]
@@ -387,12 +388,8 @@ def _handler(
     return handler
 
 
-def _check_options(service: Service[Any], function: Any, options: Any, known: Any, more: Sequence[str]) -> None:
-    unknown = set(options) - set(known.__annotations__)
-    if unknown:
-        told = ", ".join((*known.__annotations__, *more))
-        name = getattr(function, "__name__", function)
-        raise DeclarationError(f"{service.name}.{name}: no such option: {', '.join(sorted(unknown))}. Known: {told}.")
+def _where(service: Service[Any], function: Any) -> str:
+    return f"{service.name}.{getattr(function, '__name__', function)}"
 
 
 def _us(kept: timedelta | None) -> int | None:

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import inspect
 
 from ..errors import CommandRefused, DeclarationError, EventRefused, KeyRefused, ResultRefused, Undecodable
-from ..events.codec import DATA_BYTES_MAX, _encode_foreign, raw_codec
+from ..events.codec import DATA_BYTES_MAX, encode_foreign, raw_codec
 from ..events.declare import (
     _INHERIT,
     COMMAND,
@@ -27,7 +27,7 @@ from ..events.declare import (
     _options,
     _refuse_unknown,
     _register,
-    _resolve_local,
+    resolve_local,
 )
 from ..events.pydantic_models import is_pydantic
 from ..events.types import EventType, Options
@@ -35,7 +35,7 @@ from .strangers import stranger
 
 T = TypeVar("T")
 # The same command is the same text, whatever order a set or a dict has in this process.
-_same_text = msgspec.json.Encoder(order="deterministic", enc_hook=_encode_foreign).encode
+_same_text = msgspec.json.Encoder(order="deterministic", enc_hook=encode_foreign).encode
 
 
 class CommandType(EventType):
@@ -165,7 +165,7 @@ class CommandMeta(msgspec.StructMeta):
         **unknown: Any,
     ) -> CommandMeta:
         _refuse_unknown(class_name, unknown, CommandMeta)
-        _resolve_local(namespace, sys._getframe(1))
+        resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(
             mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename, omit_defaults=True
         )

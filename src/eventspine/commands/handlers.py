@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
-from ..declared import check_handler_name, positional
+from ..declared import check_handler_name, check_options, positional
 from ..errors import DeclarationError, SettingsError
 from ..policies import is_number, is_whole
 from ..wording import plural
@@ -157,9 +157,7 @@ def _check_owned(service: Service[Any], kind: CommandType) -> None:
 
 
 def _check_options(where: str, options: CommandOptions) -> None:
-    known = CommandOptions.__annotations__
-    if unknown := set(options) - set(known):
-        raise DeclarationError(f"{where}: no such option: {', '.join(sorted(unknown))}. Known: {', '.join(known)}.")
+    check_options(where, options, CommandOptions)
     seconds, tries = options.get("timeout_s", TIMEOUT_S), options.get("conflict_tries", TRIES)
     if not is_number(seconds) or seconds <= 0:
         raise DeclarationError(f"{where}: timeout_s={seconds!r}: give a number of seconds above 0.")

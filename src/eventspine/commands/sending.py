@@ -34,7 +34,7 @@ from ..journal.port import Record, Unit
 from ..observe.correlation import current
 from ..observe.written import collected, wrote
 from ..publishing import Publisher, through
-from ..state.changing import PAUSE_S, _checked
+from ..state.changing import PAUSE_S, checked_command_id
 from . import answers
 from .answers import Answer
 from .declare import CommandType, describe_command
@@ -231,7 +231,7 @@ async def send(spine: Commanding, command: Command[T], command_id: str | None, c
     kind = describe_command(type(command))
     _refuse_in_handlers(kind)
     data, read = kind.admit(command)
-    id = None if command_id is None else _checked(command_id)
+    id = None if command_id is None else checked_command_id(command_id)
     handler, service = spine._handler_of(kind)
     await spine._at_first_use()
     record = through(spine._around, spine._sender, command, cause=current.get())

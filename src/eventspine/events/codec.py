@@ -27,7 +27,7 @@ Encode = Callable[[Any], bytes]
 Decode = Callable[[bytes], Any]
 
 
-def _encode_foreign(value: Any) -> Any:
+def encode_foreign(value: Any) -> Any:
     """What msgspec doesn't know: pydantic models, by their own serializer."""
     if not is_pydantic(type(value)):
         raise NotImplementedError(f"a {type(value).__name__} can't be encoded as JSON")
@@ -41,7 +41,7 @@ def _decode_foreign(cls: Any, value: Any) -> Any:
     return cls.__pydantic_validator__.validate_json(msgspec.json.encode(value))
 
 
-_encode = msgspec.json.Encoder(enc_hook=_encode_foreign).encode
+_encode = msgspec.json.Encoder(enc_hook=encode_foreign).encode
 
 
 def raw_codec(cls: Any) -> tuple[Encode, Decode]:

@@ -76,7 +76,7 @@ def _names(key: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _resolve_local(namespace: dict[str, Any], frame: Any) -> None:
+def resolve_local(namespace: dict[str, Any], frame: Any) -> None:
     """Under `from __future__ import annotations`, find types that were defined inside the function around the class.
 
     msgspec looks only in the module, and a test likes to define its events where it uses them.
@@ -117,7 +117,7 @@ class EventMeta(msgspec.StructMeta):
         **unknown: Any,
     ) -> EventMeta:
         _refuse_unknown(class_name, unknown, EventMeta)
-        _resolve_local(namespace, sys._getframe(1))
+        resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
         declared = _options(cls, _STORED, context, key, type, version, tenant, renamed_from)
         if declared is not None:

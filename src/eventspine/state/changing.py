@@ -62,7 +62,7 @@ class Changing(Generic[A]):
         self._cls = cls
         self._id = id_of(id)
         self._new = new
-        self._command_id = None if command_id is None else _checked(command_id)
+        self._command_id = None if command_id is None else checked_command_id(command_id)
         self._shape = shape_of(cls)
         self._service = spine._speaker().service
         self._stream = self._shape.stream(self._id)
@@ -162,7 +162,7 @@ class Changing(Generic[A]):
         )
 
 
-def _checked(command_id: Any) -> str:
+def checked_command_id(command_id: Any) -> str:
     size = len(command_id.encode("utf-8", "surrogatepass")) if isinstance(command_id, str) else 0
     if not 0 < size <= KEY_BYTES_MAX or not command_id.isprintable():
         raise SettingsError(

@@ -22,13 +22,13 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
 
-from ..declared import check_handler, check_handler_name, positional
+from ..declared import check_handler, check_handler_name, check_options, positional
 from ..errors import DeclarationError, RegistrationRefused
 from ..events import EventType, describe
 from ..journal.port import Deleted, Journal
 from ..policies import Batch, Policies, Retry
 from ..runs import BatchDelivery
-from ..service import Handler, Service, _check_options
+from ..service import Handler, Service
 from . import cut_streams, versions
 from .code import code_of
 from .progress import held_up_by, progress_of
@@ -264,7 +264,7 @@ def declare(
 ) -> Handler:
     """The handler that keeps this view."""
     kind, where = describe_view(view), f"{service.name}.{getattr(function, '__name__', function)}"
-    _check_options(service, function, options, ProjectionOptions, ())
+    check_options(where, options, ProjectionOptions)
     check_words(where, options)
     name = check_handler_name(service.name, options.get("name"), function, "projection")
     if kind.version > 1:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, dataclass_transform
 import msgspec
 
 from ..errors import DeclarationError, ViewRefused
-from ..events.declare import _resolve_local  # the same for events: a test declares them where it uses them
+from ..events.declare import resolve_local  # the same for events: a test declares them where it uses them
 from ..policies import is_whole
 from ..wording import plural
 from .columns import INTEGER_MAX, KEY_KINDS, Column, columns_of
@@ -203,7 +203,7 @@ class ViewMeta(msgspec.StructMeta):
         version: int = 1,
         tenant: str | None = None,
     ) -> ViewMeta:
-        _resolve_local(namespace, sys._getframe(1))
+        resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, kw_only=True)
         if any(isinstance(base, ViewMeta) for base in bases):
             setattr(cls, _STORED, ViewType(cls, key, name, version, tenant))

@@ -84,12 +84,12 @@ def _publish(
         raise EventRefused("id= is for publishing outside of handlers; inside one, ids derive from the delivery.")
     inside = in_transaction(wrapper)
     if not inside:
-        _refuse_dual_write(wrapper)
-    journal, spine = journal_of(wrapper), _spine(settings.service())
+        refuse_dual_write(wrapper)
+    journal, spine = journal_of(wrapper), spine_of(settings.service())
     due = due_us(spine.clock, at, after)
     if handling and (not inside or isinstance(cause, CommandDelivery)):  # it goes with the delivery
         assert isinstance(cause, (Delivery, BatchDelivery))
-        _refuse_other_journal(cause, journal)
+        refuse_other_journal(cause, journal)
         return cause._publish(tuple(events), cause, time, due)
     records = _records(spine, events, cause, time, id)
     with nullcontext() if inside else transaction.atomic(using=wrapper.alias):
@@ -150,12 +150,12 @@ def _records(
 
 
 @lru_cache(maxsize=16)
-def _spine(service: Service[Any] | None) -> Spine:
+def spine_of(service: Service[Any] | None) -> Spine:
     """Makes records, and is never opened: what is written goes over Django's connection."""
     return Spine("memory://", service=service)
 
 
-def _refuse_dual_write(wrapper: Any) -> None:
+def refuse_dual_write(wrapper: Any) -> None:
     """An event that is stored at once, beside rows that may yet be rolled back, would be a fact that never happened."""
     others = [other.alias for other in connections.all(initialized_only=True) if other.in_atomic_block]
     if others:
@@ -166,7 +166,7 @@ def _refuse_dual_write(wrapper: Any) -> None:
         )
 
 
-def _refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: Store) -> None:
+def refuse_other_journal(delivery: Delivery[Any] | BatchDelivery[Any], journal: Store) -> None:
     handling = delivery._subscription.journal
     if not journal.is_same(handling):
         raise WouldDeadlock(

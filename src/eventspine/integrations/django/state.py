@@ -36,7 +36,7 @@ from ...state.reading import ViewReader
 from . import discovery, settings
 from .connection import OnConnection, now
 from .journals import journal_of, wrapper as journal_wrapper
-from .publishing import _refuse_dual_write, _refuse_other_journal, _spine
+from .publishing import refuse_dual_write, refuse_other_journal, spine_of
 from .within import in_transaction
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def save(*aggregates: Aggregate) -> list[Receipt]:
     """Store what these have recorded: all, or nothing; in `transaction.atomic()`, when that commits."""
     cause = current.get()
     if isinstance(cause, Delivery) and cause._open:
-        _refuse_other_journal(cause, journal_of(journal_wrapper()))
+        refuse_other_journal(cause, journal_of(journal_wrapper()))
         return cause.save(*aggregates)
     with _writing() as wrapper:
         return now(_Project(wrapper, settings.service()).save(*aggregates))
@@ -212,7 +212,7 @@ def _writing(name: str | None = None) -> Iterator[Any]:
     """The lock, in a transaction of its own or in a savepoint of the caller's."""
     wrapper = journal_wrapper()
     if not in_transaction(wrapper):
-        _refuse_dual_write(wrapper)
+        refuse_dual_write(wrapper)
     journal = journal_of(wrapper)
     with transaction.atomic(using=wrapper.alias):
         journal.lock(wrapper, name)
@@ -234,7 +234,7 @@ class _Project(State, Commanding):
     def __init__(self, wrapper: Any, service: Service[Any] | None = None) -> None:
         if service is None and settings.read().service:
             service = settings.service()
-        self._made = made = _spine(service)
+        self._made = made = spine_of(service)
         self.clock, self._ids, self._publisher, self._around = made.clock, made._ids, made._publisher, made._around
         self.service = service
         self.journal = OnConnection(wrapper)  # type: ignore[assignment]  # all that is asked for is there
