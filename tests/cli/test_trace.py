@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from eventspine import Event, Service, Spine
 from eventspine.cli import trace as tracing
 from eventspine.ids import id_text
 from eventspine.journal.memory import MemoryJournal
@@ -223,6 +224,57 @@ def test_journals_that_contradict_one_another_make_no_circle(capsys):
     tracing.write_json(found, several=True)
 
     assert 2 == capsys.readouterr().out.count('"children":[')
+
+
+class Asked(Event, context="questions", key="who"):
+    who: str = "ann"
+
+
+class Answered(Event, context="answers", key="who"):
+    who: str = "ann"
+
+
+def desk(*added_later: Any) -> Service[Any]:
+    service: Service[Any] = Service("desk", publishes="answers")
+
+    @service.on(Asked)
+    async def note(event: Asked) -> None: ...
+
+    for function in added_later:
+        service.on(Asked, start="earliest")(function)
+    return service
+
+
+async def asked_before_two_were_added(url: str) -> str:
+    handled = set[str]()
+    both = asyncio.Event()
+
+    def has_handled(name: str) -> None:
+        handled.add(name)
+        if len(handled) == 2:
+            both.set()
+
+    async def answer(event: Asked) -> Answered:
+        has_handled("answer")
+        return Answered(who=event.who)
+
+    async def count(event: Asked) -> None:
+        has_handled("count")
+
+    async with Spine(url, service=Service("asker", publishes="questions")) as spine:
+        async with spine.running(desk()):
+            asked = await spine.publish(Asked())
+        async with spine.running(desk(answer, count)):
+            await both.wait()
+    return asked.id
+
+
+def test_what_a_handler_added_later_has_answered_it_has_not_passed(say, tmp_path):
+    asked = asyncio.run(asked_before_two_were_added(f"sqlite:///{tmp_path}/spine.db"))
+    tree = say("trace", asked).stdout
+
+    assert "desk.answer  done\n" in tree
+    assert "desk.count  done (older than this handler: passed, unless it began earlier or was rewound)" in tree
 
 
 def test_several_journals_are_named_one_by_one(say, story, tmp_path):

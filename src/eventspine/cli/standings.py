@@ -5,14 +5,15 @@
     dead     given up, with its reason                             held     in the care of another process
 
 A journal doesn't keep where a subscription began. So `done` says why it may have been passed, where an event is older
-than a handler that was added to its service later.
+than a handler that was added to its service later, and nothing is there that this has answered it with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from ..ids import derived_id
 from ..journal.cursors import is_finished
 from ..journal.port import BEHIND, OWN_FEED, Cursor, Delivery, Journal, Record, Subscription
 from ..observe.printable import printable
@@ -31,15 +32,16 @@ class Standing(NamedTuple):
 
 
 async def standings(journal: Journal, records: Sequence[Record]) -> dict[int, list[Standing]]:
-    """By position; subscriptions in order of service and name."""
+    """By position; subscriptions in order of service and name. Of a correlation, all that there is, for the answers."""
     stored = await journal.subscriptions()
     began = {row.service: min(each.created_us for each in stored if each.service == row.service) for row in stored}
     subscriptions = sorted((row for row in stored if row.state != "retired"), key=lambda row: (row.service, row.name))
     cursors = await cursors_of(journal, subscriptions)
     deliveries = await _deliveries(journal, records)
+    ids = {record.id for record in records}
     return {
         record.position: [
-            _standing(row, record, cursors, deliveries.get((row.number, record.position)), began[row.service])
+            _standing(row, record, cursors, deliveries.get((row.number, record.position)), began[row.service], ids)
             for row in subscriptions
             if wants(row, record)
         ]
@@ -80,19 +82,26 @@ def _standing(
     cursors: Mapping[tuple[int, int], Cursor],
     delivery: Delivery | None,
     began_us: int,
+    ids: Container[bytes],
 ) -> Standing:
     if delivery is not None:
         return Standing(subscription, delivery.state, delivery, "")
     if finished(subscription, record, cursors):
-        return Standing(subscription, "done", None, _may_be_passed(subscription, record, began_us))
+        return Standing(subscription, "done", None, _may_be_passed(subscription, record, began_us, ids))
     return Standing(subscription, "waiting", None, _waits_for(subscription, record))
 
 
-def _may_be_passed(subscription: Subscription, record: Record, began_us: int) -> str:
+def _may_be_passed(subscription: Subscription, record: Record, began_us: int, ids: Container[bytes]) -> str:
     """A service's first handlers begin with the earliest event, those added later with the next one, unless told."""
-    if began_us < subscription.created_us and record.recorded_us < subscription.created_us:
-        return "older than this handler: passed, unless it began earlier or was rewound"
-    return ""
+    older = began_us < subscription.created_us and record.recorded_us < subscription.created_us
+    if not older or _first_answer(subscription, record) in ids:
+        return ""
+    return "older than this handler: passed, unless it began earlier or was rewound"
+
+
+def _first_answer(subscription: Subscription, record: Record) -> bytes:
+    """The id of the first event that it publishes as it handles this one."""
+    return derived_id(subscription.uid, subscription.republish, record.source, record.id, 0)
 
 
 def _waits_for(subscription: Subscription, record: Record) -> str:
