@@ -19,14 +19,15 @@ from msgspec import inspect
 from ..errors import CommandRefused, DeclarationError, EventRefused, KeyRefused, ResultRefused, Undecodable
 from ..events.codec import DATA_BYTES_MAX, encode_foreign, raw_codec
 from ..events.declare import (
-    _INHERIT,
     COMMAND,
+    EVENT,
+    INHERIT,
     Key,
     Rename,
-    _completed,
-    _options,
-    _refuse_unknown,
-    _register,
+    completed,
+    declared_options,
+    refuse_unknown,
+    register,
     resolve_local,
 )
 from ..events.pydantic_models import is_pydantic
@@ -156,22 +157,22 @@ class CommandMeta(msgspec.StructMeta):
         bases: tuple[type, ...],
         namespace: dict[str, Any],
         *,
-        context: str = _INHERIT,
-        key: Key = _INHERIT,
+        context: str = INHERIT,
+        key: Key = INHERIT,
         type: str | None = None,
         version: int | None = None,
-        tenant: str | None = _INHERIT,
+        tenant: str | None = INHERIT,
         rename: Rename = None,
         **unknown: Any,
     ) -> CommandMeta:
-        _refuse_unknown(class_name, unknown, CommandMeta)
+        refuse_unknown(class_name, unknown, CommandMeta)
         resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(
             mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename, omit_defaults=True
         )
-        declared = _options(cls, COMMAND, context, key, type, version, tenant)
+        declared = declared_options(cls, COMMAND, context, key, type, version, tenant)
         if declared is not None:
-            _register(cls, CommandType(cls, declared, _result_of(cls)), COMMAND)
+            register(cls, CommandType(cls, declared, _result_of(cls)), COMMAND)
         return cls
 
 
@@ -202,13 +203,13 @@ def describe_command(cls: Any) -> CommandType:
     found: CommandType | None = vars(cls).get(COMMAND) if isinstance(cls, type) else None
     if found is None:
         raise _undescribed(cls)
-    _completed(found, "command")
+    completed(found, "command")
     return found
 
 
 def _undescribed(cls: Any) -> DeclarationError:
     name = getattr(cls, "__name__", repr(cls))
-    if hasattr(cls, "__spine_event__"):
+    if hasattr(cls, EVENT):
         return DeclarationError(f"{name} is an event: a fact is published, spine.publish(...), and a command is sent.")
     if isinstance(cls, CommandMeta):
         return DeclarationError(f"{name} has no context and is only a base; add context= to its class line")

@@ -18,22 +18,22 @@ from ..errors import DeclarationError
 from .pydantic_models import is_pydantic
 from .types import EventType, Options
 
-_STORED = "__spine_event__"
-COMMAND = "__spine_command__"  # what is known about a command's class, on that class
-_INHERIT: Any = object()  # "not said", where None means "no key"
+EVENT = "__spine_event__"  # what is known about an event's class, on that class
+COMMAND = "__spine_command__"  # the same, of a command's
+INHERIT: Any = object()  # "not said", where None means "no key"
 
 C = TypeVar("C")
 Key = str | tuple[str, ...] | None
 Rename = Literal["lower", "upper", "camel", "pascal", "kebab"] | Callable[[str], str | None] | Mapping[str, str] | None
 
 
-def _register(cls: Any, known: EventType, stored: str = _STORED) -> None:
+def register(cls: Any, known: EventType, stored: str = EVENT) -> None:
     with suppress(NameError):  # a field's type is defined further down: `describe` tries again
         known.complete()
     setattr(cls, stored, known)
 
 
-def _completed(known: EventType, what: str) -> None:
+def completed(known: EventType, what: str) -> None:
     try:
         known.complete()
     except NameError as error:
@@ -43,18 +43,18 @@ def _completed(known: EventType, what: str) -> None:
         ) from error
 
 
-def _options(
+def declared_options(
     cls: Any, stored: str, context: Any, key: Key, type: Any, version: Any, tenant: Any, renamed_from: Any = ()
 ) -> Options | None:
     """What this class was declared with, of which a base may have said some. None: it says nothing, and is a base."""
     parent = _inherited(cls, stored)
     if parent is not None:
-        context = parent.context if context is _INHERIT else context
-        key = parent.key if key is _INHERIT else key
-        tenant = parent.tenant if tenant is _INHERIT else tenant
-    if context is not _INHERIT:
-        return Options(context, _names(key), type, version, None if tenant is _INHERIT else tenant, renamed_from)
-    if key is not _INHERIT or tenant is not _INHERIT or type is not None or version is not None or renamed_from:
+        context = parent.context if context is INHERIT else context
+        key = parent.key if key is INHERIT else key
+        tenant = parent.tenant if tenant is INHERIT else tenant
+    if context is not INHERIT:
+        return Options(context, _names(key), type, version, None if tenant is INHERIT else tenant, renamed_from)
+    if key is not INHERIT or tenant is not INHERIT or type is not None or version is not None or renamed_from:
         what, whose = ("command", "the context that owns it") if stored == COMMAND else ("event", "its context")
         raise DeclarationError(
             f"{cls.__name__} says what kind of {what} it is, but not whose: add context=, the name of {whose}"
@@ -68,7 +68,7 @@ def _inherited(cls: type, stored: str) -> EventType | None:
 
 
 def _names(key: Any) -> tuple[str, ...]:
-    if key is _INHERIT or key is None:
+    if key is INHERIT or key is None:
         return ()
     names = (key,) if isinstance(key, str) else key
     if not isinstance(names, tuple | list):
@@ -90,7 +90,7 @@ def resolve_local(namespace: dict[str, Any], frame: Any) -> None:
                 annotations[name] = eval(annotation, frame.f_globals, dict(frame.f_locals))  # noqa: S307
 
 
-def _refuse_unknown(class_name: str, unknown: Iterable[str], meta: Any) -> None:
+def refuse_unknown(class_name: str, unknown: Iterable[str], meta: Any) -> None:
     if unknown:
         known = ", ".join(meta.__new__.__kwdefaults__)
         raise DeclarationError(
@@ -107,21 +107,21 @@ class EventMeta(msgspec.StructMeta):
         bases: tuple[type, ...],
         namespace: dict[str, Any],
         *,
-        context: str = _INHERIT,
-        key: Key = _INHERIT,
+        context: str = INHERIT,
+        key: Key = INHERIT,
         type: str | None = None,
         version: int | None = None,
-        tenant: str | None = _INHERIT,
+        tenant: str | None = INHERIT,
         rename: Rename = None,
         renamed_from: str | tuple[str, ...] = (),
         **unknown: Any,
     ) -> EventMeta:
-        _refuse_unknown(class_name, unknown, EventMeta)
+        refuse_unknown(class_name, unknown, EventMeta)
         resolve_local(namespace, sys._getframe(1))
         cls = super().__new__(mcls, class_name, bases, namespace, frozen=True, kw_only=True, rename=rename)
-        declared = _options(cls, _STORED, context, key, type, version, tenant, renamed_from)
+        declared = declared_options(cls, EVENT, context, key, type, version, tenant, renamed_from)
         if declared is not None:
-            _register(cls, EventType(cls, declared))
+            register(cls, EventType(cls, declared))
         return cls
 
 
@@ -176,7 +176,7 @@ def event(
                 f"{getattr(cls, '__name__', cls)!r} is neither a dataclass nor a pydantic model. "
                 "Put @event above @dataclass, or derive the class from Event."
             )
-        _register(cls, EventType(cls, Options(context, _names(key), type, version, tenant, renamed_from)))
+        register(cls, EventType(cls, Options(context, _names(key), type, version, tenant, renamed_from)))
         return cls
 
     return declare
@@ -191,11 +191,11 @@ def describe_event(event: Any) -> EventType:
 
 def describe(cls: type) -> EventType:
     """What is known about an event class."""
-    found: EventType | None = getattr(cls, _STORED, None)
+    found: EventType | None = getattr(cls, EVENT, None)
     if found is None or found.cls is not cls:  # a subclass must not pass for its parent
         raise _undescribed(cls)
     if not found.ready:
-        _completed(found, "event")
+        completed(found, "event")
     return found
 
 

@@ -17,7 +17,7 @@ from ._sql_apply import Applier, Safeguards
 from ._sqlite_guard import Unguarded, as_unit_failed, check_text
 from .port import Unit, Verdict
 
-_TAKE_LOCK = "/*spine*/ delete from spine_timers where 0"
+TAKE_LOCK = "/*spine*/ delete from spine_timers where 0"
 
 
 def write_within(connection: Any, unit: Unit, path: Path, now_us: int) -> Verdict:
@@ -26,15 +26,16 @@ def write_within(connection: Any, unit: Unit, path: Path, now_us: int) -> Verdic
         check_text(statement.sql)
     text_factory, connection.text_factory = connection.text_factory, str
     try:
-        return _write(connection, unit, path, now_us)
+        return write_unchecked(connection, unit, path, now_us)
     finally:
         connection.text_factory = text_factory
 
 
-def _write(connection: sqlite3.Connection, unit: Unit, path: Path, now_us: int) -> Verdict:
+def write_unchecked(connection: sqlite3.Connection, unit: Unit, path: Path, now_us: int) -> Verdict:
+    """Without a look at whose connection it is, and at the SQL."""
     applier = Applier(connection, Unguarded(connection), Safeguards(savepoints=False))
     try:
-        connection.execute(_TAKE_LOCK).close()
+        connection.execute(TAKE_LOCK).close()
         connection.execute("/*spine*/ savepoint spine_within").close()
         try:
             verdict = apply_beside(applier, unit, now_us)

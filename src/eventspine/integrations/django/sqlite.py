@@ -27,7 +27,7 @@ from ...journal._sql_apply import SCHEMA_VERSION
 from ...journal._sql_tables import Script, run_tables
 from ...journal._sqlite_guard import Unguarded, as_unit_failed, bind, check_read
 from ...journal._sqlite_tables import dialect
-from ...journal._sqlite_within import _TAKE_LOCK
+from ...journal._sqlite_within import TAKE_LOCK
 from ...journal.doorbell import Bells
 from ...journal.lockfile import TurnLock
 from ...journal.port import Registration, Unit, Verdict
@@ -68,7 +68,7 @@ class _OnSqlite(Store):
     def lock(self, wrapper: Any, name: str | None = None) -> None:
         """The write lock, which keeps everybody else from anything that matters here."""
         with wrapper.wrap_database_errors:
-            wrapper.connection.execute(_TAKE_LOCK).close()
+            wrapper.connection.execute(TAKE_LOCK).close()
 
     def turn(self, delivery: Delivery[Any]) -> Any:
         return _our_turn(delivery, self.path)
@@ -109,7 +109,7 @@ class InMemory(_OnSqlite):
     path = Path(":memory:")
 
     def write_within(self, connection: Any, unit: Unit) -> Verdict:
-        return within._write(connection, unit, self.path, SystemClock().now_us())
+        return within.write_unchecked(connection, unit, self.path, SystemClock().now_us())
 
     def ring_after_commit(self, wrapper: Any) -> None:
         """There is nobody else."""
