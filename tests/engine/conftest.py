@@ -11,7 +11,7 @@ from eventspine import Spine
 from eventspine.journal.memory import MemoryJournal
 from eventspine.journal.sqlite import SQLiteJournal
 
-from .material import Store
+from .material import HandClock, Store
 
 
 def in_memory() -> Store:
@@ -32,6 +32,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 async def spine(store: Store) -> AsyncIterator[Spine]:
     async with store.spine() as spine:
         yield spine
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def timed(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Store, HandClock]:
+    """A store whose wall clock stands still until it is moved."""
+    clock = HandClock()
+    if request.param == "memory":
+        journal = MemoryJournal(clock)
+        return Store(lambda: journal, sql=False), clock
+    return Store(lambda: SQLiteJournal(f"sqlite:///{tmp_path / 'spine.db'}", clock), sql=True), clock
 
 
 @pytest.fixture

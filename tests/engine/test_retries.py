@@ -13,7 +13,22 @@ from eventspine.engine import subscription as engine, waiting
 from eventspine.errors import DeclarationError, NotHandled, UnknownPublisher
 from eventspine.ids import id_text
 
-from .material import FOR_EVER, ONCE, QUICK, Broken, Placed, dead, host, parked, rows, subscription, turns, until
+from .material import (
+    FOR_EVER,
+    ONCE,
+    QUICK,
+    Broken,
+    HandClock,
+    Placed,
+    Store,
+    dead,
+    host,
+    parked,
+    rows,
+    subscription,
+    turns,
+    until,
+)
 
 LATER = Retry(immediate=0, first_s=3600, most_s=3600)
 
@@ -334,6 +349,38 @@ async def test_within_ends_the_attempts_whatever_their_number(spine: Spine) -> N
     assert (
         row.last_us - row.first_us >= 100_000
     )  # the last has begun by then, on a busy machine some time before the end
+
+
+async def test_within_counts_from_its_own_first_attempt_for_what_waited_behind_another(
+    timed: tuple[Store, HandClock],
+) -> None:
+    (store, clock), service = timed, Service("mail")
+    handled = list[int]()
+
+    @service.on(Placed, retry=Retry(attempts=None, within=timedelta(hours=1)))
+    async def note(event: Placed, delivery: Delivery) -> None:
+        if event.number == 2 or delivery.attempt == 1:
+            raise RetryAfter(1800)
+        handled.append(event.number)
+
+    async with store.spine(clock=clock) as spine:
+        await spine.publish(Placed(number=1), Placed(number=2))
+        async with spine.running(service):
+            await parked(spine, 2)
+        clock.us += 1_800_000_000
+        async with spine.running(service):
+            await until(lambda: handled)
+            await until(lambda: attempts_of(spine, 1))
+        clock.us += 1_800_000_000
+        async with spine.running(service):
+            await until(lambda: attempts_of(spine, 2))
+        (row,) = await rows(spine, "parked", "dead")
+        assert row.state == "parked"
+
+
+async def attempts_of(spine: Spine, count: int) -> bool:
+    """Whether what waits has had so many."""
+    return [row.attempts for row in await rows(spine, "parked", "dead")] == [count]
 
 
 async def test_a_cancellation_that_the_handler_ran_into_itself_is_a_failed_attempt(spine: Spine) -> None:

@@ -10,20 +10,8 @@ import pytest
 from eventspine import Delivery, Service, Spine
 from eventspine.envelope import Envelope
 from eventspine.errors import EventRefused
-from eventspine.journal.memory import MemoryJournal
-from eventspine.journal.sqlite import SQLiteJournal
 
 from .material import HandClock, Mailed, Placed, Store, turns, until
-
-
-@pytest.fixture(params=["memory", "sqlite"])
-def timed(request: Any, tmp_path: Any) -> tuple[Store, HandClock]:
-    """A store whose wall clock stands still until it is moved."""
-    clock = HandClock()
-    if request.param == "memory":
-        journal = MemoryJournal(clock)
-        return Store(lambda: journal, sql=False), clock
-    return Store(lambda: SQLiteJournal(f"sqlite:///{tmp_path / 'spine.db'}", clock), sql=True), clock
 
 
 def noting() -> tuple[Service[Any], list[int]]:

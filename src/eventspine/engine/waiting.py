@@ -326,7 +326,8 @@ class Waiting:
         row = self.rows.pop(record_of(item).position, None)
         if row is not None:
             item.plain, item.single = False, True
-            item.number, item.attempts, item.first_us, item.late = row.number, row.attempts, row.first_us, row.late
+            item.number, item.attempts, item.late = row.number, row.attempts, row.late
+            item.first_us = row.first_us if row.attempts else 0
             item.waits = FOR_A_WORD if row.state == "dead" else 0 if row.reason == NEWER else row.due_us or 0
 
     def wait(self, item: Item) -> None:

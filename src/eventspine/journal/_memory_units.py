@@ -270,6 +270,8 @@ def _change(tables: Tables, change: Change, now_us: int) -> None:
     given: dict[str, Any] = {
         name: value for name, value in zip(_CHANGED, change[1:9], strict=True) if value is not None
     }
+    if change.attempts and not tables.deliveries[change.number].attempts:
+        given["first_us"] = now_us
     tables.deliveries[change.number] = tables.deliveries[change.number]._replace(last_us=now_us, **given)
 
 

@@ -43,7 +43,8 @@ _NUMBER = (
     " where subscription = ? and feed = ? and partition = ? and position = ?"
 )
 _CHANGE = (
-    "/*spine*/ update spine_deliveries set state = coalesce(?, state), attempts = coalesce(?, attempts),"
+    "/*spine*/ update spine_deliveries set first_us = case when attempts = 0 and ? > 0 then ? else first_us end,"
+    " state = coalesce(?, state), attempts = coalesce(?, attempts),"
     " deaths = coalesce(?, deaths), due_us = coalesce(?, due_us), reason = coalesce(?, reason),"
     " error = coalesce(?, error), traceback = coalesce(?, traceback), late = coalesce(?, late), last_us = ?"
     " where number = ?"
@@ -174,7 +175,8 @@ class Plan:
         if change.state == "gone":
             self.steps.append(Step(_GONE, (change.number,)))
         else:
-            self.steps.append(Step(_CHANGE, (*change[1:8], late, self._now_us, change.number)))
+            values = (change.attempts, self._now_us, *change[1:8], late, self._now_us, change.number)
+            self.steps.append(Step(_CHANGE, values))
 
     def start(self, mark: StartMark) -> None:
         place = (mark.subscription, mark.feed, mark.partition, mark.position)

@@ -139,7 +139,8 @@ class Put(NamedTuple):
 
 
 class Change(NamedTuple):
-    """Change a stored delivery by number; a field left None stays. The state must be one of `while_state`, else the
+    """Change a stored delivery by number; a field left None stays. The row of the first attempt that failed has `first_us` from
+    then: `attempts` of one that had none. The state must be one of `while_state`, else the
     unit is fenced (somebody replayed, dropped or settled it meanwhile)."""
 
     number: int

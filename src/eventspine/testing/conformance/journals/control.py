@@ -9,6 +9,7 @@ import pytest
 
 from ....errors import SettingsError
 from ....journal.port import (
+    BEHIND,
     Append,
     Change,
     Control as AnyControl,
@@ -90,6 +91,8 @@ class Deliveries:
     async def test_a_change_leaves_what_it_does_not_name(self, journal: Journal, store: Store) -> None:
         mine = await one_subscription(journal)
         row = await park(journal, parked(mine, event(position=12)))
+        await commit(journal, changes=[Change(row.number, attempts=1)])
+        (row,) = await journal.deliveries()
         later = store.clock.forward(50)
         assert "done" == (await commit(journal, changes=[Change(row.number, attempts=2, due_us=99)])).kind
         assert [row._replace(attempts=2, due_us=99, last_us=later)] == await journal.deliveries()
@@ -104,6 +107,20 @@ class Deliveries:
         }
         await commit(journal, changes=[Change(row.number, **every)])
         assert [row._replace(attempts=2, due_us=99, last_us=later, **every)] == await journal.deliveries()
+
+    async def test_what_waited_behind_another_counts_from_its_own_first_attempt(
+        self, journal: Journal, store: Store
+    ) -> None:
+        mine = await one_subscription(journal)
+        row = await park(journal, parked(mine, event(position=12), attempts=0, reason=BEHIND))
+        store.clock.forward(50)
+        await commit(journal, changes=[Change(row.number, deaths=1), Change(row.number, attempts=0)])
+        assert [row.first_us] == [row.first_us for row in await journal.deliveries()]
+        failed = store.clock.forward(50)
+        await commit(journal, changes=[Change(row.number, attempts=1)])
+        store.clock.forward(50)
+        await commit(journal, changes=[Change(row.number, attempts=2)])
+        assert [failed] == [row.first_us for row in await journal.deliveries()]
 
     async def test_a_delivery_that_is_gone_is_gone(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
