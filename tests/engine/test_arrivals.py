@@ -51,3 +51,27 @@ def test_what_is_held_is_bounded_by_its_number_and_by_its_bytes() -> None:
     assert arrivals.held_bytes == 600
     arrivals.drop(lambda _: True)
     assert (arrivals.held, arrivals.held_bytes) == (0, 0)
+
+
+def test_what_follows_without_a_hole_is_known_as_such_at_once_and_is_known_when_it_comes_again() -> None:
+    arrivals = Arrivals[str](ordered=True)
+    assert arrivals.follow(LANE, 1) is None  # nothing is known of the lane
+    arrivals.take(LANE, 1)
+    assert arrivals.follow(LANE, 2) == (1, 2)
+    assert arrivals.follow(LANE, 2) is None
+    assert arrivals.judge(LANE, 2) == "known"
+    assert arrivals.follow(LANE, 4) is None
+
+
+def test_nothing_simply_follows_where_a_hole_was_given_up_and_what_came_after_it_was_dropped() -> None:
+    arrivals = Arrivals[str](ordered=True)
+    arrivals.take(LANE, 1)
+    arrivals.hold(LANE, 3, "c", 0.0)
+    arrivals.give_up(30.0, 30.0, 100)
+    arrivals.drop(lambda _: True)
+    for number in (2, 3):
+        assert arrivals.follow(LANE, number) is None
+        assert arrivals.judge(LANE, number) == "new"
+        arrivals.take(LANE, number)
+    assert arrivals.judge(LANE, 3) == "known"
+    assert arrivals.follow(LANE, 4) == (3, 4)

@@ -12,10 +12,11 @@ halves of surrogate pairs, as CloudEvents has it; other attributes that do are l
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache, lru_cache
 from hashlib import blake2b
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -34,8 +35,9 @@ STRUCTURED = "application/cloudevents+json"
 ID_BYTES_MAX = 1024
 TYPE_BYTES_MAX = 255
 HOPS_MAX = 1_000_000
-NAMES_MAX = 1_000  # of headers, that are remembered; any may come
-REMEMBERED_MAX = 300  # characters, of each; the schema of a type is no longer than that, nor a name that we know
+SHAPES_MAX = 500  # that are remembered, of messages by the names of their headers; any may come
+SHAPE_MAX = 2_000  # characters, of all names of such a one
+REMEMBERED_MAX = 300  # characters, of values that are: a type with its source, its schema, a number
 _UUID = re.compile("[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _SCHEMA = re.compile(r"urn:eventspine:(.+):([0-9]{1,9})\Z")
 _EPOCH, _US = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
@@ -103,65 +105,115 @@ def size_of(message: Message) -> int:
 
 def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incoming:
     """Raises NotAnEvent."""
-    attributes, data = _attributes(fetched, prefix)
-    kind, source, id_given = _text(attributes, "type"), _text(attributes, "source"), _text(attributes, "id")
-    if _exceeds(kind, TYPE_BYTES_MAX) or _exceeds(id_given, ID_BYTES_MAX) or len(source) > ID_BYTES_MAX:
-        raise NotAnEvent(f"its id, source or type is too long (type {kind[:80]!r})")
-    id, foreign = _id(source, id_given)
-    key = _key(attributes) or _key_of(fetched.key)
-    number = _number(attributes)
-    record = Record(
+    said, others, data = _said(fetched, prefix)
+    # Unpacked at once, and the record made as a tuple: this is where a message's time goes.
+    _, kind, source, given, time, partitionkey, subject, schema, correlation, causation, hops, *numbered = said
+    _check(kind, source)
+    id, own = _id_of(given), {}
+    if id is None:
+        id, own = _id_made(source, _fit("id", given)), {"foreignid": given}
+    key = _key(partitionkey or subject) or _key_of(fetched.key)
+    number = _number(*numbered)
+    record = (
         0,
         id,
         channel,
         slot_of_id(id) if key is None else slot_of_key(key),
         key,
         kind,
-        _version(attributes.get("dataschema", "")[:REMEMBERED_MAX], kind),
-        _time_us(attributes.get("time"), received_us(fetched, now_us)),
+        _version(schema[:REMEMBERED_MAX], kind),
+        _time_us(time, received_us(fetched, now_us)),
         0,
         source,
-        _correlation(attributes, id_given),
-        _optional(attributes, "causationid"),
-        _hops(attributes.get("spinehops")),
-        _meta(attributes, {"foreignid": id_given} if foreign else {}),
+        None if correlation == given else _optional(correlation),
+        _optional(causation),
+        _hops(hops[:REMEMBERED_MAX]),
+        _meta(others, own) if others or own else None,
         data,
     )
-    return Incoming(record, number, number is not None and kind == TOMBSTONE)
+    return _incoming(Incoming, (_record(Record, record), number, number is not None and kind == TOMBSTONE))
 
 
-def _attributes(fetched: Fetched, prefix: str) -> tuple[Mapping[str, str], bytes]:
-    names = _names(prefix)
-    given = [(name, value) for header, value in fetched.headers.items() if (name := names[header])]
-    found = dict(given)
-    if len(found) < len(given) and len(found) < len(set(given)):
-        raise NotAnEvent("it has an attribute twice, with different values")
-    if "specversion" not in found:
+_record: Callable[[type[Record], Any], Record] = tuple.__new__
+_incoming: Callable[[type[Incoming], Any], Incoming] = tuple.__new__
+_new_number: Callable[[type[Number], Any], Number] = tuple.__new__
+
+
+class _Said(NamedTuple):
+    """What the envelope has, "" where it is not given."""
+
+    specversion: str
+    type: str
+    source: str
+    id: str
+    time: str
+    partitionkey: str
+    subject: str
+    dataschema: str
+    correlationid: str
+    causationid: str
+    spinehops: str
+    spineorigin: str
+    spineslot: str
+    sequence: str
+
+
+def _said(fetched: Fetched, prefix: str) -> tuple[Sequence[str], dict[str, str], bytes]:
+    """And what else travels with the event; and its data."""
+    headers = fetched.headers
+    envelope, others, twice = _shapes(prefix)[tuple(headers)]
+    values = (*headers.values(), "")
+    for places in twice:
+        if len({values[at] for at in places}) > 1:
+            raise NotAnEvent("it has an attribute twice, with different values")
+    said: Sequence[str] = envelope(values)
+    if not said[0]:
         if not fetched.content_type.startswith(STRUCTURED):
             raise NotAnEvent("it has no CloudEvents attributes")
         return _structured(fetched.data)
-    if not found["specversion"].startswith("1."):
-        raise NotAnEvent(f"its specversion is {found['specversion'][:20]!r}, not 1.0")
-    return found, fetched.data
+    if not said[0].startswith("1."):
+        raise NotAnEvent(f"its specversion is {said[0][:20]!r}, not 1.0")
+    return said, {name: values[at] for name, at in others if is_fit(values[at])}, fetched.data
 
 
-class _Names(dict[str, str]):
-    """By header, the attribute that it is; "" where it is none. Nearly all that come are the same few."""
+class _Shape(NamedTuple):
+    """Where among the values of a message's headers its attributes stand, known by the headers' names alone."""
+
+    envelope: Callable[[Sequence[str]], Any]  # takes the values, and "" behind them; gives what _Said has
+    others: Sequence[tuple[str, int]]
+    twice: Sequence[Sequence[int]]  # places of one attribute, which has several
+
+
+class _Shapes(dict[tuple[str, ...], _Shape]):
+    """By the names of the headers. Nearly all messages that come have the same few."""
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
 
-    def __missing__(self, header: str) -> str:
-        name = header[len(self._prefix) :].lower() if header.startswith(self._prefix) else ""
-        if len(self) < NAMES_MAX and len(header) <= REMEMBERED_MAX:
-            self[header] = name
-        return name
+    def __missing__(self, headers: tuple[str, ...]) -> _Shape:
+        places: dict[str, list[int]] = {}
+        for at, header in enumerate(headers):
+            if header.startswith(self._prefix):
+                places.setdefault(header[len(self._prefix) :].lower(), []).append(at)
+        nowhere = [len(headers)]
+        shape = _Shape(
+            itemgetter(*(places.get(name, nowhere)[0] for name in _Said._fields)),
+            [(name, places[name][0]) for name in _others(places)],
+            [some for some in places.values() if len(some) > 1],
+        )
+        if len(self) < SHAPES_MAX and sum(map(len, headers)) + len(headers) <= SHAPE_MAX:
+            self[headers] = shape
+        return shape
 
 
-_names = cache(_Names)
+_shapes = cache(_Shapes)
 
 
-def _structured(body: bytes) -> tuple[Mapping[str, str], bytes]:
+def _others(names: Iterable[str]) -> Iterable[str]:
+    return (name for name in names if name not in OF_THE_ENVELOPE and NAME.match(name))
+
+
+def _structured(body: bytes) -> tuple[Sequence[str], dict[str, str], bytes]:
     try:
         members = msgspec.json.decode(body, type=dict[str, msgspec.Raw])
         data = bytes(members.pop("data", b""))
@@ -173,7 +225,8 @@ def _structured(body: bytes) -> tuple[Mapping[str, str], bytes]:
         raise NotAnEvent(f"its structured CloudEvent can't be read: {error}") from error
     if not attributes.get("specversion", "").startswith("1."):
         raise NotAnEvent("its specversion is not 1.0")
-    return attributes, data
+    others = {name: attributes[name] for name in _others(attributes) if is_fit(attributes[name])}
+    return [attributes.get(name, "") for name in _Said._fields], others, data
 
 
 def _plain(value: Any) -> str:
@@ -184,17 +237,30 @@ def _plain(value: Any) -> str:
     return str(value)
 
 
-def _text(attributes: Mapping[str, str], name: str) -> str:
-    if not (value := attributes.get(name)):
+def _check(kind: str, source: str) -> None:
+    (_checked_once if len(kind) + len(source) <= REMEMBERED_MAX else _checked)(kind, source)
+
+
+def _checked(kind: str, source: str) -> None:
+    _fit("type", kind)
+    _fit("source", source)
+    if _exceeds(kind, TYPE_BYTES_MAX) or len(source) > ID_BYTES_MAX:
+        raise NotAnEvent(f"its source or type is too long (type {kind[:80]!r})")
+
+
+_checked_once = lru_cache(maxsize=1024)(_checked)  # nearly all that come are of the same few
+
+
+def _fit(name: str, value: str) -> str:
+    if not value:
         raise NotAnEvent(f"it has no {name}")
     if not is_fit(value):
         raise NotAnEvent(f"its {name} holds a control character or half a character: {value[:80]!r}")
     return value
 
 
-def _optional(attributes: Mapping[str, str], name: str) -> str | None:
-    value = attributes.get(name) or None
-    return None if value is None or len(value) > ID_BYTES_MAX or not is_fit(value) else value
+def _optional(value: str) -> str | None:
+    return value if value and len(value) <= ID_BYTES_MAX and is_fit(value) else None
 
 
 def _exceeds(text: str, bytes_max: int) -> bool:
@@ -202,10 +268,10 @@ def _exceeds(text: str, bytes_max: int) -> bool:
     return len(text) * 4 > bytes_max and len(text.encode()) > bytes_max
 
 
-def _key(attributes: Mapping[str, str]) -> str | None:
-    name = "partitionkey" if attributes.get("partitionkey") else "subject"
-    key = _text(attributes, name) if attributes.get(name) else None
-    if key is not None and _exceeds(key, KEY_BYTES_MAX):
+def _key(key: str) -> str | None:
+    if not key:
+        return None
+    if _exceeds(_fit("key", key), KEY_BYTES_MAX):
         raise NotAnEvent(f"its key is longer than {KEY_BYTES_MAX} bytes")
     return key
 
@@ -215,14 +281,18 @@ def received_us(fetched: Fetched, now_us: int) -> int:
     return fetched.time_us if 0 < fetched.time_us < _LAST_US else now_us
 
 
-def _id(source: str, given: str) -> tuple[bytes, bool]:
-    """16 bytes; an id that is no UUID is unique only within its source, and so made into one. Whether it was."""
-    if _UUID.fullmatch(given):
-        return bytes.fromhex(given.replace("-", "")), False
+def _id_of(given: str) -> bytes | None:
+    """None: it is no UUID, and unique only within its source."""
+    return bytes.fromhex(given.replace("-", "")) if _UUID.fullmatch(given) else None
+
+
+def _id_made(source: str, given: str) -> bytes:
+    if _exceeds(given, ID_BYTES_MAX):
+        raise NotAnEvent(f"its id is too long ({given[:80]!r})")
     digest = blake2b(f"{len(source)}:{source}{given}".encode(), digest_size=16, person=b"eventspine.in")
     made = bytearray(digest.digest())
     made[6], made[8] = 0x80 | made[6] & 0x0F, 0x80 | made[8] & 0x3F  # UUIDv8: made by a rule of our own
-    return bytes(made), True
+    return bytes(made)
 
 
 def _key_of(key: bytes | None) -> str | None:
@@ -234,12 +304,13 @@ def _key_of(key: bytes | None) -> str | None:
     return None if not text or len(key or b"") > KEY_BYTES_MAX or not is_fit(text) else text
 
 
-def _number(attributes: Mapping[str, str]) -> Number | None:
-    origin = attributes.get("spineorigin", "")
+def _number(origin: str, slot_text: str, sequence: str) -> Number | None:
     if not origin or len(origin) > 100 or not is_fit(origin):
         return None
-    slot, number = _count(attributes.get("spineslot", "")), _count(attributes.get("sequence", ""))
-    return Number(origin, slot, number) if 0 <= slot < SLOTS and 0 < number < 2**62 else None
+    slot, number = _count(slot_text), _count(sequence)
+    if 0 <= slot < SLOTS and 0 < number < 2**62:
+        return _new_number(Number, (origin, slot, number))
+    return None
 
 
 def _count(text: str) -> int:
@@ -253,33 +324,22 @@ def _version(schema: str, kind: str) -> int:
     return int(found[2]) if found and found[1] == kind else 1
 
 
-def _time_us(text: str | None, otherwise_us: int) -> int:
+def _time_us(text: str, otherwise_us: int) -> int:
     try:
-        time = datetime.fromisoformat(text or "")
+        time = datetime.fromisoformat(text)
         return (time - _EPOCH) // _US if time.tzinfo else otherwise_us
     except (ValueError, OverflowError):
         return otherwise_us
 
 
-def _correlation(attributes: Mapping[str, str], own: str) -> str | None:
-    given = _optional(attributes, "correlationid")
-    return None if given == own else given
+@lru_cache(maxsize=1024)
+def _hops(text: str) -> int:
+    return min(max(_count(text), 0), HOPS_MAX)
 
 
-def _hops(text: str | None) -> int:
-    return min(max(_count(text or ""), 0), HOPS_MAX)
-
-
-def _travels(name: str, value: str) -> bool:
-    return bool(NAME.match(name)) and is_fit(value)
-
-
-def _meta(attributes: Mapping[str, str], own: dict[str, str]) -> bytes | None:
-    """What else it says: attributes that CloudEvents allows, as far as there is room."""
-    others = {
-        name: value for name, value in attributes.items() if name not in OF_THE_ENVELOPE and _travels(name, value)
-    } | own
-    if not others:
-        return None
-    meta = msgspec.json.encode(others)
-    return meta if len(meta) <= META_BYTES_MAX else msgspec.json.encode(own) if own else None
+def _meta(others: dict[str, str], own: dict[str, str]) -> bytes | None:
+    """What else it says, as far as there is room, and what is ours to say of it."""
+    meta = msgspec.json.encode(others | own if own else others)
+    if len(meta) <= META_BYTES_MAX:
+        return meta
+    return msgspec.json.encode(own) if own else None

@@ -67,6 +67,14 @@ class Arrivals(Generic[T]):
         top = beyond[-1][1] if beyond else upto
         return "new" if number == top + 1 else "late" if number < top else "early"
 
+    def follow(self, lane: Lane, number: int) -> Range | None:
+        """`judge` and `take` of what nearly all is: the next number of a lane that has no holes. None: they have to be asked."""
+        mark = self._marks.get(lane)
+        if mark is None or mark[1] or mark[0] + 1 != number or self._early or self._next:
+            return None
+        self._marks[lane] = number, ()
+        return mark[0], number
+
     def take(self, lane: Lane, number: int) -> Range:
         """It is in: the range that its mark gains. The first of a lane finishes all below it, if that can't come again."""
         mark = self._marks.get(lane)

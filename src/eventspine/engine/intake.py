@@ -16,6 +16,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
+from ..brokers.binding import Incoming, Number
 from ..brokers.port import Broker, BrokerIntake, Fetched, Start
 from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
@@ -264,40 +265,45 @@ class Intake:
                 number = arrived.number if arrived is not None else None
                 if arrived is None or (number is not None and number.origin == own):
                     landing.done(one, last)  # nobody wants it, or it is in our feed: that is where it came from
+                elif number is None:
+                    landing.take(one, arrived, last, None, None)
                 else:
-                    await self._admit(landing, Item(one, arrived, last))
+                    if number.origin not in self._origins:
+                        await self._know(number.origin)
+                    self._admit(landing, one, arrived, last, number)
             last = one.position
         self._last[partition] = last
         return landing
 
-    async def _admit(self, landing: Landing, item: Item) -> None:
-        number = item.arrived.number
-        if number is None:
-            landing.take(item, None, None)
-            return
-        if number.origin not in self._origins:
-            marks = await self.journal.marks(self._member.row.number, number.origin, self.channel)
-            self._arrivals.load(number.origin, marks)
-            self._origins.add(number.origin)
+    async def _know(self, origin: str) -> None:
+        marks = await self.journal.marks(self._member.row.number, origin, self.channel)
+        self._arrivals.load(origin, marks)
+        self._origins.add(origin)
+
+    def _admit(self, landing: Landing, fetched: Fetched, arrived: Incoming, after: int, number: Number) -> None:
         lane = (number.origin, number.slot)
+        if (gained := self._arrivals.follow(lane, number.number)) is not None:
+            landing.take(fetched, arrived, after, lane, gained)
+            return
         first_owner = self._begun.get(landing.partition) == 1
         verdict = self._arrivals.judge(lane, number.number, first_owner=first_owner)
         if verdict == "known":
             self.known += 1
-            landing.done(item.fetched, item.after)
+            landing.done(fetched, after)
         elif verdict == "early":
-            size = len(item.fetched.data)
-            if (held := self._arrivals.hold(lane, number.number, item, self.clock.monotonic(), size)) is not None:
-                self.known += 1
-                self._came_while_held(landing, held, item)
+            self._hold(landing, lane, number.number, Item(fetched, arrived, after))
         else:
             self.late += verdict == "late"
-            landing.take(item, lane, self._arrivals.take(lane, number.number))
+            landing.take(fetched, arrived, after, lane, self._arrivals.take(lane, number.number))
             self._take_held(landing, lane)
 
-    def _came_while_held(self, landing: Landing, held: Item, item: Item) -> None:
+    def _hold(self, landing: Landing, lane: Lane, number: int, item: Item) -> None:
         """A queue hands out the same message again when it was in our hands for long. To settle that would delete the
         only one there is, before the journal has it; so both are settled together. In a log it is another message."""
+        held = self._arrivals.hold(lane, number, item, self.clock.monotonic(), len(item.fetched.data))
+        if held is None:
+            return
+        self.known += 1
         if self.broker.features.positions:
             landing.done(item.fetched, item.after)
         else:
@@ -306,7 +312,7 @@ class Intake:
     def _take_held(self, landing: Landing, lane: Lane) -> None:
         while (found := self._arrivals.next_of(lane)) is not None:
             number, item = found
-            landing.take(item, lane, self._arrivals.take(lane, number))
+            landing.take_held(item, lane, self._arrivals.take(lane, number))
 
     # --- storing --------------------------------------------------------------------------------------------------
 
@@ -372,7 +378,7 @@ class Intake:
             assert found is not None
             number, item = found
             landing = landings.setdefault(item.fetched.partition, Landing(item.fetched.partition))
-            landing.take(item, lane, self._arrivals.take(lane, number))
+            landing.take_held(item, lane, self._arrivals.take(lane, number))
             self._take_held(landing, lane)
         await self._store(intake, list(landings.values()))
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from ..brokers.binding import Incoming
 from ..brokers.port import Fetched
@@ -12,12 +11,15 @@ from ..journal.port import Put, Record
 from .arrivals import Lane
 
 
-@dataclass(frozen=True, slots=True)
 class Item:
-    fetched: Fetched
-    arrived: Incoming
-    after: int  # the position before it, of a log
-    copies: list[Fetched] = field(default_factory=list)  # of a queue: that came while it was held
+    """One that is early, and held until what is before it has come."""
+
+    __slots__ = ("after", "arrived", "copies", "fetched")
+
+    def __init__(self, fetched: Fetched, arrived: Incoming, after: int) -> None:
+        self.fetched, self.arrived = fetched, arrived
+        self.after = after  # the position before it, of a log
+        self.copies: list[Fetched] = []  # of a queue: that came while it was held
 
 
 class Landing:
@@ -33,21 +35,28 @@ class Landing:
     def done(self, fetched: Fetched, after: int) -> None:
         """It needs not come again."""
         self.settled.append(fetched)
-        if any(begin < fetched.position <= end for begin, end in self._finished):
+        position = fetched.position
+        if self._finished and any(begin < position <= end for begin, end in self._finished):
             return  # to finish it again, with what is new, would make the unit a part of another
-        if self.ranges and self.ranges[-1][1] == after:
-            self.ranges[-1] = (self.ranges[-1][0], fetched.position)
-        else:
-            self.ranges.append((after, fetched.position))
+        _extend(self.ranges, (after, position))
 
-    def take(self, item: Item, lane: Lane | None, gained: Range | None) -> None:
-        if not item.arrived.tombstone:
-            self.records.append(item.arrived.record)
+    def take(self, fetched: Fetched, arrived: Incoming, after: int, lane: Lane | None, gained: Range | None) -> None:
+        if not arrived.tombstone:
+            self.records.append(arrived.record)
         if lane is not None and gained is not None:
-            ranges = self.marks.setdefault(lane, [])
-            if ranges and ranges[-1][1] == gained[0]:
-                ranges[-1] = (ranges[-1][0], gained[1])
+            if (ranges := self.marks.get(lane)) is None:
+                self.marks[lane] = [gained]
             else:
-                ranges.append(gained)
-        self.done(item.fetched, item.after)
+                _extend(ranges, gained)
+        self.done(fetched, after)
+
+    def take_held(self, item: Item, lane: Lane, gained: Range) -> None:
+        self.take(item.fetched, item.arrived, item.after, lane, gained)
         self.settled += item.copies
+
+
+def _extend(ranges: list[Range], by: Range) -> None:
+    if ranges and ranges[-1][1] == by[0]:
+        ranges[-1] = ranges[-1][0], by[1]
+    else:
+        ranges.append(by)
