@@ -12,6 +12,7 @@ from eventspine import Dead, Delivery, Drop, Reject, Retry, RetryAfter, Service,
 from eventspine.engine import subscription as engine, waiting
 from eventspine.errors import DeclarationError, NotHandled, UnknownPublisher
 from eventspine.ids import id_text
+from eventspine.journal.port import Rewind
 
 from .material import (
     FOR_EVER,
@@ -378,9 +379,39 @@ async def test_within_counts_from_its_own_first_attempt_for_what_waited_behind_a
         assert row.state == "parked"
 
 
-async def attempts_of(spine: Spine, count: int) -> bool:
-    """Whether what waits has had so many."""
-    return [row.attempts for row in await rows(spine, "parked", "dead")] == [count]
+async def test_within_counts_anew_for_what_a_rewind_has_handled_again(timed: tuple[Store, HandClock]) -> None:
+    (store, clock), service = timed, Service("mail")
+    mended = False
+
+    @service.on(Placed, retry=Retry(attempts=None, within=timedelta(hours=1), immediate=0), replayable=True)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        if not mended:
+            raise RetryAfter(1800)
+
+    async with store.spine(clock=clock) as spine:
+        await spine.publish(Placed())
+        async with spine.running(service):
+            await parked(spine)
+        clock.us += 1_800_000_000
+        mended = True
+        async with spine.running(service):
+            await until(lambda: attempts_of(spine))
+        clock.us += 86_400_000_000
+        mended = False
+        (stored,) = await spine.journal.subscriptions()
+        await spine.journal.control([Rewind(stored.number, 0)])
+        async with spine.running(service):
+            await until(lambda: attempts_of(spine, 1))
+        clock.us += 1_800_000_000
+        async with spine.running(service):
+            await until(lambda: attempts_of(spine, 2))
+        (row,) = await rows(spine)
+        assert row.state == "parked"
+
+
+async def attempts_of(spine: Spine, *count: int) -> bool:
+    """Whether what waits has had so many; none: that nothing waits."""
+    return [row.attempts for row in await rows(spine, "parked", "dead")] == [*count]
 
 
 async def test_a_cancellation_that_the_handler_ran_into_itself_is_a_failed_attempt(spine: Spine) -> None:

@@ -254,7 +254,7 @@ def _put(tables: Tables, put: Put, now_us: int) -> int:
         put.error,
         put.traceback,
         put.late,
-        before.first_us if before else now_us,
+        before.first_us if before and before.state != "settled" else now_us,
         now_us,
         record,
         put.feed,

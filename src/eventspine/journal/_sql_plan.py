@@ -35,6 +35,7 @@ _PUT = (
     " attempts = excluded.attempts, due_us = excluded.due_us, reason = excluded.reason, error = excluded.error,"
     " traceback = excluded.traceback, late = excluded.late, deaths = case when"
     " spine_deliveries.deaths > excluded.deaths then spine_deliveries.deaths else excluded.deaths end,"
+    " first_us = case when spine_deliveries.state = 'settled' then excluded.first_us else spine_deliveries.first_us end,"
     " last_us = excluded.last_us, record = excluded.record"
     " returning number"
 )

@@ -82,6 +82,13 @@ class Deliveries:
         assert first._replace(deaths=2, last_us=later, **changed) == second
         assert [second] == await journal.deliveries()
 
+    async def test_a_put_over_what_is_settled_begins_its_time_anew(self, journal: Journal, store: Store) -> None:
+        mine = await one_subscription(journal)
+        put = parked(mine, event(position=12))
+        await park(journal, put._replace(state="settled"))
+        later = store.clock.forward(50)
+        assert later == (await park(journal, put)).first_us
+
     async def test_another_place_is_another_row(self, journal: Journal) -> None:
         mine = await one_subscription(journal)
         put = parked(mine, event(position=12))
