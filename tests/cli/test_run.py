@@ -199,6 +199,36 @@ threading.Event().wait()
 """
 
 
+STUCK = """
+import logging, time
+from pathlib import Path
+from bookshop import BookOrdered
+from eventspine import Service
+stuck = Service("stuck")
+@stuck.on(BookOrdered)
+async def hold_up(event: BookOrdered) -> None:
+    logging.warning("holding the loop up")
+    while not Path("told").exists():
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("more", [(), ("--processes", "2")])
+def test_a_signal_that_interrupts_a_handler_is_not_logged_as_that_handlers(spine, more):
+    (spine.folder / "stuck.py").write_text(STUCK)
+    process = spine.start("run", "stuck", *more)
+    spine.until(process, "running stuck")
+    publish(spine, "ann")
+    assert "key=ann" in spine.until(process, "holding")
+    process.send_signal(signal.SIGTERM)
+    if more:
+        spine.until(process, "; once more to end at once")
+    (spine.folder / "told").touch()
+    told = [line for line in process.communicate(timeout=60)[1].splitlines() if "SIGTERM: draining" in line]
+    assert told
+    assert "key=ann" not in "".join(told)
+
+
 @pytest.mark.parametrize("more", [(), ("--processes", "2")])
 def test_one_that_is_told_to_end_before_it_is_at_work_ends_well_and_at_once(spine, more):
     """As when a deploy is taken back: there is nothing in hand yet, and nothing went wrong."""

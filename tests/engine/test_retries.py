@@ -12,7 +12,7 @@ from eventspine import Dead, Delivery, Drop, Reject, Retry, RetryAfter, Service,
 from eventspine.engine import subscription as engine, waiting
 from eventspine.errors import DeclarationError, NotHandled, UnknownPublisher
 from eventspine.ids import id_text
-from eventspine.journal.port import Rewind
+from eventspine.journal.port import Replay, Rewind
 
 from .material import (
     FOR_EVER,
@@ -453,3 +453,20 @@ async def test_a_failure_says_which_attempt_of_how_many_and_when_the_next_one_is
     assert [line["attempts_max"] for line in said] == [3, 3, 3]
     assert said[1]["next_attempt"].endswith("Z")
     assert said[2]["next_attempt"] is None
+
+
+async def test_a_replay_that_fails_is_logged_as_more_than_the_attempts_that_there_are_to_be(
+    spine: Spine, caplog: pytest.LogCaptureFixture
+) -> None:
+    service = Service("email")
+
+    @service.on(Placed, retry=Retry(attempts=1))
+    async def note(event: Placed) -> None:
+        raise Broken("no")
+
+    await spine.publish(Placed(customer="ann"))
+    async with spine.running(service):
+        (row,) = await dead(spine)
+        await spine.journal.control([Replay([row.number])])
+        await until(lambda: "attempt 2" in caplog.text)
+    assert "failed, attempt 2, past its 1, dead: Broken: no" in caplog.text

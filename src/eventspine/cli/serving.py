@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn, Self
@@ -71,13 +72,15 @@ def _end_early(*_: object) -> NoReturn:
 @contextmanager
 def hearing(told: Callable[[signal.Signals], None], at_once: Callable[[], None] | None = None) -> Iterator[None]:
     """While inside, the first signal calls `told` on the loop; the next one does what it always does: end the process.
-    That holds when the loop is stuck, too. Who has to do something before, says so with `at_once`."""
-    loop = asyncio.get_running_loop()
+    That holds when the loop is stuck, too. Who has to do something before, says so with `at_once`.
+
+    `told` is called in the context of this block: a signal interrupts anything, and a handler's would name its event in the log."""
+    loop, here = asyncio.get_running_loop(), copy_context()
 
     def first(number: int, _: FrameType | None) -> None:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL if at_once is None else second)
-        loop.call_soon_threadsafe(told, signal.Signals(number))
+        loop.call_soon_threadsafe(told, signal.Signals(number), context=here)
 
     def second(number: int, _: FrameType | None) -> None:
         assert at_once is not None
@@ -97,11 +100,11 @@ def hearing(told: Callable[[signal.Signals], None], at_once: Callable[[], None] 
 def hearing_parent(told: Callable[[signal.Signals], None]) -> Iterator[None]:
     """The same for a child: Ctrl-C and service managers signal the parent *and* its children, and the parent then signals
     them again. So Ctrl-C is the parent's business, and a second SIGTERM says nothing new."""
-    loop = asyncio.get_running_loop()
+    loop, here = asyncio.get_running_loop(), copy_context()
 
     def heard(number: int, _: FrameType | None) -> None:
         if number == signal.SIGTERM:
-            loop.call_soon_threadsafe(told, signal.Signals(number))
+            loop.call_soon_threadsafe(told, signal.Signals(number), context=here)
 
     before = {number: signal.signal(number, heard) for number in SIGNALS}
     try:

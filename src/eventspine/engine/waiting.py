@@ -144,7 +144,10 @@ class Waiting:
         level = logging.ERROR if isinstance(outcome, Die) else logging.WARNING
         most, now_us = outcome.attempts_max, self.subscription.clock.now_us()
         due_us = outcome.due_us if isinstance(outcome, Park) else now_us if isinstance(outcome, Again) else None
-        count = f"attempt {item.attempts}" + (f" of {most}" if most is not None else "")
+        of = (
+            "" if most is None else f" of {most}" if item.attempts <= most else f", past its {most}"
+        )  # a replay is one more
+        count = f"attempt {item.attempts}{of}"
         extra = {"attempts_max": most, "next_attempt": None if due_us is None else utc(due_us)}
         said = what_next(outcome, now_us)
         self.say(item, level, "%s: %s failed, %s, %s: %s", name_of(item), count, said, text, extra=extra)
