@@ -157,6 +157,31 @@ def test_what_can_not_be_run(spine):
     assert not (spine.folder / "spine.db").exists()
 
 
+OWN_FUNCTIONS = """
+from contextlib import asynccontextmanager
+from eventspine import Service
+@asynccontextmanager
+async def pool():
+    raise ValueError("no database")
+    yield
+def make(connection):
+    raise ValueError("no such file")
+first = Service("first", lifespan=pool)
+second = Service("second", tables=make)
+"""
+
+
+def test_what_a_service_s_own_functions_raise_at_the_start_names_it(spine):
+    (spine.folder / "own.py").write_text(OWN_FUNCTIONS)
+    for place, told, where in (
+        ("own:first", "no database", "raised by the lifespan= of the service 'first'"),
+        ("own:second", "no such file", "raised by the tables= of the service 'second'"),
+    ):
+        refused = spine("run", place)
+        assert 1 == refused.returncode
+        assert f"spine: unexpected ValueError: {told}\n{where}\nRun it again with --debug" in refused.stderr
+
+
 PART = """
 from bookshop import BookReserved
 from eventspine import Event, Service

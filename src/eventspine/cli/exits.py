@@ -128,7 +128,9 @@ def words_of(error: Exception) -> str:
     if isinstance(error, errors.SpineError):
         return str(error)
     told = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return f"unexpected {told}\nRun it again with --debug to see where."
+    return "\n".join(
+        (f"unexpected {told}", *getattr(error, "__notes__", ()), "Run it again with --debug to see where.")
+    )
 
 
 def complain(message: str) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence, Set as AbstractSet
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence, Set as AbstractSet
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..errors import JournalError
+from ..errors import JournalError, SpineError
 from ..journal.port import (
     OWN_FEED,
     PARTITIONS,
@@ -98,13 +98,15 @@ class Host:
     async def start(self) -> None:
         if self.service.tables is not None:
             version, script = tables_script(self.service.tables)
-            await self.journal.run_tables(self.service.name, version, script)
+            with self._naming("tables="):
+                await self.journal.run_tables(self.service.name, version, script)
         projections = [one.projection for one in self.service.handlers.values() if one.projection is not None]
         for projection in projections:
             await projection.prepare(self.journal, self.service.name)
         # Registering tells those that are live to step back; so it comes when there is nothing left to wait for.
         if self.service.lifespan is not None:
-            self.resources = await self._stack.enter_async_context(self.service.lifespan())
+            with self._naming("lifespan="):
+                self.resources = await self._stack.enter_async_context(self.service.lifespan())
         await self.journal.keep(self.service.name, self.runtime.keeps_of(self.service), self.clock.now_us())
         self.control = await self.journal.control_version()  # what changes from here on is followed
         self.registered = await register(self)
@@ -124,6 +126,17 @@ class Host:
         await self.beat()
         self.started = True
         self._keeper = asyncio.create_task(self._keep(), name=f"spine-keeper-{self.service.name}")
+
+    @contextmanager
+    def _naming(self, option: str) -> Iterator[None]:
+        """What a function of the service's own raises before there is any delivery tells where it comes from."""
+        try:
+            yield
+        except SpineError:
+            raise
+        except Exception as error:
+            error.add_note(f"raised by the {option} of the service {self.service.name!r}")
+            raise
 
     def halt(self) -> None:
         """Nothing new is handed out from here on."""
