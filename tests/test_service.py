@@ -40,7 +40,7 @@ async def until(condition: Callable[[], Any]) -> None:
 async def nothing(event: Placed) -> None: ...
 
 
-async def nothing_else(event: Placed) -> None: ...
+async def nothing_else(event: Cancelled) -> None: ...
 
 
 def test_a_decorator_gives_the_function_back_unchanged() -> None:
@@ -79,6 +79,54 @@ def test_a_part_declares_nothing_once_it_is_included() -> None:
 @asynccontextmanager
 async def clients() -> AsyncIterator[str]:
     yield "clients"
+
+
+def test_a_handler_that_is_to_take_something_else_than_it_handles_is_refused_where_it_stands() -> None:
+    """Each event would fail, eight times over."""
+    service = Service("mail")
+
+    async def cancelled(event: Cancelled) -> None: ...
+
+    async def one(event: Placed, delivery: Delivery) -> None: ...
+
+    async def several(events: list[Placed]) -> None: ...
+
+    with pytest.raises(
+        DeclarationError, match="mail.cancelled handles Placed, and is to take Cancelled. Name the same"
+    ):
+        service.on(Placed)(cancelled)  # type: ignore[arg-type]
+    with pytest.raises(
+        DeclarationError, match=r"is to take Placed; it is given a list. Write `events: list\[Placed\]`"
+    ):
+        service.on(Placed, batch=Batch(10))(one)  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="given one event at a time. Write `event: Placed`, or batch="):
+        service.on(Placed)(several)  # type: ignore[arg-type]
+
+
+def test_what_a_handler_is_to_take_may_be_wider_or_the_same_event_declared_again_or_not_be_known_yet() -> None:
+    service = Service("mail")
+
+    class Order(Event):
+        customer: str
+
+    class Returned(Order, context="orders", key="customer"): ...
+
+    async def wider(event: Placed | Cancelled) -> None: ...
+
+    async def narrower(event: Placed) -> None: ...
+
+    async def base(event: Order) -> None: ...
+
+    async def again(event: OtherPlaced) -> None: ...
+
+    async def unknown(event: Later) -> None: ...  # type: ignore[name-defined]  # noqa: F821 -- as in a cycle of imports
+
+    service.on(Placed)(wider)
+    service.on(Placed, Cancelled)(narrower)  # type: ignore[arg-type]
+    service.on(Returned)(base)
+    service.on(Placed)(again)  # type: ignore[arg-type]
+    service.on(Placed)(unknown)
+    assert list(service.handlers) == ["wider", "narrower", "base", "again", "unknown"]
 
 
 OF_ITS_OWN: list[dict[str, Any]] = [
@@ -270,7 +318,6 @@ def test_a_batch_handler_that_is_to_return_events_is_told_what_to_write(function
     )
     with pytest.raises(DeclarationError, match=message):
         service.on(Placed, batch=Batch(10))(function)
-    service.on(Placed)(function)
 
 
 @pytest.mark.parametrize("function", [returns_none, returns_perhaps, returns_anything, returns_unknown, says_nothing])

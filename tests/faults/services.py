@@ -298,7 +298,7 @@ class Refunded(Event, context="till", key="key"):
     number: int
 
 
-async def _tell(event: Counted | Refunded, delivery: Delivery) -> None:
+async def _tell(event: Any, delivery: Delivery) -> None:
     note("start", event, delivery)
     effect(event, delivery)
     note("end", event, delivery)
