@@ -299,9 +299,8 @@ def _time_us(time: datetime, name: str) -> int:
     if not isinstance(time, datetime):
         raise EventRefused(f"{name}: {time!r} is not a time; pass an aware datetime, e.g. datetime.now(UTC).")
     if time.tzinfo is None:
-        raise EventRefused(
-            f"{name}: time={time.isoformat()} has no time zone; pass an aware datetime, e.g. with tzinfo=UTC."
-        )
+        told = f"{time.isoformat()} has no time zone; pass an aware datetime, e.g. with tzinfo=UTC."
+        raise EventRefused(f"{name}{told}" if name.endswith("=") else f"{name}: time={told}")
     return _in_calendar(us_of(time), name)
 
 

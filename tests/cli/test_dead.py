@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+import sqlite3
+from contextlib import closing
 
 import pytest
 
@@ -118,9 +120,19 @@ def test_undecodable_data_is_shown_raw(say, story):
     assert b"\xff\x1b[2Jnot json" == base64.b64decode(delivery["event"]["data_base64"])
 
 
+def test_what_a_handler_has_rejected_is_listed_with_its_words(say, story, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "spine.db")) as journal:
+        journal.execute(
+            "update spine_deliveries set reason = 'rejected', error = 'Reject: no such street' where number = 1"
+        )
+        journal.commit()
+    assert "rejected: no such street" in say("dead", "list").stdout
+
+
 def test_a_delivery_that_is_not_there(say, story):
     assert 4 == say("dead", "show", "9").exit_code
     assert 4 == say("dead", "replay", "1", "9").exit_code
+    assert "has the number 8 or 9. Nothing was changed" in say("dead", "replay", "1", "8", "9").stderr
     assert 2 == len(json.loads(say("dead", "list", "--json").stdout)), "all or none"
 
 

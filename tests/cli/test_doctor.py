@@ -202,7 +202,9 @@ def test_the_versions_and_sizes_are_told(spine):
 def test_it_says_what_tests_have_shown_of_this_set_up(say, story):
     told = say("doctor").stdout
     assert "Tested on SQLite, one process:" in told
-    assert "not survived   the disk is lost; lost is what is younger than the last backup" in told
+    assert "not survived      the disk is lost; lost is what is younger than the last backup" in told
+    assert "\nschema version    " in told
+    assert "\nretention deleted " in told
     faults = {each["fault"]: each for each in json.loads(say("doctor", "--json").stdout)["faults"]}
     assert faults["the disk is full"]["verdict"] == "survived"
     assert faults["the disk is full"]["tests"] == [

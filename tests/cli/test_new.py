@@ -115,7 +115,7 @@ def test_nothing_is_overwritten(say, tmp_path, there):
 
     refused = say("new", "shop")
 
-    assert refused.exit_code == 1
+    assert refused.exit_code == 2
     assert "is there already and is not an empty folder; nothing was written" in refused.stderr
     assert sorted(path.name for path in tmp_path.rglob("*")) == (["mine", "shop"] if there == "folder" else ["shop"])
 

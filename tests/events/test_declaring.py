@@ -73,6 +73,22 @@ def test_two_classes_of_one_type_live_in_one_process() -> None:
     assert describe(OrderPlaced).decode(data) == OrderPlaced(order_id="1", customer_id="c7")
 
 
+def test_the_field_whose_type_is_refused_is_named() -> None:
+    with pytest.raises(DeclarationError, match=r"Moved has a field 'when' that can't be encoded: Type unions may not"):
+
+        class Moved(Event, context="orders"):
+            order_id: str
+            when: datetime | str
+
+    with pytest.raises(DeclarationError, match=r"Kept has a field 'when' that can't be encoded: Type unions may not"):
+
+        @event(context="orders")
+        @dataclass(frozen=True)
+        class Kept:
+            order_id: str
+            when: list[datetime | str]
+
+
 def test_a_base_without_a_context_is_no_event() -> None:
     class Base(Event):
         customer_id: str

@@ -639,6 +639,7 @@ async def test_time_goes_forward_only() -> None:
         ({"failures": "ignore"}, "neither 'raise' nor 'retry'"),
         ({"start": datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001
         ({"resources": {Service("elsewhere"): 1}}, "'elsewhere', which is not run here"),
+        ({"resources": {"inventory": 1}}, "resources= is by service, and 'inventory' is none"),
     ],
 )
 def test_wrong_options_are_refused(options: Any, says: str) -> None:

@@ -97,6 +97,14 @@ async def test_an_unknown_handler_is_refused(handler: str, says: str) -> None:
         spine.fail_next(confirm, SmtpDown)
 
 
+@pytest.mark.parametrize("error", ["SmtpDown", 3, str])
+async def test_what_is_no_error_can_t_be_failed_with(error: Any) -> None:
+    email = make_email()
+    async with testing.spine(email, resources={email: Mailer()}) as spine:
+        with pytest.raises(SettingsError, match="is no error. Give an exception or its class"):
+            spine.fail_next("confirm", error)
+
+
 @pytest.mark.parametrize("sql", [False, True])
 async def test_delivered_twice_is_handled_twice_and_happens_once(sql: bool) -> None:
     runs: list[str] = []

@@ -11,7 +11,7 @@ from ..errors import BrokerError
 from ..journal.port import Subscription
 from ..observe.printable import printable
 from .findings import Promise
-from .output import say
+from .output import LABEL, say
 
 RELAY, INTAKE = "relay:", "intake:"
 
@@ -31,9 +31,9 @@ class AtBroker(NamedTuple):
         return {"name": self.name, "url": self.url, "findings": [one._asdict() for one in self.found]}
 
     def report(self) -> None:
-        say(f"{'broker':<14} {printable(self.name)}, {printable(self.url)}")
+        say(f"{'broker':<{LABEL}} {printable(self.name)}, {printable(self.url)}")
         for one in self.found:
-            say(f"{one.level:<14} {printable(one.what)}: {printable(one.says)}")
+            say(f"{one.level:<{LABEL}} {printable(one.what)}: {printable(one.says)}")
         say()
 
 

@@ -129,7 +129,7 @@ async def numbers_of(journal: Journal, chosen: Filter, states: Sequence[State]) 
     """The numbers of those that fit. Numbers that were named one by one must exist in such a state."""
     found = [delivery.number async for delivery in deliveries(journal, chosen, states, records=False)]
     if missing := sorted(set(chosen.numbers) - set(found)):
-        told = ", ".join(map(str, missing))
+        told = " or ".join(map(str, missing))
         raise NothingFound(f"No {' or '.join(states)} delivery that fits has the number {told}. Nothing was changed.")
     return found
 

@@ -11,7 +11,7 @@ from ..observe.printable import printable
 from ..wording import plural
 from .at_broker import AtBroker
 from .findings import Promise
-from .output import say, size
+from .output import LABEL, say, size
 from .promised import DOES_NOT_ARISE, Cell
 from .times import iso, span
 
@@ -26,14 +26,14 @@ def report(
 ) -> None:
     """On a terminal."""
     for name, value in _facts(seen):
-        say(f"{name:<14} {printable(value)}")
+        say(f"{name:<{LABEL}} {printable(value)}")
     for told in process_lines(seen):
-        say(f"{'process':<14} {told}")
+        say(f"{'process':<{LABEL}} {told}")
     say()
     if there is not None:
         there.report()
     for promise in promised:
-        say(f"{'promised' if promise.kept else 'not promised':<14} {promise.says}")
+        say(f"{'promised' if promise.kept else 'not promised':<{LABEL}} {promise.says}")
     say()
     _report_tested(tested)
     say()
@@ -83,7 +83,7 @@ def _report_tested(tested: Sequence[Cell]) -> None:
         for cell in tested:
             if cell.setup == setup and cell.verdict != DOES_NOT_ARISE:
                 lost = f"; lost is {cell.why}" if cell.why else ""
-                say(f"{cell.verdict:<14} {cell.fault}{lost}")
+                say(f"{cell.verdict:<{LABEL}} {cell.fault}{lost}")
 
 
 def _condition(seen: Examined, process: Process, lives: bool) -> str:

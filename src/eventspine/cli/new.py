@@ -78,9 +78,9 @@ def command(place: str) -> None:
     name = target.resolve().name
     module = module_of(name)
     if target.is_symlink() or (target.exists() and not (target.is_dir() and not any(target.iterdir()))):
-        raise Failed(f"{target.absolute()} is there already and is not an empty folder; nothing was written.")
+        raise Misused(f"{target.absolute()} is there already and is not an empty folder; nothing was written.")
     if not target.absolute().parent.is_dir():
-        raise Failed(f"The folder {target.absolute().parent} doesn't exist. Make it first.")
+        raise Misused(f"The folder {target.absolute().parent} doesn't exist. Make it first.")
     _appear(target, name)
     go_there = "" if target.resolve() == Path.cwd() else f"  cd {target}\n"
     say(f"{name if not go_there else target} is a project now. Go on with\n")

@@ -23,6 +23,7 @@ from .exits import Misused
 
 BLOCK = 500
 GAP = 2  # between two columns
+LABEL = len("retention held by")  # the longest name of a fact that stands before it, one a line
 INDENT = 4  # of what stands below its row
 GLUE = "\0"  # keeps a name and the beginning of what it names together; nothing printable has it
 Item = TypeVar("Item")

@@ -123,6 +123,8 @@ def title(subscription: Subscription) -> str:
 def failure(delivery: Delivery, length: int = 120) -> str:
     """`SmtpDown: no route to host`, on one line."""
     error = delivery.error.strip().partition("\n")[0]
+    if delivery.reason == "rejected":  # by the handler's own words
+        error = error.removeprefix("Reject: ")
     told = error if error.startswith(delivery.reason) else f"{delivery.reason}: {error}" if error else delivery.reason
     return shorten(printable(told), length)
 

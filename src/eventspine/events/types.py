@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import fields as dataclass_fields, is_dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_type_hints
 
 import msgspec
 from msgspec import inspect
@@ -116,9 +116,18 @@ class EventType:
         try:
             info = inspect.type_info(cls)
         except TypeError as error:
-            raise self._wrong(f"has a field that can't be encoded: {error}") from error
+            raise self._wrong(f"has a field {self._at_fault()}that can't be encoded: {error}") from error
         assert isinstance(info, inspect.StructType | inspect.DataclassType)
         return {field.name: field.type for field in info.fields}
+
+    def _at_fault(self) -> str:
+        """The first field whose type is refused by itself: msgspec names only the type."""
+        for name, said in get_type_hints(self.cls, include_extras=True).items():
+            try:
+                inspect.type_info(said)
+            except TypeError:
+                return f"{name!r} "
+        return ""
 
     def _check_options(self, options: Options) -> None:
         context, name, version = options.context, _name(self.cls, options), options.version

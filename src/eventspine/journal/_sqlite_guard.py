@@ -120,7 +120,7 @@ def is_refusal(error: BaseException) -> bool:
 
 def refused(sql: str, error: BaseException) -> StatementRefused:
     return StatementRefused(
-        f"Not allowed: {error}. A unit's SQL is one statement at a time on your own tables; it can't "
+        f"Not allowed: {str(error).rstrip('.')}. A unit's SQL is one statement at a time on your own tables; it can't "
         f"reach spine_ tables or control the transaction: {' '.join(sql.split())[:120]}",
         sql=sql,
     )

@@ -113,9 +113,14 @@ def _quick_folder() -> str | None:
 
 def _with_resources(services: Sequence[Service[Any]], resources: Mapping[Service[Any], Any]) -> list[Service[Any]]:
     """Services with these objects in place of what their lifespans would yield; the services themselves stay."""
+    one: Any
     for one in resources:
+        if not isinstance(one, Service):
+            raise SettingsError(
+                f"resources= is by service, and {one!r} is none. Write resources={{email: ...}}, the object."
+            )
         if one not in services:
-            name = getattr(one, "name", one)
+            name = one.name
             raise SettingsError(f"resources= names {name!r}, which is not run here. Give it to testing.spine() too.")
     return [_with_resource(one, resources[one]) if one in resources else one for one in services]
 

@@ -313,6 +313,10 @@ class VirtualSpine(Spine):
         name. Retries follow as declared, and `idle` does not raise it."""
         if times < 1:
             raise SettingsError(f"times={times!r}: at least 1 attempt must fail.")
+        if not issubclass(error if isinstance(error, type) else type(error), BaseException):
+            raise SettingsError(
+                f"fail_next(..., {error!r}) is no error. Give an exception or its class, such as ValueError."
+            )
         self._switches.fail_next(name_of_handler(self._services, handler), error, times)
 
     def deliver_twice(self, handler: Callable[..., Any] | str | None = None, times: int | None = None) -> None:
