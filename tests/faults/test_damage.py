@@ -229,6 +229,18 @@ async def test_an_empty_file_is_no_journal_to_look_at_and_said_to_be_new(
     assert "was empty" in caplog.text
 
 
+async def test_a_file_that_another_is_just_making_was_not_empty(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when all services of a new system are started at once: whoever came second was told to restore a backup."""
+    journals = [SQLiteJournal(f"sqlite:///{tmp_path}/spine.db") for _ in range(4)]
+    await asyncio.gather(*(journal.open() for journal in journals))
+    for journal in journals:
+        await journal.close()
+    assert 1 == sum(journal.created for journal in journals)
+    assert "was empty" not in caplog.text
+
+
 @pytest.mark.parametrize(
     "schema",
     [

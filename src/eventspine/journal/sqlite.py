@@ -217,10 +217,11 @@ class SQLiteJournal(Opening["_Running"], Writing, Reading, Growth):
             Call(lambda cursor: (migrations.prepare(cursor.connection, self._clock.now_us()), False), answer)
         )
         try:
-            self.created = answer.future.result() or self.created
+            made = answer.future.result()
         except migrations.Foreign as error:
             raise file.corrupt(self.path, error) from error
-        if empty:
+        self.created = made or self.created
+        if empty and made:  # else another process has just begun to make it, and was seen at that
             log.warning(
                 "%s was empty; a new journal was made in it. If it had held one, stop, and restore a backup.", self.path
             )
