@@ -198,6 +198,11 @@ def check_handler(handler: Handler, service: str) -> None:
         raise DeclarationError(f"{where}: order={handler.order!r} must be 'key', 'none' or 'feed'.")
     if handler.on_dead not in ("goes_on", "waits"):
         raise DeclarationError(f"{where}: on_dead={handler.on_dead!r} must be 'goes_on' or 'waits'.")
+    if (handler.order, handler.on_dead) == ("none", "waits"):
+        raise DeclarationError(
+            f"{where}: on_dead='waits' has a key wait for its dead, and with order='none' no event waits for another. Leave one "
+            "of the two out."
+        )
     if not isinstance(handler.replayable, bool):
         raise DeclarationError(f"{where}: replayable={handler.replayable!r} must be True or False.")
     _check_start(handler.start, where)

@@ -76,6 +76,12 @@ def test_a_paused_one_is_shown_as_that_and_one_that_is_none_is_refused(spine, cl
     assert 4 == spine("schedule", "run", "nobody").returncode
 
 
+def test_one_that_is_to_be_cancelled_is_told_how_to_be_stopped(spine, clock):
+    refused = spine("schedule", "cancel", "clock.chime")
+    assert 4 == refused.returncode
+    assert "What is periodic is stopped by `spine subscriptions pause clock.chime`." in refused.stderr
+
+
 def test_a_tick_can_not_be_published(spine, clock):
     refused = spine("publish", "clock.chime/tick", "{}", "--module", "tower")
     assert 0 != refused.returncode

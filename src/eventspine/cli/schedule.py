@@ -122,7 +122,9 @@ async def cancel(invocation: Invocation, ids: tuple[str, ...]) -> None:
         scheduled = {timer.record.id for timer in await journal.timers(1_000_000)}
         if missing := [text for id, text in wanted.items() if id not in scheduled]:
             told = ", ".join(map(printable, missing))
-            raise NothingFound(f"Not scheduled, or published already: {told}. Nothing was cancelled.")
+            periodic = [row.name for row in await journal.subscriptions() if _is_periodic(row) and row.name in missing]
+            hint = f" What is periodic is stopped by `spine subscriptions pause {periodic[0]}`." if periodic else ""
+            raise NothingFound(f"Not scheduled, or published already: {told}. Nothing was cancelled.{hint}")
         verdict = await _committed(journal, Unit(cancels=list(wanted)))
         say(f"{plural(verdict, 'scheduled event')} cancelled.")
 
