@@ -16,7 +16,7 @@ from ..parcels import Parcel, Plain
 
 READ = 500  # messages that a twin reads, and after which it commits
 Handle = Callable[[Plain], Awaitable[None]]
-HAVE_TWINS = ("nats", "kafka", "rabbitmq", "pulsar")
+HAVE_TWINS = ("nats", "kafka", "rabbitmq", "pulsar", "eventbridge")
 
 __all__ = ["HAVE_TWINS", "READ", "Any", "AsyncIterator", "Handle", "Peer", "Twin", "twin_of"]
 
