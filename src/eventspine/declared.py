@@ -148,19 +148,20 @@ def _made(middleware: Any) -> str:
 # --- a handler --------------------------------------------------------------------------------------------------------
 
 
-def check_types(service: str, types: tuple[Any, ...]) -> None:
+def check_types(service: str, types: tuple[Any, ...], word: str = "on") -> None:
     """Before there is a function to name."""
+    example = "OrderPlaced" if word == "on" else "OrdersByCustomer, OrderPlaced"
     if not types or (len(types) == 1 and _is_function(types[0])):
         raise DeclarationError(
-            f"@{service}.on needs the event types to handle, in parentheses: @{service}.on(OrderPlaced)."
+            f"@{service}.{word} needs the event types to handle, in parentheses: @{service}.{word}({example})."
         )
     for one in types:
         if isinstance(one, (list, tuple)):
-            raise DeclarationError(f"@{service}.on(...) takes several types side by side: on(Placed, Cancelled).")
+            raise DeclarationError(f"@{service}.{word}(...) takes several types side by side: on(Placed, Cancelled).")
         if not isinstance(one, type):
             kind = type(one)
             instead = f"the class: {kind.__name__}" if hasattr(kind, "__spine_event__") else "the classes of events"
-            raise DeclarationError(f"@{service}.on({one!r}) is not an event type; give {instead}.")
+            raise DeclarationError(f"@{service}.{word}({one!r}) is not an event type; give {instead}.")
 
 
 def check_options(where: str, options: Mapping[str, Any], known: type[Any], more: Sequence[str] = ()) -> None:

@@ -281,7 +281,7 @@ class Service(Generic[R]):
         """Declare what keeps a view: a plain function that changes rows of it, event by event, from the first there was."""
         from .state.projections import declare  # here, since a service without views does without them
 
-        check_types(self.name, types)
+        check_types(self.name, types, "projection")
 
         def declaring(function: Callable[..., Any]) -> Callable[..., Any]:
             self._add(declare(self, view, types, function, options))

@@ -344,7 +344,10 @@ def test_what_is_declared_wrongly_says_what_to_write():
         (lambda: service.projection(OrdersByCustomer, OrderPlaced)(waits), "plain `def`"),
         (lambda: service.projection(OrdersByCustomer, OrderPlaced)(alone), r"def alone\(view, event\)"),
         (lambda: service.projection(OrderPlaced, OrderPlaced)(fine), "OrderPlaced is no view"),
-        (lambda: service.projection(OrdersByCustomer)(fine), "needs the event types"),
+        (
+            lambda: service.projection(OrdersByCustomer)(fine),
+            r"\.projection needs the event types.*projection\(OrdersByCustomer, OrderPlaced",
+        ),
         (
             lambda: service.projection(OrdersByCustomer, OrderPlaced, order="none")(fine),
             "'none' is neither 'feed' nor 'key'",
