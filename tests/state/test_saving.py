@@ -340,6 +340,15 @@ async def test_conflicts_are_decided_anew_and_none_is_lost(spine: Spine) -> None
     assert 8 == (await spine.load(Account, "ann")).cents
 
 
+def test_a_dozen_who_want_the_same_aggregate_wait_over_a_time_in_which_each_can_have_its_turn(monkeypatch):
+    """Over 0.25 s, as it was, the tries of some were used up: each commit takes some milliseconds, and only one can win."""
+    monkeypatch.setattr(changing, "uniform", max)
+    longest = [changing.pause_s(tries) for tries in range(1, 10)]
+    assert longest[0] == 0.0, "mostly there are two, and one of them is done by now"
+    assert sum(longest[:6]) >= 0.5
+    assert changing.pause_s(5000) == changing.PAUSE_MOST_S
+
+
 async def test_a_conflict_is_raised_after_as_many_tries_as_the_class_says(spine: Spine) -> None:
     class Impatient(Account, name="account", conflict_tries=2): ...
 

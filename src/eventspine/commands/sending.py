@@ -24,7 +24,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from random import uniform
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from ..errors import Conflict, HandlerTimeout, JournalError, OutcomeUnknown, SpineError, UnitFailed
@@ -34,7 +33,7 @@ from ..journal.port import Record, Unit
 from ..observe.correlation import current
 from ..observe.written import collected, wrote
 from ..publishing import Publisher, through
-from ..state.changing import PAUSE_S, checked_command_id
+from ..state.changing import checked_command_id, pause_s
 from . import answers
 from .answers import Answer
 from .declare import CommandType, describe_command
@@ -92,7 +91,7 @@ class Sending:
                     if raced or not _was_taken(error):
                         raise
                     conflict, raced = error, True
-                await self.caller.pause(uniform(0, PAUSE_S * (2**attempt - 1)))
+                await self.caller.pause(pause_s(attempt + 1))
             if (noted := await self._noted()) is not None:
                 return _again(noted)
             raise conflict

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
 A = TypeVar("A", bound=Aggregate)
 KIND = "command"
 ANSWERS_KEPT = timedelta(days=7)
-PAUSE_S = 0.001  # at most, before the second try after a conflict; doubled with each
+PAUSE_S = 0.01  # at most, before the second try after a conflict: about what a commit takes; doubled with each
+PAUSE_MOST_S = 0.5
+
+
+def pause_s(tries: int) -> float:
+    """How long to wait after so many tries: not at all after the first, which is mostly the last; then by chance, over a time in
+    which all of a dozen who want the same aggregate can have their turn. Over a shorter one they are in each other's way until
+    their tries are used up."""
+    return uniform(0, min(PAUSE_MOST_S, PAUSE_S * (2 ** min(tries - 1, 30) - 1)))
 
 
 class Changed(NamedTuple, Generic[A]):
@@ -97,7 +105,7 @@ class Changing(Generic[A]):
         except Conflict:
             if self._tries >= self._shape.options.conflict_tries:
                 raise
-            await self._pause(uniform(0, PAUSE_S * (2**self._tries - 1)) if self._tries > 1 else 0)
+            await self._pause(pause_s(self._tries))
             return
         self.changed = Changed(found, made, repeated=False)
         self._over = True
