@@ -34,8 +34,13 @@ class KafkaIntake:
         self._came = asyncio.Event()  # something to fetch, or a failure
         self._paused = False
         self._shelf = Shelf()
+
+        def reassigned() -> None:
+            changed()
+            self._came.set()  # whoever waits for messages is to look at that first
+
         self._reader = Reader(
-            cluster, topic, group, identity, self._shelf, self._telling(changed), self._telling(self._came.set)
+            cluster, topic, group, identity, self._shelf, self._telling(reassigned), self._telling(self._came.set)
         )
         self._reader.start()
         self._watching = asyncio.create_task(self._watch(), name="eventspine-kafka-topic")

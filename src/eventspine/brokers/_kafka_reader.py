@@ -59,6 +59,7 @@ HURRY_S = 0.2  # after a command: more of them are on their way, as a rule
 PATIENCE_S = 1.0  # full for so long: stop reading; what librdkafka had fetched ahead is then fetched again
 COMMIT_S = 0.5
 LOOK_S = 2.0
+ASKED_S = 2.0  # for which it is still so where a partition begins
 UNPACKED_BYTES_MAX = 100_000_000  # librdkafka's own, of a batch
 ASK_AGAIN_S = 0.1
 OUT_OF_RANGE = frozenset({KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE})
@@ -125,6 +126,8 @@ class Reader(threading.Thread):
         self._gate = threading.Lock()  # between a last order and the end of the thread
         self._full_since: float | None = None
         self._reading: set[int] = set()
+        self._starts: dict[tuple[Start, int], int] = {}  # by start and partition, asked for all at once
+        self._starts_until = 0.0
         self._holding = False  # nothing is read, for want of room
         self._hurry_until = 0.0
         self._stuck_at: dict[int, int] = {}  # partitions, with the offset of a batch that can't be unpacked
@@ -226,11 +229,22 @@ class Reader(threading.Thread):
         if partition >= self._topic.partitions:
             return 0  # it was added while we read the others: nothing of it is from before
         if isinstance(start, datetime):
-            found = self._offsets([partition], round(start.timestamp() * 1000))[partition]
+            found = self._start(partition, start, round(start.timestamp() * 1000))
             if found >= 0:
                 return found
             start = "now"  # nothing is as late as that
-        return self._offsets([partition], OFFSET_BEGINNING if start == "earliest" else OFFSET_END)[partition]
+        return self._start(partition, start, OFFSET_BEGINNING if start == "earliest" else OFFSET_END)
+
+    def _start(self, partition: int, start: Start, time_ms: int) -> int:
+        """Asked for all that were assigned with it: a question waits behind a request for messages that is on its way, and the
+        first partition that is begun makes one."""
+        if monotonic() > self._starts_until:
+            self._starts.clear()
+        if (start, partition) not in self._starts:
+            found = self._offsets(sorted({partition, *self.assigned} - self._reading), time_ms)
+            self._starts |= {(start, one): offset for one, offset in found.items()}
+            self._starts_until = monotonic() + ASKED_S
+        return self._starts.pop((start, partition))
 
     def ends(self, partitions: Sequence[int]) -> dict[int, int]:
         return self._offsets(partitions, OFFSET_END) if partitions else {}
@@ -312,6 +326,7 @@ class Reader(threading.Thread):
 
     def _on_assign(self, consumer: Consumer, places: list[TopicPartition]) -> None:
         consumer.incremental_assign([])  # heard; `begin` says from where
+        self._starts.clear()
         self.assigned |= {place.partition for place in places}
         self._changed()
 
