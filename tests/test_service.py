@@ -166,6 +166,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"concurrency": 0}, "concurrency must be at least 1"),
     ({"timeout_s": 0}, "timeout_s above 0"),
     ({"order": "none", "on_dead": "waits"}, "with order='none' no event waits for another"),
+    (
+        {"order": "feed", "concurrency": 4},
+        "with order='feed' one event is handled at a time, so concurrency=4 has no effect",
+    ),
     ({"start": datetime(2030, 1, 1)}, "no time zone"),  # noqa: DTZ001 -- naive on purpose
     ({"errors": {"Broken": Dead}}, "maps exception classes"),
     ({"errors": {ValueError: "dead"}}, r"use Retry\(...\), Dead or Drop"),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 SERVICE = re.compile(r"[a-z][a-z0-9_-]{0,99}\Z")
 HANDLER = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,99}\Z")
+CONCURRENCY = 64  # of a handler, where it says none
 CLOSEST = {"earlier": "earliest", "beginning": "earliest", "latest": "now", "later": "now"}
 
 
@@ -202,6 +203,11 @@ def check_handler(handler: Handler, service: str) -> None:
     if (handler.order, handler.on_dead) == ("none", "waits"):
         raise DeclarationError(
             f"{where}: on_dead='waits' has a key wait for its dead, and with order='none' no event waits for another. Leave one "
+            "of the two out."
+        )
+    if handler.order == "feed" and handler.concurrency not in (1, CONCURRENCY):
+        raise DeclarationError(
+            f"{where}: with order='feed' one event is handled at a time, so concurrency={handler.concurrency} has no effect. Leave one "
             "of the two out."
         )
     if not isinstance(handler.replayable, bool):

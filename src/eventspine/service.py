@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
 from .declared import (
+    CONCURRENCY,
     check_handler,
     check_handler_name,
     check_options,
@@ -82,7 +83,7 @@ class Handler:
     errors: Policies = field(default_factory=dict)
     on_dead: Literal["goes_on", "waits"] = "goes_on"
     order: Order = "key"
-    concurrency: int = 64
+    concurrency: int = CONCURRENCY
     timeout_s: float = 60.0
     replayable: bool = False
     batch: Batch | None = None

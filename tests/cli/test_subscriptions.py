@@ -101,6 +101,15 @@ def test_a_handler_declared_replayable_may_be_rewound(say, story):
     assert 1 == listed(say)["email.count"]["position"]
 
 
+def test_a_rewind_to_where_the_feed_has_not_come_yet_says_so(say, story):
+    rewound = say("subscriptions", "rewind", "email.count", "--to", "1000", "--skip-unhandled")
+
+    assert 0 == rewound.exit_code
+    end = int(rewound.stdout.split()[-1].rstrip(".")) - 1
+    assert f"The feed ends at position {end}: there is nothing yet at 1,000." in rewound.stderr
+    assert "feed ends" not in say("subscriptions", "rewind", "email.count", "--to", str(end + 1)).stderr
+
+
 def test_publishing_again_needs_a_fresh_token(say, story):
     tokens = []
     for _ in range(2):

@@ -84,7 +84,7 @@ async def two_types(event: Placed | Cancelled, delivery: Delivery[Clients]) -> M
 
 
 @email.on(
-    Placed, Cancelled, Paid, name="three", on_dead="waits", order="feed", concurrency=4, timeout_s=10, replayable=True
+    Placed, Cancelled, Paid, name="three", on_dead="waits", order="key", concurrency=4, timeout_s=10, replayable=True
 )
 async def three_types(event: Placed | Cancelled | Paid) -> list[Mailed]:
     return [Mailed(customer=event.customer)]
@@ -194,4 +194,4 @@ if TYPE_CHECKING:
 async def test_what_the_checkers_accept_runs() -> None:
     await call_it()
     assert set(email.handlers) >= {"one_type", "two_types", "three", "in_a_thread", "a_run"}
-    assert email.handlers["three"].order == "feed"
+    assert email.handlers["three"].concurrency == 4

@@ -280,6 +280,8 @@ async def rewind(
         repeats = not repeat_effects and await _repeats(journal, subscription, plan.position)
         if refused := _refused(subscription, plan, repeats, skip_unhandled):
             raise Misused(refused)
+        if isinstance(start, int) and start > plan.position + 1:
+            note(f"The feed ends at position {plan.position:,}: there is nothing yet at {start:,}.")
         _announce(subscription, plan)
         await note_what_is_gone(journal, subscription.channels, plan.position)
         republish = secrets.token_hex(8) if publish_again else ""
