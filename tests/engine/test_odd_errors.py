@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from eventspine import Batch, RetryAfter, Service, Spine
+from eventspine import Batch, Delivery, RetryAfter, Service, Spine
 from eventspine.engine import failures
 
-from .material import QUICK, SHOP, WAIT_S, Broken, Placed, dead, host, subscription, until
+from .material import ONCE, QUICK, SHOP, WAIT_S, Broken, Mailed, Placed, dead, host, subscription, until
 
 
 class Speechless(Exception):
@@ -59,6 +59,25 @@ def failing(error: BaseException, how: str) -> tuple[Service[Any], list[int]]:
     else:
         service.on(Placed, retry=QUICK, name="note")(one if how == "def" else also)
     return service, handled
+
+
+@pytest.mark.parametrize("what", ["execute", "publish"])
+async def test_what_is_not_awaited_of_a_delivery_is_said_where_it_was(spine: Spine, what: str) -> None:
+    """Mistaken for what a spine's own publish is: Python says no more than that it is no awaitable."""
+    email: Service[None] = Service("email", publishes=["email"])
+
+    @email.on(Placed, retry=ONCE)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        if what == "execute":
+            await delivery.execute("select 1")  # type: ignore[func-returns-value]
+        else:
+            await delivery.publish(Mailed(customer=event.customer), Mailed(customer="bob"))  # type: ignore[misc]
+
+    async with spine.running(email):
+        await spine.publish(Placed(customer="ann", number=1))
+        (row,) = await dead(spine)
+    assert "TypeError" in row.error
+    assert "they take effect with the handler, and are not awaited." in row.error
 
 
 CASES = [(name, how) for how in ("async", "batch") for name in ODD] + [(name, "def") for name in IN_THREADS]

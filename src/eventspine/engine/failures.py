@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from .subscription import Subscription
 
 TRACEBACK_MAX = 16_000
+_NOT_AWAITED = re.compile(
+    "NoneType.*await|(list|Receipt) can't be used in 'await'|'(list|Receipt)' object can't be awaited"
+)
+_NOT_AWAITED_HERE = (
+    "If it is execute(...) or publish(...) of a delivery: they take effect with the handler, and are not awaited."
+)
 
 
 def record_of(item: Item) -> Record:
@@ -94,6 +101,8 @@ def text_of(error: BaseException) -> tuple[str, str]:
     or fail to say what it is; an attempt that failed is stored all the same."""
     try:
         text = "; ".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))
+        if isinstance(error, TypeError) and _NOT_AWAITED.search(text):
+            text += f". {_NOT_AWAITED_HERE}"
     except Exception as fault:  # of the error's own __str__
         text = f"{type(error).__name__}, which can't say what it is: its __str__ raised {type(fault).__name__}"
     trace = "".join(traceback.format_exception(error))
