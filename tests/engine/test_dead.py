@@ -240,6 +240,74 @@ async def test_what_is_replayed_before_it_is_known_here_to_be_dead_is_handled(
     assert {"settled"} == {row.state for row in await rows(spine)}
 
 
+@pytest.mark.parametrize("retry", [ONCE, LATER])
+async def test_what_a_feed_stands_at_is_over_when_dropped_while_its_partition_is_taken_up(
+    spine: Spine, retry: Any
+) -> None:
+    """The cursor is read before, and its row no more: it comes as if it had never been tried."""
+    handled, deliveries = list[int](), spine.journal.deliveries
+
+    async def followed() -> bool:
+        return host(spine).control == await spine.journal.control_version()
+
+    async def dropped_before(*given: Any, **options: Any) -> Any:
+        if options.get("partitions"):
+            await spine.journal.control([Drop([row.number for row in await deliveries(states=["parked", "dead"])])])
+        return await deliveries(*given, **options)
+
+    service: Service[Any] = Service("mail")
+
+    @service.on(Placed, retry=retry, order="feed", on_dead="waits")
+    async def note(event: Placed) -> None:
+        if event.number == 5:
+            await until(followed, "and nothing that is looked at later tells of it")
+            raise Broken
+        handled.append(event.number)
+
+    await spine.publish(Placed(number=5))
+    async with spine.running(service):
+        await (dead(spine) if retry is ONCE else parked(spine))
+    spine.journal.deliveries = dropped_before  # type: ignore[method-assign]
+    async with spine.running(service):
+        await until(lambda: host(spine).held)
+        spine.journal.deliveries = deliveries  # type: ignore[method-assign]
+        await spine.publish(Placed(number=6))
+        await until(lambda: handled)
+    assert ["dropped"] == [row.reason for row in await rows(spine)]
+
+
+@pytest.mark.parametrize("retry", [ONCE, LATER])
+async def test_what_a_feed_stands_at_is_over_when_dropped_before_the_answer_is_asked_for_again(
+    spine: Spine, retry: Any
+) -> None:
+    handled, commit = list[int](), spine.journal.commit
+    lost = True
+
+    async def lose_the_answer(units: Sequence[Unit]) -> list[Verdict]:
+        nonlocal lost
+        verdicts = await commit(units)
+        if lost and any(unit.puts for unit in units):
+            lost = False
+            await spine.journal.control([Drop([row.number for row in await rows(spine, "parked", "dead")])])
+            return [Verdict("unknown") for _ in units]
+        return verdicts
+
+    service: Service[Any] = Service("mail")
+
+    @service.on(Placed, retry=retry, order="feed", on_dead="waits")
+    async def note(event: Placed) -> None:
+        if event.number == 5:
+            raise Broken
+        handled.append(event.number)
+
+    spine.journal.commit = lose_the_answer  # type: ignore[method-assign]
+    await spine.publish(Placed(number=5), Placed(number=6))
+    async with spine.running(service):
+        await until(lambda: handled)
+    assert not lost
+    assert ["dropped"] == [row.reason for row in await rows(spine)]
+
+
 @ORDERS
 @pytest.mark.parametrize("batch", [None, Batch(1)])
 async def test_a_key_waits_for_what_died_again_while_its_row_was_read(spine: Spine, order: Any, batch: Any) -> None:

@@ -230,11 +230,11 @@ class Waiting:
                 self.subscription.workers.stumbled([item], verdict.error or SpineError("a row could not be stored"))
             return False
         item.mark = None
-        self.repeated(item, verdict)
         if not item.number and not verdict.numbers:  # a repetition: it was finished meanwhile, and has no row
             self.subscription.gone(item)
             return False
         item.number = item.number or verdict.numbers[0]
+        self.repeated(item, verdict)
         if not item.part.alive:
             self._load_again(item)
             self.subscription.release(item)
@@ -343,8 +343,7 @@ class Waiting:
             self.subscription.plan()
 
     def repeated(self, item: Item, verdict: Verdict) -> None:
-        """It may have been dropped while its row was being stored: then that is parked though the event is finished, and is
-        handled from there, late."""
+        """It may have been dropped while its row was being stored, or before: then the feed is to go on."""
         if verdict.kind == "repeated" and self.subscription.whole and item.number:
             self.subscription.host.look_again(self.subscription)
 

@@ -14,7 +14,8 @@ from ..errors import Conflict, Fenced, UnitFailed
 from . import notes
 from ._memory_tables import Tables
 from .asking import refuse_appends, refuse_weight
-from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict
+from .cursors import only
+from .port import Append, Change, Delivery, Put, StartMark, Unit, Verdict, standing
 
 NO_SQL = (
     "The memory journal keeps no tables, so a handler can't use SQL on it. "
@@ -34,6 +35,8 @@ def commit_unit(tables: Tables, unit: Unit, now_us: int) -> Verdict:
                 return _repeat(tables, unit)
             if fenced := _finished_in_part(ends):
                 return Verdict("fenced", error=fenced)
+            if unit.puts and _is_dropped(tables, unit):
+                return _repeat(tables, unit)
         elif not (unit.starts or unit.cancels):  # nearly all units: there is nothing else in them
             _finish(tables, unit)
             return Verdict("done")
@@ -112,6 +115,16 @@ def _ends(tables: Tables, unit: Unit) -> list[bool]:
     for seen in unit.marks:
         ends += tables.marked_ends(seen)
     return ends
+
+
+def _is_dropped(tables: Tables, unit: Unit) -> bool:
+    """What its feed stood at is finished by now."""
+    ends = [
+        end
+        for put in standing(unit)
+        for end in tables.ends(put.subscription, put.feed, put.partition, [only(put.record.position)])
+    ]
+    return bool(ends) and all(ends)
 
 
 def _is_published(tables: Tables, unit: Unit) -> bool:

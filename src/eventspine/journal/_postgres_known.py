@@ -23,7 +23,7 @@ from ._postgres_sql import Ask, Cursor, ours
 from ._sql_apply import VERSION
 from ._sql_known import Coming, Head, Known, NoteHead, _asked_first
 from .cursors import decode
-from .port import Unit
+from .port import Unit, standing
 
 TRIES = 10
 Place = tuple[Any, ...]  # the keys of a row
@@ -99,7 +99,7 @@ class PostgresKnown(Known):
     def _asks(self, units: Sequence[Unit], wanted: Mapping[Rows, set[Place]]) -> dict[str, Ask]:
         """By table, in the order of locks."""
         leases = {fence.lease for unit in units for fence in unit.fences}
-        subscriptions = {done.subscription for unit in units for done in unit.done}
+        subscriptions = {one.subscription for unit in units for one in (*unit.done, *standing(unit))}
         changed = {change.number for unit in units for change in unit.changes}
         changes = "number, state, subscription, feed, partition, position"
         asks = {
@@ -167,7 +167,9 @@ class PostgresKnown(Known):
 def _wanted(units: Sequence[Unit]) -> dict[Rows, set[Place]]:
     """Rows that are made where they are missing."""
     wanted: dict[Rows, set[Place]] = {
-        CURSORS: {(done.subscription, done.feed, done.partition) for unit in units for done in unit.done},
+        CURSORS: {
+            (one.subscription, one.feed, one.partition) for unit in units for one in (*unit.done, *standing(unit))
+        },
         MARKS: {seen[:4] for unit in units for seen in unit.marks},
         STREAMS: {(one.service, one.stream) for unit in units for one in unit.appends if one.stream is not None},
         NOTES: {note[:3] for unit in units for note in unit.notes},

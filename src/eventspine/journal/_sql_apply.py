@@ -21,7 +21,8 @@ from ._sql_repeated import first_result, version_of
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_outcome import Trace
 from .asking import refuse_appends, refuse_weight
-from .port import Append, Record, Statement, Unit, Verdict
+from .cursors import only
+from .port import Append, Record, Statement, Unit, Verdict, standing
 
 if TYPE_CHECKING:
     from ._sqlite_memory import Memory
@@ -131,6 +132,8 @@ class Applier:
                 return self._repeat(unit, known, plan)
             if fenced := _finished_in_part(unit, known):
                 return Verdict("fenced", error=fenced)
+        if unit.puts and _is_dropped(unit, known):
+            return self._repeat(unit, known, plan)
         if unit.changes and (fenced := _changed_meanwhile(unit, known)):
             return Verdict("fenced", error=fenced)
         if known.ids and unit.appends and _is_published(unit, known):
@@ -338,6 +341,16 @@ def _ends(unit: Unit, known: Known) -> Iterator[bool]:
     for subscription, origin, channel, slot, ranges in unit.marks:
         if ranges:
             yield from known.mark((subscription, origin, channel, slot)).ends(ranges)
+
+
+def _is_dropped(unit: Unit, known: Known) -> bool:
+    """What its feed stood at is finished by now."""
+    ends = [
+        end
+        for put in standing(unit)
+        for end in known.coming((put.subscription, put.feed, put.partition)).ends([only(put.record.position)])
+    ]
+    return bool(ends) and all(ends)
 
 
 def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .cursors import Range, decode, fold
 from .notes import Place as NotePlace, after
-from .port import Note, Unit
+from .port import Note, Unit, standing
 
 if TYPE_CHECKING:
     from ._sqlite_memory import Memory
@@ -141,6 +141,8 @@ class Known:
                 leases.update([fence.lease for fence in unit.fences])
             if unit.done:
                 subscriptions.update([done.subscription for done in unit.done])
+            if unit.puts:
+                subscriptions.update([put.subscription for put in standing(unit)])
             if unit.changes:
                 changed.update([change.number for change in unit.changes])
             for append in unit.appends:

@@ -122,7 +122,10 @@ BEHIND = "behind"  # the reason of a delivery that has not failed, and waits for
 
 class Put(NamedTuple):
     """Store a delivery that left the lanes: parked, dead or held. One row per (subscription, feed, partition,
-    position): a second Put for the same one updates the first."""
+    position): a second Put for the same one updates the first.
+
+    Of the whole feed, in a unit that finishes nothing: the feed stands at it. If the cursor has it finished by then, since somebody
+    dropped it, the unit is a repetition, and the row stays as it is."""
 
     subscription: int
     partition: int
@@ -219,6 +222,13 @@ class Unit(msgspec.Struct):
     statements: list[Statement] = msgspec.field(default_factory=list)
     marks: list[Seen] = msgspec.field(default_factory=list)
     notes: list[Note] = msgspec.field(default_factory=list)
+
+
+def standing(unit: Unit) -> list[Put]:
+    """What its feed stands at."""
+    if not unit.puts or unit.done or not unit.fences:
+        return []
+    return [put for put in unit.puts if (put.feed, put.partition) == (OWN_FEED, WHOLE_FEED)]
 
 
 class Verdict(msgspec.Struct):

@@ -15,6 +15,7 @@ from ....journal.port import (
     Delivery,
     Done,
     Drop,
+    Fence,
     Journal,
     Put,
     Replay,
@@ -24,6 +25,7 @@ from ....journal.port import (
     Unit,
 )
 from .material import (
+    START_US,
     commit,
     cursor,
     event,
@@ -33,6 +35,7 @@ from .material import (
     one_subscription,
     park,
     parked,
+    process,
     publish,
     reload,
     start,
@@ -114,6 +117,17 @@ class Dropping:
         assert (5, []) == await stands(journal, mine), "what it has passed is news all the same"
         assert {} == await journal.starts(mine.number)
         assert ["dropped"] == [row.reason for row in await journal.deliveries(states=["settled"])]
+
+    async def test_who_stood_at_it_and_does_not_know_puts_no_row_anew(self, journal: Journal) -> None:
+        """Its answer was lost, or it has read the cursor before."""
+        mine = await whole(journal)
+        row = await waits(journal, mine, 5)
+        lease = (await journal.lease(process("p1"), ["a"], [], START_US, START_US + 1)).held["a"]
+        unit = Unit(fences=[Fence("a", lease.epoch)], puts=[waiting(mine, 5, attempts=2)])
+        assert ("done", [row.number]) == ((verdict := await commit(journal, unit)).kind, verdict.numbers)
+        await journal.control([Drop([row.number])])
+        assert ("repeated", [row.number]) == ((verdict := await commit(journal, unit)).kind, verdict.numbers)
+        assert [("settled", 2)] == [(row.state, row.attempts) for row in await journal.deliveries()]
 
     async def test_who_was_to_park_it_again_is_fenced(self, journal: Journal) -> None:
         mine = await whole(journal)
