@@ -16,7 +16,7 @@ nothing but a change of (name, epoch) or (number, generation), which are unique 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ._postgres_sql import Ask, Cursor, ours
@@ -99,7 +99,7 @@ class PostgresKnown(Known):
     def _asks(self, units: Sequence[Unit], wanted: Mapping[Rows, set[Place]]) -> dict[str, Ask]:
         """By table, in the order of locks."""
         leases = {fence.lease for unit in units for fence in unit.fences}
-        subscriptions = {one.subscription for unit in units for one in (*unit.done, *standing(unit))}
+        subscriptions = {place[0] for unit in units for place in _cursors_of(unit)}
         changed = {change.number for unit in units for change in unit.changes}
         changes = "number, state, subscription, feed, partition, position"
         asks = {
@@ -164,12 +164,15 @@ class PostgresKnown(Known):
         self.ids = dict(found.get("ids", ()))
 
 
+def _cursors_of(unit: Unit) -> Iterator[tuple[int, str, int]]:
+    yield from ((done.subscription, done.feed, done.partition) for done in unit.done)
+    yield from ((put.subscription, put.feed, put.partition) for put in standing(unit))
+
+
 def _wanted(units: Sequence[Unit]) -> dict[Rows, set[Place]]:
     """Rows that are made where they are missing."""
     wanted: dict[Rows, set[Place]] = {
-        CURSORS: {
-            (one.subscription, one.feed, one.partition) for unit in units for one in (*unit.done, *standing(unit))
-        },
+        CURSORS: {place for unit in units for place in _cursors_of(unit)},
         MARKS: {seen[:4] for unit in units for seen in unit.marks},
         STREAMS: {(one.service, one.stream) for unit in units for one in unit.appends if one.stream is not None},
         NOTES: {note[:3] for unit in units for note in unit.notes},
