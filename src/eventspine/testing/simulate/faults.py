@@ -24,7 +24,8 @@ class Faults:
     lost_requests: float = 0.03  # commits that do not happen, and of which nobody can say so
     lost_answers: float = 0.03  # commits, and all other changes, that happen, and of which nobody can say so
     refused: float = 0.02  # journal calls that fail before anything has happened
-    slow: float = 0.1  # journal calls that take up to `slow_s`
+    slow: float = 0.1  # journal calls that take up to `slow_s` to get there
+    slow_answers: float = 0.05  # journal calls whose answers take up to `slow_s`, and tell what was by then
     slow_s: float = 2.0
     short: float = 0.2  # readings of the feed that give less than there is
     repeated: float = 0.05  # readings of the feed that give again what was given before

@@ -81,6 +81,12 @@ class FlakyJournal:
         if amount is not None:
             await asyncio.sleep(amount * world.faults.slow_s)
 
+    async def _come_back(self) -> None:
+        """What it tells is as it was when the journal was asked, and others may have changed it meanwhile."""
+        world = self.world
+        amount = world.falls(self.process.name, "slow_answers", world.faults.slow_answers)
+        await (others_turn() if amount is None else asyncio.sleep(amount * world.faults.slow_s))
+
     def _answer(self, what: str) -> None:
         """And back; it has happened by now."""
         world, who = self.world, self.process.name
@@ -103,7 +109,7 @@ class FlakyJournal:
         verdicts = shared._commit(units) if shared.held is None else await shared.commit(units)
         for unit, verdict in zip(units, verdicts, strict=True):
             world.committed(self.process, unit, verdict)
-        await others_turn()
+        await self._come_back()
         if world.falls(who, "lost_answers", world.faults.lost_answers) is not None:
             world.tell(who, "answer of a commit lost", len(units))
             return [_unknown() for _ in units]
@@ -120,7 +126,7 @@ class FlakyJournal:
         if amount is not None:
             after = max(0, after - 1 - int(amount * REPEATED_MOST))
         page = await self.shared.feed(after, limit=limit, **options)
-        await others_turn()
+        await self._come_back()
         return page
 
     def watch(self, changed: Callable[[], None]) -> Callable[[], None]:
@@ -146,7 +152,7 @@ def _through(name: str) -> Callable[..., Any]:
         if self._may_not_arrive():
             await self._travel(name)
         answer = await getattr(self.shared, name)(*args, **options)
-        await others_turn()
+        await self._come_back()
         if writes and self.world.faults.lost_answers:
             self._answer(name)
         return answer
