@@ -122,7 +122,7 @@ class Delivery(Cause, Handling, Generic[R]):
 
     # --- what it changes ----------------------------------------------------------------------------------------
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         """Run this SQL in the unit, with `:name` parameters. With `expect_rows`, another number of rows fails the
         unit, and with it this attempt."""
         self._changeable().statements.append(statement(sql, parameters, expect_rows))
@@ -244,7 +244,7 @@ class Delivery(Cause, Handling, Generic[R]):
 
     # --- what it reads ------------------------------------------------------------------------------------------
 
-    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    async def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Rows of committed state. Inside `transaction()` ask that transaction instead: it sees its own writes."""
         if self._transaction is not None:
             return await self._transaction.query(sql, parameters)

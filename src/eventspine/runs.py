@@ -42,7 +42,7 @@ class RunDelivery(Delivery[R]):
     _of_run: Sequence[Statement]  # what the run itself has executed
     _behind: list[int]  # how many of these each of its own statements comes after
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         super().execute(sql, expect_rows=expect_rows, **parameters)
         self._behind.append(len(self._of_run))
 
@@ -128,7 +128,7 @@ class BatchDelivery(Cause, Generic[R]):
         """This event will never be handled."""
         self.retry(event, Reject(reason))
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         """Run this SQL in the run's unit, unless no event of the run is done."""
         self._first._changeable()
         self._unit.statements.append(statement(sql, parameters, expect_rows))
@@ -150,7 +150,7 @@ class BatchDelivery(Cause, Generic[R]):
             f"delivery.publish(event, cause=...)."
         )
 
-    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    async def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return await self._first.query(sql, **parameters)
 
     if not TYPE_CHECKING:  # checkers are to refuse them by themselves

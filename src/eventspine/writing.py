@@ -50,11 +50,11 @@ class Writing:
         self._asked = Asked()
         self.closed = False
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> Coroutine[Any, Any, int]:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> Coroutine[Any, Any, int]:
         """How many rows it changed."""
         return self._asked.hand(self._execute(sql, parameters, expect_rows))
 
-    def query(self, sql: str, **parameters: Any) -> Coroutine[Any, Any, list[dict[str, Any]]]:
+    def query(self, sql: str, /, **parameters: Any) -> Coroutine[Any, Any, list[dict[str, Any]]]:
         return self._asked.hand(self._query(sql, parameters))
 
     def refuse_unawaited(self, handler: str) -> None:

@@ -87,6 +87,41 @@ async def test_what_was_to_be_expect_rows_is_refused_once(file: Spine, how: str)
     assert [] == await done(file)
 
 
+async def test_a_parameter_may_have_any_name(file: Spine) -> None:
+    """Columns are named so, and `as_sql` names parameters after them."""
+    service, found = mail(), list[Any]()
+    insert, look = "insert into email_done values (:self, :sql)", "select note from email_done where note = :sql"
+    given: Any = {"self": 1, "sql": "x"}
+
+    @service.on(Placed)
+    async def note(event: Placed, delivery: Delivery) -> None:
+        delivery.execute(insert, **given)
+        found.extend(await delivery.query(look, **given))
+        async with delivery.transaction() as transaction:
+            await transaction.execute(insert, **given)
+            found.extend(await transaction.query(look, **given))
+
+    @service.on(Placed)
+    def note_blocking(event: Placed, delivery: SyncDelivery) -> None:
+        delivery.execute(insert, **given)
+        delivery.query(look, **given)
+        with delivery.transaction() as transaction:
+            transaction.execute(insert, **given)
+            transaction.query(look, **given)
+
+    @service.on(Placed, batch=Batch(10))
+    async def note_many(events: list[Placed], delivery: BatchDelivery) -> None:
+        delivery.execute(insert, **given)
+        delivery.of(events[0]).execute(insert, **given)
+        await delivery.query(look, **given)
+
+    await file.publish(Placed())
+    async with file.running(service):
+        await until(lambda: all(one.handled == 1 for one in host(file).subscriptions))
+    assert {"note": "x"} in found
+    assert await done(file) == [1] * 6
+
+
 async def test_more_parameters_than_the_sql_names_are_left_out(file: Spine) -> None:
     service = mail()
 

@@ -32,7 +32,7 @@ class SyncViewReader(Generic[V]):
         found: list[V] = self._run(self._reader.all(order_by=order_by, limit=limit, **where))
         return found
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = self._run(self._reader.query(sql, **parameters))
         return found
 

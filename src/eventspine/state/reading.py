@@ -78,7 +78,7 @@ class ViewReader(Generic[V]):
         except BeyondColumn:
             return []
 
-    async def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    async def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Rows of a SELECT, in which the view stands under its own name: `select sum(spent) from orders_by_customer`. Values
         are as the database keeps them. Of a view with tenants, it holds the rows of this one alone."""
         journal = await self._journal()

@@ -93,7 +93,7 @@ class Rows:
         """Delete the row of this key, if there is one."""
         self._live[self._at(key)] = None
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         """Run this SQL in the unit: for projections that would rather write than read. `{table}` in the text stands for
         the table of this version."""
         if not self._sql:

@@ -80,7 +80,7 @@ class Delivery(Generic[R]):
     def resources(self) -> R:
         return self._inner.resources
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         self._inner.execute(sql, expect_rows=expect_rows, **parameters)
 
     def publish(
@@ -101,7 +101,7 @@ class Delivery(Generic[R]):
         carrier_of(within).check_blocking()
         self._inner.join(within, result)
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return self._wait(self._inner.query(sql, **parameters))
 
     @contextmanager
@@ -141,7 +141,7 @@ class BatchDelivery(Generic[R]):
     def dead(self, event: Any, reason: str) -> None:
         self._inner.dead(event, reason)
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         self._inner.execute(sql, expect_rows=expect_rows, **parameters)
 
     def publish(
@@ -154,7 +154,7 @@ class BatchDelivery(Generic[R]):
     ) -> list[Receipt]:
         return self._inner.publish(*events, cause=cause, time=time, at=at, after=after)
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return asyncio.run_coroutine_threadsafe(self._inner.query(sql, **parameters), self._loop).result()
 
     if not TYPE_CHECKING:  # what a run has not: refused there, in words
@@ -180,10 +180,10 @@ class Writing:
     def __init__(self, inner: writing.Writing, delivery: Delivery[Any]) -> None:
         self._inner, self._delivery = inner, delivery
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> int:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> int:
         return self._delivery._wait(self._inner.execute(sql, expect_rows=expect_rows, **parameters))
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return self._delivery._wait(self._inner.query(sql, **parameters))
 
 

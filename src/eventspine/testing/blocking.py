@@ -126,7 +126,7 @@ class SyncVirtualSpine(sync.Spine):
     def dead(self, handler: Callable[..., Any] | str | None = None) -> list[Kept]:
         return self._ask(lambda: self._spine.dead(handler))
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return self._ask(lambda: self._spine.query(sql, **parameters))
 
     def replay(self, *dead: Kept) -> int:

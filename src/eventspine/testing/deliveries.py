@@ -54,7 +54,7 @@ class HandDelivery(Delivery[R]):
         self.published: list[Any] = []
         self.joined: Any = None
 
-    def execute(self, sql: str, *, expect_rows: int | None = None, **parameters: Any) -> None:
+    def execute(self, sql: str, /, *, expect_rows: int | None = None, **parameters: Any) -> None:
         super().execute(sql, expect_rows=expect_rows, **parameters)
         self.executed.append(Executed(sql, parameters, expect_rows))
 

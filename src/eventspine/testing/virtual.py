@@ -386,7 +386,7 @@ class VirtualSpine(Spine):
             return kinds[record.type].read(record.data, record.version) if record.type in kinds else None
         return None
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """Rows of the services' tables, as committed."""
         if not isinstance(self.journal, SQLiteJournal):
             raise SettingsError(

@@ -260,5 +260,5 @@ class _BlockingRun(sync.BatchDelivery[Any]):
     def of(self, event: Any) -> sync.Delivery[Any]:
         return _Blocking(self._inner.of(event))
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         return now(self._inner.query(sql, **parameters))

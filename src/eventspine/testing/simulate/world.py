@@ -206,7 +206,7 @@ class World:
         """Deliveries that `drop_dead` has dropped, as they were."""
         return [one for site in self.sites for one in site.given_up(site.dropped)]
 
-    def query(self, sql: str, **parameters: Any) -> list[dict[str, Any]]:
+    def query(self, sql: str, /, **parameters: Any) -> list[dict[str, Any]]:
         """The services' own tables; where each service has a journal of its own, of the first that has such a table."""
         for site in self.sites[:-1]:
             try:
