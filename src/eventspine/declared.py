@@ -205,7 +205,7 @@ def check_handler(handler: Handler, service: str) -> None:
             f"{where}: on_dead='waits' has a key wait for its dead, and with order='none' no event waits for another. Leave one "
             "of the two out."
         )
-    if handler.order == "feed" and handler.concurrency not in (1, CONCURRENCY):
+    if handler.order == "feed" and handler.projection is None and handler.concurrency not in (1, CONCURRENCY):
         raise DeclarationError(
             f"{where}: with order='feed' one event is handled at a time, so concurrency={handler.concurrency} has no effect. Leave one "
             "of the two out."
