@@ -274,7 +274,7 @@ async def test_a_rewind_discards_what_is_parked_from_there_on(spine: Spine) -> N
         await parked(spine, 2)
         await spine.journal.control([Rewind((await stored(spine)).number, 0)])
         broken = False
-        await until(lambda: handled == [0, 1])
+        await until(lambda: handled[-2:] == [0, 1])  # one at work as it was rewound is fenced, and comes again
     assert {"settled"} >= {row.state for row in await rows(spine)}
 
 

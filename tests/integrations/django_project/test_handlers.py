@@ -522,7 +522,7 @@ def test_what_a_handler_reads_cannot_be_stale_when_it_writes_whatever_the_transa
 ):
     """It has the write lock before it reads. Without that, a write by others in between fails the attempt."""
     if not safe:
-        monkeypatch.setattr(sqlite, "_TAKE_LOCK", "select 1")
+        monkeypatch.setattr(sqlite, "TAKE_LOCK", "select 1")
     monkeypatch.setitem(connection.settings_dict["OPTIONS"], "transaction_mode", None)
     if django.VERSION < (5, 1):
         monkeypatch.delitem(connection.settings_dict["OPTIONS"], "transaction_mode")
