@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from .. import sync as _sync
+from ..at_once import at_once
 from ..clock import Clock, SystemClock
 from ..delivery import Delivery
 from ..engine.lanes import Item, Part
@@ -98,13 +99,7 @@ class SyncHandDelivery(_sync.Delivery[R]):
         return self._inner.joined
 
     def _wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        try:
-            coroutine.send(None)
-        except StopIteration as stop:
-            result: T = stop.value
-            return result
-        coroutine.close()
-        raise WouldDeadlock("Nothing of a delivery made by hand waits; this did.")
+        return at_once(coroutine, WouldDeadlock("Nothing of a delivery made by hand waits; this did."))
 
 
 def delivery(

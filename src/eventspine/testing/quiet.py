@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
 from typing import Any, TypeVar
 
+from ..at_once import at_once
 from ..engine.batches import BatchWorkers
 from ..engine.host import Host
 from ..engine.lanes import Item
@@ -28,15 +29,8 @@ class NotIdle(SpineError):
     """The engine did not become idle in time; the message says what is at work."""
 
 
-def at_once(coroutine: Coroutine[Any, Any, T]) -> T:
-    """The result of a coroutine that does not wait for anything."""
-    try:
-        coroutine.send(None)
-    except StopIteration as stop:
-        result: T = stop.value
-        return result
-    coroutine.close()
-    raise SpineError("This journal can't be read without waiting.")
+def read_now(coroutine: Coroutine[Any, Any, T]) -> T:
+    return at_once(coroutine, SpineError("This journal can't be read without waiting."))
 
 
 def engine_work(runtime: Runtime) -> Iterator[str]:
@@ -49,10 +43,10 @@ def engine_work(runtime: Runtime) -> Iterator[str]:
     for host in runtime.hosts:
         yield from _of_host(host)
     journal, now_us = runtime.journal, runtime.clock.now_us()
-    due_us = at_once(journal.next_due())
+    due_us = read_now(journal.next_due())
     if due_us is not None and due_us <= now_us:
         yield "a timer is due"
-    head, control = at_once(journal.head()), at_once(journal.control_version())
+    head, control = read_now(journal.head()), read_now(journal.control_version())
     for host in runtime.hosts:
         if host.control != control:
             yield f"{host.service.name}: something was changed from outside, and is to be loaded"
@@ -104,7 +98,7 @@ def _gathers(one: Subscription) -> bool:
 def next_due(runtime: Runtime) -> int | None:
     """The next time (microseconds) at which the passing of time itself makes a difference."""
     now_us, now = runtime.clock.now_us(), runtime.clock.monotonic()
-    times = [at_once(runtime.journal.next_due())]
+    times = [read_now(runtime.journal.next_due())]
     times += [one.lanes.next_due() for host in runtime.hosts for one in host.subscriptions]
     until = [workers.gathers_until for workers in gathering(runtime)]
     until += [

@@ -28,7 +28,7 @@ from ..spine import Spine
 from ..sync.spine import Block
 from ..wording import plural
 from .clock import VirtualClock
-from .quiet import NotIdle, at_once, engine_work, gathering, handlers_at_work, next_due, picture
+from .quiet import NotIdle, engine_work, gathering, handlers_at_work, next_due, picture, read_now
 from .switches import Switches, WatchedRuntime, name_of_handler
 
 LEASE_S = 1e9  # thirty years: no test outlives it
@@ -348,7 +348,7 @@ class VirtualSpine(Spine):
     def _records(self, types: list[str] | None) -> Iterator[Record]:
         after, more = 0, True
         while more:
-            page = at_once(self.journal.feed(after, limit=500, types=types))
+            page = read_now(self.journal.feed(after, limit=500, types=types))
             yield from page.records
             after, more = page.scanned, page.more
 
@@ -362,8 +362,8 @@ class VirtualSpine(Spine):
 
     def _kept(self, state: State, handler: Callable[..., Any] | str | None) -> list[Kept]:
         wanted = None if handler is None else name_of_handler(self._services, handler)
-        names = {row.number: row.name for row in at_once(self.journal.subscriptions())}
-        rows = at_once(self.journal.deliveries(states=[state], limit=1_000_000))
+        names = {row.number: row.name for row in read_now(self.journal.subscriptions())}
+        rows = read_now(self.journal.deliveries(states=[state], limit=1_000_000))
         return [
             self._as_kept(row, names[row.subscription]) for row in rows if wanted in (None, names[row.subscription])
         ]

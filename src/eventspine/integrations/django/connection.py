@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
+from ...at_once import at_once
 from ...errors import SpineError, WouldDeadlock
 from ...journal import _sql_read as read
 from ...journal.port import Noted, Record, Unit, Verdict
@@ -75,10 +76,5 @@ class OnConnection:
 
 def now(coroutine: Coroutine[Any, Any, T]) -> T:
     """What it returns: on Django's connection nothing is waited for by awaiting."""
-    try:
-        coroutine.send(None)
-    except StopIteration as answer:
-        value: T = answer.value
-        return value
-    coroutine.close()
-    raise SpineError("A middleware awaited something that takes a while. In Django there is no event loop to wait on.")
+    waits = "A middleware awaited something that takes a while. In Django there is no event loop to wait on."
+    return at_once(coroutine, SpineError(waits))
