@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from .declared import positional
+from .annotations import positional
 from .errors import DeclarationError
 from .journal.port import Cursor, Record
 from .keys import slot_of_key

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, cast, overload
 
+from .annotations import positional, returns_event
 from .declared import (
     CONCURRENCY,
     check_handler,
@@ -26,9 +27,7 @@ from .declared import (
     check_retention,
     check_service,
     check_types,
-    positional,
     retention_of,
-    returns_event,
 )
 from .decorators import (
     BatchDecorator,

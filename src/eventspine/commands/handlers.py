@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
-from ..declared import check_handler_name, check_options, positional
+from ..annotations import positional
+from ..declared import check_handler_name, check_options
 from ..errors import DeclarationError, SettingsError
 from ..policies import is_number, is_whole
 from ..wording import plural

@@ -15,7 +15,7 @@ from ._postgres_connect import is_lost, is_passing, is_slow
 from ._postgres_known import MARKS, NOTES, PostgresKnown, Raced, take_away
 from ._postgres_schema import Identity
 from ._postgres_sql import Cursor, Guard
-from ._sql_apply import STATEMENTS_S, Applier, Safeguards, _too_slow, checked
+from ._sql_apply import STATEMENTS_S, Applier, Safeguards, checked, too_slow
 from ._sql_known import Known
 from ._sql_plan import Plan
 from ._sqlite_guard import as_unit_failed, run_statement
@@ -154,11 +154,11 @@ class PostgresApplier(Applier):
                 sql = statement.sql
                 run_statement(self._guard, statement)
                 if not self._beside and time.monotonic() - began > self._statements_s:
-                    return _too_slow(sql, self._statements_s)
+                    return too_slow(sql, self._statements_s)
         except Exception as error:
             if is_lost(error) or is_passing(error):
                 raise  # all of the group is run again
             return as_unit_failed(
-                _too_slow(sql, self._statements_s) if is_slow(error) and not self._beside else error, sql
+                too_slow(sql, self._statements_s) if is_slow(error) and not self._beside else error, sql
             )
         return None

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..errors import Conflict, Fenced, JournalVersion, SpineError, UnitFailed
-from . import notes
+from ..errors import Conflict, JournalVersion, SpineError, UnitFailed
+from . import _sql_refusals as refusals, notes
 from ._sql_known import Known
 from ._sql_plan import Plan, StreamRows
 from ._sql_repeated import first_result, version_of
 from ._sqlite_guard import Guard, as_unit_failed, run_statement
 from ._sqlite_outcome import Trace
 from .asking import refuse_appends, refuse_weight
-from .cursors import only
-from .port import Append, Record, Statement, Unit, Verdict, standing
+from .port import Record, Statement, Unit, Verdict
 
 if TYPE_CHECKING:
     from ._sqlite_memory import Memory
@@ -125,25 +124,25 @@ class Applier:
     def _judge(self, unit: Unit, known: Known, plan: Plan, recorded_us: int) -> Verdict:
         if not self._safeguards.fold_after_verdicts:
             _accept_ranges(unit, known)
-        if self._safeguards.fences and (unit.fences or unit.done) and (fenced := _fenced(unit, known)):
+        if self._safeguards.fences and (unit.fences or unit.done) and (fenced := refusals.fenced(unit, known)):
             return Verdict("fenced", error=fenced)
-        if (unit.done or unit.marks) and (self._beside or _does_more(unit)):
-            if _is_repetition(unit, known):
+        if (unit.done or unit.marks) and (self._beside or refusals.does_more(unit)):
+            if refusals.is_repetition(unit, known):
                 return self._repeat(unit, known, plan)
-            if fenced := _finished_in_part(unit, known):
+            if fenced := refusals.finished_in_part(unit, known):
                 return Verdict("fenced", error=fenced)
-        if unit.puts and _is_dropped(unit, known):
+        if unit.puts and refusals.is_dropped(unit, known):
             return self._repeat(unit, known, plan)
-        if unit.changes and (fenced := _changed_meanwhile(unit, known)):
+        if unit.changes and (fenced := refusals.changed_meanwhile(unit, known)):
             return Verdict("fenced", error=fenced)
-        if known.ids and unit.appends and _is_published(unit, known):
+        if known.ids and unit.appends and refusals.is_published(unit, known):
             return first_result(self._cursor, unit, known, plan)
         if (unit.appends or unit.timers or unit.notes) and (heavy := refuse_weight(unit)):
             return Verdict("failed", error=heavy)
         streams = bool(unit.appends) and any(append.stream is not None for append in unit.appends)
         if streams and (unfit := refuse_appends(unit.appends)):
             return Verdict("failed", error=unfit)
-        if streams and (conflict := _conflict(unit.appends, known)):
+        if streams and (conflict := refusals.conflict(unit.appends, known)):
             return Verdict("conflict", error=conflict)
         if unit.notes and (refused := notes.refuse(unit.notes, known.note_version)):
             return Verdict("conflict" if isinstance(refused, Conflict) else "failed", error=refused)
@@ -188,7 +187,7 @@ class Applier:
                 run_statement(self._guard, statement)
         except Exception as error:
             slow = not self._beside and getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_INTERRUPT
-            told = _too_slow(sql, self._statements_s) if slow else error
+            told = too_slow(sql, self._statements_s) if slow else error
             if not self._connection.in_transaction:  # SQLite itself ends that of a write that is interrupted
                 raise TransactionGone(statements if slow else None) from told
             if is_journal_trouble(error):
@@ -232,7 +231,7 @@ class Applier:
                 inserted += append.records
                 continue
             stream = (append.service, append.stream)
-            head, new = known.head(stream), _new(append, known)
+            head, new = known.head(stream), refusals.not_yet_in(append, known)
             at = len(plan.records) + len(inserted)
             if new:
                 ids = [record[1] for record in new]
@@ -266,7 +265,7 @@ def checked(row: tuple[Any, ...], now_us: int) -> tuple[int, int]:
     return max(now_us, last_us or 0), head or 0
 
 
-def _too_slow(sql: str, limit_s: float) -> UnitFailed:
+def too_slow(sql: str, limit_s: float) -> UnitFailed:
     short = " ".join(sql.split())[:120]
     return UnitFailed(
         f"The SQL of this delivery took longer than {limit_s:g} s, and nobody can write meanwhile; it was ended, in: "
@@ -288,120 +287,6 @@ _TROUBLE = frozenset(
         sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL,
     }
 )  # fmt: skip
-
-
-# --- what can refuse a unit -----------------------------------------------------------------------------------------
-
-
-def _fenced(unit: Unit, known: Known) -> Fenced | None:
-    for fence in unit.fences:
-        if known.epochs.get(fence[0]) != fence[1]:
-            return Fenced(
-                f"The lease {fence.lease!r} is no longer held with epoch {fence.epoch}: another process has taken over.",
-                lease=fence.lease,
-                epoch=fence.epoch,
-                current=known.epochs.get(fence.lease),
-            )
-    for done in unit.done:
-        if known.generations.get(done.subscription) != done.generation:
-            return Fenced(
-                f"The cursor of subscription {done.subscription} is no longer at generation {done.generation}: "
-                "it was rewound, paused, renamed or retired. Load the subscription again.",
-                subscription=done.subscription,
-                generation=done.generation,
-                current=known.generations.get(done.subscription),
-            )
-    return None
-
-
-def _does_more(unit: Unit) -> bool:
-    """More than to say what is finished, which may be said twice."""
-    return bool(unit.statements or unit.appends or unit.puts or unit.changes or unit.timers or unit.notes)
-
-
-def _is_repetition(unit: Unit, known: Known) -> bool:
-    """All that it finishes is finished already."""
-    ends = _ends(unit, known)
-    return next(ends, False) and all(ends)
-
-
-def _finished_in_part(unit: Unit, known: Known) -> Fenced | None:
-    """A run of which some is finished can be neither applied nor passed: its owner's knowledge is older than the cursor."""
-    if len(unit.done) == 1 and not unit.marks and len(unit.done[0].ranges) == 1:
-        return None  # the usual unit; it has no parts
-    if not any(_ends(unit, known)):
-        return None
-    return Fenced("Some of what this unit finishes has been finished meanwhile. Load the subscription again.")
-
-
-def _ends(unit: Unit, known: Known) -> Iterator[bool]:
-    for subscription, partition, ranges, _, feed in unit.done:
-        if ranges:
-            yield from known.coming((subscription, feed, partition)).ends(ranges)
-    for subscription, origin, channel, slot, ranges in unit.marks:
-        if ranges:
-            yield from known.mark((subscription, origin, channel, slot)).ends(ranges)
-
-
-def _is_dropped(unit: Unit, known: Known) -> bool:
-    """What its feed stood at is finished by now."""
-    ends = [
-        end
-        for put in standing(unit)
-        for end in known.coming((put.subscription, put.feed, put.partition)).ends([only(put.record.position)])
-    ]
-    return bool(ends) and all(ends)
-
-
-def _changed_meanwhile(unit: Unit, known: Known) -> Fenced | None:
-    for change in unit.changes:
-        state = known.states.get(change.number, "gone")
-        if state not in change.while_state:
-            return Fenced(
-                f"Delivery {change.number} is {state}: somebody replayed, dropped or settled it meanwhile.",
-                delivery=change.number,
-                state=state,
-            )
-    return None
-
-
-def _is_published(unit: Unit, known: Known) -> bool:
-    """A unit that finishes nothing is known by its events."""
-    if unit.fences or unit.done or unit.marks or unit.changes:
-        return False
-    ids = [record.id for append in unit.appends for record in append.records]
-    return bool(ids) and all(id in known.ids for id in ids)
-
-
-def _conflict(appends: Sequence[Append], known: Known) -> Conflict | None:
-    if len(appends) == 1 and _is_where_expected(appends[0], known):
-        return None  # the usual unit
-    versions: dict[tuple[str, str], int] = {}
-    for append in appends:
-        if append.stream is None:
-            continue
-        stream = (append.service, append.stream)
-        head = known.heads.get(stream)
-        version = versions.get(stream, head.version if head else 0)
-        new = _new(append, known)
-        if append.expected not in (None, version) and (new or not append.records):
-            return Conflict(
-                f"The stream {append.stream!r} is at version {version}, not {append.expected}. Load it again and decide again.",
-                stream=append.stream,
-                expected=append.expected,
-                version=version,
-            )
-        versions[stream] = version + len(new)
-    return None
-
-
-def _is_where_expected(append: Append, known: Known) -> bool:
-    head = known.heads.get((append.service, append.stream or ""))
-    return append.expected is None or append.expected == (head.version if head else 0)
-
-
-def _new(append: Append, known: Known) -> list[Record]:
-    return list({record.id: record for record in append.records if record.id not in known.ids}.values())
 
 
 def _accept_ranges(unit: Unit, known: Known) -> None:

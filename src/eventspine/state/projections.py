@@ -22,7 +22,8 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
 
-from ..declared import check_handler, check_handler_name, check_options, positional
+from ..annotations import positional
+from ..declared import check_handler, check_handler_name, check_options
 from ..errors import DeclarationError, RegistrationRefused
 from ..events import EventType, describe
 from ..journal.port import Deleted, Journal
