@@ -6,12 +6,13 @@ or says nothing, passes: that is for type checkers."""
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import NoneType, SimpleNamespace, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from .errors import DeclarationError
 from .events import EventType
+from .events.declare import COMMAND, EVENT
 
 if TYPE_CHECKING:
     from .service import Handler
@@ -43,18 +44,28 @@ def check_takes(handler: Handler, where: str) -> None:
         raise DeclarationError(
             f"{where} is a batch handler and is to take {_told(said)}; it is given a list. Write `events: list[{one}]`."
         )
-    wanted = _members(get_args(said)[0] if lists else said)
-    if not any(_stands_for(member, kind) for member in wanted for kind in kinds):
+    _refuse_others(said, _members(get_args(said)[0] if lists else said), kinds, where, "on")
+
+
+def check_takes_one(function: Callable[..., Any], at: int, kinds: Sequence[EventType], where: str, word: str) -> None:
+    """The same of what is given one event or command at a time, as its parameter number `at`, from 0. `word`: of its decorator."""
+    said = _annotation(function, positional(function)[at].name)
+    if _is_clear(said) and get_origin(said) is not list:
+        _refuse_others(said, _members(said), kinds, where, word)
+
+
+def _refuse_others(said: Any, members: Sequence[Any], kinds: Sequence[EventType], where: str, word: str) -> None:
+    if not any(_stands_for(member, kind) for member in members for kind in kinds):
         raise DeclarationError(
             f"{where} handles {', '.join(kind.cls.__name__ for kind in kinds)}, and is to take {_told(said)}. Name the same class "
-            "in on(...) and at the parameter."
+            f"in {word}(...) and at the parameter."
         )
 
 
 def _is_clear(annotation: Any) -> bool:
     if get_origin(annotation) is list:
         return all(map(_is_clear, get_args(annotation)))
-    return all(map(_is_event, _members(annotation)))
+    return all(map(_is_declared, _members(annotation)))
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:
@@ -63,7 +74,10 @@ def _members(annotation: Any) -> tuple[Any, ...]:
 
 def _stands_for(said: Any, kind: EventType) -> bool:
     """Two classes may be of one type on the wire: another team's event, declared again."""
-    return issubclass(kind.cls, said) or not {*said.__spine_event__.names}.isdisjoint(kind.names)
+    if issubclass(kind.cls, said):
+        return True
+    known: EventType | None = getattr(said, EVENT, None)
+    return known is not None and not {*known.names}.isdisjoint(kind.names)
 
 
 def _told(annotation: Any) -> str:
@@ -107,4 +121,9 @@ def returns_event(function: Callable[..., Any]) -> bool:
 def _is_event(annotation: Any) -> bool:
     if get_origin(annotation) in (Union, UnionType):
         return all(map(_is_event, get_args(annotation)))
-    return isinstance(annotation, type) and hasattr(annotation, "__spine_event__")
+    return isinstance(annotation, type) and hasattr(annotation, EVENT)
+
+
+def _is_declared(annotation: Any) -> bool:
+    """A class of events, or of commands."""
+    return isinstance(annotation, type) and (hasattr(annotation, EVENT) or hasattr(annotation, COMMAND))

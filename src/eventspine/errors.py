@@ -8,6 +8,7 @@ SpineError
 ├── EventRefused              this event can't be published as it is; nothing was stored
 │   ├── EventTooLarge
 │   ├── KeyRefused
+│   ├── EventsInCircle        handlers cause one another's events without an end; the delivery is dead at once
 │   ├── AttributeRefused      what travels beside the data: a middleware's attributes
 │   ├── CorrelationRefused    the id given to correlate()
 │   └── ActorRefused          who has it done, or why, as acting() was told
@@ -154,6 +155,10 @@ class EventTooLarge(EventRefused):
 
 
 class KeyRefused(EventRefused):
+    pass
+
+
+class EventsInCircle(EventRefused):
     pass
 
 

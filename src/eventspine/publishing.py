@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .attributes import TRACEPARENT, with_attributes
 from .clock import Clock, us_of
 from .envelope import make_record
-from .errors import EventRefused, UnknownPublisher
+from .errors import EventRefused, EventsInCircle, UnknownPublisher
 from .events import EventType, describe, describe_event
 from .ids import IdSource, id_text
 from .journal.port import Append, Record, Timer, Unit, Verdict
@@ -254,9 +254,10 @@ def _caused(cause: Cause | None, said: Who) -> tuple[str | None, str | None, int
     event_id = cause.event_id
     hops = cause.hops + 1 if event_id else 0
     if hops > HOPS_MAX:
-        raise EventRefused(
+        raise EventsInCircle(
             f"This would be event {hops} of a chain in which each caused the next: these services answer one another "
-            f"in a circle. `spine trace {cause.correlation}` shows it.",
+            f"in a circle. `spine trace {cause.correlation}` shows it; let one of its handlers stop answering, then drop or "
+            "replay this one.",
             hops=hops,
         )
     return cause.correlation, event_id or None, hops, _onwards(cause.traceparent, said)

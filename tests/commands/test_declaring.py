@@ -247,6 +247,10 @@ def test_commands_of_another_module_are_included() -> None:
         (lambda shop: shop.command(place), r"in parentheses: @orders\.command\(PlaceOrder\)"),
         (lambda shop: shop.command(PlaceOrder)(lambda: None), "can't name a handler"),
         (lambda shop: shop.command(PlaceOrder, name="place")(lambda: None), "takes 0 arguments"),
+        (
+            lambda shop: shop.command(Cancel, name="cancel")(place),
+            r"orders\.cancel handles Cancel, and is to take PlaceOrder",
+        ),
         (lambda shop: shop.command(PlaceOrder, timeout_s=0)(place), "timeout_s=0"),
         (lambda shop: shop.command(PlaceOrder, timeout_s="5")(place), "timeout_s='5'"),
         (lambda shop: shop.command(PlaceOrder, conflict_tries=0)(place), "conflict_tries=0"),

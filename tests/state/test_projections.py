@@ -340,7 +340,17 @@ def test_what_is_declared_wrongly_says_what_to_write():
 
     def fine(view, event): ...
 
+    def other(view, event: OrderCancelled): ...
+
     wrong = [
+        (
+            lambda: service.projection(OrdersByCustomer, OrderPlaced)(other),
+            r"reports\.other handles OrderPlaced, and is to take OrderCancelled.*in projection\(\.\.\.\)",
+        ),
+        (
+            lambda: service.projection(OrdersByCustomer, OrderPlaced, concurrency=8)(fine),
+            r"concurrency=8 has no effect.*order='key'",
+        ),
         (lambda: service.projection(OrdersByCustomer, OrderPlaced)(waits), "plain `def`"),
         (lambda: service.projection(OrdersByCustomer, OrderPlaced)(alone), r"def alone\(view, event\)"),
         (lambda: service.projection(OrderPlaced, OrderPlaced)(fine), "OrderPlaced is no view"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
-from ..annotations import positional
+from ..annotations import check_takes_one, positional
 from ..declared import check_handler_name, check_options
 from ..errors import DeclarationError, SettingsError
 from ..policies import is_number, is_whole
@@ -177,3 +177,4 @@ def _check_function(handler: CommandHandler) -> None:
         raise DeclarationError(
             f"{handler.where} takes {plural(count, 'argument')}; a handler takes the command, and the delivery if it likes."
         )
+    check_takes_one(function, 0, [handler.kind], handler.where, "command")

@@ -12,7 +12,7 @@ import random
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from ..errors import DeclarationError, NotHandled, Reject, RetryAfter, StatementRefused, Undecodable
+from ..errors import DeclarationError, EventsInCircle, NotHandled, Reject, RetryAfter, StatementRefused, Undecodable
 from ..policies import Dead, Drop, Policies, Retry, nearest
 
 LONGEST_S = 100 * 365 * 86_400.0  # to wait for another attempt; what is longer is meant as "never by itself"
@@ -61,9 +61,9 @@ def reason_of(error: BaseException) -> str:
 
 
 def is_wrong_in_code(error: BaseException) -> bool:
-    """What no attempt of this code can come past. A command that nobody here handles may only be early: the service that
+    """What no attempt of this code can come past, such as a circle of answers. A command that nobody here handles may only be early: the service that
     does can be started after the one that sends it."""
-    return isinstance(error, DeclarationError) and not isinstance(error, NotHandled)
+    return isinstance(error, (DeclarationError, EventsInCircle)) and not isinstance(error, NotHandled)
 
 
 def after_failure(

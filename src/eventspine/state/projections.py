@@ -22,7 +22,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from weakref import WeakKeyDictionary
 
-from ..annotations import positional
+from ..annotations import check_takes_one, positional
 from ..declared import check_handler, check_handler_name, check_options
 from ..errors import DeclarationError, RegistrationRefused
 from ..events import EventType, describe
@@ -327,6 +327,11 @@ def check_words(where: str, options: Any) -> None:
     for name, words in (("order", ("feed", "key")), ("switch", ("caught_up", "by_hand")), ("history", _HISTORY)):
         if options.get(name, words[0]) not in words:
             raise DeclarationError(f"{where}: {name}={options[name]!r} is neither {words[0]!r} nor {words[1]!r}.")
+    if "concurrency" in options and options.get("order", "feed") == "feed":
+        raise DeclarationError(
+            f"{where} reads the feed in its order, one event after the other, so concurrency={options['concurrency']!r} has no effect. "
+            "Leave it out, or let it keep the order of each key alone: order='key'."
+        )
 
 
 _HISTORY = ("whole", "what_is_left")
@@ -340,6 +345,7 @@ def check_projection(where: str, view: ViewType, types: Sequence[EventType], fun
         )
     if len(positional(function)) != 2:
         raise DeclarationError(f"{where} takes the view and the event: def {function.__name__}(view, event).")
+    check_takes_one(function, 1, types, where, "projection")
     names = [name for kind in types for name in kind.names]
     if len(set(names)) < len(names):
         raise DeclarationError(f"{where}: two of its classes stand for one event type; it reads each type one way.")
