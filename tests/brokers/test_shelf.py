@@ -6,13 +6,18 @@ import asyncio
 
 import pytest
 
-from eventspine.brokers.port import Fetched
+from eventspine.brokers._kafka_shelf import Shelf as KafkaShelf
+from eventspine.brokers.port import FETCH_BYTES, Fetched, weight_of
 from eventspine.brokers.shelf import Shelf
 from eventspine.errors import BrokerError
 
 
 def fetched(number: int, partition: int = 0, size: int = 10) -> Fetched:
-    return Fetched(partition, 0, None, {"ce_id": str(number)}, "", b"x" * size, 0, number)
+    return Fetched(partition, 0, None, {}, "", b"x" * size, 0, number)
+
+
+def of_headers(number: int, size: int) -> Fetched:
+    return Fetched(0, number, None, {"x" * (size // 2): "y" * (size // 2)}, "", b"", 0, number)
 
 
 def numbers(found: list[Fetched]) -> list[object]:
@@ -81,3 +86,18 @@ async def test_who_waits_can_be_woken_though_nothing_came():
     await asyncio.sleep(0)
     shelf.wake()
     assert [] == [*await waiting]
+
+
+async def test_what_is_nothing_but_headers_is_fetched_a_few_at_a_time() -> None:
+    """A thousand messages with a megabyte of them would else be in memory, and be stored as one."""
+    given = [of_headers(number, FETCH_BYTES // 4) for number in range(1, 21)]
+    pushed, kafka = Shelf(), KafkaShelf()
+    kafka.begin(0, 0)
+    pushed.put(given)
+    kafka.put(given)
+    assert sum(map(weight_of, given)) == pushed.bytes == 5 * FETCH_BYTES
+    assert kafka.full
+    for _ in range(5):
+        assert 4 == len(await pushed.fetch(1000, 0)) == len(kafka.take(1000))
+    assert 0 == pushed.bytes
+    assert not kafka.full

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Sequence
 
-from .port import FETCH_BYTES, Fetched
+from .port import FETCH_BYTES, Fetched, weight_of
 
 MESSAGES_MAX = 4000
 BYTES_MAX = 8 * 1024 * 1024
@@ -18,7 +18,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._messages: deque[Fetched] = deque()
+        self._messages: deque[tuple[Fetched, int]] = deque()  # with its weight
         self._bytes = 0
         self._partitions: dict[int, _Partition] = {}
 
@@ -36,8 +36,8 @@ class Shelf:
         with self._lock:
             for partition in partitions:
                 self._partitions.pop(partition, None)
-            self._messages = deque(one for one in self._messages if one.partition in self._partitions)
-            self._bytes = sum(len(one.data) for one in self._messages)
+            self._messages = deque(one for one in self._messages if one[0].partition in self._partitions)
+            self._bytes = sum(weight for _, weight in self._messages)
 
     @property
     def full(self) -> bool:
@@ -51,8 +51,9 @@ class Shelf:
                 partition = self._partitions.get(one.partition)
                 if partition is not None and one.position > partition.next:  # else nobody asked for it
                     partition.next = one.position
-                    self._messages.append(one)
-                    self._bytes += len(one.data)
+                    weight = weight_of(one)
+                    self._messages.append((one, weight))
+                    self._bytes += weight
             return was_empty and bool(self._messages)
 
     def take(self, most: int) -> Sequence[Fetched]:
@@ -60,9 +61,9 @@ class Shelf:
             messages, found = self._messages, list[Fetched]()
             left = self._bytes - FETCH_BYTES
             while messages and len(found) < most and self._bytes > left:
-                one = messages.popleft()
+                one, weight = messages.popleft()
                 found.append(one)
-                self._bytes -= len(one.data)
+                self._bytes -= weight
                 self._partitions[one.partition].out.append(one.position)
             return found
 
@@ -81,7 +82,7 @@ class Shelf:
     def places(self) -> dict[int, int]:
         """The offset of the next message that is not handed over, by partition."""
         with self._lock:
-            waiting = {one.partition: one.position - 1 for one in reversed(self._messages)}
+            waiting = {one.partition: one.position - 1 for one, _ in reversed(self._messages)}
             return {number: waiting.get(number, one.next) for number, one in self._partitions.items()}
 
     def settled(self) -> dict[int, int]:

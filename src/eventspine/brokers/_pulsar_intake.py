@@ -30,7 +30,7 @@ import pulsar
 
 from ..errors import BrokerError
 from ._pulsar_client import OK, Link, Settings, quietly
-from .port import FETCH_BYTES, KEPT_BYTES_MAX, Fetched, Start
+from .port import FETCH_BYTES, KEPT_BYTES_MAX, Fetched, Start, weight_of
 
 CONTENT_TYPE = "content-type"
 LEDGER_BITS, ENTRY_BITS, INDEX_BITS = 31, 21, 11
@@ -245,7 +245,7 @@ class _Partition:
             )
 
     def take(self, taken: list[Fetched], most: int, bytes_most: int) -> int:
-        """How many bytes of data that were."""
+        """How much that was, of bytes."""
         read, timeout, size = self._reader.read_next, pulsar.Timeout, 0
         if self._waits:
             return size
@@ -254,7 +254,7 @@ class _Partition:
             while True:
                 if message is not None and (fetched := self._fetched(message)) is not None:
                     taken.append(fetched)
-                    size += len(fetched.data)
+                    size += weight_of(fetched)
                 if len(taken) >= most or size >= bytes_most:
                     break
                 message = read(0)

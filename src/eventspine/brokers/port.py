@@ -24,7 +24,7 @@ from datetime import datetime
 from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 Start = Literal["earliest", "now"] | datetime
-FETCH_BYTES = 8_000_000  # of data, after which a fetch gives no further message
+FETCH_BYTES = 8_000_000  # of data and headers, after which a fetch gives no further message
 KEPT_BYTES_MAX = (
     100_000_000  # of a message's data in the journal, where a log has it too: a broker's client may unpack more
 )
@@ -71,6 +71,12 @@ class Fetched(NamedTuple):
     time_us: int  # when the broker had it, or 0
     token: object = None  # what the adapter settles it by
     left_out: int = 0  # bytes of data, since they are more than KEPT_BYTES_MAX
+
+
+def weight_of(fetched: Fetched) -> int:
+    """What it takes of our memory, about: a message of others may be nothing but headers."""
+    headers = fetched.headers
+    return len(fetched.data) + len("".join(headers)) + len("".join(headers.values()))
 
 
 Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. NotWanted: not yet. Else: it may
@@ -125,7 +131,7 @@ class BrokerIntake(Protocol):
         ...
 
     async def fetch(self, most: int, wait_s: float) -> Sequence[Fetched]:
-        """What there is of the partitions begun, `most` at most, and no further message after FETCH_BYTES of data; waits
+        """What there is of the partitions begun, `most` at most, and no further message after FETCH_BYTES; waits
         that long for the first. Safe to cancel: what was not returned is returned by the next. Raises BrokerError when nothing can come any more; the intake is then
         closed and made anew."""
         ...

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from ..errors import BrokerError
-from .port import FETCH_BYTES, Fetched
+from .port import FETCH_BYTES, Fetched, weight_of
 
 
 class Shelf:
@@ -16,10 +16,10 @@ class Shelf:
     Paused it gives out nothing, and a failure ends it: what is on it then comes again, to the intake that is made anew."""
 
     def __init__(self, moved: Callable[[], None] = lambda: None) -> None:
-        self.bytes = 0  # of data
+        self.bytes = 0  # of data and headers
         self.paused = False
         self._moved = moved
-        self._fetched: deque[Fetched] = deque()
+        self._fetched: deque[tuple[Fetched, int]] = deque()  # with its weight
         self._failure: BrokerError | None = None
         self._news = asyncio.Event()
 
@@ -29,16 +29,17 @@ class Shelf:
     def put(self, fetched: Iterable[Fetched]) -> None:
         before = len(self._fetched)
         for one in fetched:
-            self._fetched.append(one)
-            self.bytes += len(one.data)
+            weight = weight_of(one)
+            self._fetched.append((one, weight))
+            self.bytes += weight
         if len(self._fetched) > before:
             self._news.set()
         self._moved()
 
     def keep(self, wanted: Callable[[Fetched], bool]) -> None:
         """The others are dropped."""
-        self._fetched = deque(one for one in self._fetched if wanted(one))
-        self.bytes = sum(len(one.data) for one in self._fetched)
+        self._fetched = deque(one for one in self._fetched if wanted(one[0]))
+        self.bytes = sum(weight for _, weight in self._fetched)
         self._moved()
 
     @property
@@ -83,7 +84,7 @@ class Shelf:
         taken: list[Fetched] = []
         left = self.bytes - FETCH_BYTES
         while self._fetched and len(taken) < most and self.bytes > left:
-            one = self._fetched.popleft()
-            self.bytes -= len(one.data)
+            one, weight = self._fetched.popleft()
+            self.bytes -= weight
             taken.append(one)
         return taken

@@ -15,7 +15,7 @@ from ..journal.cursors import Range, fold, is_finished
 T = TypeVar("T")
 Verdict = Literal["new", "known", "early", "late"]
 Lane = tuple[str, int]  # origin, slot
-HELD_BYTES_MAX = 64_000_000  # of data
+HELD_BYTES_MAX = 64_000_000  # of data and headers
 
 
 class Gap(NamedTuple):

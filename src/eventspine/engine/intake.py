@@ -17,7 +17,7 @@ import logging
 from collections.abc import Sequence
 
 from ..brokers.binding import Incoming, Number
-from ..brokers.port import Broker, BrokerIntake, Fetched, Start
+from ..brokers.port import Broker, BrokerIntake, Fetched, Start, weight_of
 from ..clock import Clock
 from ..errors import BrokerError, BrokerTaken, JournalError, SpineError
 from ..ids import IdSource
@@ -300,7 +300,7 @@ class Intake:
     def _hold(self, landing: Landing, lane: Lane, number: int, item: Item) -> None:
         """A queue hands out the same message again when it was in our hands for long. To settle that would delete the
         only one there is, before the journal has it; so both are settled together. In a log it is another message."""
-        held = self._arrivals.hold(lane, number, item, self.clock.monotonic(), len(item.fetched.data))
+        held = self._arrivals.hold(lane, number, item, self.clock.monotonic(), weight_of(item.fetched))
         if held is None:
             return
         self.known += 1
