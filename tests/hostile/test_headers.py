@@ -17,7 +17,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from eventspine import Delivery, Event, Service, Spine
 from eventspine.attributes import META_BYTES_MAX, NAME
-from eventspine.brokers.binding import NotAnEvent, incoming
+from eventspine.brokers.binding import NotAnEvent, incoming, text_of
 from eventspine.brokers.memory import server
 from eventspine.brokers.port import Fetched, Message
 from eventspine.envelope import Envelope
@@ -188,6 +188,21 @@ def test_only_what_is_numbered_can_be_a_tombstone() -> None:
 def test_an_attribute_that_is_there_twice_and_differs_is_no_event() -> None:
     assert checked(message({**WHOLE, "ce_ID": WHOLE["ce_id"]})) is not None
     assert checked(message({**WHOLE, "ce_ID": "another"})) is None
+
+
+def test_attributes_and_a_media_type_may_be_written_in_capitals() -> None:
+    """As what went through HTTP writes them."""
+    assert checked(message({name.title(): value for name, value in WHOLE.items()})) is not None
+    data = b'{"specversion":"1.0","id":"a","source":"s","type":"t"}'
+    assert checked(message({}, content_type="Application/CloudEvents+JSON; charset=UTF-8", data=data)) is not None
+
+
+@pytest.mark.parametrize("name", ["ce_id", "CE_ID", "ce_source", "ce_type", "ce_partitionkey"])
+def test_bytes_that_are_no_text_never_become_one_id_or_key(name: str) -> None:
+    whole = {key: value for key, value in WHOLE.items() if key != name.lower()}
+    assert text_of(b"\xff", name, "ce_") != text_of(b"\xfe", name, "ce_")
+    assert checked(message(whole | {name: text_of(b"\xff", name, "ce_")})) is None
+    assert "\ufffd" == text_of(b"\xff", "other", "ce_")
 
 
 @pytest.mark.parametrize("time_us", [-1, 2**62, -(2**62), 2**80, 10**30])

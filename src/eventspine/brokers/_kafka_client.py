@@ -32,6 +32,7 @@ log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
 Config = Mapping[str, str]
 CONTENT_TYPE = "content-type"  # the header
+PREFIX = "ce_"  # of those that are CloudEvents attributes
 
 REFUSED = frozenset(  # nothing changes by itself, so that nobody needs to wait
     {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL,

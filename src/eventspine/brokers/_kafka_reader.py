@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from datetime import datetime
+from operator import methodcaller
 from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import Any, TypeVar
@@ -38,6 +39,7 @@ from ._kafka_client import (
     CONTENT_TYPE,
     FORBIDDEN,
     GONE,
+    PREFIX,
     REFUSED,
     Cluster,
     Complaints,
@@ -49,6 +51,7 @@ from ._kafka_client import (
 )
 from ._kafka_shelf import Shelf
 from ._kafka_url import Settings
+from .binding import text_of
 from .port import Fetched, Start
 
 log = logging.getLogger("eventspine.broker.kafka")
@@ -431,11 +434,7 @@ def _found(places: Sequence[TopicPartition]) -> dict[int, int]:
 
 
 def _fetched(message: Message) -> Fetched:
-    pairs: Any = message.headers() or ()  # of text and bytes, or None
-    try:
-        headers = {name: value.decode() for name, value in pairs}
-    except (UnicodeDecodeError, AttributeError):  # another's: bytes that are no text, or none at all
-        headers = {name: _text(value) for name, value in pairs}
+    headers = _named(message)
     kind, time_ms = message.timestamp()
     return Fetched(
         message.partition() or 0,
@@ -448,5 +447,17 @@ def _fetched(message: Message) -> Fetched:
     )
 
 
-def _text(value: str | bytes | None) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else value or ""
+# Not called as a method: of one with a name that is no text the client returns what is none and has an error set, which
+# the interpreter's short way of calling methods does not look for. The process would die of it.
+_pairs_of = methodcaller("headers")
+
+
+def _named(message: Message) -> dict[str, str]:
+    """Where a name is no text, the client has none of them: then it is no event, and kept without them."""
+    try:
+        pairs: Any = _pairs_of(message) or ()  # of text and bytes, or None
+        return {name: value.decode() for name, value in pairs}
+    except SystemError:
+        return {}
+    except (UnicodeDecodeError, AttributeError):  # another's: bytes that are no text, or none at all
+        return {name: text_of(value or b"", name, PREFIX) for name, value in pairs}

@@ -16,6 +16,7 @@ from nats.aio.client import Client
 from nats.aio.subscription import Subscription
 
 log = logging.getLogger("eventspine.broker")
+PREFIX = "ce-"  # of headers that are CloudEvents attributes, which are percent-encoded
 BEATS = 2.5  # heartbeats in the time after which a silent server is gone
 Hear = Callable[[bytes, bytes, bytes, bytes], None]  # subject, reply, data, headers as on the wire
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from urllib.parse import unquote_to_bytes
 
 import nats.errors
 from nats.aio.subscription import Subscription
@@ -15,7 +15,8 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StreamInfo
 
 from ..errors import BrokerError
 from ..wording import plural
-from ._nats_client import BEATS, quietly
+from ._nats_client import BEATS, PREFIX, quietly
+from .binding import text_of
 from .port import Fetched, Start
 from .shelf import Shelf
 
@@ -26,6 +27,7 @@ PULL = 500  # messages asked for at once, for a partition
 PULL_BYTES = 4_000_000  # by all partitions together, and on the shelf before there is another pull
 MESSAGE_ROOM = 16_384  # of subjects, which count too: a pull that a message does not fit into brings nothing
 EXPIRES_S = 30.0
+CONTENT_TYPE = "content-type"
 GONE_S = 60.0  # after which the server forgets a consumer that nobody reads
 
 
@@ -65,7 +67,7 @@ class _Partition:
         self.asked = max(0, self.asked - 1)
         self.pending = pending
         named = _named(headers)
-        content_type = named.pop("content-type", "")
+        content_type = _content_type(named)
         self.intake.came(Fetched(self.number, sequence, None, named, content_type, data, time_ns // 1000))
 
     def _on_status(self, status: str, description: str) -> None:
@@ -219,15 +221,28 @@ def _named(headers: bytes | None) -> dict[str, str]:
     """Its first line is the protocol's."""
     if not headers:
         return {}
-    text = headers.decode("utf-8", "replace")
+    text = headers.decode("utf-8", "surrogateescape")
     named = {}
     for line in text.split("\r\n")[1:]:
         if line:
             name, _, value = line.partition(":")
             named[name.strip()] = value.strip()
-    if "%" not in text:  # nearly always
+    if text.isascii() and "%" not in text:  # nearly always
         return named
-    return {name: unquote(value) for name, value in named.items()}
+    return {name: _unquoted(value, name) for name, value in named.items()}
+
+
+def _unquoted(value: str, name: str) -> str:
+    """Percent-encoded bytes, which may be no text."""
+    return text_of(unquote_to_bytes(value.encode("utf-8", "surrogateescape")), name, PREFIX)
+
+
+def _content_type(named: dict[str, str]) -> str:
+    """Taken out of them. Ours is named so; what others write, as in HTTP, may be Content-Type."""
+    if CONTENT_TYPE in named:  # nearly always
+        return named.pop(CONTENT_TYPE)
+    other = next((name for name in named if name.lower() == CONTENT_TYPE), None)
+    return "" if other is None else named.pop(other)
 
 
 def _status(headers: bytes | None) -> tuple[str, str]:

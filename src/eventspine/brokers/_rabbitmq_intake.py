@@ -18,6 +18,7 @@ from aiormq.exceptions import AMQPChannelError
 
 from ._rabbitmq_keys import KEYS
 from ._rabbitmq_link import Link, Settings, quietly
+from .binding import text_of
 from .port import Fetched, Start
 from .shelf import Shelf
 
@@ -153,11 +154,11 @@ def _fetched(partition: _Partition, tag: int, message: DeliveredMessage) -> Fetc
     headers = {}
     for given, value in (properties.headers or {}).items():
         name = _name(given)
-        headers[name] = _time(value) if name == TIME else _text(value)
+        headers[name] = _time(value) if name == TIME else _text(value, name)
     return Fetched(
         partition.number,
         0,
-        None if (key := message.routing_key or "") in _OURS else key.encode(),
+        None if (key := message.routing_key or "") in _OURS else key.encode("utf-8", "surrogateescape"),
         headers,
         properties.content_type or "",
         message.body,
@@ -179,10 +180,10 @@ def _time(value: Any) -> str:
         value = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=max(0, min(value, MS_MAX)))
     if isinstance(value, datetime) and value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
-    return _text(value)
+    return _text(value, TIME)
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, name: str) -> str:
     """Producers that are none of ours send numbers, times and truth values as such."""
     if isinstance(value, str):
         return value
@@ -190,4 +191,4 @@ def _text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, datetime):
         return value.isoformat()
-    return value.decode("utf-8", "replace") if isinstance(value, (bytes, bytearray)) else str(value)
+    return text_of(bytes(value), name, PREFIX) if isinstance(value, (bytes, bytearray)) else str(value)

@@ -20,6 +20,7 @@ from aiormq.exceptions import AMQPChannelError
 
 from ..errors import BrokerError
 from . import urls
+from ._rabbitmq_frames import Connection
 
 T = TypeVar("T")
 GRACE_S = 1.0  # for an answer that is there already, in an event loop that was held up
@@ -96,7 +97,7 @@ class Link:
 
     async def _open(self, host: str) -> None:
         transport = self._transport = _Transport(self.settings.tls)
-        connection = aiormq.Connection(self.settings.address(host), transport_factory=transport)
+        connection = Connection(self.settings.address(host), transport_factory=transport)
         connecting = asyncio.create_task(connection.connect())
         try:
             await asyncio.wait([connecting], timeout=self.settings.timeout_s)

@@ -103,6 +103,13 @@ def size_of(message: Message) -> int:
 # --- in -------------------------------------------------------------------------------------------------------------
 
 
+def text_of(value: bytes, header: str, prefix: str) -> str:
+    """Of bytes that may be none. In an attribute they are told apart, so that no two of them become one id or key, and
+    then are no fit one; in what else a message has they are passed over as everywhere."""
+    attribute = header[: len(prefix)].lower() == prefix.lower()
+    return value.decode("utf-8", "surrogateescape" if attribute else "replace")
+
+
 def incoming(fetched: Fetched, channel: str, prefix: str, now_us: int) -> Incoming:
     """Raises NotAnEvent."""
     said, others, data = _said(fetched, prefix)
@@ -168,7 +175,7 @@ def _said(fetched: Fetched, prefix: str) -> tuple[Sequence[str], dict[str, str],
             raise NotAnEvent("it has an attribute twice, with different values")
     said: Sequence[str] = envelope(values)
     if not said[0]:
-        if not fetched.content_type.startswith(STRUCTURED):
+        if not fetched.content_type.lower().startswith(STRUCTURED):
             raise NotAnEvent("it has no CloudEvents attributes")
         return _structured(fetched.data)
     if not said[0].startswith("1."):
@@ -193,7 +200,7 @@ class _Shapes(dict[tuple[str, ...], _Shape]):
     def __missing__(self, headers: tuple[str, ...]) -> _Shape:
         places: dict[str, list[int]] = {}
         for at, header in enumerate(headers):
-            if header.startswith(self._prefix):
+            if header.lower().startswith(self._prefix.lower()):  # what went through HTTP may be written Ce-Id
                 places.setdefault(header[len(self._prefix) :].lower(), []).append(at)
         nowhere = [len(headers)]
         shape = _Shape(

@@ -24,7 +24,7 @@ from typing import Literal
 from ..errors import BrokerError
 from . import _kafka_topics as topics
 from ._kafka_claims import Claims
-from ._kafka_client import CONTENT_TYPE, Cluster, Topic
+from ._kafka_client import CONTENT_TYPE, PREFIX, Cluster, Topic
 from ._kafka_intake import KafkaIntake
 from ._kafka_sender import Outgoing, Sender
 from ._kafka_url import Settings, settings_of
@@ -41,7 +41,7 @@ class KafkaBroker:
         self.settings = settings
         self.features = Features(
             name="Kafka",
-            prefix="ce_",
+            prefix=PREFIX,
             positions=True,
             ordered=True,
             assigns="broker",

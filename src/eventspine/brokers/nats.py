@@ -35,7 +35,7 @@ from nats.js.api import (
 from ..errors import BrokerError
 from ..wording import plural
 from . import urls
-from ._nats_client import BEATS, Connection, quietly
+from ._nats_client import BEATS, PREFIX, Connection, quietly
 from ._nats_intake import NatsIntake
 from ._nats_sender import Sender
 from .port import Difference, Features, Finding, Message, Needs, Sent
@@ -100,7 +100,7 @@ class NatsBroker:
         self.url = settings.url.shown
         self.features = Features(
             name="NATS JetStream",
-            prefix="ce-",
+            prefix=PREFIX,
             positions=True,
             ordered=True,
             assigns="journal",
