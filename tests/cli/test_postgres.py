@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from tests.servers import needed
+
 from .test_run import publish
 
 pytestmark = pytest.mark.setup("postgres", processes="postgres processes")
@@ -53,6 +55,15 @@ def test_a_shop_runs_on_postgresql(spine, journal, more):
     assert 2 == len((spine.folder / "sent").read_text().splitlines())
     for text in (told, rest, doctor, health.stdout, spine("settings").stdout):
         assert "s3cr3t" not in text
+
+
+def test_what_reads_a_journal_that_a_broker_fills_is_told_on_postgresql_too(spine, journal):
+    """An intake reads no channel of the journal's own feed, which PostgreSQL has no empty list for."""
+    with needed("nats")(spine.folder) as server:
+        spine.until(spine.start("run", "bookshop:email", "--broker", server.url), "running email")
+        for command in ("subscriptions", "health", "top", "doctor"):
+            answer = spine(command)
+            assert "intake:stock" in answer.stdout, answer.stderr
 
 
 @pytest.mark.promise("process killed", "postgres processes")

@@ -50,8 +50,7 @@ def feed_query(wanted: Wanted, columns: str = RECORD, table: str = "spine_events
     where = ["position > ? and position <= ?"]
     values: list[Any] = []
     if channels is not None:
-        marks = ",".join("?" * len(channels))
-        where.append(f"(channel in ({marks}){' or channel is null' if private else ''})")
+        where.append(f"({_any_of('channel', channels)}{' or channel is null' if private else ''})")
         values += channels
     elif not private:
         where.append("channel is not null")
@@ -60,9 +59,14 @@ def feed_query(wanted: Wanted, columns: str = RECORD, table: str = "spine_events
         where.append(f"(1 << (slot & {PARTITIONS - 1})) & ? <> 0")
         values.append(sum(1 << partition for partition in set(partitions)))
     if types is not None:
-        where.append(f"type in ({','.join('?' * len(types))})")
+        where.append(_any_of("type", types))
         values += types
     return f"/*spine*/ select {columns} from {table} where {' and '.join(where)} order by position limit ?", values
+
+
+def _any_of(column: str, values: Sequence[str]) -> str:
+    """Of no values none: an intake reads no channel of the feed, and PostgreSQL refuses a list that is empty."""
+    return f"{column} in ({','.join('?' * len(values))})" if values else "1 = 0"
 
 
 _data = itemgetter(14)
