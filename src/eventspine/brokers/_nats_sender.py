@@ -136,7 +136,7 @@ class _Batch:
 
 def frame_of(message: Message, subject: str, reply: str, most: int) -> bytes | None:
     """A message as it goes over the wire; None: the server would end the connection for its size."""
-    headers, id, content_type = message.headers, message.id, message.content_type
+    headers, id, content_type = message.headers, _id_of(message), message.content_type
     if not PLAIN.fullmatch("".join((*headers.values(), id, content_type))):
         headers, id, content_type = _quoted(headers), _quote(id), quote(content_type, safe=SAFE + " ")
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
@@ -152,6 +152,13 @@ def frame_of(message: Message, subject: str, reply: str, most: int) -> bytes | N
         head,
         message.data,
     )
+
+
+def _id_of(message: Message) -> str:
+    """By which a stream knows for two minutes what it has. Of what is numbered its number: sent again under another, after
+    a relay was rewound, an event is another message, and readers would wait for a number whose message was dropped."""
+    origin = message.headers.get("ce-spineorigin")
+    return message.id if origin is None else f"{origin}.{message.slot}.{message.headers['ce-sequence']}"
 
 
 def _quoted(headers: Mapping[str, str]) -> dict[str, str]:

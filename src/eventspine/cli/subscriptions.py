@@ -21,7 +21,7 @@ from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscript
 from ..journal.processes import is_gone
 from ..observe.printable import printable
 from ..state import versions
-from . import completion
+from . import carried, completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .at_broker import INTAKE
 from .choosing import Filter, deliveries, one_subscription, refuse_unknown_service
@@ -176,6 +176,7 @@ async def rename(invocation: Invocation, name: str, new_name: str) -> None:
     that name, else its next start is taken for a new handler."""
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
+        carried.refuse_renaming(subscription)
         new_name = _stored_name(subscription.service, new_name)
         others = await journal.subscriptions(subscription.service)
         if any(row.name == new_name and row.state != "retired" for row in others):
@@ -204,6 +205,7 @@ async def retire(invocation: Invocation, name: str, yes: bool) -> None:
     """Give a subscription up for good, with all that it has not finished."""
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
+        await carried.refuse_retiring(journal, subscription)
         if subscription.state in ("active", "paused") and (kept := await _kept(journal, subscription)):
             raise Misused(
                 f"{title(subscription)} keeps {kept}. Deploy {printable(subscription.service)} without its class and projection "
@@ -270,6 +272,7 @@ async def rewind(
     """Have one handler handle events again, from an earlier place on; the others go on as they are."""
     async with existing_journal(invocation) as journal:
         subscription = await one_subscription(journal, name)
+        carried.refuse_rewinding(subscription)
         if kept := await _kept(journal, subscription):
             raise Misused(
                 f"{title(subscription)} keeps {kept}, whose rows would count once more what it is handed again. Raise the version "
@@ -303,10 +306,7 @@ def _refused(subscription: Subscription, plan: Plan, repeats: bool, skip_unhandl
     """Why this has to be meant; "" where it is."""
     why = []
     if repeats:
-        why.append(
-            f"{title(subscription)} would do again what it does: mails, calls, rows. "
-            "Say --repeat-effects if that is wanted, or declare the handler with replayable=True."
-        )
+        why.append(carried.repeats(subscription))
     if plan.skipped.events and not skip_unhandled:
         why.append(
             f"{title(subscription)} has not handled {plan.skipped.in_words} before that place{_dead_of(plan)}, which would be passed. "

@@ -71,8 +71,12 @@ class Numbering:
         number = self._row.number
         cursors = [one for one in await self.journal.cursors([number]) if one.partition == WHOLE_FEED and not one.feed]
         self.position = self._stored = cursors[0].position if cursors else 0
-        marks = await self.journal.marks(number, self.origin, self.channel)
-        self._numbers = {slot: upto for slot, (upto, _) in marks.items()}
+        self._numbers = {}
+        # Those of a retired relay of this channel, too: under them readers would take what is new for known.
+        for row in await self.journal.subscriptions(self._row.service):
+            marks = await self.journal.marks(row.number, self.origin, self.channel)
+            for slot, (upto, _) in marks.items():
+                self._numbers[slot] = max(upto, self._numbers.get(slot, 0))
 
     async def prove(self) -> None:
         """That all this is ours still; raises Fenced."""

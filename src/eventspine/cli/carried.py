@@ -1,0 +1,52 @@
+"""Relays and intakes are listed as subscriptions are, and pause as they do. What else is done to those is not always sense."""
+
+from __future__ import annotations
+
+from ..journal.port import Journal, Subscription
+from ..observe.printable import printable
+from .at_broker import INTAKE, RELAY, is_carrying
+from .at_work import at_work
+from .exits import Misused, Refused
+from .standings import title
+
+
+def refuse_rewinding(subscription: Subscription) -> None:
+    """An intake has no place in the feed: a rewind would say that it goes on from there, and change nothing."""
+    if subscription.service.startswith(INTAKE):
+        relay = printable(RELAY + subscription.service.removeprefix(INTAKE))
+        raise Misused(
+            f"{title(subscription)} begins where the broker has what the journal lacks, and can't be rewound. Rewind the handlers, "
+            "which have all in the journal that came. What never came its publisher sends again, on its own journal: "
+            f"spine subscriptions rewind {relay} --to PLACE --repeat-effects"
+        )
+
+
+def refuse_renaming(subscription: Subscription) -> None:
+    if is_carrying(subscription.service):
+        raise Misused(
+            f"{title(subscription)} is called after its channel, and no code declares it: it can't be renamed."
+        )
+
+
+async def refuse_retiring(journal: Journal, subscription: Subscription) -> None:
+    """Whoever is at work with it would do nothing more, and say nothing of it."""
+    if not is_carrying(subscription.service):
+        return
+    if alive := [f"pid {row.pid}" for row in await at_work(journal) if row.service == subscription.service]:
+        raise Refused(
+            f"{title(subscription)} is at work ({', '.join(sorted(alive))}), and begins anew with the next start that needs it. "
+            "Stop who runs with this broker first; nothing was changed."
+        )
+
+
+def repeats(subscription: Subscription) -> str:
+    """What a rewind has happen again."""
+    if subscription.service.startswith(RELAY):
+        return (
+            f"{title(subscription)} would send again what the broker has, under new numbers. Journals that have an event drop it; "
+            "others who read the channel see it twice, under one id. Say --repeat-effects if that is wanted."
+        )
+    return (
+        f"{title(subscription)} would do again what it does: mails, calls, rows. "
+        "Say --repeat-effects if that is wanted, or declare the handler with replayable=True."
+    )
