@@ -339,6 +339,7 @@ def _reading(settings: Settings) -> Any:
     made.reader_name("eventspine")
     made.receiver_queue_size(settings.prefetch)
     made.start_message_id_inclusive(True)
+    made.crypto_failure_action(_pulsar.ConsumerCryptoFailureAction.CONSUME)  # else it is passed over, without a word
     return made
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -75,6 +76,32 @@ async def test_we_read_events_that_others_made_with_the_cloudevents_sdk(pulsar_s
     assert ["Zoë".encode(), "Zoë".encode(), None] == [one.key for one in got]
     assert [b'{"n":1}', b'{"n":2}'] == [one.data.replace(b" ", b"") for one in (first, second)]
     assert b"\x00\xff" == got[2].data
+
+
+async def test_what_is_encrypted_comes_as_it_is_and_is_passed_over_nowhere(
+    pulsar_server: Server, tmp_path: Path
+) -> None:
+    """Nobody has told us the key; it becomes a dead delivery then, which whoever has it can read."""
+    secret, public = str(tmp_path / "secret.pem"), str(tmp_path / "public.pem")
+    for line in (f"genrsa -out {secret} 2048", f"rsa -in {secret} -pubout -out {public}"):
+        subprocess.run(["openssl", *line.split()], check=True, capture_output=True)
+
+    def publish(topic: str) -> None:
+        client = client_of(pulsar_server)
+        keys = {"encryption_key": "k", "crypto_key_reader": pulsar.CryptoKeyReader(public, secret)}
+        for batching in (False, True):
+            encrypting = client.create_producer(topic, batching_enabled=batching, **keys)
+            encrypting.send(b"so secret", {"color": "red"})
+            encrypting.close()
+        client.create_producer(topic).send(b"plain")
+        client.close()
+
+    async with opened(url_of(pulsar_server, partitions="1")) as broker, reading(broker) as intake:
+        await asyncio.to_thread(publish, broker.settings.topic(CHANNEL))
+        *encrypted, plain = await take(intake, 3)
+    assert b"plain" == plain.data
+    assert all(one.data and b"so secret" not in one.data for one in encrypted)
+    assert {"color": "red"} == encrypted[0].headers
 
 
 BOMBED = """
