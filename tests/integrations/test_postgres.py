@@ -12,7 +12,7 @@ from typing import Any
 import asyncpg
 import psycopg
 import pytest
-from sqlalchemy import Column, String, create_engine, text
+from sqlalchemy import Column, String, create_engine, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session, declarative_base, sessionmaker
 
@@ -332,6 +332,32 @@ async def test_a_forgotten_within_is_refused(spine: Spine, schema: str, postgres
             await spine.publish(Paid(order="one"))
         own.rollback()
         await spine.publish(Paid(order="one"))
+    engine.dispose()
+    assert 1 == await spine.journal.head()
+
+
+async def test_a_forgotten_within_is_refused_whatever_way_the_change_was_sent(
+    spine: Spine, schema: str, postgres_url: str
+):
+    """Here nothing else would find it: nobody waits for the other's lock."""
+    engine = create_engine(_plain(postgres_url.partition("?")[0]))
+    sessions, row = sessionmaker(engine), _row_of(schema)
+    refuse_dual_writes(sessions)
+    changes: list[Any] = [
+        lambda own: own.bulk_save_objects([row(n="one")]),
+        lambda own: own.bulk_insert_mappings(row, [{"n": "one"}]),
+        lambda own: own.connection().execute(row.__table__.insert().values(n="one")),
+        lambda own: own.execute(text(f"insert into \"{schema}\".rows values ('one')")),
+        lambda own: own.execute(select(insert(row).values(n="one").returning(row.n).cte("made"))),
+    ]
+    for change in changes:
+        with sessions() as own:
+            change(own)
+            with pytest.raises(EventRefused, match="within=session"):
+                await spine.publish(Paid(order="one"))
+    with sessions() as own:
+        own.execute(select(row).with_for_update()).all()
+        assert (await spine.publish(Paid(order="one"))).durable
     engine.dispose()
     assert 1 == await spine.journal.head()
 

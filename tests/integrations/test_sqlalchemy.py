@@ -15,7 +15,7 @@ from typing import Any
 
 import aiosqlite
 import pytest
-from sqlalchemy import create_engine, event, insert, select, text
+from sqlalchemy import create_engine, event, insert, inspect as sa_inspect, select, text
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
@@ -347,13 +347,34 @@ def executed(session: Session) -> None:
     session.execute(insert(Row))
 
 
+def saved_in_bulk(session: Session) -> None:
+    session.bulk_save_objects([Row()])
+
+
+def inserted_as_mappings(session: Session) -> None:
+    session.bulk_insert_mappings(sa_inspect(Row), [{"id": 7}])
+
+
+def executed_by_its_connection(session: Session) -> None:
+    session.connection().execute(insert(Row))
+
+
+def executed_as_text(session: Session) -> None:
+    session.execute(text("insert into shop_rows default values"))
+
+
+CHANGES = [
+    pending, flushed, executed, saved_in_bulk, inserted_as_mappings, executed_by_its_connection, executed_as_text,
+]  # fmt: skip
+
+
 def committed(session: Session) -> None:
     session.add(Row())
     session.commit()
     session.execute(select(Row)).all()
 
 
-@pytest.mark.parametrize("change", [pending, flushed, executed], ids=lambda one: one.__name__)
+@pytest.mark.parametrize("change", CHANGES, ids=lambda one: one.__name__)
 @pytest.mark.parametrize("asynchronous", [False, True])
 async def test_a_forgotten_within_is_refused_at_once(path: Path, spine: Spine, asynchronous: bool, change: Any) -> None:
     with pytest.raises(EventRefused, match="within=session"):
@@ -367,6 +388,22 @@ async def test_a_session_that_has_committed_or_only_reads_forbids_nothing(
 ) -> None:
     await forget(path, spine, asynchronous, committed)
     assert stored(path) == (1, 1)
+
+
+async def test_what_only_reads_forbids_nothing_and_a_connection_that_outlives_its_sessions_remembers_none(
+    path: Path, spine: Spine
+) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.connect() as connection:
+        sessions = sessionmaker(connection)
+        refuse_dual_writes(sessions)
+        for _ in range(3):
+            with sessions() as own:
+                own.execute(text("with one as (select 1 as id) select id from one")).all()
+                with own.begin_nested():
+                    assert (await spine.publish(Placed())).durable
+        assert not list(connection.dispatch.after_cursor_execute)
+    engine.dispose()
 
 
 def set_as_it_was(session: Session) -> None:

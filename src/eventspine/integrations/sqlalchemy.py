@@ -15,6 +15,7 @@ views take, with each value as a session would store it, and `view_table(View)` 
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
@@ -31,11 +32,15 @@ from .aiosqlite import in_its_thread
 if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Dialect, Engine, Executable, TableClause
     from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker
-    from sqlalchemy.orm import ORMExecuteState, Session, SessionTransaction, sessionmaker
+    from sqlalchemy.orm import Session, SessionTransaction, sessionmaker
 
 T = TypeVar("T")
 READ_ONLY = "spine_read_only"
-_WROTE = "eventspine_wrote"  # in `session.info`, while it has flushed or executed writes that are not committed
+_WROTE = "eventspine_wrote"  # in `session.info`, while it has sent writes that are not committed
+_HEARD = "eventspine_heard"  # there too: the connections that it sends them on
+_WRITES = re.compile(r"\s*(insert|update|delete|merge|replace|truncate|copy)\b", re.IGNORECASE)
+_MAY_WRITE = re.compile(r"\s*with\b", re.IGNORECASE)  # by what stands within
+_WRITES_WITHIN = re.compile(r"\b(insert\s+into|delete\s+from|merge\s+into|(?<!for )(?<!key )update\s)", re.IGNORECASE)
 
 _BEGIN_ITSELF = (
     'With SQLAlchemy it does so where isolation_level="AUTOCOMMIT" was set: leave that out of create_engine(...), or take '
@@ -275,7 +280,8 @@ def _begin(connection: Connection) -> None:
 def refuse_dual_writes(sessions: sessionmaker[Any] | async_sessionmaker[Any]) -> None:
     """Refuse `publish(...)` without `within=` while a session made by this factory has uncommitted changes on the
     journal's file, or in its PostgreSQL database, in the same task or thread: one of both could be stored without the other.
-    Changes by SQL as text are not seen here; on SQLite the write lock that they hold is, by the journal. A database is known
+    Whatever way its connection was sent them counts: by objects, in bulk, as SQL. What a function in the database changes is
+    not seen here; on SQLite the write lock that it holds is, by the journal. A database is known
     by the host, port and name in the URLs of both; an engine that goes there by another way, such as a pooler, is not seen."""
     from sqlalchemy import event
     from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -287,8 +293,7 @@ def refuse_dual_writes(sessions: sessionmaker[Any] | async_sessionmaker[Any]) ->
         sessions.configure(sync_session_class=target)
     event.listen(target, "after_transaction_create", _began)
     event.listen(target, "after_transaction_end", _ended)
-    event.listen(target, "after_flush", _flushed)
-    event.listen(target, "do_orm_execute", _executed)
+    event.listen(target, "after_begin", _connected)
 
 
 def _began(session: Session, transaction: SessionTransaction) -> None:
@@ -299,15 +304,30 @@ def _began(session: Session, transaction: SessionTransaction) -> None:
 def _ended(session: Session, transaction: SessionTransaction) -> None:
     if transaction.parent is None:
         session.info.pop(_WROTE, None)
+        for hear_no_more in session.info.pop(_HEARD, {}).values():
+            hear_no_more()
 
 
-def _flushed(session: Session, _: object) -> None:
-    session.info[_WROTE] = True
+def _connected(session: Session, _: SessionTransaction, connection: Connection) -> None:
+    """It was given a connection, or has begun a savepoint on one."""
+    from sqlalchemy import event
+
+    heard, session_of = session.info.setdefault(_HEARD, {}), weakref.ref(session)
+    if connection in heard:
+        return
+
+    def sent(_: Any, __: Any, statement: str, *_more: Any) -> None:
+        if (own := session_of()) is not None and _is_write(statement):
+            own.info[_WROTE] = True
+
+    event.listen(connection, "after_cursor_execute", sent)
+    heard[connection] = lambda: event.remove(connection, "after_cursor_execute", sent)
 
 
-def _executed(state: ORMExecuteState) -> None:
-    if state.is_insert or state.is_update or state.is_delete:
-        state.session.info[_WROTE] = True
+def _is_write(statement: str) -> bool:
+    if _MAY_WRITE.match(statement):
+        return _WRITES_WITHIN.search(statement) is not None
+    return _WRITES.match(statement) is not None
 
 
 class _Beside:
