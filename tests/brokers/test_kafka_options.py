@@ -110,6 +110,7 @@ def test_names_and_topics_are_as_the_url_says():
         ("kafka://a/?scope=x", "belong to sasl=OAUTHBEARER"),
         ("kafka://app:key@a/?sasl=OAUTHBEARER", "needs oidc=https"),
         ("kafka://a/?tls=no&tls_ca=/a", "says tls=no and names its files"),
+        ("kafka://a/?prefix=a b", "prefix='a b' in kafka://a?prefix=a b is not of letters"),
         ("kafka://a/?librdkafka.acks=1", "can't be set: what eventspine promises rests on it"),
         ("kafka://a/?librdkafka.enable.auto.commit=true", "can't be set"),
     ],
@@ -123,6 +124,12 @@ def test_what_can_not_be_meant_is_refused(url: str, said: str):
 async def test_what_librdkafka_refuses_of_what_is_passed_on_is_told():
     broker = open_broker("kafka://a/?librdkafka.no.such=1")
     with pytest.raises(SettingsError, match='librdkafka refuses: No such configuration property: "no.such"'):
+        await broker.open()
+
+
+async def test_a_file_that_is_not_there_is_named():
+    broker = open_broker("kafka://a/?tls_ca=/not/there.pem")
+    with pytest.raises(SettingsError, match="^tls_ca='/not/there.pem' in .* is not a readable file"):
         await broker.open()
 
 

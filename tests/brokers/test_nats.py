@@ -263,6 +263,34 @@ async def test_a_user_with_a_password(tmp_path: Path, nats_server: Server, caplo
     assert "wr0ng-one" not in caplog.text
 
 
+def rights(*publish: str) -> dict[str, str]:
+    allowed = ", ".join(f'"{subject}"' for subject in publish)
+    return {
+        "authorization": "{users: [{user: all, password: pw}, {user: shop, password: pw, "
+        f'permissions: {{publish: [{allowed}], subscribe: "_INBOX.>"}}}}]}}'
+    }
+
+
+async def test_a_right_that_is_missing_is_named(tmp_path: Path, nats_server: Server):
+    """The server answers nothing, and says why elsewhere."""
+    with serving(tmp_path, rights("$JS.API.INFO")) as server:
+        async with connected(f"nats://shop:pw@{server.address}/?timeout_s=1") as broker:
+            with pytest.raises(BrokerError) as refused:
+                await broker.differences(NEEDS)
+    assert "may not publish to" in str(refused.value)
+    assert "$js.api.stream.info.talk" in str(refused.value)
+
+
+async def test_a_right_that_is_missing_to_read_is_named_where_nothing_comes(tmp_path: Path, nats_server: Server):
+    allowed = "$JS.API.STREAM.INFO.*", "$JS.API.CONSUMER.CREATE.>", "$JS.API.CONSUMER.DELETE.>"
+    with serving(tmp_path, rights(*allowed)) as server:
+        async with connected(f"nats://all:pw@{server.address}") as broker:
+            await broker.apply(NEEDS)
+        async with connected(f"nats://shop:pw@{server.address}/?silent_s=1") as broker, reading(broker) as reader:
+            with pytest.raises(BrokerError, match="may not publish to .*consumer.msg.next.talk"):
+                await reader.ids(1)
+
+
 async def test_a_token(tmp_path: Path, nats_server: Server):
     with serving(tmp_path, TOKEN) as server:
         await let_in(f"{server.url}/?token=t0k3n-of-ours")
@@ -410,7 +438,10 @@ def openssl(line: str) -> None:
         ("timeout_s=0", "timeout_s='0'"),
         ("silent_s=never", "silent_s='never'"),
         ("tls=perhaps", "tls='perhaps'"),
-        ("tls_ca=/not/there.pem", "readable file"),
+        ("tls_ca=/not/there.pem", "^tls_ca='/not/there.pem' in .* is not a readable file"),
+        ("prefix=a*b", "prefix='a\\*b' in .* is not of words"),
+        ("prefix=a..b", "is not of words"),
+        ("prefix=.", "is not of words"),
         ("credentials=/not/there.creds", "readable file"),
         ("nkey_seed_file=/not/there", "readable file"),
         ("partition=4", "Did you mean partitions"),
@@ -419,6 +450,11 @@ def openssl(line: str) -> None:
 def test_an_option_that_can_not_be_is_refused_with_its_name(options: str, said: str):
     with pytest.raises(SettingsError, match=said):
         nats.from_url(f"nats://localhost/?{options}")
+
+
+def test_a_path_is_refused_where_another_broker_would_have_something_there():
+    with pytest.raises(SettingsError, match="names a path, and NATS has none"):
+        nats.from_url("nats://localhost/shop")
 
 
 def test_no_secret_is_shown():

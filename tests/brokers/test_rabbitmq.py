@@ -766,6 +766,9 @@ async def test_user_password_and_virtual_host_are_those_of_the_url_and_never_sho
     assert "can't be reached" in str(raised.value)
     assert "secret-and-wrong" not in f"{raised.value} {wrong.url} {wrong!r} {raised.value.__cause__}"
     assert password not in f"{broker.url} {broker.settings!r}"  # type: ignore[attr-defined]
+    elsewhere = open_broker(f"amqp://guest:guest@{place.server.address}/nowhere")
+    with pytest.raises(BrokerError, match="has no virtual host 'nowhere', or guest may not use it"):
+        await elsewhere.open()
 
 
 async def test_a_channel_that_a_user_may_not_write_is_an_error(place: Place) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
@@ -26,7 +27,7 @@ from confluent_kafka.admin import (
 )
 
 from ..errors import BrokerError, SettingsError
-from ._kafka_url import Settings
+from ._kafka_url import TLS_FILES, Settings
 
 log = logging.getLogger("eventspine.broker.kafka")
 T = TypeVar("T")
@@ -114,6 +115,9 @@ def made(kind: type[T], settings: Settings, config: Mapping[str, Any]) -> T:
         return kind(dict(config))  # type: ignore[call-arg]
     except KafkaException as error:
         why = settings.masked(error.args[0].str())
+        for ours, theirs in TLS_FILES.items():
+            if (path := config.get(theirs)) and not os.access(path, os.R_OK):
+                settings.url.refuse(ours, path, "a readable file")
         raise SettingsError(f"{settings.shown} says what librdkafka refuses: {why}", url=settings.shown) from None
 
 

@@ -30,7 +30,7 @@ _KEPT = frozenset(  # what the promise rests on, under all its names
 )  # fmt: skip
 _MECHANISMS = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 _CODECS = ("none", "gzip", "snappy", "lz4", "zstd")
-_TLS_FILES = {"tls_ca": "ssl.ca.location", "tls_cert": "ssl.certificate.location", "tls_key": "ssl.key.location"}
+TLS_FILES = {"tls_ca": "ssl.ca.location", "tls_cert": "ssl.certificate.location", "tls_key": "ssl.key.location"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def settings_of(url: str) -> Settings:
     made = Settings(
         read,
         {"bootstrap.servers": ",".join(read.hosts)} | _security(read) | _passed_on(read),
-        prefix=read.text("prefix"),
+        prefix=read.prefix(r"[A-Za-z0-9._-]+", "of letters, digits, . - and _"),
         partitions=_partitions(read),
         replication=read.number("replication", 0, least=0, most=100) or None,
         min_insync=read.number("min_insync", 0, least=0, most=100) or None,
@@ -139,7 +139,7 @@ def _security(read: urls.BrokerUrl) -> dict[str, Any]:
 
 
 def _tls(read: urls.BrokerUrl) -> dict[str, Any]:
-    found = {theirs: value for ours, theirs in _TLS_FILES.items() if (value := read.text(ours))}
+    found = {theirs: value for ours, theirs in TLS_FILES.items() if (value := read.text(ours))}
     if secret := read.text("tls_key_password"):
         found["ssl.key.password"] = secret
     if read.yes("tls", default=bool(found)):

@@ -150,7 +150,7 @@ class NatsIntake:
         now, silent_s = time.monotonic(), self.broker.settings.silent_s
         for one in self._partitions.values():
             if one.asked and now - one.heard > silent_s:
-                raise BrokerError(f"{self.broker.url} has said nothing for {silent_s:g} s; the intake is made anew.")
+                raise self.broker.silence(f"has said nothing for {silent_s:g} s; the intake is made anew.")
 
     async def _ask_for_more(self) -> None:
         shelf = self._shelf

@@ -108,6 +108,9 @@ class Link:
         if not connecting.done() or connecting.cancelled():
             raise self.settings.error("can't be reached", TimeoutError(f"{host} does not answer"))
         if (error := connecting.exception()) is not None:
+            if "Connection.OpenOk" in str(error):  # the client leaves out what the server said instead
+                user = self.settings.url.user or "guest"
+                raise self.settings.error(f"has no virtual host {self.settings.vhost!r}, or {user} may not use it")
             raise self.settings.error("can't be reached", error) from error
         self._connection = connection
         connection.closing.add_done_callback(self._on_closed)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -32,7 +31,7 @@ from nats.js.api import (
     StreamInfo,
 )
 
-from ..errors import BrokerError
+from ..errors import BrokerError, SettingsError
 from ..wording import plural
 from . import urls
 from ._nats_client import BEATS, PREFIX, Connection, quietly
@@ -61,9 +60,13 @@ class Settings:
 
 def from_url(url: str) -> NatsBroker:
     read = urls.parse(url, port=4222, example=EXAMPLE)
+    if read.path:
+        raise SettingsError(f"{read.shown} names a path, and NATS has none. Write {EXAMPLE}", url=read.shown)
     settings = Settings(
         read,
-        prefix=read.text("prefix"),
+        prefix=read.prefix(
+            r"[^\s.*>]+(\.[^\s.*>]+)*\.?", "of words with dots between them, as subjects are, without * and >"
+        ),
         partitions=read.number("partitions", PARTITIONS, most=960),
         replicas=read.number("replicas", 1, most=5),
         keep_s=float(read.number("keep_days", 0, least=0)) * 86_400,
@@ -80,18 +83,11 @@ def _login(read: urls.BrokerUrl) -> dict[str, Any]:
         "user": read.user or None,
         "password": read.password or None,
         "token": read.text("token") or None,
-        "user_credentials": _file(read, "credentials"),
-        "nkeys_seed": _file(read, "nkey_seed_file"),
+        "user_credentials": read.file("credentials") or None,
+        "nkeys_seed": read.file("nkey_seed_file") or None,
         "tls": read.tls(),
     }
     return {name: value for name, value in given.items() if value is not None}
-
-
-def _file(read: urls.BrokerUrl, name: str) -> str | None:
-    given = read.text(name)
-    if given and not os.access(given, os.R_OK):
-        read.refuse(name, given, "a readable file")
-    return given or None
 
 
 class NatsBroker:
@@ -113,6 +109,7 @@ class NatsBroker:
         self._js: JetStreamContext | None = None
         self._sender: Sender | None = None
         self._counts: dict[str, int] = {}  # partitions, by channel
+        self._denied = ""  # what this user may not do, by the server's last word on it
         self._lost: set[Callable[[], None]] = set()  # called when the connection breaks
 
     # --- connection -------------------------------------------------------------------------------------------------
@@ -126,6 +123,7 @@ class NatsBroker:
             """The client would try the first time for ever."""
             log.debug("%s: %s", self.url, self.settings.url.masked(str(error)))
             told.append(error)
+            self._denied = _denied_by(error) or self._denied
             if self._client is not client and len(told) >= len(servers):
                 raise error
 
@@ -182,7 +180,21 @@ class NatsBroker:
 
     def error(self, what: str, error: BaseException) -> BrokerError:
         said = self.settings.url.masked(str(error) or type(error).__name__)
-        return BrokerError(f"{self.url} {what}: {said}")
+        return (
+            self.silence(f"{what}: {said}")
+            if isinstance(error, TimeoutError)
+            else BrokerError(f"{self.url} {what}: {said}")
+        )
+
+    def silence(self, what: str) -> BrokerError:
+        """Of a server that does not answer, as it does not either where something is not allowed."""
+        denied, self._denied = self._denied, ""
+        if denied:
+            return BrokerError(
+                f"{self.url}: this user may not {denied}, whatever its case. Permit it at the server: "
+                "how-to/brokers.md has what is needed."
+            )
+        return BrokerError(f"{self.url} {what}")
 
     # --- names ------------------------------------------------------------------------------------------------------
 
@@ -306,6 +318,12 @@ class NatsBroker:
 
     async def intake(self, channel: str, consumer: str, changed: Callable[[], None]) -> NatsIntake:
         return NatsIntake(self, channel, _name(consumer), await self._info(channel))
+
+
+def _denied_by(error: Exception) -> str:
+    """`publish to "$js.api.stream.info.orders"`, of a violation of permissions; "" of another error. The client has it in
+    lower case."""
+    return str(error).partition("permissions violation for ")[2]
 
 
 def _name(text: str) -> str:

@@ -6,6 +6,8 @@ Percent-encode what is special in a user name or password."""
 
 from __future__ import annotations
 
+import os
+import re
 import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +44,17 @@ class BrokerUrl:
         self._known.append(name)
         return self._left.pop(name, otherwise)
 
+    def file(self, name: str) -> str:
+        path = self.text(name)
+        if path and not os.access(path, os.R_OK):
+            self.refuse(name, path, "a readable file")
+        return path
+
+    def prefix(self, pattern: str, expected: str) -> str:
+        """Of names at the broker."""
+        given = self.text("prefix")
+        return given if not given or re.fullmatch(pattern, given) else self.refuse("prefix", given, expected)
+
     def starting_with(self, start: str) -> list[str]:
         """Names of options that are there and not taken yet."""
         return [name for name in self._left if name.startswith(start)]
@@ -71,7 +84,7 @@ class BrokerUrl:
 
     def tls(self, *, default: bool = False) -> ssl.SSLContext | None:
         """By tls=yes|no, tls_ca, tls_cert and tls_key, which are files; None: in the clear."""
-        authority, certificate, key = self.text("tls_ca"), self.text("tls_cert"), self.text("tls_key")
+        authority, certificate, key = self.file("tls_ca"), self.file("tls_cert"), self.file("tls_key")
         if not self.yes("tls", default=default or bool(authority or certificate)):
             return None
         try:
@@ -79,7 +92,8 @@ class BrokerUrl:
             if certificate:
                 context.load_cert_chain(certificate, key or None)
         except OSError as error:
-            self.refuse("tls_ca, tls_cert or tls_key", f"{authority} {certificate} {key}", f"a readable file ({error})")
+            files = " ".join(filter(None, (authority, certificate, key)))
+            self.refuse("tls_ca, tls_cert or tls_key", files, f"what TLS can use ({error})")
         return context
 
     def refuse(self, name: str, value: str, expected: str) -> NoReturn:
