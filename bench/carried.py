@@ -226,6 +226,12 @@ class Counted:
         self._left, self._wait_s = count, wait_s
         self.service.on(Parcel, start="earliest", name="handle")(self._handle)
 
+    def begin(self, count: int) -> None:
+        """Count anew."""
+        self.finished.clear()
+        self.waits.clear()
+        self._left = count
+
     async def _handle(self, event: Parcel) -> None:
         if self._wait_s:
             await asyncio.sleep(self._wait_s)
@@ -304,19 +310,22 @@ async def _run(at: There, counted: Counted) -> float:
 
 
 async def latency(broker: str, sizes: Sizes) -> list[Figure]:
-    """From before publish to the handler: through two journals and the broker, and by hand through the broker."""
+    """From before publish to the handler: through two journals and the broker, and by hand through the broker; both sides
+    are reading when it begins."""
     count = int(sizes.latency_s * LATENCY_PER_S)
     async with there(broker) as at:
-        counted = Counted("listener", count)
+        counted = Counted("listener", PARTITIONS)
         receiving = Spine(f"sqlite:///{at.where}/listener.db", broker=at.url)
         async with (
             Spine(f"sqlite:///{at.where}/sender.db", service=sender, broker=at.url) as publishing,
             receiving,
             receiving.running(counted.service),
         ):
+            await publishing.publish(*parcels(PARTITIONS))
+            await _all_handled(counted)
+            counted.begin(count)
             await _paced(count, publishing.publish)
-            async with asyncio.timeout(120):
-                await counted.finished.wait()
+            await _all_handled(counted)
         by_hand: list[float] = []
 
         async def handle(event: Plain) -> None:
@@ -341,6 +350,11 @@ async def latency(broker: str, sizes: Sizes) -> list[Figure]:
             ],
         )
     ]
+
+
+async def _all_handled(counted: Counted) -> None:
+    async with asyncio.timeout(120):
+        await counted.finished.wait()
 
 
 async def _paced(count: int, send: Callable[[Parcel], Awaitable[object]]) -> None:
