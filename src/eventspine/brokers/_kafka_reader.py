@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from operator import methodcaller
@@ -305,12 +305,13 @@ class Reader(threading.Thread):
         if first is None:
             return
         # `consume` alone would wait until there are as many.
-        messages = (first, *self._consumer.consume(AT_ONCE - 1, 0))
-        if self._shelf.put(_fetched(message) for message in messages if message.error() is None):
+        messages = [first, *self._consumer.consume(AT_ONCE - 1, 0)]
+        wrong = [(error, message) for message in messages if (error := message.error()) is not None]
+        del first
+        if self._shelf.put(_fetched_of(messages)):
             self._came()
-        for message in messages:  # only now: what is done about them may poll again
-            if (error := message.error()) is not None:
-                self._wrong(error, message)
+        for error, message in wrong:  # only now: what is done about them may poll again
+            self._wrong(error, message)
 
     def _show(self, now: float) -> None:
         """How far we are, to whoever looks at the group; with whose journal it is."""
@@ -431,6 +432,16 @@ def _found(places: Sequence[TopicPartition]) -> dict[int, int]:
         if place.error is not None:
             raise KafkaException(place.error)
     return {place.partition: int(place.offset) for place in places}
+
+
+def _fetched_of(messages: list[Message]) -> Iterator[Fetched]:
+    """Each is let go as soon as it is read: it keeps a tuple for each of its headers, and thousands of these at once are what
+    the collector of cycles is called for, and goes through."""
+    messages.reverse()
+    while messages:
+        message = messages.pop()
+        if message.error() is None:
+            yield _fetched(message)
 
 
 def _fetched(message: Message) -> Fetched:

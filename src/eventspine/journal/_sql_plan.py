@@ -212,7 +212,7 @@ class Plan:
             cursor.execute(_ENDED_NOTES, (self._now_us, 2 * self.ending_notes + 8))
         trace = trace or note_trace(known.notes, self._now_us)
         if marked := _moved(known.marks):
-            cursor.executemany(_MARK, marked)
+            write_rows(cursor, _MARK, marked)
             trace = mark_trace(marked[0])
         if moved := _moved(known.cursors):
             write_rows(cursor, _CURSOR, moved)

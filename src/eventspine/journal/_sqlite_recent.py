@@ -54,9 +54,11 @@ class Recent:
                 self._drop()
 
     def _drop(self) -> None:
-        drop, count = 0, len(self._rows)
-        while drop < count and (count - drop > KEPT or self._bytes > BYTES_MAX // 2):
-            self._bytes -= len(self._rows[drop][13])
+        count = len(self._rows)
+        drop = max(0, count - KEPT)
+        self._bytes -= sum(map(len, map(_data, self._rows[:drop])))
+        while drop < count and self._bytes > BYTES_MAX // 2:
+            self._bytes -= len(_data(self._rows[drop]))
             drop += 1
         del self._rows[:drop]
         self._first += drop
