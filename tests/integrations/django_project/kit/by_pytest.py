@@ -1,11 +1,11 @@
 """Tests that pytest-django is given by `test_kit.py`."""
 
 import pytest
-from shop.events import OrderPlaced
-from shop.models import Parcel, Stock
 
 from eventspine.integrations.django import publish
 from eventspine.integrations.django.testing import running
+from shop.events import OrderPlaced
+from shop.models import Parcel, Stock
 
 PLACED = OrderPlaced(order="A", sku="pot", units=1)
 real = pytest.mark.django_db(transaction=True)

@@ -6,14 +6,14 @@ from datetime import timedelta
 from asgiref.sync import sync_to_async
 from django.db import transaction
 from django.test import TestCase
-from shop.events import OrderPlaced, StockReserved
-from shop.models import Parcel, Stock
 
 from eventspine import Aggregate, Batch, BatchDelivery, Delivery, Event, Reject, Service, View, applies
 from eventspine.errors import DeclarationError, SpineError, WouldDeadlock
 from eventspine.integrations.django import apublish, atomic_delivery, cancel, publish, view
 from eventspine.integrations.django.testing import SpineTests, running
 from eventspine.sync import BatchDelivery as SyncBatchDelivery, Delivery as SyncDelivery
+from shop.events import OrderPlaced, StockReserved
+from shop.models import Parcel, Stock
 
 from .material import PLACED, UnitsOf, reports
 

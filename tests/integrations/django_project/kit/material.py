@@ -1,8 +1,7 @@
 """What tests of the kit have in common: an event, and a view of the project that `test_kit.py` runs them in."""
 
-from shop.events import OrderPlaced
-
 from eventspine import Reject, Service, View
+from shop.events import OrderPlaced
 
 PLACED = OrderPlaced(order="A", sku="pot", units=1)
 

@@ -4,11 +4,11 @@ import time
 
 from django.contrib.auth.models import Permission
 from django.test import TestCase, TransactionTestCase
-from shop.events import OrderPlaced
-from shop.models import Parcel, Stock
 
 from eventspine.integrations.django import publish, view
 from eventspine.integrations.django.testing import Captured, SpineTests, running
+from shop.events import OrderPlaced
+from shop.models import Parcel, Stock
 
 from .material import PLACED, UnitsOf, reports
 
