@@ -63,6 +63,19 @@ def test_what_follows_without_a_hole_is_known_as_such_at_once_and_is_known_when_
     assert arrivals.follow(LANE, 4) is None
 
 
+def test_what_is_forgotten_is_loaded_again_and_what_is_held_is_not_forgotten() -> None:
+    arrivals = Arrivals[str](ordered=False)
+    for origin in ("forgotten", "held"):
+        arrivals.load(origin, {})
+        arrivals.take((origin, 3), 1)
+    arrivals.hold(("held", 3), 3, "three", 0.0)
+    assert {"held"} == arrivals.forget()
+    assert "known" == arrivals.judge(("held", 3), 1)
+    arrivals.load("forgotten", {3: (1, [])})
+    assert "known" == arrivals.judge(("forgotten", 3), 1)
+    assert "new" == arrivals.judge(("forgotten", 3), 2)
+
+
 def test_nothing_simply_follows_where_a_hole_was_given_up_and_what_came_after_it_was_dropped() -> None:
     arrivals = Arrivals[str](ordered=True)
     arrivals.take(LANE, 1)

@@ -20,6 +20,7 @@ from eventspine.attributes import META_BYTES_MAX, NAME
 from eventspine.brokers.binding import NotAnEvent, incoming, text_of
 from eventspine.brokers.memory import server
 from eventspine.brokers.port import Fetched, Message
+from eventspine.engine import intake
 from eventspine.envelope import Envelope
 from eventspine.foreign import fetched_again, kept_beside
 from eventspine.journal import asking, open_journal
@@ -348,3 +349,31 @@ async def test_a_message_larger_than_a_unit_holds_up_nobody_beside_it(
                 await asyncio.sleep(0.02)
         assert 80 == await journal.head()
     assert sorted(heard) == [number for number in range(80) if number != 40]
+
+
+@pytest.mark.parametrize("kind", ["?kind=log", "?kind=queue", "?kind=queue&order=none"])
+async def test_messages_that_each_name_another_origin_leave_nothing_in_memory_and_are_known_when_they_come_again(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "AT_ONCE", 20)
+    monkeypatch.setattr(intake, "ORIGINS_MAX", 10)
+    heard: list[int] = []
+    service = Service("reader", publishes=[])
+
+    @service.on(Sent)
+    async def take(event: Sent) -> None:
+        heard.append(event.number)
+
+    broker = server(uuid4().hex)
+    for number in [*range(100), *range(100)]:
+        whole = WHOLE | {"ce_id": str(uuid4()), "ce_spineorigin": f"origin.{number}"}
+        broker.store(Message("hostile", 0, "ann", "x", whole, "application/json", b'{"who":"a","number":%d}' % number))
+    async with Spine("memory://", broker=f"memory://{broker.name}{kind}") as spine, spine.running(service):
+        async with asyncio.timeout(20):
+            while spine.health()["broker"]["intakes"][0]["known"] < 100 or len(heard) < 100:
+                await asyncio.sleep(0.02)
+        assert spine._carrying is not None
+        (reading,) = spine._carrying.intakes.values()
+        assert len(reading._origins) <= 30
+        assert len(reading._arrivals._marks) <= 30
+    assert sorted(heard) == [*range(100)]

@@ -48,6 +48,12 @@ class Arrivals(Generic[T]):
         for slot, mark in marks.items():
             self._marks[origin, slot] = mark
 
+    def forget(self) -> set[str]:
+        """All that is stored but of these origins, of which something is held. Of others it has to be loaded again."""
+        kept = {origin for origin, _ in (*self._early, *self._next)}
+        self._marks = {lane: mark for lane, mark in self._marks.items() if lane[0] in kept}
+        return kept
+
     def drop(self, dropped: Callable[[T], bool]) -> None:
         """Forget these that are held: they come again, to whoever has their partition then."""
         for lane, early in list(self._early.items()):

@@ -37,6 +37,7 @@ WAIT_S = 0.25
 PAUSE_MOST_S = 5.0
 PATIENCE_S = 30.0  # that a hole in the numbers of a slot holds up what comes after it
 HELD_MAX = 10_000
+ORIGINS_MAX = 1_000  # whose marks are in memory; each message may name another
 SILENT_S = 30.0  # without a message though the broker has some: the intake is made anew
 BEHIND_MAX = 1_000_000  # events that the slowest subscription may have before it; then the intake rests
 LOOK_S = 1.0
@@ -244,6 +245,8 @@ class Intake:
     # --- bringing in ----------------------------------------------------------------------------------------------
 
     async def _bring_in(self, intake: BrokerIntake, fetched: Sequence[Fetched]) -> None:
+        if len(self._origins) > ORIGINS_MAX:
+            self._origins &= self._arrivals.forget()
         by_partition: dict[int, list[Fetched]] = {}
         for one in fetched:
             if one.partition in self._begun:  # else it was given back
