@@ -134,6 +134,13 @@ async def test_rabbitmq_hands_on_what_the_client_s_library_can_t_read(rabbitmq_s
     assert not dead
 
 
+async def test_on_rabbitmq_each_of_many_at_once_that_are_no_events_is_kept(rabbitmq_server: Server, amqp: Send) -> None:
+    """The queue has none of them any more."""
+    handled, dead = await read(rabbitmq_server.url.rstrip("/"), amqp, RABBITMQ, [{b"x": b"y"}] * 100)
+    assert not handled
+    assert dead == {"it has no CloudEvents attributes": 100}
+
+
 def framed(kind: int, payload: bytes) -> bytes:
     return struct.pack(">BHI", kind, 7, len(payload)) + payload + b"\xce"
 

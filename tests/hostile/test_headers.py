@@ -377,3 +377,26 @@ async def test_messages_that_each_name_another_origin_leave_nothing_in_memory_an
         assert len(reading._origins) <= 30
         assert len(reading._arrivals._marks) <= 30
     assert sorted(heard) == [*range(100)]
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+@pytest.mark.parametrize("kind", ["?kind=log", "?kind=queue"])
+async def test_of_many_messages_at_once_that_are_no_events_each_is_kept(kind: str, url: str, tmp_path: Path) -> None:
+    """A queue has nothing to tell them apart by, and does not have them any more."""
+    broker = server(uuid4().hex)
+    for number in range(500):
+        broker.store(Message("hostile", 0, None, "x", {}, "text/plain", b"%d" % number))
+    broker.store(Message("hostile", 0, "ann", "x", WHOLE, "application/json", b'{"who":"ann","number":1}'))
+    heard = asyncio.Event()
+    service = Service("reader", publishes=[])
+
+    @service.on(Sent)
+    async def take(event: Sent) -> None:
+        heard.set()
+
+    journal = open_journal(url if url == "memory://" else f"sqlite:///{tmp_path}/journal.db")
+    async with Spine(journal, broker=f"memory://{broker.name}{kind}") as spine, spine.running(service):
+        async with asyncio.timeout(20):
+            await heard.wait()
+        rows = await journal.deliveries(states=["dead"])
+    assert {b"%d" % number for number in range(500)} == {row.record.data for row in rows if row.record is not None}

@@ -279,7 +279,9 @@ class _Partition:
         key, headers = _named(message)
         content_type, length = headers.pop(CONTENT_TYPE, ""), message.length()
         data, left_out = (message.data(), 0) if length <= KEPT_BYTES_MAX else (b"", length)
-        return Fetched(self.number, here, key, headers, content_type, data, time_ms * 1000, self._serial, left_out)
+        return Fetched(
+            self.number, here, key, headers, content_type, data, time_ms * 1000, self._serial, left_out, _beyond(id)
+        )
 
     # --- settled ----------------------------------------------------------------------------------------------------
 
@@ -349,9 +351,10 @@ def _start(after: int) -> _pulsar.MessageId:
     return EARLIEST if after == 0 else _pulsar.MessageId(-1, ledger, max(entry, 0), -1)
 
 
-def _beyond(id: _pulsar.MessageId) -> bool:
-    """What its position can say."""
-    return bool(id.entry_id() > ENTRY_MAX or id.batch_index() > INDEX_MAX)
+def _beyond(id: _pulsar.MessageId) -> int:
+    """Which it is, where its position can't say; else 0."""
+    entry, index = int(id.entry_id()), int(id.batch_index())
+    return entry << 32 | max(index, 0) if entry > ENTRY_MAX or index > INDEX_MAX else 0
 
 
 def _named(message: Any) -> tuple[bytes | None, dict[str, str]]:

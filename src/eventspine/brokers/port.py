@@ -71,6 +71,7 @@ class Fetched(NamedTuple):
     time_us: int  # when the broker had it, or 0
     token: object = None  # what the adapter settles it by
     left_out: int = 0  # bytes of data, since they are more than KEPT_BYTES_MAX
+    beyond: int = 0  # of a log: which of several it is that its positions can't tell apart, or 0
 
 
 def weight_of(fetched: Fetched) -> int:

@@ -15,6 +15,8 @@ from ..wording import storable
 Unreadable = (NotAnEvent, Undecodable)
 SHOWN_MAX = 100  # of a key that may be anything
 ERROR_MAX = 10_000  # of what a decoder has raised
+COUNT_BITS = 20  # of an id, which counts in them within a millisecond
+POSITION_MAX = 2**62 - 1
 
 
 class Reading:
@@ -37,6 +39,8 @@ class Reading:
             if self.decoder is None:
                 raise
         place = f"{feed}/{fetched.partition}/{fetched.position}" if self._positions else ""
+        if fetched.beyond:
+            place += f"/{fetched.beyond}"
         record = self.decoder.decode(fetched, place, self._ids.one(), now_us)
         return None if record is None else Incoming(record, None, False)
 
@@ -58,9 +62,8 @@ class Reading:
         if size := self._not_kept(fetched):
             fetched = fetched._replace(data=b"", left_out=size)
         key = storable(fetched.key.decode("utf-8", "replace"))[:SHOWN_MAX] if fetched.key else None
-        position = fetched.position or int.from_bytes(id[:8], "big") >> 2
         return Record(
-            position, id, self.channel, slot_of_id(id), key, "?", 1, received_us(fetched, now_us), now_us, "?", None, None, 0,
+            _position(fetched, id), id, self.channel, slot_of_id(id), key, "?", 1, received_us(fetched, now_us), now_us, "?", None, None, 0,
             kept_beside(fetched), fetched.data,
         )  # fmt: skip
 
@@ -76,3 +79,13 @@ class Reading:
             )
         appends = [Append([arrived.record])] if arrived is not None else []
         return Unit(fences=[fence], appends=appends, changes=[Change(row.number, "settled", reason="decoded")])
+
+
+def _position(fetched: Fetched, id: bytes) -> int:
+    """Its own. What has none, as in a queue, or shares one, is not to take another's place: the time and the count of its id
+    tell it apart from all that died with it."""
+    if fetched.position and not fetched.beyond:
+        return fetched.position
+    return (
+        int.from_bytes(id[:6], "big") << COUNT_BITS | int.from_bytes(id[8:], "big") & (1 << COUNT_BITS) - 1
+    ) & POSITION_MAX

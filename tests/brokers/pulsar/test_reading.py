@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from eventspine import Event
+from eventspine.brokers import _pulsar_intake
 from eventspine.brokers._pulsar_admin import Admin, topic_path
 from eventspine.brokers._pulsar_intake import (
     ENTRY_MAX,
@@ -16,8 +18,13 @@ from eventspine.brokers._pulsar_intake import (
     entry_of,
     position,
 )
+from eventspine.brokers.binding import NotAnEvent
 from eventspine.brokers.pulsar import PulsarBroker
+from eventspine.clock import SystemClock
+from eventspine.engine.reading import Reading
 from eventspine.errors import BrokerError
+from eventspine.foreign import Decoder
+from eventspine.ids import IdSource
 from eventspine.testing.servers import Server
 
 from .material import (
@@ -26,6 +33,7 @@ from .material import (
     NEEDS,
     anchored_at,
     batches_of,
+    client_of,
     message,
     numbers,
     opened,
@@ -70,6 +78,36 @@ async def test_it_reads_on_in_the_middle_of_a_batch(pulsar_server: Server, monke
             rest = await take(intake, 63)
             assert [] == list(await intake.fetch(10, 0.2))
     assert list(range(100)) == numbers(some + rest)
+
+
+class Placed(Event, context=CHANNEL, key="n"):
+    n: str
+
+
+async def test_messages_of_one_batch_that_its_positions_can_t_tell_apart_are_kept_and_decoded_each(
+    pulsar_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_pulsar_intake, "INDEX_MAX", 9)
+
+    def publish(topic: str) -> None:
+        client = client_of(pulsar_server)
+        producer = client.create_producer(topic, batching_enabled=True, batching_max_publish_delay_ms=60_000)
+        for n in range(20):
+            producer.send_async(b"%d" % n, None)
+        producer.flush()
+        client.close()
+
+    clock = SystemClock()
+    async with opened(url_of(pulsar_server, partitions="1")) as broker, reading(broker) as intake:
+        await asyncio.to_thread(publish, broker.settings.topic(CHANNEL))
+        got = await take(intake, 20)
+        feed, read = intake.feed, Reading(CHANNEL, broker.features, clock, IdSource(clock))
+    assert 10 == len({one.position for one in got})
+    assert 20 == len({read.dead(1, one, NotAnEvent("no"), feed).record.position for one in got})
+    read.decoder = Decoder(CHANNEL, lambda message: Placed(n=message.data.decode()))
+    decoded = [read.read(one, feed, 1) for one in got]
+    assert 20 == len({one.record.id for one in decoded if one is not None})
+    assert decoded == [read.read(one, feed, 1) for one in got], "the same when they come again"
 
 
 # --- what is kept until it is settled ---------------------------------------------------------------------------------
