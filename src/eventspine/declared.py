@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .annotations import check_returns_nothing, check_takes, positional
 from .errors import DeclarationError
+from .events.types import is_context
 from .policies import Batch, Dead, Drop, Retry, is_number, is_whole
 from .wording import plural
 
@@ -47,10 +48,14 @@ def check_service(
 
 
 def _check_contexts(publishes: Any, where: str) -> None:
-    if publishes is None or isinstance(publishes, str):
+    if publishes is None:
         return
     named = list(publishes) if isinstance(publishes, (list, tuple, set, frozenset)) else [publishes]
     for one in named:
+        if isinstance(one, str) and not is_context(one):
+            raise DeclarationError(
+                f"{where}: publishes={one!r} can't be a context, which is lower-case words such as 'orders' or 'shop.orders'."
+            )
         if not isinstance(one, str):
             context = getattr(getattr(one, "__spine_event__", None), "context", "orders")
             raise DeclarationError(

@@ -25,6 +25,7 @@ import msgspec
 from .envelope import make_record
 from .errors import DeclarationError, SpineError
 from .events import describe
+from .events.types import is_context
 from .journal.port import Record
 
 if TYPE_CHECKING:
@@ -77,11 +78,17 @@ class Decoder:
         return record
 
 
-def decoder_of(service: str, channel: Any, function: Any, id: Any) -> Decoder:
+def check_channel(service: str, channel: Any) -> None:
+    if not is_context(channel):
+        raise DeclarationError(
+            f"@{service}.decoder({channel!r}): name the channel whose messages it reads, which is the context of their events: "
+            f"@{service}.decoder('orders')."
+        )
+
+
+def decoder_of(service: str, channel: str, function: Any, id: Any) -> Decoder:
     where = f"@{service}.decoder({channel!r})"
-    if not isinstance(channel, str) or not channel:
-        raise DeclarationError(f"{where}: name the channel whose messages it reads.")
-    if not callable(function) or inspect.iscoroutinefunction(function):
+    if not callable(function) or inspect.iscoroutinefunction(function) or not _takes_one(function):
         raise DeclarationError(
             f"{where} stands above a plain function that takes a message and returns an event or None."
         )
@@ -90,6 +97,16 @@ def decoder_of(service: str, channel: Any, function: Any, id: Any) -> Decoder:
             f"{where}: id= is a function from the message to the text that its producer made unique."
         )
     return Decoder(channel, function, id)
+
+
+def _takes_one(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:  # of some built-in ones nothing is known
+        return True
+    return True
 
 
 def _foreign(channel: str, fetched: Fetched) -> Foreign:

@@ -301,7 +301,9 @@ class Service(Generic[R]):
         """Declare how messages of this channel are read that are no CloudEvents: the function returns an event of the
         channel, or None where the message is not wanted. `id` names what the producer has made unique about it; without it
         the event's id follows from the message's place, on brokers that have places."""
-        from .foreign import decoder_of
+        from .foreign import check_channel, decoder_of
+
+        check_channel(self.name, channel)  # here, since `@service.decoder` without parentheses gets no further
 
         def declare(function: Callable[[Foreign], T]) -> Callable[[Foreign], T]:
             if channel in self.decoders:

@@ -146,7 +146,7 @@ async def test_a_message_that_comes_again_is_the_same_event(broker: Server):
 
 @KINDS
 async def test_what_can_not_be_decoded_is_dead_with_all_it_has_and_read_again_by_a_mended_decoder(
-    broker: Server, kind: str
+    broker: Server, kind: str, caplog: pytest.LogCaptureFixture
 ):
     broken, journal = Reader(lambda message: {}["customer"]), MemoryJournal()
     async with Spine(journal, broker=to(broker, kind)) as stock, stock.running(broken.service):
@@ -157,8 +157,14 @@ async def test_what_can_not_be_decoded_is_dead_with_all_it_has_and_read_again_by
                 await asyncio.sleep(0.01)
     (row,) = dead
     assert (row.reason, row.error) == ("undecodable", "KeyError: 'customer'")
+    assert 'lambda message: {}["customer"]' in row.traceback
     assert row.record is not None
     assert row.record.data == b'{"cust": "ann", "no": 7}'
+
+    assert (
+        "inventory.orders: 1 message of orders can't be read and is a dead delivery, the first because: KeyError: 'customer'. "
+        "Mend the decoder" in caplog.text
+    )
 
     def mended(message: Foreign) -> Placed | None:
         assert (message.headers, message.key, message.content_type) == ({"origin": "till 3"}, b"ann", "text/json")
@@ -200,6 +206,25 @@ async def test_a_queue_that_has_it_no_more_once_it_is_settled_leaves_it_whole(
         broker.store(legacy(7, "a" * 122))
         broker.ring()
         await until(lambda: reader.handled == [("a" * 122, 7)])
+
+
+async def test_what_nobody_can_read_is_told_with_what_to_do(broker: Server, caplog: pytest.LogCaptureFixture):
+    """A structured CloudEvent whose content type is that of its data, as an SDK writes it, is told from what is none."""
+    reader, journal = Reader(None), MemoryJournal()
+    async with Spine(journal, broker=to(broker)) as stock, stock.running(reader.service):
+        data = b'{"specversion": "1.0", "id": "1", "source": "till", "type": "orders.Placed", "data": {}}'
+        broker.store(Message("orders", 3, "ann", "1", {}, "application/json", data))
+        broker.store(legacy(1))
+        broker.ring()
+        async with asyncio.timeout(WAIT_S):
+            while 2 != len(dead := await journal.deliveries(states=["dead"])):
+                await asyncio.sleep(0.01)
+    assert {row.error for row in dead} == {
+        "its data is a CloudEvent, and its content type 'application/json' is not application/cloudevents+json",
+        "it has no CloudEvents attributes",
+    }
+    assert "Declare how it is read, @SERVICE.decoder('orders'), or mend its producer" in caplog.text
+    assert "spine dead replay --handler inventory.orders" in caplog.text
 
 
 async def test_what_is_replayed_and_still_can_not_be_read_is_dead_again(broker: Server):
@@ -246,8 +271,12 @@ def test_a_decoder_is_declared_once_as_a_plain_function():
         service.decoder("other")(asyncio.sleep)
     with pytest.raises(DeclarationError, match="id= is a function"):
         service.decoder("other", id="x")(read)  # type: ignore[arg-type]
-    with pytest.raises(DeclarationError, match="name the channel"):
-        service.decoder("")(read)
+    for none in ("", "Ord ers", read):
+        with pytest.raises(DeclarationError, match="name the channel"):
+            service.decoder(none)  # type: ignore[arg-type]
+    for takes_none in (lambda: None, lambda one, two: None):
+        with pytest.raises(DeclarationError, match="plain function that takes a message"):
+            service.decoder("other")(takes_none)  # type: ignore[arg-type]
     into = Service[None]("into")
     into.include(service)
     assert into.decoders == service.decoders

@@ -34,6 +34,7 @@ JSON = "application/json"
 STRUCTURED = "application/cloudevents+json"
 ID_BYTES_MAX = 1024
 TYPE_BYTES_MAX = 255
+LOOKED_AT = 4096  # bytes of a message that says nothing of itself, for what it may be
 HOPS_MAX = 1_000_000
 SHAPES_MAX = 500  # that are remembered, of messages by the names of their headers; any may come
 SHAPE_MAX = 2_000  # characters, of all names of such a one
@@ -176,7 +177,7 @@ def _said(fetched: Fetched, prefix: str) -> tuple[Sequence[str], dict[str, str],
     said: Sequence[str] = envelope(values)
     if not said[0]:
         if not fetched.content_type.lower().startswith(STRUCTURED):
-            raise NotAnEvent("it has no CloudEvents attributes")
+            raise NotAnEvent(_why_none(fetched))
         return _structured(fetched.data)
     if not said[0].startswith("1."):
         raise NotAnEvent(f"its specversion is {said[0][:20]!r}, not 1.0")
@@ -218,6 +219,18 @@ _shapes = cache(_Shapes)
 
 def _others(names: Iterable[str]) -> Iterable[str]:
     return (name for name in names if name not in OF_THE_ENVELOPE and NAME.match(name))
+
+
+def _why_none(fetched: Fetched) -> str:
+    """Some SDKs write a structured event with the content type of its data."""
+    if (
+        fetched.data[:1] == b"{"
+        and b'"specversion"' in fetched.data[:LOOKED_AT]
+        and b'"source"' in fetched.data[:LOOKED_AT]
+    ):
+        given = fetched.content_type[:100]
+        return f"its data is a CloudEvent, and its content type {given!r} is not {STRUCTURED}"
+    return "it has no CloudEvents attributes"
 
 
 def _structured(body: bytes) -> tuple[Sequence[str], dict[str, str], bytes]:

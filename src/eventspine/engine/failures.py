@@ -105,5 +105,13 @@ def text_of(error: BaseException) -> tuple[str, str]:
             text += f". {_NOT_AWAITED_HERE}"
     except Exception as fault:  # of the error's own __str__
         text = f"{type(error).__name__}, which can't say what it is: its __str__ raised {type(fault).__name__}"
-    trace = "".join(traceback.format_exception(error))
-    return storable(text[:2000]), storable(trace[-TRACEBACK_MAX:])
+    return storable(text[:2000]), _trace(error)
+
+
+def trace_of(error: BaseException) -> str:
+    """Of what a decoder raised, which is the cause of this error; "" where none did."""
+    return "" if error.__cause__ is None else _trace(error.__cause__)
+
+
+def _trace(error: BaseException) -> str:
+    return storable("".join(traceback.format_exception(error))[-TRACEBACK_MAX:])

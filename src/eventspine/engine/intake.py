@@ -353,6 +353,8 @@ class Intake:
     async def _stored(self, intake: BrokerIntake, landing: Landing, verdict: Verdict) -> None:
         if verdict.ok:
             self.received += len(landing.records)
+            if landing.dead:
+                self.reading.tell(self._member.row.name, landing.dead)
             if landing.settled:
                 await intake.settle(landing.settled)
         elif verdict.kind == "fenced":

@@ -3,6 +3,9 @@ all that it has, and read again when it is replayed."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
+
 from ..brokers.binding import Incoming, NotAnEvent, incoming, received_us
 from ..brokers.port import KEPT_BYTES_MAX, Features, Fetched
 from ..clock import Clock
@@ -10,8 +13,11 @@ from ..foreign import Decoder, Undecodable, fetched_again, kept_beside
 from ..ids import IdSource
 from ..journal.port import Append, Change, Delivery, Fence, Put, Record, Unit
 from ..keys import slot_of_id
-from ..wording import storable
+from ..observe.printable import printable
+from ..wording import plural, storable
+from .failures import trace_of
 
+log = logging.getLogger("eventspine.broker")
 Unreadable = (NotAnEvent, Undecodable)
 SHOWN_MAX = 100  # of a key that may be anything
 ERROR_MAX = 10_000  # of what a decoder has raised
@@ -54,8 +60,31 @@ class Reading:
         reason = "undecodable" if isinstance(why, Undecodable) else "not-an-event"
         record = self._kept(fetched)
         return Put(
-            subscription, fetched.partition, record, "dead", 1, None, reason, storable(str(why))[:ERROR_MAX], feed=feed
+            subscription,
+            fetched.partition,
+            record,
+            "dead",
+            1,
+            None,
+            reason,
+            storable(str(why))[:ERROR_MAX],
+            trace_of(why),
+            feed=feed,
         )
+
+    def tell(self, consumer: str, dead: Sequence[Put]) -> None:
+        """Once they are stored; one line, since there may be thousands."""
+        unreadable = self.decoder is None or dead[0].reason == "not-an-event"
+        way = (
+            f"Declare how it is read, @SERVICE.decoder({self.channel!r}), or mend its producer"
+            if unreadable
+            else "Mend the decoder"
+        )
+        log.error(
+            "%s: %s of %s can't be read and %s, the first because: %s. %s; then have them read again: spine dead replay --handler %s",
+            consumer, plural(len(dead), "message"), self.channel,
+            "is a dead delivery" if len(dead) == 1 else "are dead deliveries", printable(dead[0].error), way, consumer,
+        )  # fmt: skip
 
     def _kept(self, fetched: Fetched) -> Record:
         id, now_us = self._ids.one(), self._clock.now_us()
@@ -75,7 +104,15 @@ class Reading:
         except Unreadable as error:
             return Unit(
                 fences=[fence],
-                changes=[Change(row.number, "dead", row.attempts + 1, error=storable(str(error))[:ERROR_MAX])],
+                changes=[
+                    Change(
+                        row.number,
+                        "dead",
+                        row.attempts + 1,
+                        error=storable(str(error))[:ERROR_MAX],
+                        traceback=trace_of(error),
+                    )
+                ],
             )
         appends = [Append([arrived.record])] if arrived is not None else []
         return Unit(fences=[fence], appends=appends, changes=[Change(row.number, "settled", reason="decoded")])

@@ -21,6 +21,10 @@ _TYPE = re.compile(r"[A-Za-z][A-Za-z0-9_.-]*")
 _KEY_TYPES = (inspect.StrType, inspect.IntType, inspect.UUIDType, inspect.DateType, inspect.EnumType)
 
 
+def is_context(name: object) -> bool:
+    return isinstance(name, str) and len(name) <= 100 and _CONTEXT.fullmatch(name) is not None
+
+
 class Options(NamedTuple):
     """What a class was declared with."""
 
@@ -131,7 +135,7 @@ class EventType:
 
     def _check_options(self, options: Options) -> None:
         context, name, version = options.context, _name(self.cls, options), options.version
-        if not isinstance(context, str) or not _CONTEXT.fullmatch(context) or len(context) > 100:
+        if not is_context(context):
             raise self._wrong(
                 f"has context={context!r}; a context is lower-case words such as 'orders' or 'shop.orders' "
                 "(letters, digits, '_', '-', at most 100 characters)"
