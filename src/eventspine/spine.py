@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, overload
 from uuid import UUID
 
-from .brokers import check_broker, open_broker
+from .brokers import check_broker, check_carrying, open_broker
 from .clock import Clock, SystemClock
 from .commands.on_spine import Commanding
 from .delivery import Delivery, refuse_other_journal
@@ -75,6 +75,7 @@ class Spine(State, Commanding):
         commands: Sequence[Service[Any]] = (),
     ) -> None:
         check_services([*([] if service is None else [service]), *_listed(commands)])
+        check_carrying(lease_s, outbox_max, take_over=take_over, carried=broker is not None)
         self.commands = tuple(commands)
         self.broker = _broker(broker)
         self._take_over = take_over

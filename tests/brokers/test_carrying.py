@@ -109,6 +109,15 @@ async def test_now_stays_where_it_was_although_nothing_has_come_since(broker: Se
     assert heard.of("ann") == [1]
 
 
+async def test_who_can_t_be_reached_is_named_once(caplog: pytest.LogCaptureFixture):
+    pytest.importorskip("nats")
+    async with Spine("memory://", service=storefront, broker="nats://127.0.0.1:1") as store:
+        await until(lambda: "can't be used yet" in caplog.text)
+        (problem,) = store.health()["problems"]
+    told = [record.getMessage() for record in caplog.records if record.name == "eventspine.broker"]
+    assert all(one.count("nats://127.0.0.1:1") == 1 for one in (problem, *told)), (problem, told)
+
+
 async def test_what_was_made_anew_at_the_broker_is_read_from_its_first_message(broker: Server):
     heard, journal = Heard(), MemoryJournal()
     async with Spine("memory://", service=storefront, broker=to(broker)) as store:
@@ -566,6 +575,21 @@ async def test_what_is_no_broker_is_refused_where_it_is_given(broker: Server):
         Spine("memory://", broker=whole)
     with pytest.raises(SettingsError, match="'mine' names no broker.*One of your own is given as an object"):
         Spine("memory://", broker="mine://here")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"broker": "kakfa://a"}, r"'kakfa' names no broker\. Did you mean kafka://\?"),
+        ({"take_over": True}, "take_over=True takes a place at a broker, and none is named"),
+        ({"lease_s": 0}, "lease_s=0 is not a number of seconds above 0"),
+        ({"lease_s": "10"}, "lease_s='10' is not"),
+        ({"outbox_max": 0}, "outbox_max=0 is not a whole number of events, 1 at least"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused_where_it_is_said(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Spine("memory://", **options)
 
 
 def test_a_url_whose_scheme_was_forgotten_is_refused_without_its_password() -> None:

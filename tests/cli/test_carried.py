@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from uuid import uuid4
 
 import pytest
@@ -13,6 +14,18 @@ from tests.servers import needed
 def nats_url(tmp_path):
     with needed("nats")(tmp_path / "nats") as server:
         yield f"{server.url}/?prefix={uuid4().hex}."
+
+
+def test_a_place_at_the_broker_that_another_journal_has_is_refused_as_a_start_is(spine, nats_url):
+    assert 0 == spine("topology", "apply", "bookshop", "--broker", nats_url).returncode
+    spine.until(spine.start("run", "bookshop:shopfront", "--broker", nats_url), "running ")
+    deadline = time.monotonic() + 60
+    while True:  # it leaves its name there once it is connected
+        other = spine("publish", "-m", "bookshop", "BookOrdered", '{"customer": "ann", "title": "Emma"}', "--broker", nats_url,
+                      "--journal", "sqlite:///other.db")  # fmt: skip
+        if other.returncode != 0 or time.monotonic() > deadline:
+            break
+    assert (3, True) == (other.returncode, "Another journal" in other.stderr), other.stderr
 
 
 def test_a_relay_and_an_intake_are_not_taken_from_under_who_works_with_them(spine, nats_url):

@@ -49,6 +49,11 @@ def streams(server: str, *, update: StreamConfig | None = None) -> dict[str, int
     return asyncio.run(ask())
 
 
+def test_without_a_module_it_says_how_this_command_is_given_one(spine, url):
+    refused = spine("topology", "plan", "--broker", url)
+    assert (2, True) == (refused.returncode, "spine topology plan MODULE" in refused.stderr), refused.stderr
+
+
 def test_what_is_missing_is_planned_made_once_and_then_there(spine, server, url):
     def topology(verb: str, *more: str):
         return spine("topology", verb, "bookshop", "--broker", url, *more)

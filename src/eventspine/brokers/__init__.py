@@ -8,6 +8,7 @@ from importlib import import_module
 from .. import adapters
 from ..errors import MissingExtra, SettingsError
 from ..journal import without_password
+from ..policies import is_number, is_whole
 from ..ports import missing
 from .port import Broker, Features
 
@@ -35,7 +36,7 @@ def open_broker(url: str) -> Broker:
     except ModuleNotFoundError as error:
         if not package or (error.name or "").startswith("eventspine"):
             raise
-        raise MissingExtra(f'A {scheme}:// broker needs {package}: pip install "eventspine[{extra}]"') from error
+        raise MissingExtra(f'A broker at {scheme}:// needs {package}: pip install "eventspine[{extra}]"') from error
     broker: Broker = adapter.from_url(url)
     return broker
 
@@ -45,11 +46,30 @@ def _of_a_package(url: str, scheme: str) -> Broker:
     if broker is None:
         known = ", ".join(f"{name}://" for name in (*_MODULES, *adapters.schemes("broker")))
         raise SettingsError(
-            f"{without_password(scheme)[:40]!r} names no broker. Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
+            f"{without_password(scheme)[:40]!r} names no broker.{_meant(scheme)} Known are {known}; e.g. kafka://localhost:9092. One of your own is given as "
             "an object, Spine(broker=LedgerBroker(…)), or has an entry point: see how-to/write-an-adapter.md."
         )
     check_broker(broker)
     return broker  # type: ignore[no-any-return]  # checked just now
+
+
+def _meant(scheme: str) -> str:
+    from difflib import get_close_matches  # of no use to whoever spells it right
+
+    close = get_close_matches(scheme, _MODULES, n=1)
+    return f" Did you mean {close[0]}://?" if close else ""
+
+
+def check_carrying(lease_s: object, outbox_max: object, *, take_over: bool, carried: bool) -> None:
+    """What a spine is told of how it shares and sends."""
+    if not is_number(lease_s) or lease_s <= 0:  # type: ignore[operator]  # a number, by then
+        raise SettingsError(f"lease_s={lease_s!r} is not a number of seconds above 0.")
+    if not is_whole(outbox_max) or outbox_max < 1:  # type: ignore[operator]
+        raise SettingsError(f"outbox_max={outbox_max!r} is not a whole number of events, 1 at least.")
+    if take_over and not carried:
+        raise SettingsError(
+            "take_over=True takes a place at a broker, and none is named. Say broker=, on the command line --broker, or leave it out."
+        )
 
 
 def check_broker(given: object) -> None:

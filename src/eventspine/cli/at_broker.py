@@ -80,7 +80,7 @@ async def look(url: str, needs: Needs) -> AtBroker:
         persists = broker.features.persistent
         promises.append(Promise(persists, f"{broker.features.name} keeps what it acknowledged when it is restarted."))
     except BrokerError as error:
-        found = [Finding("danger", broker.url, str(error))]
+        found = [Finding("danger", broker.url, str(error).removeprefix(broker.url).lstrip(": "))]
     finally:
         await broker.close()
     return AtBroker(broker.features.name, broker.url, found, promises)

@@ -3,7 +3,8 @@
     0    done
     1    failed: something went wrong on the way
     2    usage: the command line, a setting or a declaration is wrong, or the journal's server lets nobody in like this
-    3    the journal refused: registration, busy, or written by a release that this one can't share it with
+    3    the journal refused: registration, busy, or written by a release that this one can't share it with; or another journal
+         has this one's place at the broker
     4    nothing found: the journal, backup, event, delivery, subscription or view that was named does not exist
     130  interrupted from the keyboard, or a question was answered with no
     141  whoever read the output left (as a shell reports it)
@@ -55,6 +56,7 @@ class Failed(click.ClickException):
 
 _CODES: tuple[tuple[type[Exception], int], ...] = (
     (errors.RegistrationRefused, REFUSED),
+    (errors.BrokerTaken, REFUSED),
     (errors.JournalBusy, REFUSED),
     (errors.JournalVersion, REFUSED),
     (errors.DeclarationError, USAGE),

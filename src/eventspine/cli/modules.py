@@ -65,7 +65,7 @@ def services_to_run(settings: Settings) -> list[Service[Any]]:
     """Those that were named, on the command line or in the settings."""
     if not settings.modules:
         raise Misused(
-            "Name the module of your services: spine run MODULE. "
+            f"Name the module of your services: {click.get_current_context().command_path} MODULE. "
             f'Or write modules = ["MODULE"] into {settings.file or settings.folder / "spine.toml"}.'
         )
     return services_of(settings.modules, settings.modules_folder)

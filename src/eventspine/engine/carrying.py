@@ -107,8 +107,8 @@ class Carrying:
             waiting.cancel()
         if not event.is_set():
             log.warning(
-                "no connection to %s yet (%s); it is tried on, and publishing goes into the journal meanwhile",
-                self.broker.url, self.trouble or "it does not answer",
+                "no connection to the broker yet (%s); it is tried on, and publishing goes into the journal meanwhile",
+                self._named(self.trouble or "it does not answer"),
             )  # fmt: skip
 
     async def _connect(self) -> None:
@@ -119,7 +119,7 @@ class Carrying:
                 break
             except BrokerError as error:
                 if self.trouble != str(error):
-                    log.error("%s can't be used yet: %s", self.broker.url, error)  # noqa: TRY400 -- the message says it
+                    log.error("the broker can't be used yet: %s", self._named(str(error)))  # noqa: TRY400 -- the message says it
                 self.trouble = str(error)
             await self.clock.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MOST_S)
@@ -284,9 +284,12 @@ class Carrying:
     def _relay_trouble(self) -> str | None:
         return next((relay.trouble for relay in self.relays.values() if relay.trouble), None)
 
+    def _named(self, said: str) -> str:
+        return said if said.startswith(self.broker.url) else f"{self.broker.url}: {said}"
+
     def problems(self) -> Iterable[str]:
         if self.trouble:
-            yield f"the broker {self.broker.url}: {self.trouble}"
+            yield f"the broker {self._named(self.trouble)}"
         if self.is_full:
             yield self._too_much()
         for relay in self.relays.values():
