@@ -77,7 +77,7 @@ class Fetched(NamedTuple):
 def weight_of(fetched: Fetched) -> int:
     """What it takes of our memory, about: a message of others may be nothing but headers."""
     headers = fetched.headers
-    return len(fetched.data) + len("".join(headers)) + len("".join(headers.values()))
+    return len(fetched.data) + len("".join([*headers, *headers.values()]))
 
 
 Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. NotWanted: not yet. Else: it may
