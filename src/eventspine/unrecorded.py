@@ -95,6 +95,13 @@ class WithoutJournal:
     def _judge(self, events: dict[str, Any], answers: dict[str, Sent]) -> None:
         refused = {id: str(answer) for id, answer in answers.items() if isinstance(answer, MessageRefused)}
         failed = {id: answer for id, answer in answers.items() if answer is not None and id not in refused}
+        if failed and all(_not_left(answer) for answer in failed.values()):
+            why, were = next(iter(failed.values())), "was" if len(failed) == 1 else "were"
+            raise BrokerError(
+                f"{len(failed):,} of {len(events):,} {were} not sent to {self.broker.url}: {why}",
+                unsent={id: events[id] for id in failed},
+                refused=refused,
+            ) from why
         if failed:
             why = next(iter(failed.values()))
             raise OutcomeUnknown(
@@ -109,3 +116,7 @@ class WithoutJournal:
                 f"{self.broker.url} will never take {len(refused):,} of {len(events):,}, the first of them {id}: {said}",
                 refused=refused,
             )
+
+
+def _not_left(answer: Exception) -> bool:
+    return isinstance(answer, BrokerError) and answer.details.get("sent") is False

@@ -12,6 +12,7 @@ from eventspine.brokers import open_broker
 from eventspine.brokers.feed import FeedBroker
 from eventspine.brokers.memory import MemoryBroker, Server, server
 from eventspine.clock import SystemClock
+from eventspine.engine import relay
 from eventspine.engine.claims import Claim
 from eventspine.errors import BrokerError, BrokerTaken, JournalError, OutboxFull, SettingsError
 from eventspine.journal.memory import MemoryJournal
@@ -153,14 +154,21 @@ async def test_publishing_goes_on_while_the_broker_is_away_and_all_arrives_later
         assert heard.of("ann") == list(range(50))
 
 
-async def test_what_is_not_sent_when_a_program_ends_is_told(broker: Server, caplog: pytest.LogCaptureFixture):
+async def test_what_is_not_sent_when_a_program_ends_is_told(
+    broker: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
     heard, journal = Heard(), MemoryJournal()
     async with Spine(journal, service=storefront, broker=to(broker)) as store:
         store.drain_s = 0.1
+        monkeypatch.setattr(relay, "SOON_S", 0.05)
+        caplog.set_level("INFO")
         await store.publish(Placed(customer="ann", number=0))
         await until(lambda: broker.sent == 1)
         broker.stop()
         await store.publish(*(Placed(customer="ann", number=number) for number in range(1, 4)))
+    assert (
+        "the relay of orders has events left, and waits for at most 0.1 s until the broker takes them: " in caplog.text
+    )
     assert "did not take all of orders within 0.1 s: up to 3 events stay in the journal" in caplog.text
     broker.restart()
     caplog.clear()

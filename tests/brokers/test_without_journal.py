@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,6 +11,7 @@ import pytest
 
 from eventspine import Delivery, Event, Middleware, Service, Spine
 from eventspine.brokers.memory import MESSAGE_BYTES_MAX, MemoryBroker, server
+from eventspine.brokers.port import Message, Sent
 from eventspine.errors import (
     BrokerError,
     EventRefused,
@@ -116,6 +117,21 @@ async def test_what_is_refused_for_good_is_named_and_the_others_are_there():
             await sender.send(Placed(customer="ann", number=1, note="poison"), Placed(customer="bob", number=1))
     ((id, why),) = caught.value.details["refused"].items()
     assert (UUID(id).version, why, there.sent) == (7, "no such customers", 1)
+
+
+async def test_what_has_certainly_not_left_is_no_unknown_outcome(monkeypatch: pytest.MonkeyPatch):
+    broker = MemoryBroker(server(uuid4().hex))
+    first, second = Placed(customer="ann", number=1), Placed(customer="bob", number=1)
+
+    async def send(messages: Sequence[Message]) -> Sequence[Sent]:
+        return [BrokerError("the topic has 6 partitions, and the URL says 4", sent=False), None][: len(messages)]
+
+    async with WithoutJournal(broker, service=storefront) as sender:
+        monkeypatch.setattr(broker, "send", send)
+        with pytest.raises(BrokerError, match="1 of 2 was not sent to .*: the topic has 6 partitions") as refused:
+            await sender.send(first, second)
+    assert not isinstance(refused.value, OutcomeUnknown)
+    assert [first] == list(refused.value.details["unsent"].values())
 
 
 async def test_while_the_broker_is_away_nothing_is_kept():

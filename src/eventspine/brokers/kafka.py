@@ -142,6 +142,7 @@ class _Open:
                 way = await self.cluster.topic(channel)
                 topics.check_partitions(self.cluster.settings, channel, way.partitions)
             except BrokerError as error:
+                error.details["sent"] = False  # nothing has left
                 return error
             self.ways[channel] = way
         return way

@@ -80,6 +80,7 @@ def weight_of(fetched: Fetched) -> int:
     return len(fetched.data) + len("".join([*headers, *headers.values()]))
 
 
+# A BrokerError whose details say sent=False is of a message that has certainly not left.
 Sent = Exception | None  # None: the broker has it. MessageRefused: it never will. NotWanted: not yet. Else: it may
 
 

@@ -299,7 +299,7 @@ class Carrying:
             if intake.trouble:
                 yield f"the intake of {intake.channel}: {intake.trouble}"
             if intake.gaps:
-                yield f"the intake of {intake.channel}: {intake.gaps:,} numbers never came; see the log"
+                yield f"the intake of {intake.channel}: {intake.gaps:,} numbers never came; the log has which, and how-to/brokers.md how they are sent again"
 
     def health(self) -> dict[str, Any]:
         return {

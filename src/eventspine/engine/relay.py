@@ -39,6 +39,7 @@ from .numbering import AHEAD_MAX, PAGE, Numbering
 log = logging.getLogger("eventspine.broker")
 PAUSE_MOST_S = 5.0
 ASK_AGAIN_S = 0.5
+SOON_S = 1.0  # what a relay that is told to stop takes, as a rule
 PASSED_EVERY_S = 1.0  # how often a cursor is stored that only passes other channels' events
 NUMBERED = "numbered "  # then its number: a row that is on its way
 
@@ -94,12 +95,26 @@ class Relay:
         if self._task is None:
             return
         self._changed.set()
-        _, unfinished = await asyncio.wait([self._task], timeout=0 if self.unwanted else drain_s)
+        unfinished = await self._finish(0 if self.unwanted else drain_s)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         if unfinished and self.leads and not self.unwanted:
             await self._tell_what_is_left(drain_s)
         await self._leave()
+
+    async def _finish(self, drain_s: float) -> bool:
+        """Whether something was left. Who waits for long is told for what: a program may have said that it has stopped."""
+        assert self._task is not None
+        soon = min(SOON_S, drain_s)
+        _, unfinished = await asyncio.wait([self._task], timeout=soon)
+        if unfinished and drain_s > soon and self.leads:
+            log.info(
+                "the relay of %s has events left, and waits for at most %g s until the broker takes them: %s",
+                self.channel, drain_s, self.trouble or "it is slow",
+            )  # fmt: skip
+        if unfinished:
+            _, unfinished = await asyncio.wait([self._task], timeout=drain_s - soon)
+        return bool(unfinished)
 
     async def _tell_what_is_left(self, drain_s: float) -> None:
         """A program that ends may be the only one that sends this channel."""
