@@ -263,6 +263,16 @@ async def test_two_services_on_a_journal_have_one_decoder_of_a_channel(broker: S
                 pass
 
 
+async def test_a_decoder_of_a_channel_that_no_handler_reads_is_told(broker: Server, caplog: pytest.LogCaptureFixture):
+    reader = Reader()
+    reader.service.decoder("oders")(read)
+    async with Spine("memory://", broker=to(broker)) as stock, stock.running(reader.service):
+        told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert told == [
+        "inventory has a decoder of 'oders' and no handler of its events, so nothing is read by it. It reads: orders."
+    ]
+
+
 def test_a_decoder_is_declared_once_as_a_plain_function():
     service = Reader().service
     with pytest.raises(DeclarationError, match="has a decoder of 'orders' already"):

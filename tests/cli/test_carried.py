@@ -30,12 +30,15 @@ def test_a_place_at_the_broker_that_another_journal_has_is_refused_as_a_start_is
 
 def test_a_relay_and_an_intake_are_not_taken_from_under_who_works_with_them(spine, nats_url):
     process = spine.start("run", "bookshop:shopfront", "bookshop:email", "--broker", nats_url)
-    spine.until(process, "running ")
+    assert "broker nats://" in spine.until(process, "running ")
     spine("publish", "-m", "bookshop", "BookOrdered", '{"customer": "ann", "title": "Emma"}')
     for name in ("relay:orders", "email.stock"):
         refused = spine("subscriptions", "retire", name, "--yes")
         assert (3, True) == (refused.returncode, f"is at work (pid {process.pid})" in refused.stderr), refused.stderr
 
+    told = spine("subscriptions", "retire", "email.confirm", "--yes")
+    assert f"A process that declares it is at work (pid {process.pid})" in told.stderr, told.stderr
+    assert 0 == told.returncode
     refused = spine("subscriptions", "rewind", "email.stock", "--to", "earliest", "--repeat-effects")
     assert (2, True) == (refused.returncode, "spine subscriptions rewind relay:stock" in refused.stderr)
     refused = spine("subscriptions", "rename", "relay:orders", "other")

@@ -92,6 +92,7 @@ def test_a_server_that_is_not_there_is_told_with_what_to_do(spine):
     answer = spine("run", "bookshop", "--journal", "postgresql://shop:s3cr3t@127.0.0.1:1/shop")
     assert 0 != answer.returncode
     assert "can't be reached" in answer.stderr
+    assert "?." not in answer.stderr
     assert "s3cr3t" not in answer.stderr
     assert "Traceback" not in answer.stderr
 

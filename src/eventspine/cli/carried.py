@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 from ..journal.port import Journal, Subscription
 from ..observe.printable import printable
 from .at_broker import INTAKE, RELAY, is_carrying
 from .at_work import at_work
 from .exits import Misused, Refused
+from .output import note
 from .standings import title
 
 
@@ -29,14 +32,28 @@ def refuse_renaming(subscription: Subscription) -> None:
 
 
 async def refuse_retiring(journal: Journal, subscription: Subscription) -> None:
-    """Whoever is at work with it would do nothing more, and say nothing of it."""
-    if not is_carrying(subscription.service):
-        return
-    if alive := [f"pid {row.pid}" for row in await at_work(journal) if row.service == subscription.service]:
+    """Whoever is at work with it would do nothing more, and say nothing of it. Who declares a handler may mean that."""
+    alive = await _at_work(journal, subscription)
+    if alive and is_carrying(subscription.service):
         raise Refused(
-            f"{title(subscription)} is at work ({', '.join(sorted(alive))}), and begins anew with the next start that needs it. "
+            f"{title(subscription)} is at work ({alive}), and begins anew with the next start that needs it. "
             "Stop who runs with this broker first; nothing was changed."
         )
+    if alive and await _is_declared(journal, subscription):
+        note(
+            f"A process that declares it is at work ({alive}), and is handed nothing more of it. The next start takes it for a new "
+            "handler, which begins with what is published from then on unless start= says otherwise."
+        )
+
+
+async def _at_work(journal: Journal, subscription: Subscription) -> str:
+    return ", ".join(sorted(f"pid {row.pid}" for row in await at_work(journal) if row.service == subscription.service))
+
+
+async def _is_declared(journal: Journal, subscription: Subscription) -> bool:
+    """By the newest release that was started."""
+    declarations = await journal.declarations(subscription.service)
+    return any(one["name"] == subscription.name for one in json.loads(declarations[-1][1])) if declarations else False
 
 
 def repeats(subscription: Subscription) -> str:

@@ -192,6 +192,8 @@ async def serve(work: Work, parent: Parent | None) -> None:
     # One that is there is named before others that hold it are waited for, a new one once it could be made.
     if not (new := not spine.journal.exists()):
         log.info("journal %s", place_of(spine.journal))
+    if spine.broker is not None:
+        log.info("broker %s", spine.broker.url)
     told_to_stop = asyncio.Event()
     collect_less()
     starting = AsyncExitStack()

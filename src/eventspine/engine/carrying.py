@@ -146,6 +146,7 @@ class Carrying:
                 if channel not in published and channel not in self.intakes and not is_ticks(channel):
                     wanted.setdefault(channel, (service.name, start))
         decoders = _decoders(services)
+        _tell_what_reads_nothing(services)
         for channel, (service_name, wished) in wanted.items():
             consumer = await self._consumer(channel, f"{service_name}.{channel}")
             start = await self._decided(channel, self._possible(channel, wished))
@@ -343,6 +344,17 @@ def needs_of(services: Sequence[Service[Any]]) -> Needs:
         if kind.context not in publishes and not is_ticks(kind.context)
     }
     return Needs(publishes, sorted(consumes.items()))
+
+
+def _tell_what_reads_nothing(services: Sequence[Service[Any]]) -> None:
+    """A channel that is spelled wrong: its messages would be dead, and nobody would think of the decoder."""
+    for service in services:
+        subscribed = {channel for channel, _ in _subscribed(service, known=True) if not is_ticks(channel)}
+        for channel in sorted(service.decoders.keys() - subscribed):
+            log.warning(
+                "%s has a decoder of %r and no handler of its events, so nothing is read by it. It reads: %s.",
+                service.name, channel, ", ".join(sorted(subscribed)) or "nothing",
+            )  # fmt: skip
 
 
 def _decoders(services: Sequence[Service[Any]]) -> dict[str, Decoder]:

@@ -232,7 +232,7 @@ def unreachable(target: Target, error: BaseException) -> JournalError:
     if instead is not None and not _PASSING.search(said):
         return _denied(target, said, instead)
     return JournalError(
-        f"PostgreSQL at {target.name} can't be reached: {said}. Nothing of this was stored; it is tried again as soon as "
+        f"PostgreSQL at {target.name} can't be reached: {said}{'' if said.endswith('?') else '.'} Nothing of this was stored; it is tried again as soon as "
         "somebody asks."
     )
 
