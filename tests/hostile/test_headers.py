@@ -400,3 +400,34 @@ async def test_of_many_messages_at_once_that_are_no_events_each_is_kept(kind: st
             await heard.wait()
         rows = await journal.deliveries(states=["dead"])
     assert {b"%d" % number for number in range(500)} == {row.record.data for row in rows if row.record is not None}
+
+
+@pytest.mark.parametrize("url", ["memory://", "sqlite"])
+@pytest.mark.parametrize("kind", ["?kind=log", "?kind=queue"])
+@pytest.mark.parametrize("slots", [[0] * 5, [0, 1, 2, 3, 0]], ids=["one partition", "several"])
+async def test_two_sources_that_give_the_same_uuid_have_an_event_each(
+    kind: str, url: str, slots: list[int], tmp_path: Path
+) -> None:
+    """An id is unique within its source alone, and each comes twice."""
+    broker, heard = server(uuid4().hex), list[tuple[str, str]]()
+    for number, source in enumerate(["/a", "/b", "/a", "/b", "/c"]):
+        whole = WHOLE | {"ce_source": source, "ce_spineorigin": "", "ce_correlationid": ""}
+        broker.store(
+            Message(
+                "hostile", slots[number], "ann", "x", whole, "application/json", b'{"who":"a","number":%d}' % number
+            )
+        )
+    service = Service("reader", publishes=[])
+
+    @service.on(Sent)
+    async def take(event: Sent, delivery: Delivery) -> None:
+        envelope = delivery.envelope
+        heard.append((envelope.source, envelope.extensions.get("foreignid", envelope.id)))
+
+    journal = open_journal(url if url == "memory://" else f"sqlite:///{tmp_path}/journal.db")
+    async with Spine(journal, broker=f"memory://{broker.name}{kind}") as spine, spine.running(service):
+        async with asyncio.timeout(20):
+            while len(heard) < 3:
+                await asyncio.sleep(0.02)
+        assert 3 == len((await journal.feed(0, limit=10)).records)
+    assert sorted(heard) == [(source, WHOLE["ce_id"]) for source in ("/a", "/b", "/c")]

@@ -315,6 +315,13 @@ def _id_made(source: str, given: str) -> bytes:
     return bytes(made)
 
 
+def renamed(record: Record) -> Record:
+    """As an event whose id is no UUID, and unique only within its source."""
+    given = id_text(record.id)
+    meta = _meta(Envelope(record).extensions, {"foreignid": given})
+    return record._replace(id=_id_made(record.source, given), meta=meta, correlation=record.correlation or given)
+
+
 def _key_of(key: bytes | None) -> str | None:
     """The message's own key, which bindings take for the partition key where that is not given."""
     try:

@@ -28,6 +28,7 @@ from .arrivals import Arrivals, Lane
 from .claims import Claim
 from .landing import Item, Landing
 from .membership import Membership
+from .namesakes import Namesakes
 from .numbering import origin_of
 from .reading import Reading, Unreadable
 
@@ -86,6 +87,7 @@ class Intake:
         self._beyond: dict[int, Sequence[Range]] = {}  # what is finished of a log after that, when it was begun
         self._arrivals: Arrivals[Item] = self._fresh()
         self._origins: set[str] = set()  # whose marks are loaded
+        self._namesakes = Namesakes(journal)
         self._stopping = asyncio.Event()
         self._nudge = asyncio.Event()
         self._waiting = False  # for messages
@@ -337,6 +339,7 @@ class Intake:
         asked = [(landing, self._unit(intake, landing)) for landing in landings if landing.settled or landing.ranges]
         pause_s = 0.05
         while asked:
+            await self._namesakes.look(landings)
             verdicts = await self.journal.commit([unit for _, unit in asked])
             again = []
             for (landing, unit), verdict in zip(asked, verdicts, strict=True):
@@ -355,7 +358,9 @@ class Intake:
             self.received += len(landing.records)
             if landing.dead:
                 self.reading.tell(self._member.row.name, landing.dead)
-            if landing.settled:
+            if others := await self._namesakes.among(landing, verdict.positions):
+                await self._store(intake, [landing.followed_by(others)])
+            elif landing.settled:
                 await intake.settle(landing.settled)
         elif verdict.kind == "fenced":
             self.fenced += 1

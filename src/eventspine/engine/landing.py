@@ -27,6 +27,7 @@ class Landing:
         self.partition = partition
         self._finished = finished  # by an earlier reading
         self.records: list[Record] = []
+        self.foreign: list[int] = []  # which of these are not numbered
         self.dead: list[Put] = []
         self.marks: dict[Lane, list[Range]] = {}
         self.ranges: list[Range] = []
@@ -42,6 +43,8 @@ class Landing:
 
     def take(self, fetched: Fetched, arrived: Incoming, after: int, lane: Lane | None, gained: Range | None) -> None:
         if not arrived.tombstone:
+            if lane is None:
+                self.foreign.append(len(self.records))
             self.records.append(arrived.record)
         if lane is not None and gained is not None:
             if (ranges := self.marks.get(lane)) is None:
@@ -49,6 +52,12 @@ class Landing:
             else:
                 _extend(ranges, gained)
         self.done(fetched, after)
+
+    def followed_by(self, records: list[Record]) -> Landing:
+        """Another of these, with which all of this one is settled."""
+        made = Landing(self.partition)
+        made.records, made.settled = records, self.settled
+        return made
 
     def take_held(self, item: Item, lane: Lane, gained: Range) -> None:
         self.take(item.fetched, item.arrived, item.after, lane, gained)
