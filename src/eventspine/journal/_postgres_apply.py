@@ -106,9 +106,12 @@ class PostgresPlan(Plan):
 
 def insert(cursor: Cursor, records: Sequence[tuple[Any, ...]], streams: Sequence[list[Any]] = ()) -> dict[bytes, int]:
     """Positions by id, of those that were not there."""
-    rows = list({record[0]: record for record in records}.values())
-    if not rows:
+    if not records:
         return {}
+    of_ids = {record[0]: record for record in records}
+    if len(of_ids) < len(records):  # the first of an id counts, as everywhere
+        of_ids |= {record[0]: record for record in reversed(records)}
+    rows = of_ids.values()
     columns = [list(column) for column in zip(*rows, strict=True)]
     counter = (f"{cursor.schema}.spine_events_position_seq", POSITIONS, cursor.store)
     sql = f"{_FRESH}{_IN_STREAMS if streams else ' ' + _EVENTS}".format(cursor.schema, _COLUMNS, _ARRAYS)

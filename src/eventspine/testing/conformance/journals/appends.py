@@ -173,6 +173,22 @@ class Appends:
         assert "repeated" == (await commit(journal, unit)).kind
         assert [] == await journal.timers()
 
+    @pytest.mark.parametrize("units", [1, 2])
+    async def test_of_two_that_have_one_id_and_are_committed_together_the_first_is_stored(
+        self, journal: Journal, units: int
+    ) -> None:
+        first, second = event(source="first"), event()
+        second = second._replace(id=first.id, source="second")
+        together = (
+            [Unit([Append([first, second])])] if units == 1 else [Unit([Append([one])]) for one in (first, second)]
+        )
+        verdicts = await journal.commit(together)
+        assert all(verdict.ok for verdict in verdicts)
+        assert 1 == len({position for verdict in verdicts for position in verdict.positions})
+        stored = await journal.event(first.id)
+        assert stored is not None
+        assert "first" == stored.source
+
     async def test_also_within_one_group(self, journal: Journal) -> None:
         unit = Unit([Append(events(2), "orders", "o-1", 0)])
         one, two = await journal.commit([unit, unit])
