@@ -8,6 +8,7 @@ What journals of ours have numbered is not looked at: there an id is what tells 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from ..brokers.binding import renamed
@@ -32,8 +33,9 @@ class Namesakes:
         self._head = max(head, *positions, 0)  # those of the next one, of the same commit, stand behind these
         if not landing.foreign or (min(positions) > head and len({*positions}) == len(positions)):
             return found  # nearly always
+        times = Counter(positions)  # which of several of one id a unit stores is the journal's affair
         for at in landing.foreign:
-            if positions[at] <= head or positions[at] in positions[:at]:
+            if positions[at] <= head or times[positions[at]] > 1:
                 stored = await self._journal.event(landing.records[at].id)
                 if stored is not None and stored.source != landing.records[at].source:
                     found.append(renamed(landing.records[at]))
