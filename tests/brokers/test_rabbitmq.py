@@ -621,6 +621,25 @@ async def test_partitions_are_as_many_as_were_made(place: Place, there: int) -> 
     assert set(range(there)) == (await broker.intake(CHANNEL, CONSUMER, lambda: None)).assigned()
 
 
+async def test_one_queue_of_several_that_is_gone_is_named_and_made_anew(place: Place) -> None:
+    broker = await place.broker(partitions=4)
+    intake = await broker.intake(CHANNEL, CONSUMER, lambda: None)
+    place.opened.append(intake)
+    gone = f"{place.prefix}{CONSUMER}.p001"
+    place.manage("DELETE", f"queues/%2F/{gone}")
+    (found,) = await broker.differences(NEEDS)
+    assert ("4 partitions", f"no queue {gone}", True) == (found.wanted, found.found, found.safe)
+    with pytest.raises(BrokerError, match=f"has no queue '{gone}'. Make it: spine topology apply"):
+        await intake.begin(1, after=None, start="earliest", epoch=1)
+    assert [found] == list(await broker.apply(NEEDS))
+    assert [] == list(await broker.apply(NEEDS))
+    assert [None] == list(await broker.send([message(1, 1)]))
+    intake = await broker.intake(CHANNEL, CONSUMER, lambda: None)
+    place.opened.append(intake)
+    await intake.begin(1, after=None, start="earliest", epoch=2)
+    assert [1] == numbers(await taken(intake, 1))
+
+
 async def test_a_queue_or_an_exchange_of_another_kind_is_reported(place: Place) -> None:
     name = f"{place.prefix}{CONSUMER}.p000"
     place.manage("PUT", f"queues/%2F/{name}", {"durable": True, "arguments": {"x-queue-type": "classic"}})

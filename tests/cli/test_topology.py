@@ -54,6 +54,13 @@ def test_without_a_module_it_says_how_this_command_is_given_one(spine, url):
     assert (2, True) == (refused.returncode, "spine topology plan MODULE" in refused.stderr), refused.stderr
 
 
+def test_what_is_left_out_since_services_are_taken_to_share_a_journal_is_told(spine, url):
+    """A queue that nobody makes before it is published to has nothing of what came before it."""
+    said = "stock reads orders, which shopfront publishes: named together they are taken to be on one journal"
+    assert said in spine("topology", "plan", "bookshop:shopfront", "bookshop:stock", "--broker", url).stderr
+    assert "named together" not in spine("topology", "plan", "bookshop:stock", "--broker", url).stderr
+
+
 def test_what_is_missing_is_planned_made_once_and_then_there(spine, server, url):
     def topology(verb: str, *more: str):
         return spine("topology", verb, "bookshop", "--broker", url, *more)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 
 from aiormq.abc import DeliveredMessage
 from aiormq.channel import Channel
-from aiormq.exceptions import AMQPChannelError
+from aiormq.exceptions import AMQPChannelError, ChannelNotFoundEntity
 
 from ._rabbitmq_keys import KEYS
 from ._rabbitmq_link import Link, Settings, quietly
@@ -80,6 +80,8 @@ class RabbitIntake:
             channel.on_consumer_cancel_callbacks.add(lambda _: self.fail(f"has no queue {queue!r} any more"))
             channel.closing.add_done_callback(lambda closing: self._on_closed(one, closing))
             await self._link.asked(channel.basic_consume(queue, one.on_message))
+        except ChannelNotFoundEntity as error:
+            raise self._settings.error(f"has no queue {queue!r}. Make it: spine topology apply.") from error
         except AMQPChannelError as error:
             raise self._settings.error(f"does not give out the queue {queue!r}", error) from error
 

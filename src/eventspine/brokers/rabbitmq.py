@@ -193,6 +193,18 @@ class RabbitBroker:
         if count != wanted:
             found = plural(count, "partition") if count else ""
             return Difference(what, plural(wanted, "partition"), found, safe=not count)
+        queues = [
+            self.queue(consumer, number)
+            for number in range(1, count - 1)
+            if not await self._is_there(link, consumer, number)
+        ]
+        if queues:  # what it had is gone with it; the others have theirs, and bound they all are again
+            return Difference(
+                what,
+                plural(wanted, "partition"),
+                f"no queue {', '.join(queues[:3])}{', …' if queues[3:] else ''}",
+                safe=True,
+            )
         first = self.queue(consumer, 0)
         found = await self._look(link, lambda on, passive: self._declare(on, first, passive=passive))
         if found == "same":

@@ -69,13 +69,13 @@ async def look(url: str, needs: Needs) -> AtBroker:
         differences = await broker.differences(needs)
         found = [
             Finding(
-                "danger" if not one.found else "warning",
+                "danger" if one.safe else "warning",  # what could be made is missing
                 one.what,
                 f"{one.found or 'is not there'}; wanted: {one.wanted}. See `spine topology plan`.",
             )
             for one in differences
         ]
-        if all(one.found for one in differences):
+        if not any(one.safe for one in differences):
             found += await broker.findings(needs)
         persists = broker.features.persistent
         promises.append(Promise(persists, f"{broker.features.name} keeps what it acknowledged when it is restarted."))

@@ -14,6 +14,7 @@ import click
 
 from ..brokers import open_broker
 from ..brokers.port import Broker, Difference, Finding, Needs, Replaying
+from ..service import Service
 from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation, setting_option
@@ -46,7 +47,25 @@ def needs(invocation: Invocation, modules: Sequence[str]) -> Needs:
     from ..engine.carrying import needs_of
 
     services = services_of(modules) if modules else services_to_run(invocation.settings)
+    for read, publisher, channel in _left_out(services):
+        note(
+            f"{read} reads {channel}, which {publisher} publishes: named together they are taken to be on one journal, and nothing at "
+            f"the broker is for {read} to read {channel} from. Where they have journals of their own, give each a command of its own."
+        )
     return needs_of(services)
+
+
+def _left_out(services: Sequence[Service[Any]]) -> list[tuple[str, str, str]]:
+    """Who reads what another one publishes, as it would on one journal, without the broker."""
+    publisher = {channel: service.name for service in services for channel in service.publishes}
+    found = {
+        (service.name, publisher[kind.context], kind.context)
+        for service in services
+        for handler in service.handlers.values()
+        for kind in handler.types
+        if publisher.get(kind.context, service.name) != service.name
+    }
+    return sorted(found)
 
 
 def _view(difference: Difference) -> dict[str, Any]:
@@ -121,7 +140,7 @@ async def verify(invocation: Invocation, modules: tuple[str, ...], as_json: bool
     async with connected(invocation) as broker:
         wanted = needs(invocation, modules)
         differences = await broker.differences(wanted)
-        findings = [] if any(not one.found for one in differences) else await broker.findings(wanted)
+        findings = [] if any(one.safe for one in differences) else await broker.findings(wanted)
     if as_json:
         found = [one._asdict() for one in findings]
         say(json_document({"differences": [_view(one) for one in differences], "findings": found}))
