@@ -11,6 +11,7 @@ from uuid import uuid4
 import pytest
 
 from eventspine import Delivery, Event, Foreign, Service, Spine
+from eventspine.brokers import memory
 from eventspine.brokers.memory import Server, server
 from eventspine.brokers.port import Message
 from eventspine.engine import reading
@@ -173,6 +174,25 @@ async def test_what_can_not_be_decoded_is_dead_with_all_it_has_and_read_again_by
     reader = Reader(mended)
     async with Spine(journal, broker=to(broker, kind)) as stock, stock.running(reader.service):
         await journal.control([Replay([row.number])])
+        await until(lambda: reader.handled == [("ann", 7)])
+        assert [] == [*await journal.deliveries(states=["dead", "parked"])]
+
+
+async def test_what_is_replayed_is_read_though_its_partition_is_gone(broker: Server, monkeypatch: pytest.MonkeyPatch):
+    """There are fewer of them than when it came: nobody has its partition, and nobody ever will."""
+    journal = MemoryJournal()
+    async with Spine(journal, broker=to(broker)) as stock, stock.running(Reader(None).service):
+        broker.store(legacy(7)._replace(slot=3))
+        broker.ring()
+        async with asyncio.timeout(WAIT_S):
+            while not (dead := await journal.deliveries(states=["dead"])):
+                await asyncio.sleep(0.01)
+    assert [3] == [row.partition for row in dead]
+
+    monkeypatch.setattr(memory, "PARTITIONS", 2)
+    reader = Reader()
+    async with Spine(journal, broker=to(broker), lease_s=0.6) as stock, stock.running(reader.service):
+        await journal.control([Replay([dead[0].number])])
         await until(lambda: reader.handled == [("ann", 7)])
         assert [] == [*await journal.deliveries(states=["dead", "parked"])]
 

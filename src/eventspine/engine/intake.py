@@ -31,6 +31,7 @@ from .membership import Membership
 from .namesakes import Namesakes
 from .numbering import origin_of
 from .reading import Reading, Unreadable
+from .rereading import Rereading
 
 log = logging.getLogger("eventspine.broker")
 AT_ONCE = 1000
@@ -81,6 +82,7 @@ class Intake:
         self._behind_max = behind_max
         self._claim = Claim(broker, clock, "consumer", consumer, lease_s, take_over, formerly=journal.id)
         self._member = Membership(journal, clock, ids, f"intake:{channel}", consumer, (), lease_s)
+        self._rereading = Rereading(journal, clock, self._member, self.reading)
         self._intake: BrokerIntake | None = None
         self._begun: dict[int, int] = {}  # partition, with its lease's epoch
         self._last: dict[int, int] = {}  # the last position fetched of a log
@@ -399,7 +401,7 @@ class Intake:
             return
         self._looked = now
         await self._rest(intake)
-        await self._read_again()
+        await self._rereading.look([number for number in self.partitions if number in self._member.held])
         if now - self._came > SILENT_S:
             self.lag = await intake.lag()
             if self.lag and self._begun and not self.resting and not self._arrivals.held:
@@ -408,14 +410,6 @@ class Intake:
                     f"for {SILENT_S:g} s; the intake is made anew."
                 )
             self._came = now
-
-    async def _read_again(self) -> None:
-        """Messages that are no events, and were replayed."""
-        number = self._member.row.number
-        rows = await self.journal.deliveries(subscriptions=[number], states=["parked"])
-        ours = [row for row in rows if row.partition in self._begun and row.partition in self._member.held]
-        if ours:
-            await self.journal.commit([self.reading.again(row, self._member.fence(row.partition)) for row in ours])
 
     async def _rest(self, intake: BrokerIntake) -> None:
         rows = [
