@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from ..engine import gaps
 from ..journal.port import Journal, Subscription
 from ..observe.printable import printable
 from .at_broker import INTAKE, RELAY, is_carrying
@@ -22,6 +23,16 @@ def refuse_rewinding(subscription: Subscription) -> None:
             "which have all in the journal that came. What never came its publisher sends again, on its own journal: "
             f"spine subscriptions rewind {relay} --to PLACE --repeat-effects"
         )
+
+
+async def forget_gaps(journal: Journal, channel: str) -> int:
+    """How many there were."""
+    intakes = await journal.subscriptions(INTAKE + channel)
+    if not intakes:
+        raise Misused(
+            f"Nothing on this journal brings {printable(channel)} in from a broker. `spine subscriptions` lists what does."
+        )
+    return sum([await gaps.forget(journal, row) for row in intakes])
 
 
 def refuse_renaming(subscription: Subscription) -> None:

@@ -15,17 +15,18 @@ from typing import Any, NamedTuple
 
 import click
 
+from ..engine.gaps import Missed, missed
 from ..errors import JournalError
 from ..journal.pages import feed
 from ..journal.port import Journal, Lease, Process, Subscription
 from ..wording import plural
 from .app import Command, Invocation, json_option, pass_invocation, setting_option
-from .at_broker import AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
+from .at_broker import INTAKE, AtBroker, is_carrying, look, needs_of_rows, nobody_at_work
 from .at_work import lives
 from .damage import damage
 from .diagnosis import report
 from .exits import FAILED
-from .findings import Promise, of_the_disk, of_the_processes, of_the_waiting, promises, waits_since
+from .findings import Promise, of_the_disk, of_the_gaps, of_the_processes, of_the_waiting, promises, waits_since
 from .journals import asynchronous, existing_journal
 from .lags import positions
 from .output import json_document, note, say, size
@@ -58,6 +59,7 @@ class Examined(NamedTuple):
     overdue_us: int
     oldest: Mapping[int, int]  # by subscription: when the first event that it has not handled was recorded
     sizes: Mapping[str, int]  # rows by table
+    missed: Mapping[str, Missed]  # by channel: what its intake has given up
     disk: Disk | None
 
     @property
@@ -95,6 +97,7 @@ async def examine(journal: Journal) -> Examined:
         overdue_us=max(0, now - timers[0].due_us) if timers else 0,
         oldest=await _oldest(journal, stored, head),
         sizes=await _sizes(journal, facts),
+        missed=await _missed(journal, stored),
         disk=_disk_of(facts),
     )
 
@@ -108,6 +111,12 @@ async def _oldest(journal: Journal, stored: Sequence[Subscription], head: int) -
                 found[row.number] = record.recorded_us
                 break
     return found
+
+
+async def _missed(journal: Journal, stored: Sequence[Subscription]) -> dict[str, Missed]:
+    intakes = [row for row in stored if row.service.startswith(INTAKE)]
+    found = {row.service.removeprefix(INTAKE): await missed(journal, row) for row in intakes}
+    return {channel: one for channel, one in found.items() if one is not None}
 
 
 async def _sizes(journal: Journal, facts: Mapping[str, Any]) -> dict[str, int]:
@@ -131,6 +140,7 @@ def findings(seen: Examined) -> list[str]:
         *of_the_processes(seen),
         *_of_the_work(seen),
         *of_the_waiting(seen),
+        *of_the_gaps(seen),
     ]
 
 

@@ -98,6 +98,16 @@ def of_the_waiting(seen: Examined) -> Iterator[str]:
             )
 
 
+def of_the_gaps(seen: Examined) -> Iterator[str]:
+    for channel, missed in seen.missed.items():
+        named = printable(channel)
+        yield (
+            f"{plural(missed.numbers, 'event')} of {named} never came from the broker, the first noticed {span(seen.now - missed.since_us)} "
+            f"ago. Their publisher has them still, and sends them again, on its journal: `spine subscriptions rewind relay:{named} "
+            f"--to PLACE --repeat-effects`. When that is done, here: `spine subscriptions forget-gaps {named}`."
+        )
+
+
 def waits_since(seen: Examined, number: int) -> str:
     since = seen.oldest.get(number)
     return "" if since is None else f", the oldest {span(max(0, seen.now - since))} old"

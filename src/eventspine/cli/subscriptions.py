@@ -21,6 +21,7 @@ from ..journal.port import Control, Journal, Rename, Rewind, SetState, Subscript
 from ..journal.processes import is_gone
 from ..observe.printable import printable
 from ..state import versions
+from ..wording import plural
 from . import carried, completion
 from .app import Group, Invocation, json_option, pass_invocation
 from .at_broker import INTAKE
@@ -194,6 +195,16 @@ def _stored_name(service: str, name: str) -> str:
             f"the service is added by itself."
         )
     return f"{service}.{bare}"
+
+
+@command.command("forget-gaps")
+@click.argument("channel")
+@pass_invocation
+@asynchronous
+async def forget_gaps(invocation: Invocation, channel: str) -> None:
+    """Have `spine doctor` tell no more of what of CHANNEL never came from the broker: it was sent again, or nobody wants it."""
+    async with existing_journal(invocation) as journal:
+        say(f"{plural(await carried.forget_gaps(journal, channel), 'gap')} of {printable(channel)} forgotten.")
 
 
 @command.command()

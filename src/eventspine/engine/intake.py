@@ -24,7 +24,8 @@ from ..ids import IdSource
 from ..journal.cursors import Range
 from ..journal.port import OWN_FEED, Append, Done, Journal, Seen, Unit, Verdict
 from ..wording import plural
-from .arrivals import Arrivals, Lane
+from . import gaps
+from .arrivals import Arrivals, Gap, Lane
 from .claims import Claim
 from .landing import Item, Landing
 from .membership import Membership
@@ -334,6 +335,7 @@ class Intake:
                 Seen(row.number, origin, self.channel, slot, ranges) for (origin, slot), ranges in landing.marks.items()
             ],
             puts=landing.dead,
+            notes=[gaps.note_of(row.service, gap, self.clock.now_us()) for gap in landing.gaps],
         )
 
     async def _store(self, intake: BrokerIntake, landings: Sequence[Landing]) -> None:
@@ -380,19 +382,23 @@ class Intake:
             return
         landings: dict[int, Landing] = {}
         for lane, gap in self._arrivals.give_up(self.clock.monotonic(), self._patience_s, HELD_MAX):
-            if gap is not None:
-                self.gaps += gap.last - gap.first + 1
-                log.error(
-                    "%s: of %s, slot %d, the numbers %d to %d never came. What follows them is handled now; should they "
-                    "come, they are handled late.", self.consumer, gap.origin, gap.slot, gap.first, gap.last,
-                )  # fmt: skip
             found = self._arrivals.next_of(lane)
             assert found is not None
             number, item = found
             landing = landings.setdefault(item.fetched.partition, Landing(item.fetched.partition))
+            if gap is not None:
+                self._tell(gap)
+                landing.gaps.append(gap)
             landing.take_held(item, lane, self._arrivals.take(lane, number))
             self._take_held(landing, lane)
         await self._store(intake, list(landings.values()))
+
+    def _tell(self, gap: Gap) -> None:
+        self.gaps += gap.last - gap.first + 1
+        log.error(
+            "%s: of %s, slot %d, the numbers %d to %d never came. What follows them is handled now; should they "
+            "come, they are handled late.", self.consumer, gap.origin, gap.slot, gap.first, gap.last,
+        )  # fmt: skip
 
     async def _look(self, intake: BrokerIntake) -> None:
         """Once a second: how far behind the broker and the handlers are."""

@@ -8,7 +8,7 @@ from ..brokers.binding import Incoming
 from ..brokers.port import Fetched
 from ..journal.cursors import Range
 from ..journal.port import Put, Record
-from .arrivals import Lane
+from .arrivals import Gap, Lane
 
 
 class Item:
@@ -32,6 +32,7 @@ class Landing:
         self.marks: dict[Lane, list[Range]] = {}
         self.ranges: list[Range] = []
         self.settled: list[Fetched] = []
+        self.gaps: list[Gap] = []  # that were given up
 
     def done(self, fetched: Fetched, after: int) -> None:
         """It needs not come again."""
