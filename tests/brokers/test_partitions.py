@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import aio_pika
 import nats
@@ -18,9 +19,10 @@ import pytest
 from nats.js.api import StreamConfig
 
 from eventspine import Event, Retry, Service, Spine
-from eventspine.brokers import open_broker
+from eventspine.brokers import _nats_intake, open_broker
 from eventspine.brokers.port import Broker, Needs
 from eventspine.testing.conformance.brokers.carried import apart
+from eventspine.testing.servers import Server
 
 BEFORE, AFTER = 4, 6
 KEYS, EACH, FAILING = 30, 5, "c7"
@@ -42,11 +44,11 @@ class Books:
     numbers: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     failing: bool = True
 
-    def service(self) -> Service[None]:
+    def service(self, start: Literal["earliest", "now"] = "earliest") -> Service[None]:
         inventory: Service[None] = Service("inventory")
 
         @inventory.on(
-            Placed, start="earliest", errors={RuntimeError: Retry(attempts=1000, first_s=0.2, factor=1, most_s=0.2)}
+            Placed, start=start, errors={RuntimeError: Retry(attempts=1000, first_s=0.2, factor=1, most_s=0.2)}
         )
         async def count(event: Placed) -> None:
             if event.customer == FAILING and self.failing:
@@ -172,3 +174,36 @@ async def opened(url: str) -> AsyncIterator[Broker]:
         yield broker
     finally:
         await broker.close()
+
+
+@pytest.mark.parametrize("at_work", [True, False], ids=["at work", "stopped"])
+async def test_partitions_that_somebody_adds_are_read_from_their_first_message_on(
+    nats_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_work: bool
+):
+    """By whoever reads at that moment, too, and whatever start= said of what there was before."""
+    monkeypatch.setattr(_nats_intake, "LOOK_S", 0.2)
+    url, books = apart(nats_server.url), Books(failing=False)
+    broker = f"{url}&partitions={BEFORE}"
+
+    @asynccontextmanager
+    async def reading() -> AsyncIterator[None]:
+        async with Spine(f"sqlite:///{tmp_path}/inventory.db", broker=broker) as ours:
+            async with ours.running(books.service("now")):
+                yield
+
+    async def publishes(first: int) -> None:
+        async with Spine(f"sqlite:///{tmp_path}/storefront.db", service=storefront, broker=broker) as theirs:
+            await publish(theirs, first)
+
+    async with AsyncExitStack() as stack:
+        await stack.enter_async_context(reading())
+        await publishes(0)
+        await until(books, KEYS * EACH)
+        if not at_work:
+            await stack.aclose()
+        await nats_partitions(url, url.rpartition("prefix=")[2])
+        await publishes(EACH)
+        if not at_work:
+            await stack.enter_async_context(reading())
+        await until(books, 2 * KEYS * EACH)
+    assert {f"c{customer}": list(range(2 * EACH)) for customer in range(KEYS)} == dict(books.numbers)

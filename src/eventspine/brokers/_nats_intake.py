@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
@@ -28,6 +30,7 @@ PULL_BYTES = 4_000_000  # by all partitions together, and on the shelf before th
 MESSAGE_ROOM = 16_384  # of subjects, which count too: a pull that a message does not fit into brings nothing
 EXPIRES_S = 30.0
 CONTENT_TYPE = "content-type"
+LOOK_S = 5.0  # how often it is asked for its partitions
 GONE_S = 60.0  # after which the server forgets a consumer that nobody reads
 
 
@@ -90,6 +93,7 @@ class NatsIntake:
         self._count = len(info.config.subjects or ())
         self._partitions: dict[int, _Partition] = {}
         self._shelf = Shelf()
+        self._looking = asyncio.create_task(self._look_at_partitions(), name=f"spine-nats-{self.stream}")
         self._unwatch = broker.watch(lambda: self.fail(BrokerError(f"the connection to {broker.url} was lost")))
 
     def assigned(self) -> frozenset[int]:
@@ -127,6 +131,19 @@ class NatsIntake:
         if one.subscription is not None:
             await self.broker.client.hear_no_more(one.subscription)
         await self.broker.js.delete_consumer(self.stream, one.consumer)
+
+    async def _look_at_partitions(self) -> None:
+        """Subjects that were added while we read would be read by nobody, and no consumer says so."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with suppress(BrokerError):  # whoever reads is told
+                if (found := await self.broker.partitions_now(self.channel)) != self._count:
+                    has = plural(found, "partition")
+                    self.fail(
+                        BrokerError(
+                            f"the stream {self.stream} has {has} now, and had {self._count}; the intake is made anew."
+                        )
+                    )
 
     # --- what came --------------------------------------------------------------------------------------------------
 
@@ -191,6 +208,7 @@ class NatsIntake:
 
     async def close(self) -> None:
         self._unwatch()
+        self._looking.cancel()
         for partition in list(self._partitions):
             await self.end(partition)
 

@@ -230,8 +230,11 @@ class NatsBroker:
     async def partitions(self, channel: str) -> int:
         """As its stream was made: changing it moves keys away from where their past is (R12)."""
         if channel not in self._counts:
-            self._counts[channel] = len((await self._info(channel)).config.subjects or ())
+            self._counts[channel] = await self.partitions_now(channel)
         return self._counts[channel]
+
+    async def partitions_now(self, channel: str) -> int:
+        return len((await self._info(channel)).config.subjects or ())
 
     async def _info(self, channel: str) -> StreamInfo:
         try:

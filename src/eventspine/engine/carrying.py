@@ -25,10 +25,11 @@ from ..errors import (
 )
 from ..foreign import Decoder
 from ..ids import IdSource
-from ..journal.port import Journal, Note, Unit
+from ..journal.port import Journal
 from ..periodic import is_ticks
 from ..service import Service
 from ..wording import plural
+from .decided import decided
 from .intake import Intake
 from .relay import Relay
 from .timers import Timers
@@ -189,14 +190,9 @@ class Carrying:
 
     async def _decided(self, channel: str, start: Start) -> Start:
         """Once, and for all processes: a restart before anything has come must not make "now" of "earliest"."""
-        service, text = f"intake:{channel}", start.isoformat() if isinstance(start, datetime) else start
-        while not (found := await self.journal.notes(service, "start", ["at"])):
-            note = Note(service, "start", "at", text.encode(), expected=0)
-            (verdict,) = await self.journal.commit([Unit(notes=[note])])
-            if verdict.kind in ("failed", "fenced"):
-                raise verdict.error or JournalError(f"The journal answered {verdict.kind}.")
-        decided = found[0].value.decode()
-        return decided if decided in ("earliest", "now") else datetime.fromisoformat(decided)  # type: ignore[return-value]
+        text = start.isoformat() if isinstance(start, datetime) else start
+        found = await decided(self.journal, f"intake:{channel}", "at", text)
+        return found if found in ("earliest", "now") else datetime.fromisoformat(found)  # type: ignore[return-value]
 
     async def _begin(self, needs: Needs, workers: Sequence[Relay | Intake]) -> None:
         if not workers:

@@ -27,6 +27,7 @@ from ..wording import plural
 from . import gaps
 from .arrivals import Arrivals, Gap, Lane
 from .claims import Claim
+from .decided import decided
 from .landing import Item, Landing
 from .membership import Membership
 from .namesakes import Namesakes
@@ -227,14 +228,22 @@ class Intake:
         cursors = {one.partition: (one.position, one.beyond) for one in stored if one.feed == intake.feed}
         # What was made anew at the broker has nothing that is not new.
         start = "earliest" if not cursors and any(one.feed != OWN_FEED for one in stored) else self.start_at
+        count = await self._count_at_first(intake) if start == "now" else None
         for partition, epoch in sorted(partitions.items()):
             found, self._beyond[partition] = cursors.get(partition, (None, []))
             after = found if self.broker.features.positions else None
-            begun = await intake.begin(partition, after=after, start=start, epoch=epoch)
+            place: Start = "earliest" if count is not None and partition >= count else start
+            begun = await intake.begin(partition, after=after, start=place, epoch=epoch)
             self._begun[partition], self._last[partition] = epoch, after or 0
             if begun is not None and after is None:
                 await self._remember(intake, partition, begun)
         self._origins.clear()  # whoever had them has made marks that we don't know of
+
+    async def _count_at_first(self, intake: BrokerIntake) -> int | None:
+        """How many partitions there were when this was begun: what was added since has nothing that is not new, either."""
+        if self.broker.features.assigns != "journal" or not self.broker.features.positions:
+            return None
+        return int(await decided(self.journal, self._member.name, intake.feed, str(len(intake.assigned()))))
 
     async def _remember(self, intake: BrokerIntake, partition: int, position: int) -> None:
         """Where it began, so that "now" stays where it was although nothing has come yet."""
