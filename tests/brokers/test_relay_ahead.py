@@ -17,7 +17,7 @@ from eventspine.engine import numbering, relay as relays
 from eventspine.engine.relay import Relay
 from eventspine.ids import IdSource
 from eventspine.journal.memory import MemoryJournal
-from eventspine.journal.port import Replay, Unit, Verdict
+from eventspine.journal.port import Control, Replay, Rewind, SetState, Unit, Verdict
 from eventspine.keys import slot_of_key
 
 storefront = Service("storefront", publishes="ahead")
@@ -155,3 +155,48 @@ async def test_else_two_events_have_one_number_and_the_second_is_lost(monkeypatc
     monkeypatch.setattr(relays, "AHEAD_MAX", 10)  # a page only
     found = await sent_by_two(server(uuid4().hex))
     assert any(len(ids) > 1 for ids in found.values())
+
+
+async def changed(broker: Server, *operations: Callable[[int], Control]) -> dict[tuple[int, int], list[str]]:
+    """The ids sent under each number of a slot, where a relay is changed after it has sent twenty and stored ten."""
+    journal = Slow()
+    await journal.open()
+    await published(journal, *[Placed(customer=f"c{n % 3}", number=n) for n in range(10)])
+    relay = await relaying(journal, broker.name)
+    await until(lambda: relay._numbering._stored >= 10)
+    journal.free.clear()
+    await published(journal, *[Placed(customer=f"c{n % 3}", number=n) for n in range(10, 20)])
+    relay.wake()
+    await until(lambda: broker.sent == 20)
+    for operation in operations:
+        assert await journal.control([operation(relay._member.row.number)])
+    journal.free.set()
+    await published(journal, Placed(customer="last", number=20))
+    await until(lambda: any(message.key == "last" for message in messages_of(broker)))
+    await relay.stop(10)
+    await journal.close()
+    found: dict[tuple[int, int], list[str]] = {}
+    for message in messages_of(broker):
+        found.setdefault((message.slot, int(message.headers["ce_sequence"])), []).append(message.id)
+    return found
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_what_a_rewound_relay_had_sent_and_not_stored_keeps_its_numbers() -> None:
+    """Under them readers would take what it sends again for known, and drop the very event that they lack."""
+    broker = server(uuid4().hex)
+    found = await changed(broker, lambda number: Rewind(number, 0))
+    assert broker.sent == 41
+    assert all(len(set(ids)) == 1 for ids in found.values())
+    assert len(found) == 41, "nothing is sent again under its number of before"
+    last: dict[int, int] = {}
+    for slot, number in found:
+        last[slot] = max(number, last.get(slot, 0))
+    assert sum(last.values()) == 41, "the numbers have no hole"
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_what_a_paused_relay_had_sent_and_not_stored_is_not_sent_again() -> None:
+    broker = server(uuid4().hex)
+    found = await changed(broker, lambda number: SetState(number, "paused"), lambda number: SetState(number, "active"))
+    assert [1] * 21 == [len(ids) for ids in found.values()]

@@ -146,6 +146,7 @@ def test_doctor_looks_at_the_live_broker(spine, server, url):
     stopped = spine("health")
     assert 1 == stopped.returncode
     assert "Nobody sends orders to the broker" in stopped.stdout
+    assert "Where they run, they wait for the broker, and their log says why." in stopped.stdout
 
     missing = spine("doctor", "--broker", f"{server}/?prefix=empty.")
     assert 1 == missing.returncode

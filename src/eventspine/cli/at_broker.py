@@ -14,6 +14,9 @@ from .findings import Promise
 from .output import LABEL, say
 
 RELAY, INTAKE = "relay:", "intake:"
+WAITS = (
+    "Where they run, they wait for the broker, and their log says why."  # who waits has left, so that others may try
+)
 
 
 class AtBroker(NamedTuple):
@@ -46,9 +49,11 @@ def nobody_at_work(service: str) -> str:
     """That no process of it is at work, and what to do."""
     channel = service.partition(":")[2]
     if service.startswith(RELAY):
-        return f"Nobody sends {printable(channel)} to the broker: run the services that publish it, with --broker."
+        return (
+            f"Nobody sends {printable(channel)} to the broker: run the services that publish it, with --broker. {WAITS}"
+        )
     if service.startswith(INTAKE):
-        return f"Nobody brings {printable(channel)} in from the broker: run the services that want it, with --broker."
+        return f"Nobody brings {printable(channel)} in from the broker: run the services that want it, with --broker. {WAITS}"
     return f"No process of {printable(service)} is at work: spine run."
 
 

@@ -14,7 +14,7 @@ import asyncio
 from collections.abc import Callable, Mapping
 
 from ..clock import Clock
-from ..errors import JournalError, SpineError
+from ..errors import Fenced, JournalError, SpineError
 from ..journal.port import WHOLE_FEED, Done, Fence, Journal, Seen, Subscription, Unit
 from .membership import Membership
 
@@ -69,8 +69,7 @@ class Numbering:
         self._row, self._fences = self._member.row, [self._member.fence(0)]
         self._taken_up = self._member.held[0].epoch
         number = self._row.number
-        cursors = [one for one in await self.journal.cursors([number]) if one.partition == WHOLE_FEED and not one.feed]
-        self.position = self._stored = cursors[0].position if cursors else 0
+        self.position = self._stored = await self._cursor(number)
         self._numbers = {}
         # Those of a retired relay of this channel, too: under them readers would take what is new for known.
         for row in await self.journal.subscriptions(self._row.service):
@@ -83,14 +82,38 @@ class Numbering:
         await self._commit(Unit(), self.position, {})
         self.epoch = self._taken_up
 
+    async def keep(self) -> None:
+        """Of what was sent under a generation that is over: somebody has paused or rewound it meanwhile. Where it was rewound
+        other events come next, and under the same numbers readers would take them for known. Raises Fenced when another leads."""
+        if not self.epoch:
+            return
+        await self._end_storing()
+        number = self._row.number
+        marks = [Seen(number, self.origin, self.channel, slot, [(0, n)]) for slot, n in self._numbers.items()]
+        rows = [row for row in await self.journal.subscriptions(self._row.service) if row.number == number]
+        unit = Unit(marks=list(marks))
+        if self.position > self._stored == await self._cursor(number):  # not rewound: it goes on after what was sent
+            unit.done += [Done(number, WHOLE_FEED, [(self._stored, self.position)], row.generation) for row in rows]
+        try:
+            await self.write(unit)
+        except Fenced:  # changed once more
+            await self.write(Unit(marks=marks))
+
     async def end(self) -> None:
         """What is not stored is sent again, by whoever takes it up."""
         self.epoch = 0
+        await self._end_storing()
+        self._unstored, self.ahead = {}, 0
+
+    async def _end_storing(self) -> None:
         task, self._storing = self._storing, None
         if task is not None:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-        self._unstored, self.ahead = {}, 0
+
+    async def _cursor(self, number: int) -> int:
+        found = [one for one in await self.journal.cursors([number]) if one.partition == WHOLE_FEED and not one.feed]
+        return found[0].position if found else 0
 
     # --- numbers --------------------------------------------------------------------------------------------------
 

@@ -27,7 +27,7 @@ from ..brokers.binding import message_of, size_of, tombstone_of
 from ..brokers.limits import is_small
 from ..brokers.port import Broker, Message
 from ..clock import Clock
-from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted
+from ..errors import BrokerError, BrokerTaken, Fenced, JournalError, MessageRefused, NotWanted, SpineError
 from ..ids import IdSource
 from ..journal.port import Delivery, Journal, Put, Record
 from ..wording import plural, storable
@@ -140,6 +140,7 @@ class Relay:
                 return  # told to stop
             except Fenced as error:
                 log.info("the relay of %s moves to another process, or was changed: %s", self.channel, error)
+                await self._keep_numbers()
                 pause_s = 0.05
             except (BrokerError, JournalError) as error:
                 self._note(error)
@@ -149,6 +150,12 @@ class Relay:
             await self._leave()
             await self.clock.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_MOST_S)
+
+    async def _keep_numbers(self) -> None:
+        try:
+            await self._numbering.keep()
+        except SpineError as error:  # another leads, as a rule, and sends the same under the same
+            log.debug("the relay of %s keeps no numbers: %s", self.channel, error)
 
     async def _leave(self) -> None:
         """So that another process may go on; if the journal can't be told now, the lease runs out."""
