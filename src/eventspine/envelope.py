@@ -8,6 +8,7 @@ from __future__ import annotations
 from _blake2 import blake2b
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from .keys import slot_of_id, slot_of_key
 from .observe.acting import of_meta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_PLAIN = datetime(1970, 1, 1)  # noqa: DTZ001 -- its text has no time zone, and a Z behind it
 _FIRST, _LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 _JSON = "application/json"
 
@@ -118,7 +120,7 @@ class Envelope:
         given = self.extensions.get("traceparent", "") if self.record.meta else ""
         if given and TRACEPARENT.match(given):
             return given
-        return f"00-{_trace_id(self.correlationid)}-{_span_id(self.record.id)}-01"
+        return _traced(self.record.correlation, self.record.id)
 
     def attributes(self) -> dict[str, str | int]:
         """CloudEvents 1.0 attributes by their names on the wire."""
@@ -130,11 +132,11 @@ class Envelope:
         found["id"] = id
         found["source"] = record.source
         found["type"] = record.type
-        found["time"] = self.time.isoformat().replace("+00:00", "Z")
+        found["time"] = _time_text(record.time_us) or _as_text(self.time)
         if record.key is not None:
             found["subject"] = found["partitionkey"] = record.key
         found["datacontenttype"] = _JSON
-        found["dataschema"] = self.dataschema
+        found["dataschema"] = f"urn:eventspine:{record.type}:{record.version}"
         if record.position:
             found["sequence"] = f"{record.position:020d}"
         found["correlationid"] = record.correlation or id
@@ -206,6 +208,32 @@ def _read_meta(meta: bytes | None) -> dict[str, str]:
         return msgspec.json.decode(meta, type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return {}  # a foreign producer's; an envelope can always be read
+
+
+def _time_text(us: int) -> str:
+    """Nearly all that are sent together are of the same few seconds. "": no calendar has it."""
+    seconds, rest = divmod(us, 1_000_000)
+    text = _second_text(seconds)
+    return f"{text}.{rest:06d}Z" if rest and text else text and f"{text}Z"
+
+
+@lru_cache(maxsize=1024)
+def _second_text(seconds: int) -> str:
+    try:
+        return (_EPOCH_PLAIN + timedelta(seconds=seconds)).isoformat()
+    except OverflowError:
+        return ""
+
+
+def _as_text(time: datetime) -> str:
+    return time.isoformat().replace("+00:00", "Z")
+
+
+def _traced(correlation: str | None, id: bytes) -> str:
+    if correlation is None and len(id) == 16 and any(id[8:]):
+        trace = id.hex()  # what everything began with: both are its id, as below
+        return f"00-{trace}-{trace[16:]}-01"
+    return f"00-{_trace_id(correlation or id_text(id))}-{_span_id(id)}-01"
 
 
 def _trace_id(correlation: str) -> str:

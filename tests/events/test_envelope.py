@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
+from eventspine.attributes import TRACEPARENT
 from eventspine.envelope import Envelope, make_record
 from eventspine.errors import EventRefused, EventTooLarge, KeyRefused
 from eventspine.events import Event, describe
@@ -128,6 +129,23 @@ def test_one_correlation_is_one_trace() -> None:
     caused = Envelope(record(correlation=FIRST, causation=CAUSE))
     assert (caused.correlationid, caused.causationid) == (FIRST, CAUSE)
     assert caused.traceparent.split("-")[1] == uuid.UUID(FIRST).hex
+
+
+@pytest.mark.parametrize(
+    "id", [bytes(16), b"\0" * 8 + b"\1" * 8, b"\1" * 8 + b"\0" * 8, b"\1" * 16, "kein UUID \u00e4".encode()]
+)
+def test_what_began_it_all_has_the_trace_that_its_consequences_have(id: bytes) -> None:
+    """Also where its id is none that a trace or a span may have."""
+    began = Envelope(record(id=id))
+    caused = Envelope(record(correlation=began.id))
+    assert began.traceparent.split("-")[1] == caused.traceparent.split("-")[1]
+    assert TRACEPARENT.match(began.traceparent)
+
+
+@given(st.one_of(st.integers(-(2**63), 2**63 - 1), st.sampled_from([0, -1, 1_000_000, 253_402_300_800_000_000])))
+def test_the_time_on_the_wire_is_the_envelopes(us: int) -> None:
+    envelope = Envelope(record(time_us=us))
+    assert envelope.attributes()["time"] == envelope.time.isoformat().replace("+00:00", "Z")
 
 
 def test_a_traceparent_that_was_given_is_kept() -> None:

@@ -60,7 +60,9 @@ class Outgoing(NamedTuple):
     topic: str
     partition: int
     key: bytes | None
-    headers: list[tuple[str, str | bytes | None]]
+    headers: dict[
+        str, str | bytes | None
+    ]  # and no list of pairs, each of which the collector of cycles would go through
     data: bytes
 
 

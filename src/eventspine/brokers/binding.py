@@ -74,10 +74,23 @@ def message_of(record: Record, origin: str, number: int, prefix: str) -> Message
     if number:
         attributes["sequence"] = f"{number:020d}"
         attributes["spineorigin"] = origin
-    headers = {f"{prefix}{name}": f"{value}" for name, value in attributes.items()}
-    return Message(
-        record.channel or "", record.slot, record.key, id_text(record.id), headers, content_type, record.data
-    )
+    named, id = _named(prefix), str(attributes["id"])
+    headers = {named[name]: value if value.__class__ is str else str(value) for name, value in attributes.items()}
+    return Message(record.channel or "", record.slot, record.key, id, headers, content_type, record.data)
+
+
+class _Named(dict[str, str]):
+    """The names of attributes as headers. Others than the envelope's are made each time: there may be any number of them."""
+
+    def __init__(self, prefix: str) -> None:
+        super().__init__({name: prefix + name for name in (*OF_THE_ENVELOPE, "traceparent")})
+        self._prefix = prefix
+
+    def __missing__(self, name: str) -> str:
+        return self._prefix + name
+
+
+_named = cache(_Named)
 
 
 def tombstone_of(record: Record, origin: str, number: int, prefix: str) -> Message:

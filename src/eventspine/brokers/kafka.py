@@ -149,8 +149,8 @@ class _Open:
 
 
 def _outgoing(message: Message, way: Topic) -> Outgoing:
-    headers: list[tuple[str, str | bytes | None]] = [*message.headers.items()]
+    headers: dict[str, str | bytes | None] = {**message.headers}
     if message.content_type:
-        headers.append((CONTENT_TYPE, message.content_type))
+        headers[CONTENT_TYPE] = message.content_type
     key = None if message.key is None else message.key.encode()
     return Outgoing(way.name, message.slot % way.partitions, key, headers, message.data)
