@@ -200,6 +200,23 @@ async def test_a_stream_that_is_gone_is_an_answer_that_is_missing(nats_server: S
         assert "no stream" in str(answer)
 
 
+async def test_what_nobody_takes_since_subjects_were_taken_away_goes_to_those_that_are_left(nats_server: Server):
+    async with connected(f"{nats_server.url}/?prefix=fewer.&partitions=4") as broker:
+        await broker.apply(NEEDS)
+        last = messages(broker, 1)[0]._replace(slot=3)
+        await sent(broker, last)
+        config = (await broker.js.stream_info("fewer_talk")).config
+        await broker.js.update_stream(config.evolve(subjects=["fewer.talk.p0", "fewer.talk.p1"]))
+        again = last._replace(headers={**last.headers, "ce-sequence": "99"})
+        (answer,) = await broker.send([again])
+        assert "no stream of this subject answers" in str(answer)
+        assert [None] == [*await broker.send([again])]
+        await broker.js.delete_stream("fewer_talk")
+        await broker.send([again])
+        with pytest.raises(BrokerError, match="spine topology apply"):
+            await broker.send([again])
+
+
 def test_a_message_of_a_domain_says_where_it_stands_as_one_without():
     without = b"$JS.ACK.talk.listener_p0.1.17.5.1764366000123456789.3"
     within = b"$JS.ACK.hub.ACCOUNT.talk.listener_p0.1.17.5.1764366000123456789.3"

@@ -31,7 +31,7 @@ from nats.js.api import (
     StreamInfo,
 )
 
-from ..errors import BrokerError, SettingsError
+from ..errors import BrokerError, MessageRefused, SettingsError
 from ..wording import plural
 from . import urls
 from ._nats_client import BEATS, PREFIX, Connection, quietly
@@ -219,7 +219,10 @@ class NatsBroker:
             mine = subjects[message.channel]
             return mine[message.slot % len(mine)]
 
-        return await self.sender.send(messages, route)
+        answers = await self.sender.send(messages, route)
+        if any(isinstance(answer, BrokerError) and not isinstance(answer, MessageRefused) for answer in answers):
+            self._counts.clear()  # somebody may have taken subjects, or the stream, away: where it still is, is asked anew
+        return answers
 
     @property
     def sender(self) -> Sender:
