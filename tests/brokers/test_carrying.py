@@ -11,6 +11,7 @@ from eventspine import Delivery, Event, Service, Spine
 from eventspine.brokers import open_broker
 from eventspine.brokers.feed import FeedBroker
 from eventspine.brokers.memory import MemoryBroker, Server, server
+from eventspine.brokers.port import Message
 from eventspine.clock import SystemClock
 from eventspine.engine import relay
 from eventspine.engine.claims import Claim
@@ -404,7 +405,6 @@ async def test_what_comes_again_while_it_is_held_is_not_settled_before_the_journ
 
 
 async def test_what_is_no_event_is_kept_as_a_dead_delivery_with_its_bytes(broker: Server):
-    from eventspine.brokers.port import Message
 
     heard = Heard()
     journal = MemoryJournal()
@@ -608,3 +608,30 @@ def test_a_url_whose_scheme_was_forgotten_is_refused_without_its_password() -> N
         with pytest.raises(SettingsError, match=r"…@(broker|db).* names no (broker|journal)") as error:
             refused()
         assert "s3cret" not in str(error.value)
+
+
+async def test_what_a_key_waits_for_may_have_come_to_another_process(
+    broker: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where somebody changes the number of partitions under load its events are in two of them: neither is missing."""
+    heard, journal, store_message = Heard(), MemoryJournal(), broker.store
+    async with (
+        Spine("memory://", service=storefront, broker=to(broker)) as store,
+        Spine(journal, broker=to(broker), lease_s=1.0) as one,
+        Spine(journal, broker=to(broker), lease_s=1.0) as other,
+        one.running(inventory(heard)),
+        other.running(inventory(heard)),
+    ):
+        halves = [intake for spine in (one, other) for intake in spine._carrying.intakes.values()]  # type: ignore[union-attr]
+        await until(lambda: [2, 2] == [len(half.partitions) for half in halves])
+        ways = [half.partitions[0] for half in halves]
+
+        def in_turn(message: Message) -> None:
+            store_message(message._replace(slot=ways[int(message.headers["ce_sequence"]) % 2]))
+
+        monkeypatch.setattr(broker, "store", in_turn)
+        for number in range(4):
+            await store.publish(Placed(customer="ann", number=number))
+            await until(lambda: len(heard) > number)  # noqa: B023 -- it is waited for here
+        assert [0, 1, 2, 3] == heard.of("ann")
+        assert [0, 0] == [half.gaps for half in halves]

@@ -111,6 +111,10 @@ class Arrivals(Generic[T]):
             return None
         return number, self._pop(lane, number)
 
+    def waiting(self, since: float) -> list[Lane]:
+        """Of which something is held since then, or for longer."""
+        return [lane for lane, held_since in self._since.items() if held_since <= since]
+
     def give_up(
         self, now: float, patience_s: float, held_max: int, bytes_max: int = HELD_BYTES_MAX
     ) -> list[tuple[Lane, Gap | None]]:

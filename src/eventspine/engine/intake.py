@@ -98,6 +98,7 @@ class Intake:
         self._missing = False
         self._came = 0.0
         self._looked = 0.0
+        self._asked = 0.0  # what others have brought in
         self._task: asyncio.Task[None] | None = None
 
     # --- life -----------------------------------------------------------------------------------------------------
@@ -389,6 +390,7 @@ class Intake:
     async def _give_up_holes(self, intake: BrokerIntake) -> None:
         if not self._arrivals.held:
             return
+        await self._look_who_else_has(intake)
         landings: dict[int, Landing] = {}
         for lane, gap in self._arrivals.give_up(self.clock.monotonic(), self._patience_s, HELD_MAX):
             found = self._arrivals.next_of(lane)
@@ -408,6 +410,23 @@ class Intake:
             "%s: of %s, slot %d, the numbers %d to %d never came. What follows them is handled now; should they "
             "come, they are handled late.", self.consumer, gap.origin, gap.slot, gap.first, gap.last,
         )  # fmt: skip
+
+    async def _look_who_else_has(self, intake: BrokerIntake) -> None:
+        """What a lane waits for may have come to another process: where somebody changed the number of partitions, a slot's
+        numbers are in two of them."""
+        now = self.clock.monotonic()
+        if now - self._asked < LOOK_S or not (lanes := self._arrivals.waiting(now - LOOK_S)):
+            return
+        self._asked = now
+        for origin in {origin for origin, _ in lanes}:
+            await self._know(origin)
+        landings: dict[int, Landing] = {}
+        for lane in lanes:
+            while (found := self._arrivals.next_of(lane)) is not None:
+                number, item = found
+                landing = landings.setdefault(item.fetched.partition, Landing(item.fetched.partition))
+                landing.take_held(item, lane, self._arrivals.take(lane, number))
+        await self._store(intake, list(landings.values()))
 
     async def _look(self, intake: BrokerIntake) -> None:
         """Once a second: how far behind the broker and the handlers are."""
