@@ -56,6 +56,20 @@ def test_an_empty_list_is_an_answer(say, story):
     assert [] == json.loads(say("dead", "list", "--key", "nobody", "--json").stdout)
 
 
+def test_what_a_retired_handler_left_is_not_said_to_be_tried_again(say, story):
+    """Nobody would: it stayed parked for good, and no command spoke of it."""
+    say("subscriptions", "retire", "email.confirm", "--yes")
+
+    named, all_of_them = say("dead", "replay", "1"), say("dead", "replay", "--all")
+
+    assert 2 == named.exit_code
+    told = "email.confirm is retired, and tries nothing again: 1 dead delivery of it, such as 1. `spine dead drop` gives them up."
+    assert f"{told} Nothing was changed." in named.stderr
+    assert (0, "0 dead deliveries to be tried again.\n") == (all_of_them.exit_code, all_of_them.stdout)
+    assert "2 dead deliveries of it, such as 1" in all_of_them.stderr
+    assert [1, 2] == [delivery["number"] for delivery in json.loads(say("dead", "list", "--json").stdout)]
+
+
 @pytest.mark.parametrize(
     ("filters", "numbers"),
     [

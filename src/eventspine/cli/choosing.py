@@ -15,9 +15,12 @@ from typing import Any, TypeVar, cast
 import click
 
 from ..journal.port import Delivery, Journal, State, Subscription
+from ..wording import plural
 from . import completion
 from .exits import Misused, NothingFound
 from .figures import DELIVERY
+from .output import note
+from .standings import title
 from .tail import named
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -132,6 +135,30 @@ async def numbers_of(journal: Journal, chosen: Filter, states: Sequence[State]) 
         told = " or ".join(map(str, missing))
         raise NothingFound(f"No {' or '.join(states)} delivery that fits has the number {told}. Nothing was changed.")
     return found
+
+
+async def tried_again(journal: Journal, chosen: Filter, state: State) -> list[int]:
+    """As `numbers_of`, without those of retired handlers: nobody would ever try them, and nobody would say so."""
+    numbers = await numbers_of(journal, chosen, [state])
+    retired = {row.number: row for row in await journal.subscriptions() if row.state == "retired"}
+    if not retired:
+        return numbers
+    left = {
+        one.number: one.subscription
+        async for one in deliveries(journal, chosen, [state], records=False)
+        if one.subscription in retired
+    }
+    if not left:
+        return numbers
+    way = "dead drop" if state == "dead" else "parked skip"
+    told = (
+        f"{', '.join(sorted({title(retired[number]) for number in left.values()}))} is retired, and tries nothing again: "
+        f"{plural(len(left), f'{state} delivery', f'{state} deliveries')} of it, such as {min(left)}. `spine {way}` gives them up."
+    )
+    if chosen.numbers:
+        raise Misused(f"{told} Nothing was changed.")
+    note(told)
+    return [number for number in numbers if number not in left]
 
 
 async def _subscriptions(journal: Journal, chosen: Filter) -> list[int] | None:

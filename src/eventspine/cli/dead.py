@@ -8,7 +8,7 @@ from ..journal.port import Drop, Replay
 from ..wording import plural
 from . import completion
 from .app import Group, Invocation, json_option, pass_invocation
-from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
+from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of, tried_again
 from .deliveries import all_subscriptions, dead_row, in_full, view
 from .exits import NothingFound
 from .figures import DELIVERY
@@ -75,7 +75,7 @@ async def replay(invocation: Invocation, chosen: Filter) -> None:
 
     They come after what has been handled since, marked as late, unless their handler waits for its dead."""
     async with existing_journal(invocation) as journal:
-        numbers = await numbers_of(journal, chosen, ["dead"])
+        numbers = await tried_again(journal, chosen, "dead")
         replayed = await in_pages(journal, numbers, Replay)
         say(f"{plural(replayed, 'dead delivery', 'dead deliveries')} to be tried again.")
 

@@ -7,7 +7,7 @@ import click
 from ..journal.port import Delivery, Drop, Journal, Retry
 from ..wording import plural
 from .app import Group, Invocation, json_option, pass_invocation
-from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of
+from .choosing import Filter, chosen_by_hand, deliveries, filtered, numbers_of, tried_again
 from .dead import show
 from .deliveries import Subscriptions, all_subscriptions, lane_of, parked_row, view
 from .journals import asynchronous, existing_journal, in_pages
@@ -66,7 +66,7 @@ async def _firsts(journal: Journal, subscriptions: Subscriptions) -> dict[tuple[
 async def retry(invocation: Invocation, chosen: Filter) -> None:
     """Try parked deliveries now instead of when they are due. Order per key is kept."""
     async with existing_journal(invocation) as journal:
-        numbers = await numbers_of(journal, chosen, ["parked"])
+        numbers = await tried_again(journal, chosen, "parked")
         retried = await in_pages(journal, numbers, Retry)
         say(f"{plural(retried, 'parked delivery', 'parked deliveries')} due now.")
 
