@@ -28,7 +28,7 @@ from eventspine.cli import main as command
 from eventspine.clock import SystemClock
 from eventspine.engine import batches, health as health_module, host, runtime, subscription
 from eventspine.errors import JournalError, OutcomeUnknown
-from eventspine.journal import _sql_apply, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
+from eventspine.journal import _sql_apply, _sql_refusals, _sqlite_describe, _sqlite_log, _sqlite_writer, migrations
 from eventspine.journal.sqlite import SQLiteJournal
 from tests.faults import services
 
@@ -308,7 +308,7 @@ SAFEGUARDS = {"fences": "fences", "savepoints": "savepoints"}
 
 
 def without_repetition() -> None:
-    _sql_apply._is_repetition = lambda *_: False
+    _sql_refusals.is_repetition = lambda *_: False
 
 
 def without_folding() -> None:

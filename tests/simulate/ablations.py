@@ -332,7 +332,7 @@ ABLATIONS = [
     ),
     Ablation("Broker: what was not answered is sent again", carried.no_answer_taken_for_yes, carried.QUEUE),
     Ablation("Broker: a relay's units are fenced", carried.relays_not_fenced, carried.LEASES_LOST, 700),
-    Ablation("Broker: an intake's units are fenced", carried.intakes_not_fenced, carried.LEASES_LOST, 38),
+    Ablation("Broker: an intake's units are fenced", carried.intakes_not_fenced, carried.LEASES_LOST, 336),
     Ablation("Broker: what comes early waits for what is before it", carried.early_taken_at_once, carried.UNORDERED),
     Ablation(
         "Broker: nothing is settled before the journal has it", carried.settled_before_it_is_stored, carried.QUEUE

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import click
 
@@ -24,6 +24,7 @@ from .standings import title
 from .tail import named
 
 F = TypeVar("F", bound=Callable[..., Any])
+DELIVERIES = {"dead": ("dead delivery", "dead deliveries"), "parked": ("parked delivery", "parked deliveries")}
 PAGE = 200  # with their records, which may be large
 
 
@@ -137,7 +138,7 @@ async def numbers_of(journal: Journal, chosen: Filter, states: Sequence[State]) 
     return found
 
 
-async def tried_again(journal: Journal, chosen: Filter, state: State) -> list[int]:
+async def tried_again(journal: Journal, chosen: Filter, state: Literal["dead", "parked"]) -> list[int]:
     """As `numbers_of`, without those of retired handlers: nobody would ever try them, and nobody would say so."""
     numbers = await numbers_of(journal, chosen, [state])
     retired = {row.number: row for row in await journal.subscriptions() if row.state == "retired"}
@@ -153,7 +154,7 @@ async def tried_again(journal: Journal, chosen: Filter, state: State) -> list[in
     way = "dead drop" if state == "dead" else "parked skip"
     told = (
         f"{', '.join(sorted({title(retired[number]) for number in left.values()}))} is retired, and tries nothing again: "
-        f"{plural(len(left), f'{state} delivery', f'{state} deliveries')} of it, such as {min(left)}. `spine {way}` gives them up."
+        f"{plural(len(left), *DELIVERIES[state])} of it, such as {min(left)}. `spine {way}` gives them up."
     )
     if chosen.numbers:
         raise Misused(f"{told} Nothing was changed.")
