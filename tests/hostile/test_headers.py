@@ -89,6 +89,16 @@ headers = st.dictionaries(
 )
 
 
+def reader(heard: list[int]) -> Service[Any]:
+    service: Service[Any] = Service("reader", publishes=[])
+
+    @service.on(Sent)
+    async def take(event: Sent) -> None:
+        heard.append(event.number)
+
+    return service
+
+
 def message(headers: dict[str, str], **changes: Any) -> Fetched:
     made = Fetched(0, 1, b"ann", headers, "application/json", b'{"number":1}', 0)
     return made._replace(**changes)
@@ -330,12 +340,7 @@ async def test_a_message_larger_than_a_unit_holds_up_nobody_beside_it(
     monkeypatch.setattr(asking, "UNIT_BYTES_MAX", 1_000_000)
     monkeypatch.setattr(asking, "PLENTY_BYTES", 31_250)
     heard: list[int] = []
-    service = Service("reader", publishes=[])
-
-    @service.on(Sent)
-    async def take(event: Sent) -> None:
-        heard.append(event.number)
-
+    service = reader(heard)
     broker = server(uuid4().hex)
     for number in range(80):
         whole = WHOLE | {"ce_id": f"{number}", "ce_partitionkey": f"k{number}", "ce_spineorigin": ""}
@@ -358,12 +363,7 @@ async def test_messages_that_each_name_another_origin_leave_nothing_in_memory_an
     monkeypatch.setattr(intake, "AT_ONCE", 20)
     monkeypatch.setattr(intake, "ORIGINS_MAX", 10)
     heard: list[int] = []
-    service = Service("reader", publishes=[])
-
-    @service.on(Sent)
-    async def take(event: Sent) -> None:
-        heard.append(event.number)
-
+    service = reader(heard)
     broker = server(uuid4().hex)
     for number in [*range(100), *range(100)]:
         whole = WHOLE | {"ce_id": str(uuid4()), "ce_spineorigin": f"origin.{number}"}
